@@ -1,0 +1,73 @@
+//! The processor a network runs on.
+
+/// Instruction set of the CPU's inner loops. All give the same bits; they differ in speed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust for any machine.
+    Portable,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Isa {
+    /// Every instruction set this machine has, the fastest last.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Isa::Avx2);
+            }
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            if avx512 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Isa::Avx512);
+            }
+        }
+        found
+    }
+
+    /// The fastest instruction set of this machine.
+    pub fn detect() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::Portable)
+    }
+}
+
+/// Compiles one loop body for every instruction set: `$name` picks at run time, the body is written once and stays in sight.
+///
+/// `mul_add` is one instruction where the target has fused multiply-add and a library call elsewhere; it rounds once in both.
+#[macro_export]
+macro_rules! per_isa {
+    ($(#[$doc:meta])* pub fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        pub fn $name $(<const $n: usize>)? (isa: $crate::device::Isa, $($arg: $ty),*) {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn portable $(<const $n: usize>)? ($($arg: $ty),*) $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) { portable $(::<$n>)? ($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt,bmi1,bmi2")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512 $(<const $n: usize>)? ($($arg: $ty),*) { portable $(::<$n>)? ($($arg),*) }
+            match isa {
+                $crate::device::Isa::Portable => portable $(::<$n>)? ($($arg),*),
+                // SAFETY: `Isa` values other than `Portable` come from `Isa::available`, which asked the CPU.
+                #[cfg(target_arch = "x86_64")]
+                $crate::device::Isa::Avx2 => unsafe { avx2 $(::<$n>)? ($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::device::Isa::Avx512 => unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => portable $(::<$n>)? ($($arg),*),
+            }
+        }
+    };
+}

@@ -1,0 +1,49 @@
+//! One error type: what happened, where, and what to do.
+
+use std::path::PathBuf;
+
+/// Everything the library can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting is outside what it may be.
+    #[error("{name}: {problem}")]
+    Config { name: String, problem: String },
+    /// An operation got a shape that it cannot work on.
+    #[error("{op}: expected {expected}, got {got}")]
+    ShapeMismatch { op: String, expected: String, got: String },
+    /// A data or checkpoint file is not what it should be.
+    #[error("{}: {problem}", path.display())]
+    File { path: PathBuf, problem: String },
+    /// The operating system refused a file.
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// Training produced a value that is no number.
+    #[error("the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr, or resume from the last checkpoint with another seed")]
+    NotFinite { step: usize, layer: String },
+}
+
+/// Result of the library.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A setting with its problem.
+    pub fn config(name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Config { name: name.into(), problem: problem.into() }
+    }
+
+    /// A file with its problem.
+    pub fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Error::File { path: path.into(), problem: problem.into() }
+    }
+
+    /// A shape that does not fit.
+    pub fn shape(op: impl Into<String>, expected: impl std::fmt::Debug, got: impl std::fmt::Debug) -> Self {
+        Error::ShapeMismatch { op: op.into(), expected: format!("{expected:?}"), got: format!("{got:?}") }
+    }
+
+    /// Adds the path to an operating-system error.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+}
