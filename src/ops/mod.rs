@@ -1,0 +1,7 @@
+//! The operations a network is made of, one folder an operation: contract in `mod.rs`, CPU in `cpu.rs`.
+
+pub mod batch_norm;
+pub mod conv;
+pub mod cross_entropy;
+pub mod neuron;
+pub mod spike_conv;
