@@ -18,7 +18,9 @@ pub enum Error {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     /// Training produced a value that is no number.
-    #[error("the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr, or resume from the last checkpoint with another seed")]
+    #[error(
+        "the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr, or resume from the last checkpoint with another seed"
+    )]
     NotFinite { step: usize, layer: String },
 }
 

@@ -2,6 +2,7 @@
 
 use super::{ABOVE, INSIDE, NeuronArgs};
 use crate::device::Isa;
+use crate::per_isa;
 
 per_isa! {
     /// Runs the neurons of one position range of one sample through all steps.

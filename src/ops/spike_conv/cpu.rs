@@ -2,6 +2,7 @@
 
 use super::{Geometry, QuantizedWeights};
 use crate::device::Isa;
+use crate::per_isa;
 
 /// The channels that fired at each (pooled) position of one sample at one step; a pooled channel stands once for every spike.
 #[derive(Default)]

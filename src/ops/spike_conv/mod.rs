@@ -89,7 +89,13 @@ impl QuantizedWeights {
     pub fn quantize(&mut self, master: &[f32], cout: usize, bits: u8, max_count: usize) {
         let rows = master.len() / cout;
         let limit = if bits == 8 { MAX_WEIGHT_8 } else { MAX_WEIGHT_16 };
-        self.block = if cout > 32 { 64 } else if cout > 16 { 32 } else { 16 };
+        self.block = if cout > 32 {
+            64
+        } else if cout > 16 {
+            32
+        } else {
+            16
+        };
         let (mut largest, mut total) = (vec![0.0f32; cout], vec![0.0f64; cout]);
         for row in master.chunks_exact(cout) {
             for c in 0..cout {

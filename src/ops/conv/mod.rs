@@ -1,0 +1,6 @@
+//! Real-valued convolution: the stem's forward, and the data and weight gradients of every connection.
+//!
+//! In the path of a batch: the image → **conv** → first layer; backward: gradient of a layer's current → its sources and weights.
+
+mod cpu;
+pub use cpu::{conv_rows, data_gradient, pool_rates, unpool_add, weight_gradient};
