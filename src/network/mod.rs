@@ -1,0 +1,245 @@
+//! A network is a list of spiking layers: each reads spikes of earlier layers (or the input) and emits spikes.
+
+mod backward;
+mod builder;
+mod forward;
+mod imagenet_resnet;
+mod init;
+mod preact_resnet;
+mod vgg;
+
+pub use backward::WeightGradient;
+pub use builder::{Builder, Conv};
+pub use forward::{Forward, Input, Mode};
+pub use imagenet_resnet::imagenet_resnet;
+pub use init::Init;
+pub use preact_resnet::preact_resnet;
+pub use vgg::vgg;
+
+use crate::device::Isa;
+use crate::ops::neuron::Neuron;
+use crate::ops::spike_conv::{Geometry, QuantizedWeights};
+
+/// Where a connection reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The input of the network: real values.
+    Input,
+    /// Spikes of the layer with this index.
+    Layer(usize),
+}
+
+/// What a connection does with its (pooled) source.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Passes the values on.
+    Identity,
+    /// Convolution, or a linear layer as a convolution that covers its input; indices into [`Network::parameters`].
+    Conv { weight: usize, bias: Option<usize> },
+}
+
+/// One summand of a layer's current.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where it reads.
+    pub source: Source,
+    /// Pool, kernel, shapes.
+    pub geometry: Geometry,
+    /// Identity or convolution.
+    pub kind: Kind,
+    /// Batch norm of this connection alone (ImageNet downsample), index into [`Network::norms`].
+    pub norm: Option<usize>,
+    /// Copies of the source a linear layer sees: 49 where the reference replicates 1×1 to 7×7, else 1.
+    pub replicate: usize,
+}
+
+/// Connections → (batch norm) → neuron.
+#[derive(Clone, Debug)]
+pub struct SpikingLayer {
+    /// Name of the neuron in the reference's `state_dict`, such as `layer1.0.relu1`.
+    pub name: String,
+    /// One or two summands of the current.
+    pub connections: Vec<Connection>,
+    /// Batch norm, index into [`Network::norms`].
+    pub norm: Option<usize>,
+    /// Threshold, index into [`Network::parameters`].
+    pub threshold: usize,
+    /// Share of neurons whose spikes are dropped while training, one mask for all time steps.
+    pub dropout: f32,
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+}
+
+impl SpikingLayer {
+    /// Neurons of one sample.
+    pub fn neurons(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// H·W.
+    pub fn positions(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+}
+
+/// A trainable tensor: a range of the arena.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Name in the reference's `state_dict`.
+    pub name: String,
+    /// PyTorch's shape; convolutions are OIHW there and `[tap][cin][cout]` in the arena.
+    pub shape: Vec<usize>,
+    /// How the arena stores it.
+    pub layout: Layout,
+    /// How it starts.
+    pub init: Init,
+    /// First element in the arena.
+    pub start: usize,
+    /// Number of elements.
+    pub len: usize,
+}
+
+/// How the arena stores a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As PyTorch does.
+    Same,
+    /// `[tap][cin][cout]` for PyTorch's `[cout][cin][tap]`.
+    TapInOut { taps: usize, cin: usize, cout: usize },
+}
+
+/// Batch norm: its parameters and running statistics.
+#[derive(Clone, Debug)]
+pub struct NormState {
+    /// Name in the reference's `state_dict`, such as `layer1.0.bn1`.
+    pub name: String,
+    /// γ, index into [`Network::parameters`].
+    pub weight: usize,
+    /// β.
+    pub bias: usize,
+    /// Running mean.
+    pub running_mean: Vec<f32>,
+    /// Running variance, unbiased.
+    pub running_var: Vec<f32>,
+    /// Batches seen.
+    pub batches: i64,
+}
+
+/// A network with its parameters; one arena each for values and gradients.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Layers in order.
+    pub layers: Vec<SpikingLayer>,
+    /// Neuron model of every layer.
+    pub neuron: Neuron,
+    /// Number of time steps T.
+    pub time_steps: usize,
+    /// Lower bound of every threshold.
+    pub threshold_bound: f32,
+    /// Further factor of threshold gradients (0.001 for the reference's ImageNet IF, else 1).
+    pub threshold_grad_scale: f32,
+    /// 16 or 8: width of the weights in the forward pass.
+    pub weight_bits: u8,
+    /// Height, width, channels of the input.
+    pub input: [usize; 3],
+    /// Number of classes.
+    pub classes: usize,
+    /// Trainable tensors.
+    pub parameters: Vec<Parameter>,
+    /// Batch norms.
+    pub norms: Vec<NormState>,
+    /// Values of all parameters.
+    pub values: Vec<f32>,
+    /// Gradients of all parameters.
+    pub grads: Vec<f32>,
+    /// Instruction set of the inner loops.
+    pub isa: Isa,
+    /// Fixed-point weights of every connection from spikes, refreshed when parameters change.
+    quantized: Vec<Vec<QuantizedWeights>>,
+    /// The current of the layer at work; kept between calls so that a step does not allocate it.
+    scratch: Scratch,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Scratch {
+    x: Vec<f32>,
+    u: Vec<f32>,
+}
+
+impl Network {
+    /// Values of parameter `index`.
+    pub fn value(&self, index: usize) -> &[f32] {
+        let p = &self.parameters[index];
+        &self.values[p.start..p.start + p.len]
+    }
+
+    /// Gradient of parameter `index`.
+    pub fn grad_mut(&mut self, index: usize) -> &mut [f32] {
+        let p = &self.parameters[index];
+        &mut self.grads[p.start..p.start + p.len]
+    }
+
+    /// Index of the parameter of this name.
+    pub fn parameter(&self, name: &str) -> Option<usize> {
+        self.parameters.iter().position(|p| p.name == name)
+    }
+
+    /// Threshold of a layer.
+    pub fn threshold(&self, layer: &SpikingLayer) -> f32 {
+        self.value(layer.threshold)[0]
+    }
+
+    /// Number of trainable values.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether the network has no parameter.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// What a spike of this layer is worth to its readers; `training` scales for dropout.
+    pub fn spike_value(&self, layer: usize, training: bool) -> f32 {
+        let layer = &self.layers[layer];
+        let value = self.neuron.spike_value(self.threshold(layer));
+        if training && layer.dropout > 0.0 { value / (1.0 - layer.dropout) } else { value }
+    }
+
+    /// Effective weights of a connection: replicated taps are one tap with their sum.
+    fn effective_weights(&self, connection: &Connection) -> std::borrow::Cow<'_, [f32]> {
+        let Kind::Conv { weight, .. } = connection.kind else { return (&[][..]).into() };
+        let values = self.value(weight);
+        if connection.replicate == 1 {
+            return values.into();
+        }
+        let len = values.len() / connection.replicate;
+        let mut sums = vec![0.0f64; len];
+        for copy in values.chunks_exact(len) {
+            for (sum, v) in sums.iter_mut().zip(copy) {
+                *sum += f64::from(*v);
+            }
+        }
+        sums.iter().map(|&s| s as f32).collect::<Vec<_>>().into()
+    }
+
+    /// Applies the threshold bound and refreshes the fixed-point weights; call after the parameters changed.
+    pub fn prepare(&mut self) {
+        for layer in 0..self.layers.len() {
+            let start = self.parameters[self.layers[layer].threshold].start;
+            self.values[start] = (self.values[start] - self.threshold_bound).max(0.0) + self.threshold_bound;
+        }
+        let mut quantized = std::mem::take(&mut self.quantized);
+        quantized.resize_with(self.layers.len(), Vec::new);
+        for (layer, weights) in self.layers.iter().zip(&mut quantized) {
+            weights.resize_with(layer.connections.len(), QuantizedWeights::default);
+            for (connection, weights) in layer.connections.iter().zip(weights) {
+                if let (Source::Layer(_), Kind::Conv { .. }) = (connection.source, &connection.kind) {
+                    let master = self.effective_weights(connection);
+                    weights.quantize(&master, connection.geometry.cout, self.weight_bits, connection.geometry.area());
+                }
+            }
+        }
+        self.quantized = quantized;
+    }
+}
