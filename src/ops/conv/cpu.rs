@@ -7,15 +7,20 @@ use crate::ops::spike_conv::Geometry;
 use crate::per_isa;
 
 per_isa! {
-    /// Adds a connection from real values `[P_in][C_in]` to `x` `[P_out][C_out]`; weights `[tap][cin][cout]`, taps in order.
-    pub fn conv_rows(input: &[f32], weights: &[f32], geometry: &Geometry, x: &mut [f32]) {
-        let [height, width] = geometry.out();
+    /// Adds a connection from real values `[P_in][C_in]` to the output rows `rows`: `x` is `[rows·W_out][C_out]`.
+    ///
+    /// Weights `[tap][cin][cout]`, taps in order.
+    pub fn conv_rows(input: &[f32], weights: &[f32], geometry: &Geometry, rows: &std::ops::Range<usize>, x: &mut [f32]) {
+        let width = geometry.out()[1];
         let (cin, cout) = (geometry.cin, geometry.cout);
-        for y in 0..height {
+        for y in rows.clone() {
             for column in 0..width {
-                let out = &mut x[(y * width + column) * cout..][..cout];
+                let out = &mut x[((y - rows.start) * width + column) * cout..][..cout];
                 for tap in 0..geometry.taps() {
-                    let Some(position) = geometry.tap_position(y, column, tap / geometry.kernel[1], tap % geometry.kernel[1]) else { continue };
+                    let Some(position) = geometry.tap_position(y, column, tap / geometry.kernel[1], tap % geometry.kernel[1])
+                    else {
+                        continue;
+                    };
                     for (c, &value) in input[position * cin..(position + 1) * cin].iter().enumerate() {
                         let row = &weights[(tap * cin + c) * cout..][..cout];
                         for i in 0..cout {

@@ -69,18 +69,42 @@ impl EventLists {
     }
 }
 
-/// Adds a connection's current to `x` `[P_out][C_out]`: `x = fmaf(a, acc, x)`, `acc` the exact integer sum, `a` per output channel.
-pub fn current_rows(isa: Isa, events: &mut EventLists, weights: &QuantizedWeights, a: &[f32], geometry: &Geometry, x: &mut [f32]) {
-    let [height, width] = geometry.out();
-    for y in 0..height {
-        for column in 0..width {
-            events.gather(geometry, y, column);
-            let out = &mut x[(y * width + column) * geometry.cout..][..geometry.cout];
-            match weights.block {
-                16 => add_rows::<16>(isa, &events.rows, &weights.data, a, out),
-                32 => add_rows::<32>(isa, &events.rows, &weights.data, a, out),
-                _ => add_rows::<64>(isa, &events.rows, &weights.data, a, out),
-            }
+/// Adds a connection's current to the output rows `rows`: `x` is `[rows·W_out][C_out]`, `x = fmaf(a, acc, x)`.
+///
+/// `acc` is the exact integer sum, `a` a factor per output channel.
+pub fn current_rows(
+    isa: Isa,
+    events: &mut EventLists,
+    weights: &QuantizedWeights,
+    a: &[f32],
+    geometry: &Geometry,
+    rows: std::ops::Range<usize>,
+    x: &mut [f32],
+) {
+    let width = geometry.out()[1];
+    let positions = rows.flat_map(|y| (0..width).map(move |column| (y, column)));
+    for ((y, column), out) in positions.zip(x.chunks_exact_mut(geometry.cout)) {
+        events.gather(geometry, y, column);
+        match weights.block {
+            16 => add_rows::<16>(isa, &events.rows, &weights.data, a, out),
+            32 => add_rows::<32>(isa, &events.rows, &weights.data, a, out),
+            _ => add_rows::<64>(isa, &events.rows, &weights.data, a, out),
+        }
+    }
+}
+
+/// Adds an identity connection to the output rows `rows`: `x = fmaf(a, count, x)` for the spikes in the pool window.
+pub fn identity_rows(events: &EventLists, a: f32, geometry: &Geometry, rows: std::ops::Range<usize>, counts: &mut Vec<u16>, x: &mut [f32]) {
+    let width = geometry.out()[1];
+    counts.clear();
+    counts.resize(geometry.cin, 0);
+    for (position, out) in (rows.start * width..rows.end * width).zip(x.chunks_exact_mut(geometry.cin)) {
+        for &c in events.at(position) {
+            counts[c as usize] += 1;
+        }
+        for &c in events.at(position) {
+            let count = std::mem::take(&mut counts[c as usize]); // zero from its second visit on: adds nothing
+            out[c as usize] = a.mul_add(f32::from(count), out[c as usize]);
         }
     }
 }

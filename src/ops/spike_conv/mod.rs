@@ -3,7 +3,7 @@
 //! In the path of a batch: spikes of an earlier layer → **spike_conv** → batch norm and neuron.
 
 mod cpu;
-pub use cpu::{EventLists, current_rows, spike_outer};
+pub use cpu::{EventLists, add_scaled, current_rows, identity_rows, spike_outer};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
