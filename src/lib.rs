@@ -1,5 +1,13 @@
-//! dsr: spiking neural networks trained by differentiation on spike representation.
+//! Trains and measures spiking neural networks by Differentiation on Spike Representation (DSR).
+//!
+//! Spikes are bits, all T time steps run inside one pass over a layer, and the backward pass has no time axis.
+//! Start with [`network`] (what a spiking network is) and [`ops`] (the arithmetic).
+//!
+//! Source of the method: Meng et al., "Training High-Performance Low-Latency Spiking Neural Networks by Differentiation on
+//! Spike Representation", CVPR 2022.
+
 pub mod device;
 pub mod error;
+pub mod network;
 pub mod ops;
 pub mod spikes;

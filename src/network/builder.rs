@@ -79,23 +79,15 @@ impl Builder {
     /// A connection that passes its (pooled) source on.
     pub fn identity(&self, source: Source, pool: [usize; 3]) -> Connection {
         let [height, width, channels] = self.shape(source);
-        let geometry =
-            Geometry { cin: channels, cout: channels, source: [height, width], pool, kernel: [1, 1], stride: 1, pad: 0 };
+        let geometry = Geometry { cin: channels, cout: channels, source: [height, width], pool, kernel: [1, 1], stride: 1, pad: 0 };
         Connection { source, geometry, kind: Kind::Identity, norm: None, replicate: 1 }
     }
 
     /// A convolution `name.weight` (and `name.bias`) of a (pooled) source.
     pub fn conv(&mut self, name: &str, source: Source, pool: [usize; 3], conv: Conv) -> Connection {
         let [height, width, cin] = self.shape(source);
-        let geometry = Geometry {
-            cin,
-            cout: conv.cout,
-            source: [height, width],
-            pool,
-            kernel: [conv.kernel; 2],
-            stride: conv.stride,
-            pad: conv.pad,
-        };
+        let geometry =
+            Geometry { cin, cout: conv.cout, source: [height, width], pool, kernel: [conv.kernel; 2], stride: conv.stride, pad: conv.pad };
         let layout = Layout::TapInOut { taps: geometry.taps(), cin, cout: conv.cout };
         let shape = vec![conv.cout, cin, conv.kernel, conv.kernel];
         let weight = self.parameter(format!("{name}.weight"), shape, layout, conv.weight);
@@ -125,7 +117,10 @@ impl Builder {
             let geometry = &connection.geometry;
             let room = geometry.pooled().iter().zip(&geometry.kernel).all(|(n, k)| n + 2 * geometry.pad >= *k);
             if !room || geometry.source.iter().any(|n| n + 2 * geometry.pool[2] < geometry.pool[0]) {
-                return Err(Error::config("input size", format!("{:?} is too small: {name} would be left without positions", &self.input[..2])));
+                return Err(Error::config(
+                    "input size",
+                    format!("{:?} is too small: {name} would be left without positions", &self.input[..2]),
+                ));
             }
             if (geometry.out(), geometry.cout) != (first.out(), first.cout) {
                 return Err(Error::shape(format!("layer {name}"), (first.out(), first.cout), (geometry.out(), geometry.cout)));
@@ -138,14 +133,7 @@ impl Builder {
         let channels = first.cout;
         let norm = norm.map(|norm| self.norm(norm, channels));
         let threshold = self.parameter(format!("{name}.Vth"), vec![], Layout::Same, Init::Constant(self.threshold));
-        self.layers.push(SpikingLayer {
-            name: name.to_string(),
-            connections,
-            norm,
-            threshold,
-            dropout,
-            shape: [height, width, channels],
-        });
+        self.layers.push(SpikingLayer { name: name.to_string(), connections, norm, threshold, dropout, shape: [height, width, channels] });
         Ok(Source::Layer(self.layers.len() - 1))
     }
 

@@ -24,7 +24,7 @@ pub struct Input<'a> {
 }
 
 impl Input<'_> {
-    fn frame(&self, b: usize, t: usize) -> &[f32] {
+    pub(super) fn frame(&self, b: usize, t: usize) -> &[f32] {
         let len = self.data.len() / (self.batch * self.frames);
         let t = if self.frames == 1 { 0 } else { t };
         &self.data[(b * self.frames + t) * len..][..len]
@@ -159,7 +159,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Adds connection `k` of sample `b`, step `t`, to output rows `rows`.
-    fn add(&self, k: usize, b: usize, t: usize, events: &mut EventLists, counts: &mut Vec<u16>, rows: std::ops::Range<usize>, x: &mut [f32]) {
+    fn add(
+        &self,
+        k: usize,
+        b: usize,
+        t: usize,
+        events: &mut EventLists,
+        counts: &mut Vec<u16>,
+        rows: std::ops::Range<usize>,
+        x: &mut [f32],
+    ) {
         let connection = &self.layer.connections[k];
         let geometry = &connection.geometry;
         let isa = self.network.isa;
@@ -193,7 +202,10 @@ impl Network {
     /// [`Error::ShapeMismatch`] if the input does not fit the network.
     pub fn forward(&mut self, input: &Input, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<Forward> {
         let frame: usize = self.input.iter().product();
-        if input.batch == 0 || !(input.frames == 1 || input.frames == self.time_steps) || input.data.len() != input.batch * input.frames * frame {
+        if input.batch == 0
+            || !(input.frames == 1 || input.frames == self.time_steps)
+            || input.data.len() != input.batch * input.frames * frame
+        {
             let expected = format!("[B, 1 or {}, {:?}]", self.time_steps, self.input);
             return Err(Error::shape("forward", expected, (input.batch, input.frames, input.data.len())));
         }
@@ -297,37 +309,40 @@ impl Network {
         let (frames, row, words) = (reader.frames(), width * channels, spikes.words());
         let mut counts = vec![0u8; input.batch * layer.neurons()];
         let samples = spikes.samples_mut();
-        samples.into_par_iter().zip(counts.par_chunks_mut(layer.neurons())).enumerate().for_each_init(Worker::default, |worker, (b, (mut spikes, counts))| {
-            let Worker { events, counts: channel_counts, row: buffer } = worker;
-            let connections = layer.connections.len();
-            events.resize_with(frames * connections, EventLists::default);
-            for (k, connection) in layer.connections.iter().enumerate() {
-                for t in 0..frames {
-                    reader.fill_events(connection, b, t, &mut events[t * connections + k]);
+        samples.into_par_iter().zip(counts.par_chunks_mut(layer.neurons())).enumerate().for_each_init(
+            Worker::default,
+            |worker, (b, (mut spikes, counts))| {
+                let Worker { events, counts: channel_counts, row: buffer } = worker;
+                let connections = layer.connections.len();
+                events.resize_with(frames * connections, EventLists::default);
+                for (k, connection) in layer.connections.iter().enumerate() {
+                    for t in 0..frames {
+                        reader.fill_events(connection, b, t, &mut events[t * connections + k]);
+                    }
                 }
-            }
-            buffer.resize((frames + 1) * row, 0.0);
-            let (x, u) = buffer.split_at_mut(frames * row);
-            for y in 0..height {
-                for (t, x) in x.chunks_exact_mut(row).enumerate() {
-                    x.chunks_exact_mut(channels).for_each(|x| x.copy_from_slice(&reader.bias));
-                    for (k, inner) in inner.iter().enumerate() {
-                        let events = &mut events[t * connections + k];
-                        match inner {
-                            None => reader.add(k, b, t, events, channel_counts, y..y + 1, x),
-                            Some(norm) => {
-                                u[..row].fill(0.0);
-                                reader.add(k, b, t, events, channel_counts, y..y + 1, &mut u[..row]);
-                                scale_shift_add(self.isa, norm, &u[..row], x);
+                buffer.resize((frames + 1) * row, 0.0);
+                let (x, u) = buffer.split_at_mut(frames * row);
+                for y in 0..height {
+                    for (t, x) in x.chunks_exact_mut(row).enumerate() {
+                        x.chunks_exact_mut(channels).for_each(|x| x.copy_from_slice(&reader.bias));
+                        for (k, inner) in inner.iter().enumerate() {
+                            let events = &mut events[t * connections + k];
+                            match inner {
+                                None => reader.add(k, b, t, events, channel_counts, y..y + 1, x),
+                                Some(norm) => {
+                                    u[..row].fill(0.0);
+                                    reader.add(k, b, t, events, channel_counts, y..y + 1, &mut u[..row]);
+                                    scale_shift_add(self.isa, norm, &u[..row], x);
+                                }
                             }
                         }
                     }
+                    let steps: Vec<&[f32]> = x.chunks_exact(row).collect();
+                    let mut out: Vec<&mut [u32]> = spikes.iter_mut().map(|s| &mut s[y * width * words..(y + 1) * width * words]).collect();
+                    neuron_forward(self.isa, &args, &steps, &mut out, &mut counts[y * row..(y + 1) * row], &mut [], &mut [], &mut []);
                 }
-                let steps: Vec<&[f32]> = x.chunks_exact(row).collect();
-                let mut out: Vec<&mut [u32]> = spikes.iter_mut().map(|s| &mut s[y * width * words..(y + 1) * width * words]).collect();
-                neuron_forward(self.isa, &args, &steps, &mut out, &mut counts[y * row..(y + 1) * row], &mut [], &mut [], &mut []);
-            }
-        });
+            },
+        );
         counts
     }
 
@@ -447,9 +462,10 @@ impl Network {
                 norm,
             };
             let weights = self.neuron.step_weights(time_steps);
-            u.par_chunks(sample).zip(kept.mean_normed.par_chunks_mut(neurons)).zip(kept.weighted_normed.par_chunks_mut(neurons)).for_each(
-                |((u, plain), weighted)| time_means(isa, &kept.norm, &weights, u, plain, weighted),
-            );
+            u.par_chunks(sample)
+                .zip(kept.mean_normed.par_chunks_mut(neurons))
+                .zip(kept.weighted_normed.par_chunks_mut(neurons))
+                .for_each(|((u, plain), weighted)| time_means(isa, &kept.norm, &weights, u, plain, weighted));
             kept
         });
         let mut kept = LayerKept { neuron, norm, inner, dropped, outer: Vec::new() };

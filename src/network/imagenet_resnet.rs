@@ -13,7 +13,14 @@ fn conv(cout: usize, kernel: usize, stride: usize) -> Conv {
 ///
 /// # Errors
 /// [`crate::error::Error::Config`] if the input is too small.
-pub fn imagenet_resnet(input: [usize; 3], classes: usize, base: usize, blocks: &[usize], bottleneck: bool, threshold: f32) -> Result<Builder> {
+pub fn imagenet_resnet(
+    input: [usize; 3],
+    classes: usize,
+    base: usize,
+    blocks: &[usize],
+    bottleneck: bool,
+    threshold: f32,
+) -> Result<Builder> {
     let mut net = Builder::new(input, threshold);
     let stem = net.conv("conv1", Source::Input, NO_POOL, conv(base, 7, 2));
     let relu1 = net.layer("relu1", vec![stem], Some("bn1"), 0.0)?;

@@ -82,3 +82,40 @@ per_isa! {
         }
     }
 }
+
+per_isa! {
+    /// Adds `Σ g` and `Σ g·m` over the rows `[n][C]` to `sum` and `product`, `[C]`.
+    pub fn gradient_sums(g: &[f32], m: &[f32], sum: &mut [f64], product: &mut [f64]) {
+        let channels = sum.len();
+        for (g, m) in g.chunks_exact(channels).zip(m.chunks_exact(channels)) {
+            for c in 0..channels {
+                sum[c] += f64::from(g[c]);
+                product[c] = f64::from(g[c]).mul_add(f64::from(m[c]), product[c]);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// `g = scale · (g - mean)` per channel, in place.
+    pub fn center(scale: &[f32], mean: &[f32], g: &mut [f32]) {
+        let channels = scale.len();
+        for row in g.chunks_exact_mut(channels) {
+            for c in 0..channels {
+                row[c] = scale[c] * (row[c] - mean[c]);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// `g -= k · m` per channel, in place.
+    pub fn subtract_scaled(k: &[f32], m: &[f32], g: &mut [f32]) {
+        let channels = k.len();
+        for (row, m) in g.chunks_exact_mut(channels).zip(m.chunks_exact(channels)) {
+            for c in 0..channels {
+                row[c] = (-k[c]).mul_add(m[c], row[c]);
+            }
+        }
+    }
+}

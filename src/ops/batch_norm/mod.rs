@@ -3,7 +3,7 @@
 //! In the path of a batch: current x of the connections → **batch_norm** (a scale and a shift per channel) → neuron.
 
 mod cpu;
-pub use cpu::{accumulate, accumulate_product, normalize, scale_shift_add, time_means};
+pub use cpu::{accumulate, accumulate_product, center, gradient_sums, normalize, scale_shift_add, subtract_scaled, time_means};
 
 /// eps of every batch norm here.
 pub const EPS: f64 = 1e-5;

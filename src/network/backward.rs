@@ -1,0 +1,281 @@
+//! Backward over all layers: one pass, whatever T.
+//!
+//! The gradient of a current is the same at every step (clamp mapping), so only its (weighted) time mean travels:
+//! below, `r(·)` is that mean, and every buffer is `[B][P][C]` without a time axis. Source: DSR, section 4; the formulas
+//! of batch norm over T·B·H·W follow from `grad_x[t] = γ/σ·(g - mean(g) - x̂[t]·mean(g·mean_t x̂))`.
+
+use rayon::prelude::*;
+
+use super::forward::{InnerKept, LayerKept};
+use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
+use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
+use crate::ops::conv::{data_gradient, pool_rates, unpool_add, weight_gradient};
+use crate::ops::neuron::clamp_mapping_backward;
+
+/// Which gradient the weights get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightGradient {
+    /// Of the mapping between representations, as in the paper's theory: needs spike counts only.
+    Rate,
+    /// The full sum over time steps, equal to backpropagation through the unrolled network.
+    Unrolled,
+}
+
+/// Gradient of a current, for those who need it.
+struct CurrentGrad {
+    /// For the weights: its time mean, or (`unrolled`) the part of it that is constant in time.
+    plain: Vec<f32>,
+    /// For the sources: r(gradient); `None` where it equals `plain`.
+    weighted: Option<Vec<f32>>,
+    /// What the weight gradient still lacks in `unrolled` mode, `[tap][cin][cout]`; empty otherwise.
+    outer: Vec<f32>,
+}
+
+impl Network {
+    /// Adds the gradients of all parameters to [`Network::grads`].
+    ///
+    /// `grad_logits` is `[B][classes]`; `kept` comes from a forward pass of the same input in training mode.
+    /// Adds r(gradient of the input), `[B][H][W][C]`, to `input_grad` where given.
+    pub fn backward(&mut self, input: &Input, mut kept: Vec<LayerKept>, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) {
+        let mut arena = std::mem::take(&mut self.grads);
+        let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
+        let squares: f32 = self.neuron.step_weights(self.time_steps).iter().map(|w| w * w).sum();
+        if let Some(last) = grads.last_mut() {
+            *last = grad_logits.iter().map(|g| g * squares).collect();
+        }
+        for index in (0..self.layers.len()).rev() {
+            let Some(state) = kept.pop() else { break };
+            let mut grad = std::mem::take(&mut grads[index]);
+            if grad.is_empty() {
+                continue; // no later layer reads this one
+            }
+            let layer = &self.layers[index];
+            self.neuron_backward(layer, &state, &mut grad, &mut arena);
+            let k = self.norm_backward(layer, &state, &mut grad, &mut arena);
+            let own: Vec<Option<CurrentGrad>> = layer
+                .connections
+                .iter()
+                .enumerate()
+                .map(|(at, c)| Some(self.inner_backward(c.norm?, state.inner.as_ref()?, &state, at, &grad, &k, &mut arena)))
+                .collect();
+            let shared = self.time_part(&state, grad, &k);
+            for (at, (connection, own)) in layer.connections.iter().zip(&own).enumerate() {
+                let current = own.as_ref().unwrap_or(&shared);
+                let outer = match (own, state.outer.get(at)) {
+                    (Some(own), _) => &own.outer,
+                    (None, Some(outer)) => &scaled_columns(outer, &k),
+                    (None, None) => &shared.outer,
+                };
+                self.weights_backward(connection, input, &kept, &current.plain, outer, &mut arena);
+                let target = match connection.source {
+                    Source::Input => input_grad.as_deref_mut(),
+                    Source::Layer(source) => Some(&mut grads[source]),
+                };
+                if let Some(target) = target {
+                    self.source_backward(connection, current.weighted.as_ref().unwrap_or(&current.plain), input.batch, target);
+                }
+            }
+        }
+        self.grads = arena;
+    }
+
+    /// Dropout and clamp mapping, in place: from r(gradient of the spikes) to the gradient of the current; adds the threshold's.
+    fn neuron_backward(&self, layer: &SpikingLayer, kept: &LayerKept, grad: &mut [f32], arena: &mut [f32]) {
+        let (neurons, channels) = (layer.neurons(), layer.shape[2]);
+        let words = channels.div_ceil(32);
+        let keep = 1.0 / (1.0 - layer.dropout);
+        let slope = self.neuron.slope();
+        let samples = grad.par_chunks_mut(neurons).zip(kept.neuron.range.par_chunks(neurons)).enumerate();
+        let above: Vec<f64> = samples
+            .map(|(b, (grad, range))| {
+                if layer.dropout > 0.0 {
+                    let dropped = &kept.dropped[b * layer.positions() * words..][..layer.positions() * words];
+                    for (i, grad) in grad.iter_mut().enumerate() {
+                        let is_dropped = dropped[i / channels * words + i % channels / 32] >> (i % channels % 32) & 1 == 1;
+                        *grad = if is_dropped { 0.0 } else { *grad * keep };
+                    }
+                }
+                clamp_mapping_backward(self.isa, grad, range, slope, self.time_steps)
+            })
+            .collect();
+        let factor = f64::from(self.neuron.threshold_grad_factor() * self.threshold_grad_scale);
+        arena[self.parameters[layer.threshold].start] += (factor * above.iter().sum::<f64>()) as f32;
+    }
+
+    /// Batch norm, in place: leaves `A = γ/σ·(g - mean g)` and returns `k = γ/σ·mean(g·mean_t x̂)` per channel; the gradient at
+    /// step t is `A - k·x̂[t]`. Without batch norm the gradient stays and `k` is empty.
+    fn norm_backward(&self, layer: &SpikingLayer, kept: &LayerKept, grad: &mut [f32], arena: &mut [f32]) -> Vec<f32> {
+        let (Some(norm), Some(at)) = (&kept.norm, layer.norm) else { return Vec::new() };
+        let state = &self.norms[at];
+        let channels = layer.shape[2];
+        let rows = (grad.len() / channels) as f64;
+        let (sum, product) = self.channel_sums(grad, &kept.neuron.mean_normed, layer.neurons(), channels);
+        let steps = self.time_steps as f64;
+        add_to(&mut arena[self.parameters[state.bias].start..], &sum, steps);
+        add_to(&mut arena[self.parameters[state.weight].start..], &product, steps);
+        let mean: Vec<f32> = sum.iter().map(|s| (s / rows) as f32).collect();
+        let isa = self.isa;
+        grad.par_chunks_mut(layer.neurons()).for_each(|g| center(isa, &norm.scale, &mean, g));
+        product.iter().zip(&norm.scale).map(|(p, &scale)| (f64::from(scale) * p / rows) as f32).collect()
+    }
+
+    /// The gradient that connections without a norm of their own share.
+    fn time_part(&self, kept: &LayerKept, mut grad: Vec<f32>, k: &[f32]) -> CurrentGrad {
+        let neuron = &kept.neuron;
+        let unrolled = !kept.outer.is_empty();
+        let mut weighted = None;
+        if !k.is_empty() {
+            let normed = if neuron.weighted_normed.is_empty() { &neuron.mean_normed } else { &neuron.weighted_normed };
+            if unrolled || !neuron.weighted_normed.is_empty() {
+                let mut copy = grad.clone();
+                self.subtract(k, normed, &mut copy);
+                weighted = Some(copy);
+            }
+            if !unrolled {
+                self.subtract(k, &neuron.mean_normed, &mut grad);
+            }
+        }
+        CurrentGrad { plain: grad, weighted, outer: Vec::new() }
+    }
+
+    /// A connection's own batch norm (û), below the layer's (x̂): with `h[t] = A - k·x̂[t]`, whose mean is 0,
+    /// the gradient before it is `γ/σ·(h[t] - K·û[t])` with `K = mean(h·û)`.
+    #[allow(clippy::too_many_arguments)]
+    fn inner_backward(
+        &self,
+        norm: usize,
+        inner: &InnerKept,
+        kept: &LayerKept,
+        at: usize,
+        grad: &[f32],
+        k: &[f32],
+        arena: &mut [f32],
+    ) -> CurrentGrad {
+        let state = &self.norms[norm];
+        let channels = k.len();
+        let neuron = &kept.neuron;
+        let (_, product) = self.channel_sums(grad, &inner.mean_normed, grad.len(), channels);
+        let rows = (grad.len() / channels) as f64;
+        let covariance: Vec<f64> = product.iter().zip(k).zip(&inner.correlation).map(|((p, &k), c)| p / rows - f64::from(k) * c).collect();
+        add_to(&mut arena[self.parameters[state.weight].start..], &covariance, self.time_steps as f64 * rows);
+        let scale = &inner.norm.scale;
+        let own_k: Vec<f32> = covariance.iter().zip(scale).map(|(&c, &scale)| c as f32 * scale).collect();
+        let scaled_k: Vec<f32> = k.iter().zip(scale).map(|(k, scale)| k * scale).collect();
+        let zero = vec![0.0; channels];
+        let mut base = grad.to_vec();
+        center(self.isa, scale, &zero, &mut base);
+        let time_mean = |x: &[f32], u: &[f32]| {
+            let mut out = base.clone();
+            self.subtract(&scaled_k, x, &mut out);
+            self.subtract(&own_k, u, &mut out);
+            out
+        };
+        let x = if neuron.weighted_normed.is_empty() { &neuron.mean_normed } else { &neuron.weighted_normed };
+        let weighted = Some(time_mean(x, &inner.weighted_normed));
+        if kept.outer.is_empty() {
+            return CurrentGrad { plain: time_mean(&neuron.mean_normed, &inner.mean_normed), weighted, outer: Vec::new() };
+        }
+        let mut outer = scaled_columns(&kept.outer[at], &scaled_k);
+        outer.iter_mut().zip(scaled_columns(&inner.outer, &own_k)).for_each(|(sum, v)| *sum += v);
+        CurrentGrad { plain: base, weighted, outer }
+    }
+
+    /// Weight and bias gradients of one connection: `grad ⊗ Σ_t o[t] - outer`.
+    fn weights_backward(&self, connection: &Connection, input: &Input, kept: &[LayerKept], grad: &[f32], outer: &[f32], arena: &mut [f32]) {
+        let Kind::Conv { weight, bias } = connection.kind else { return };
+        let geometry = &connection.geometry;
+        let (isa, channels) = (self.isa, geometry.cout);
+        if let Some(bias) = bias {
+            let (sum, _) = self.channel_sums(grad, grad, geometry.positions() * channels, channels);
+            add_to(&mut arena[self.parameters[bias].start..], &sum, self.time_steps as f64);
+        }
+        let pooled = geometry.pooled().iter().product::<usize>() * geometry.cin;
+        let mut totals = vec![0.0f32; input.batch * pooled];
+        let samples = totals.par_chunks_mut(pooled).enumerate();
+        match connection.source {
+            Source::Layer(source) => {
+                let value = self.spike_value(source, true);
+                let counts = &kept[source].neuron.counts;
+                let len = counts.len() / input.batch;
+                samples.for_each(|(b, totals)| pool_rates(&counts[b * len..][..len], value, geometry, totals));
+            }
+            Source::Input => {
+                let copies = (self.time_steps / input.frames) as f32;
+                samples.for_each(|(b, totals)| {
+                    (0..input.frames).for_each(|t| crate::ops::spike_conv::add_scaled(isa, copies, input.frame(b, t), totals))
+                });
+            }
+        }
+        let parameter = &self.parameters[weight];
+        let into = &mut arena[parameter.start..parameter.start + parameter.len];
+        if connection.replicate == 1 && outer.is_empty() {
+            weight_gradient(&totals, grad, geometry, into);
+            return;
+        }
+        let mut sum = vec![0.0; parameter.len / connection.replicate];
+        weight_gradient(&totals, grad, geometry, &mut sum);
+        sum.iter_mut().zip(outer).for_each(|(sum, outer)| *sum -= outer);
+        for copy in into.chunks_exact_mut(sum.len()) {
+            copy.iter_mut().zip(&sum).for_each(|(into, v)| *into += v);
+        }
+    }
+
+    /// Adds what a connection passes to its source, `[B][P][C]`.
+    fn source_backward(&self, connection: &Connection, grad: &[f32], batch: usize, target: &mut Vec<f32>) {
+        let geometry = &connection.geometry;
+        let source = geometry.source.iter().product::<usize>() * geometry.cin;
+        let pooled = geometry.pooled().iter().product::<usize>() * geometry.cin;
+        target.resize(batch * source, 0.0);
+        let is_pooled = geometry.pool != super::builder::NO_POOL;
+        let mut buffer = Vec::new();
+        let from = match connection.kind {
+            Kind::Identity => grad,
+            Kind::Conv { .. } => {
+                let weights = self.effective_weights(connection);
+                if !is_pooled {
+                    data_gradient(grad, &weights, geometry, target);
+                    return;
+                }
+                buffer.resize(batch * pooled, 0.0);
+                data_gradient(grad, &weights, geometry, &mut buffer);
+                &buffer
+            }
+        };
+        target.par_chunks_mut(source).zip(from.par_chunks(pooled)).for_each(|(target, from)| unpool_add(from, geometry, target));
+    }
+
+    /// `Σ g` and `Σ g·m` per channel; samples are added in their order.
+    fn channel_sums(&self, g: &[f32], m: &[f32], sample: usize, channels: usize) -> (Vec<f64>, Vec<f64>) {
+        let zero = || (vec![0.0; channels], vec![0.0; channels]);
+        let parts: Vec<(Vec<f64>, Vec<f64>)> = g
+            .par_chunks(sample)
+            .zip(m.par_chunks(sample))
+            .map(|(g, m)| {
+                let (mut sum, mut product) = zero();
+                gradient_sums(self.isa, g, m, &mut sum, &mut product);
+                (sum, product)
+            })
+            .collect();
+        parts.iter().fold(zero(), |mut total, part| {
+            total.0.iter_mut().zip(&part.0).for_each(|(total, v)| *total += v);
+            total.1.iter_mut().zip(&part.1).for_each(|(total, v)| *total += v);
+            total
+        })
+    }
+
+    /// `g -= k·m` per channel, on all threads.
+    fn subtract(&self, k: &[f32], m: &[f32], g: &mut [f32]) {
+        let rows = 1024 * k.len();
+        g.par_chunks_mut(rows).zip(m.par_chunks(rows)).for_each(|(g, m)| subtract_scaled(self.isa, k, m, g));
+    }
+}
+
+/// `into += factor · from`.
+fn add_to(into: &mut [f32], from: &[f64], factor: f64) {
+    into.iter_mut().zip(from).for_each(|(into, v)| *into += (factor * v) as f32);
+}
+
+/// Rows `[n][C]` times a factor per channel.
+fn scaled_columns(rows: &[f32], factor: &[f32]) -> Vec<f32> {
+    rows.chunks_exact(factor.len()).flat_map(|row| row.iter().zip(factor).map(|(v, f)| v * f)).collect()
+}
