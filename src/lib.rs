@@ -10,4 +10,5 @@ pub mod device;
 pub mod error;
 pub mod network;
 pub mod ops;
+pub mod optimizer;
 pub mod spikes;

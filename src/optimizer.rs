@@ -1,0 +1,93 @@
+//! SGD and Adam over the whole arena, and the learning-rate schedule. The formulas are PyTorch's.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// An update rule with its constants.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Rule {
+    /// Stochastic gradient descent.
+    Sgd { momentum: f32, nesterov: bool },
+    /// Adam (Kingma & Ba, 2015).
+    Adam { beta1: f32, beta2: f32, eps: f32 },
+}
+
+/// A rule and its state; weight decay applies to every parameter, thresholds and batch norm included.
+#[derive(Clone, Debug)]
+pub struct Optimizer {
+    /// Update rule.
+    pub rule: Rule,
+    /// Factor of the parameter that is added to its gradient.
+    pub weight_decay: f32,
+    /// Momentum, or Adam's mean of gradients; one value a parameter.
+    pub first: Vec<f32>,
+    /// Adam's mean of squared gradients; empty for SGD.
+    pub second: Vec<f32>,
+    /// Steps taken.
+    pub steps: u64,
+}
+
+impl Optimizer {
+    /// For `len` parameters, none stepped yet.
+    pub fn new(rule: Rule, weight_decay: f32, len: usize) -> Self {
+        let second = match rule {
+            Rule::Sgd { .. } => Vec::new(),
+            Rule::Adam { .. } => vec![0.0; len],
+        };
+        Optimizer { rule, weight_decay, first: vec![0.0; len], second, steps: 0 }
+    }
+
+    /// Updates `values` by `grads`, both as long as the arena.
+    pub fn step(&mut self, lr: f32, values: &mut [f32], grads: &[f32]) {
+        const PART: usize = 1 << 14;
+        self.steps += 1;
+        let decay = self.weight_decay;
+        match self.rule {
+            Rule::Sgd { momentum, nesterov } => {
+                let parts = values.par_chunks_mut(PART).zip(grads.par_chunks(PART)).zip(self.first.par_chunks_mut(PART));
+                parts.for_each(|((values, grads), velocity)| {
+                    for ((value, grad), velocity) in values.iter_mut().zip(grads).zip(velocity) {
+                        let grad = grad + decay * *value;
+                        *velocity = momentum * *velocity + grad;
+                        *value -= lr * if nesterov { grad + momentum * *velocity } else { *velocity };
+                    }
+                });
+            }
+            Rule::Adam { beta1, beta2, eps } => {
+                let steps = self.steps.min(i32::MAX as u64) as i32;
+                let correction = |beta: f32| 1.0 - f64::from(beta).powi(steps);
+                let rate = (f64::from(lr) / correction(beta1)) as f32;
+                let root = correction(beta2).sqrt() as f32;
+                let state = self.first.par_chunks_mut(PART).zip(self.second.par_chunks_mut(PART));
+                values.par_chunks_mut(PART).zip(grads.par_chunks(PART)).zip(state).for_each(|((values, grads), (first, second))| {
+                    for (((value, grad), first), second) in values.iter_mut().zip(grads).zip(first).zip(second) {
+                        let grad = grad + decay * *value;
+                        *first = beta1 * *first + (1.0 - beta1) * grad;
+                        *second = beta2 * *second + (1.0 - beta2) * grad * grad;
+                        *value -= rate * *first / (second.sqrt() / root + eps);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Learning rate: cosine per epoch down to zero, after a linear warm-up over the first iterations.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Schedule {
+    /// Highest rate.
+    pub lr: f64,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Iterations of the warm-up.
+    pub warmup: usize,
+}
+
+impl Schedule {
+    /// Rate of iteration `iteration` (counted over the whole run), which lies in `epoch`.
+    pub fn rate(&self, epoch: usize, iteration: usize) -> f64 {
+        let cosine = 0.5 * self.lr * (1.0 + (std::f64::consts::PI * epoch as f64 / self.epochs as f64).cos());
+        if iteration < self.warmup { cosine * (iteration + 1) as f64 / self.warmup as f64 } else { cosine }
+    }
+}

@@ -1,0 +1,159 @@
+//! Reads a golden file: tensors by name, converted to the engine's order, and the settings of the case.
+
+use std::path::Path;
+
+use dsr::network::Network;
+use dsr::ops::neuron::Neuron;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+pub struct Case {
+    pub name: String,
+    bytes: Vec<u8>,
+    pub meta: Value,
+}
+
+/// A tensor in the file's order.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub shape: Vec<usize>,
+    pub data: Vec<f64>,
+}
+
+impl Case {
+    pub fn open(path: &Path) -> Case {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let meta = header.metadata().as_ref().and_then(|m| m.get("meta")).map_or("{}", String::as_str);
+        let meta = serde_json::from_str(meta).unwrap();
+        Case { name: path.file_stem().unwrap().to_string_lossy().into_owned(), bytes, meta }
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.file().names().iter().map(|n| n.to_string()).collect();
+        names.sort();
+        names
+    }
+
+    /// Names below `prefix`, without it.
+    pub fn below(&self, prefix: &str) -> Vec<String> {
+        self.names().iter().filter_map(|n| n.strip_prefix(prefix).map(str::to_string)).collect()
+    }
+
+    fn file(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.bytes).unwrap()
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.file().tensor(name).is_ok()
+    }
+
+    pub fn tensor(&self, name: &str) -> Tensor {
+        let file = self.file();
+        let view = file.tensor(name).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.name));
+        let bytes = view.data();
+        let data = match view.dtype() {
+            Dtype::F64 => bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::F32 => bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+            Dtype::I64 => bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+            Dtype::U8 => bytes.iter().map(|&b| f64::from(b)).collect(),
+            other => panic!("{}: {name}: {other:?}", self.name),
+        };
+        Tensor { shape: view.shape().to_vec(), data }
+    }
+
+    pub fn number(&self, key: &str) -> f64 {
+        self.meta[key].as_f64().unwrap_or_else(|| panic!("{}: meta.{key}", self.name))
+    }
+
+    pub fn size(&self, key: &str) -> usize {
+        self.number(key) as usize
+    }
+
+    pub fn sizes(&self, key: &str) -> Vec<usize> {
+        let list = self.meta[key].as_array().unwrap_or_else(|| panic!("{}: meta.{key}", self.name));
+        list.iter().map(|v| v.as_u64().unwrap() as usize).collect()
+    }
+
+    pub fn neuron(&self) -> Neuron {
+        let number = |key: &str| self.number(key) as f32;
+        match self.meta["kind"].as_str() {
+            Some("if") => Neuron::If { alpha: number("alpha") },
+            Some("lif") => Neuron::Lif { alpha: number("alpha"), tau: number("tau"), delta_t: number("delta_t") },
+            other => panic!("{}: kind {other:?}", self.name),
+        }
+    }
+
+    /// Loads all parameters and buffers under `prefix`; every one of the network must be there.
+    pub fn load(&self, network: &mut Network, prefix: &str) {
+        for index in 0..network.parameters.len() {
+            let tensor = self.tensor(&format!("{prefix}{}", network.parameters[index].name));
+            assert_eq!(tensor.shape, network.parameters[index].shape, "{}: {}", self.name, network.parameters[index].name);
+            network.set_parameter(index, &tensor.f32());
+        }
+        for norm in &mut network.norms {
+            norm.running_mean = self.tensor(&format!("{prefix}{}.running_mean", norm.name)).f32();
+            norm.running_var = self.tensor(&format!("{prefix}{}.running_var", norm.name)).f32();
+        }
+        network.prepare();
+    }
+
+    /// Spikes `[T][B][P][C]` of a neuron from NumPy's packed bits over `[T·B, C, H, W]`.
+    pub fn spikes(&self, name: &str, rows: usize, shape: [usize; 3]) -> Vec<bool> {
+        let packed = self.tensor(name);
+        let [height, width, channels] = shape;
+        let len = rows * height * width * channels;
+        assert_eq!(packed.data.len(), len.div_ceil(8), "{}: {name}", self.name);
+        let bit = |i: usize| (packed.data[i / 8] as u8) >> (7 - i % 8) & 1 == 1;
+        let mut out = Vec::with_capacity(len);
+        for row in 0..rows {
+            for position in 0..height * width {
+                for c in 0..channels {
+                    out.push(bit((row * channels + c) * height * width + position));
+                }
+            }
+        }
+        out
+    }
+}
+
+impl Tensor {
+    pub fn f32(&self) -> Vec<f32> {
+        self.data.iter().map(|&v| v as f32).collect()
+    }
+
+    /// From `[N, C, …]` to `[N][P][C]`.
+    pub fn channels_last(&self) -> Vec<f64> {
+        let (rows, channels) = (self.shape[0], self.shape[1]);
+        let positions: usize = self.shape[2..].iter().product();
+        let mut out = Vec::with_capacity(self.data.len());
+        for row in 0..rows {
+            for position in 0..positions {
+                out.extend((0..channels).map(|c| self.data[(row * channels + c) * positions + position]));
+            }
+        }
+        out
+    }
+}
+
+/// From `[T][B][n]` to `[B][T][n]`.
+pub fn batch_major(values: &[f64], batch: usize, time_steps: usize) -> Vec<f32> {
+    let len = values.len() / (batch * time_steps);
+    let at = |b: usize, t: usize| &values[(t * batch + b) * len..][..len];
+    (0..batch).flat_map(|b| (0..time_steps).flat_map(move |t| at(b, t))).map(|&v| v as f32).collect()
+}
+
+/// `Σ_t w_t x[t]` of `[T][n]`, in f64.
+pub fn representation(neuron: Neuron, values: &[f64], time_steps: usize) -> Vec<f64> {
+    let len = values.len() / time_steps;
+    let weights = neuron.step_weights(time_steps);
+    (0..len).map(|i| (0..time_steps).map(|t| f64::from(weights[t]) * values[t * len + i]).sum()).collect()
+}
+
+/// Norm of the difference over the norm of what was expected.
+pub fn distance(got: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let norm = expected.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let difference = got.iter().zip(expected).map(|(&g, e)| (f64::from(g) - e).powi(2)).sum::<f64>().sqrt();
+    if difference == 0.0 { 0.0 } else { difference / norm.max(1e-30) }
+}
