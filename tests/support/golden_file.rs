@@ -1,5 +1,6 @@
 //! Reads a golden file: tensors by name, converted to the engine's order, and the settings of the case.
 
+use std::io::Read;
 use std::path::Path;
 
 use dsr::network::Network;
@@ -7,10 +8,24 @@ use dsr::ops::neuron::Neuron;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+/// Layers whose name starts like this are of the test's own making; no file knows them.
+pub const OWN: &str = "own.";
+
 pub struct Case {
     pub name: String,
     bytes: Vec<u8>,
     pub meta: Value,
+}
+
+/// Name of the case that a file holds: without `.safetensors`, `.safetensors.gz` or `.json`.
+pub fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().split('.').next().unwrap().to_string()
+}
+
+fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut out).unwrap();
+    out
 }
 
 /// A tensor in the file's order.
@@ -22,11 +37,14 @@ pub struct Tensor {
 
 impl Case {
     pub fn open(path: &Path) -> Case {
-        let bytes = std::fs::read(path).unwrap();
+        let mut bytes = std::fs::read(path).unwrap();
+        if path.extension().is_some_and(|e| e == "gz") {
+            bytes = unpacked(&bytes);
+        }
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let meta = header.metadata().as_ref().and_then(|m| m.get("meta")).map_or("{}", String::as_str);
         let meta = serde_json::from_str(meta).unwrap();
-        Case { name: path.file_stem().unwrap().to_string_lossy().into_owned(), bytes, meta }
+        Case { name: name(path), bytes, meta }
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -80,14 +98,14 @@ impl Case {
         }
     }
 
-    /// Loads all parameters and buffers under `prefix`; every one of the network must be there.
+    /// Loads all parameters and buffers under `prefix`; every one of the network must be there, except what a test added under [`OWN`].
     pub fn load(&self, network: &mut Network, prefix: &str) {
-        for index in 0..network.parameters.len() {
+        for index in (0..network.parameters.len()).filter(|&i| !network.parameters[i].name.starts_with(OWN)).collect::<Vec<_>>() {
             let tensor = self.tensor(&format!("{prefix}{}", network.parameters[index].name));
             assert_eq!(tensor.shape, network.parameters[index].shape, "{}: {}", self.name, network.parameters[index].name);
             network.set_parameter(index, &tensor.f32());
         }
-        for norm in &mut network.norms {
+        for norm in network.norms.iter_mut().filter(|n| !n.name.starts_with(OWN)) {
             norm.running_mean = self.tensor(&format!("{prefix}{}.running_mean", norm.name)).f32();
             norm.running_var = self.tensor(&format!("{prefix}{}.running_var", norm.name)).f32();
         }
