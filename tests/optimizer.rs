@@ -1,0 +1,142 @@
+//! SGD and Adam against their formulas in f64, step by step; the schedule at its corners.
+
+#[path = "support/seeded.rs"]
+mod seeded;
+
+use approx::assert_relative_eq;
+use dsr::optimizer::{Optimizer, Rule, Schedule};
+
+const STEPS: usize = 6;
+/// More than one part of the parallel loop, and no multiple of it.
+const LEN: usize = 20_001;
+
+/// One parameter in f64: value and the two moments.
+#[derive(Clone, Copy, Default)]
+struct Expected {
+    value: f64,
+    first: f64,
+    second: f64,
+}
+
+/// PyTorch's `SGD` (dampening 0) and `Adam` (L2 decay), as documented there.
+fn expected_step(rule: Rule, lr: f64, decay: f64, step: i32, grad: f64, state: &mut Expected) {
+    let grad = grad + decay * state.value;
+    match rule {
+        Rule::Sgd { momentum, nesterov } => {
+            let momentum = f64::from(momentum);
+            state.first = momentum * state.first + grad;
+            state.value -= lr * if nesterov { grad + momentum * state.first } else { state.first };
+        }
+        Rule::Adam { beta1, beta2, eps } => {
+            let [beta1, beta2, eps] = [beta1, beta2, eps].map(f64::from);
+            state.first = beta1 * state.first + (1.0 - beta1) * grad;
+            state.second = beta2 * state.second + (1.0 - beta2) * grad * grad;
+            let (mean, square) = (state.first / (1.0 - beta1.powi(step)), state.second / (1.0 - beta2.powi(step)));
+            state.value -= lr * mean / (square.sqrt() + eps);
+        }
+    }
+}
+
+#[test]
+fn steps_follow_the_formulas() {
+    let sgd = |momentum, nesterov| Rule::Sgd { momentum, nesterov };
+    let adam = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    let cases = [
+        ("plain", sgd(0.0, false), 0.0),
+        ("momentum", sgd(0.9, false), 0.0),
+        ("nesterov", sgd(0.9, true), 0.0),
+        ("momentum and decay", sgd(0.9, false), 5e-4),
+        ("nesterov and decay", sgd(0.9, true), 0.1),
+        ("adam", adam, 0.0),
+        ("adam with decay", adam, 0.01),
+        ("adam with a large eps", Rule::Adam { beta1: 0.5, beta2: 0.9, eps: 0.1 }, 0.0),
+    ];
+    for (name, rule, decay) in cases {
+        let mut values = seeded::values(1, LEN, -1.0..1.0);
+        let start = values.clone();
+        let mut expected: Vec<Expected> = values.iter().map(|&v| Expected { value: f64::from(v), ..Expected::default() }).collect();
+        let mut optimizer = Optimizer::new(rule, decay, LEN);
+        for step in 1..=STEPS {
+            let lr = 0.1 / step as f32; // the rate changes from step to step, as in training
+            let grads = seeded::values(10 + step as u64, LEN, -1.0..1.0);
+            optimizer.step(lr, &mut values, &grads);
+            for (state, grad) in expected.iter_mut().zip(&grads) {
+                expected_step(rule, f64::from(lr), f64::from(decay), step as i32, f64::from(*grad), state);
+            }
+            assert_eq!(optimizer.steps, step as u64);
+            for (i, (got, expected)) in values.iter().zip(&expected).enumerate() {
+                let off = (f64::from(*got) - expected.value).abs();
+                // f32 keeps 6e-8 of each of a few terms, all of magnitude 1 or less.
+                assert!(off <= 2e-6, "{name}, step {step}, parameter {i}: {got}, expected {}", expected.value);
+            }
+        }
+        assert!(values.iter().zip(&start).all(|(a, b)| a != b), "{name}: every parameter moves");
+    }
+}
+
+/// The first two steps of Nesterov by hand: lr 0.5, momentum 0.5, decay 0.5, all exact in binary.
+#[test]
+fn two_steps_by_hand() {
+    let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.5, nesterov: true }, 0.5, 1);
+    let mut value = [4.0];
+    optimizer.step(0.5, &mut value, &[1.0]); // grad 1 + 2 = 3, velocity 3, update 3 + 1.5
+    assert_eq!((value, optimizer.first[0]), ([1.75], 3.0));
+    optimizer.step(0.5, &mut value, &[-1.0]); // grad -1 + 0.875 = -0.125, velocity 1.375, update -0.125 + 0.6875
+    assert_eq!((value, optimizer.first[0]), ([1.46875], 1.375));
+}
+
+/// Adam's first step is lr in size, whatever the gradient: the bias correction is there from the start.
+#[test]
+fn adam_starts_with_a_step_of_the_learning_rate() {
+    for grad in [1e-3, -1.0, 1e6] {
+        let mut optimizer = Optimizer::new(Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, 0.0, 1);
+        let mut value = [0.0];
+        optimizer.step(0.01, &mut value, &[grad]);
+        assert_relative_eq!(value[0], -0.01 * grad.signum(), max_relative = 1e-4);
+    }
+}
+
+/// A checkpoint holds rule, moments and number of steps; what continues from them continues with the same bits, on any threads.
+#[test]
+fn state_is_all_there_is() {
+    for rule in [Rule::Sgd { momentum: 0.9, nesterov: false }, Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }] {
+        let run = |threads: usize, interrupted: bool| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut values = seeded::values(2, LEN, -1.0..1.0);
+            let mut optimizer = Optimizer::new(rule, 5e-4, LEN);
+            for step in 0..4 {
+                if interrupted && step == 2 {
+                    let Optimizer { rule, weight_decay, first, second, steps } = optimizer;
+                    optimizer = Optimizer { first, second, steps, ..Optimizer::new(rule, weight_decay, LEN) };
+                }
+                pool.install(|| optimizer.step(0.05, &mut values, &seeded::values(20 + step, LEN, -1.0..1.0)));
+            }
+            values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+        };
+        let expected = run(1, false);
+        assert!(run(2, false) == expected && run(1, true) == expected && run(3, true) == expected, "{rule:?}");
+    }
+}
+
+#[test]
+fn schedule_warms_up_linearly_and_falls_like_a_cosine() {
+    let schedule = Schedule { lr: 0.1, epochs: 200, warmup: 400 };
+    // Epoch, iteration over the whole run, rate.
+    let cases = [
+        (0, 0, 0.1 / 400.0),
+        (0, 199, 0.05),
+        (0, 399, 0.1), // the warm-up ends on the full rate
+        (0, 400, 0.1),
+        (1, 399, 0.05 * (1.0 + (std::f64::consts::PI / 200.0).cos())),
+        (50, 99_999, 0.05 * (1.0 + std::f64::consts::FRAC_1_SQRT_2)),
+        (100, 99_999, 0.05),
+        (150, 99_999, 0.05 * (1.0 - std::f64::consts::FRAC_1_SQRT_2)),
+        (200, 99_999, 0.0),
+        (100, 99, 0.0125), // a warm-up longer than half the run scales what the cosine leaves
+    ];
+    for (epoch, iteration, expected) in cases {
+        assert_relative_eq!(schedule.rate(epoch, iteration), expected, max_relative = 1e-12, epsilon = 1e-15);
+    }
+    let without = Schedule { warmup: 0, ..schedule };
+    assert_eq!(without.rate(0, 0), 0.1);
+}
