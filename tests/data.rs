@@ -25,20 +25,45 @@ fn numbered(images: usize, shape: [usize; 3]) -> Dataset {
 #[test]
 fn built_in_sets_are_the_published_ones() {
     // Counts, checksums and moments as a separate script in another language found them in the files.
-    let cases: [(&str, [usize; 3], [usize; 2], [u32; 2], u8, &[f64], &[f64]); 3] = [
-        ("fashion-mnist-3k", [28, 28, 1], [2500, 500], [0xc2622af8, 0x7d9910a5], 255, &[0.28587574], &[0.35335933]),
-        ("digits-8x8", [8, 8, 1], [1437, 360], [0xef2fdd07, 0x74734431], 16, &[0.30538611], &[0.37550711]),
-        (
-            "photo-patches-10",
-            [32, 32, 3],
-            [500, 120],
-            [0xc2ab2f37, 0x70c859c8],
-            255,
-            &[0.47096114, 0.36684845, 0.33878590],
-            &[0.27477105, 0.21723344, 0.21967744],
-        ),
+    struct Case {
+        name: &'static str,
+        shape: [usize; 3],
+        images: [usize; 2],
+        crc32c: [u32; 2],
+        max_value: u8,
+        mean: &'static [f64],
+        std: &'static [f64],
+    }
+    let cases = [
+        Case {
+            name: "fashion-mnist-3k",
+            shape: [28, 28, 1],
+            images: [2500, 500],
+            crc32c: [0xc2622af8, 0x7d9910a5],
+            max_value: 255,
+            mean: &[0.28587574],
+            std: &[0.35335933],
+        },
+        Case {
+            name: "digits-8x8",
+            shape: [8, 8, 1],
+            images: [1437, 360],
+            crc32c: [0xef2fdd07, 0x74734431],
+            max_value: 16,
+            mean: &[0.30538611],
+            std: &[0.37550711],
+        },
+        Case {
+            name: "photo-patches-10",
+            shape: [32, 32, 3],
+            images: [500, 120],
+            crc32c: [0xc2ab2f37, 0x70c859c8],
+            max_value: 255,
+            mean: &[0.47096114, 0.36684845, 0.33878590],
+            std: &[0.27477105, 0.21723344, 0.21967744],
+        },
     ];
-    for (name, shape, images, crc32c, max_value, mean, std) in cases {
+    for Case { name, shape, images, crc32c, max_value, mean, std } in cases {
         let dataset = load(name, None).unwrap();
         let summary = summarize(&dataset);
         assert_eq!((dataset.name.as_str(), dataset.shape, dataset.max_value), (name, shape, max_value));

@@ -54,7 +54,7 @@ enum Part {
     Test,
 }
 
-/// Runs `dsr data`. `output_json` prints one JSON object instead of text.
+/// Runs `dsr data`. `output_json` prints one JSON object, on one line, instead of text.
 ///
 /// # Errors
 /// Whatever the data set cannot be read for, or, for `verify`, where it differs from the published one.
@@ -142,7 +142,7 @@ fn text(summary: &Summary) -> String {
 }
 
 fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
+    Ok(serde_json::to_string(value)? + "\n")
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
