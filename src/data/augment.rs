@@ -80,7 +80,7 @@ pub(super) fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Pixels {
     shape: [usize; 3],
-    /// [C][256].
+    /// `[C][256]`.
     table: Vec<[f32; 256]>,
 }
 
@@ -92,14 +92,14 @@ impl Pixels {
         Pixels { shape: dataset.shape, table: dataset.mean.iter().zip(&dataset.std).map(channel).collect() }
     }
 
-    /// Appends an image, [H][W][C] bytes, as it is.
+    /// Appends an image, `[H][W][C]` bytes, as it is.
     pub fn append(&self, image: &[u8], out: &mut Vec<f32>) {
         for pixel in image.chunks_exact(self.shape[2]) {
             out.extend(pixel.iter().zip(&self.table).map(|(&byte, table)| table[usize::from(byte)]));
         }
     }
 
-    /// Appends an image, [H][W][C] bytes, padded by `pad` pixels on each side, cut and mirrored as drawn.
+    /// Appends an image, `[H][W][C]` bytes, padded by `pad` pixels on each side, cut and mirrored as drawn.
     pub fn append_drawn(&self, image: &[u8], pad: usize, draw: Draw, out: &mut Vec<f32>) {
         let [height, width, channels] = self.shape;
         for y in 0..height {

@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 use super::{Images, MAX_FILE_BYTES, Split};
 use crate::error::{Error, Result};
 
-/// Reads images, [N][H][W], as grey images. `path` is what errors name.
+/// Reads images, `[N][H][W]`, as grey images. `path` is what errors name.
 ///
 /// # Errors
 /// [`Error::File`] says what about the file is wrong, [`Error::Io`] that it could not be read.
@@ -20,7 +20,7 @@ pub fn images(path: &Path, source: impl Read) -> Result<Images> {
     Ok(Images { shape: [sizes[1], sizes[2], 1], pixels })
 }
 
-/// Reads labels, [N], of which each must be below `classes`. `path` is what errors name.
+/// Reads labels, `[N]`, of which each must be below `classes`. `path` is what errors name.
 ///
 /// # Errors
 /// [`Error::File`] says what about the file is wrong, [`Error::Io`] that it could not be read.

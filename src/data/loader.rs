@@ -14,9 +14,9 @@ const AHEAD: usize = 2;
 /// Input of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// [B][1][H][W][C], normalised.
+    /// `[B][1][H][W][C]`, normalised.
     pub data: Vec<f32>,
-    /// Classes, [B].
+    /// Classes, `[B]`.
     pub labels: Vec<u32>,
     /// Images a sample: 1, for all sets here are static.
     pub frames: usize,

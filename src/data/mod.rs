@@ -27,7 +27,7 @@ pub const MAX_FILE_BYTES: u64 = 1 << 30;
 pub struct Images {
     /// Height, width, channels.
     pub shape: [usize; 3],
-    /// [N][H][W][C].
+    /// `[N][H][W][C]`.
     pub pixels: Vec<u8>,
 }
 
@@ -47,7 +47,7 @@ impl Images {
         self.len() == 0
     }
 
-    /// One image, [H][W][C].
+    /// One image, `[H][W][C]`.
     pub fn image(&self, index: usize) -> &[u8] {
         let size = self.size();
         &self.pixels[index * size..][..size]

@@ -38,7 +38,7 @@ pub struct SplitSummary {
     pub mean: Vec<f64>,
     /// Measured standard deviation of each channel, in units of `max_value`.
     pub std: Vec<f64>,
-    /// CRC-32C of the pixels, [N][H][W][C] bytes, followed by the labels, one little-endian u32 each.
+    /// CRC-32C of the pixels, `[N][H][W][C]` bytes, followed by the labels, one little-endian u32 each.
     #[serde(serialize_with = "hexadecimal")]
     pub crc32c: u32,
 }
