@@ -6,6 +6,8 @@
 //! Source of the method: Meng et al., "Training High-Performance Low-Latency Spiking Neural Networks by Differentiation on
 //! Spike Representation", CVPR 2022.
 
+pub mod cli;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod network;
