@@ -217,7 +217,7 @@ fn a_state_dict_of_pytorch_loads() {
         (name.clone(), (Dtype::F64, shape.clone(), floats(data).iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect()))
     });
     let pytorch = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let cases: [(&str, Tensors, Option<HashMap<String, String>>); 4] = [
+    let cases = [
         ("plain", plain.clone(), None),
         ("with PyTorch's metadata", plain.clone(), Some(pytorch)),
         ("DataParallel", wrapped, None),
