@@ -44,7 +44,7 @@ fn draw(metrics: &[EpochMetrics], text: &mut String) -> Drawing {
         Curve { label: "train", colour: TRAIN, value: |m| 100.0 * m.train_accuracy },
         Curve { label: "test", colour: TEST, value: |m| 100.0 * m.test_accuracy },
     ];
-    let rate = [Curve { label: "mean over layers", colour: TRAIN, value: |m| m.firing_rate }];
+    let rate = [Curve { label: "all layers", colour: TRAIN, value: |m| m.firing_rate }];
     panel(&panels[0], metrics, "Loss", "cross-entropy", &loss, SeriesLabelPosition::UpperRight)?;
     panel(&panels[1], metrics, "Accuracy", "% of samples", &accuracy, SeriesLabelPosition::LowerRight)?;
     panel(&panels[2], metrics, "Firing rate", "spikes per neuron and step", &rate, SeriesLabelPosition::UpperRight)?;
@@ -84,13 +84,15 @@ fn panel(area: &Panel, metrics: &[EpochMetrics], title: &str, unit: &str, curves
         let dots = segments.iter().filter(|s| s.len() == 1 || points <= DOTS).flatten();
         chart.draw_series(dots.map(|&point| Circle::new(point, 3, colour.filled())))?;
     }
-    chart
-        .configure_series_labels()
-        .position(legend)
-        .label_font(("sans-serif", 15))
-        .background_style(WHITE.mix(0.85))
-        .border_style(GRID)
-        .draw()?;
+    if curves.len() > 1 {
+        chart
+            .configure_series_labels()
+            .position(legend)
+            .label_font(("sans-serif", 15))
+            .background_style(WHITE.mix(0.85))
+            .border_style(GRID)
+            .draw()?;
+    }
     Ok(())
 }
 
