@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::{Geometry, QuantizedWeights};
 use crate::device::Isa;
+use crate::ops::neuron::LANES;
 use crate::per_isa;
 use crate::spikes::Spikes;
 
@@ -104,7 +105,8 @@ impl Events {
     }
 }
 
-/// Exact sums of a convolution at output (`y`, `x`), all steps: `acc` is `[T][stride]` with `stride ≥ cout`.
+/// Exact sums of a convolution at output (`y`, `x`), all steps: `acc` is `[T][stride]`, `stride` being `cout` rounded up to
+/// [`LANES`]; what lies behind `cout` becomes 0.
 ///
 /// `events` lists at least the rows that `y` reads.
 pub fn conv_at(
@@ -120,7 +122,7 @@ pub fn conv_at(
     let per_block = geometry.taps() * geometry.cin * weights.block;
     for (block, table) in weights.data.chunks_exact(per_block).enumerate() {
         let first = block * weights.block;
-        let live = weights.block.min(geometry.cout - first);
+        let live = weights.block.min(stride - first);
         let acc = &mut acc[first..];
         match weights.block {
             16 => add_rows::<16>(isa, &events.rows, &events.row_start, table, live, stride, acc),
@@ -131,15 +133,8 @@ pub fn conv_at(
 }
 
 per_isa! {
-    /// For every step, sums the listed rows of one block of output channels.
-    pub fn add_rows<const BLOCK: usize>(
-        rows: &[u16],
-        row_start: &[u32],
-        table: &[i16],
-        live: usize,
-        stride: usize,
-        out: &mut [i32],
-    ) {
+    /// For every step, sums the listed rows of one block of output channels; `live` of them are wanted, a multiple of [`LANES`].
+    pub fn add_rows<const BLOCK: usize>(rows: &[u16], row_start: &[u32], table: &[i16], live: usize, stride: usize, out: &mut [i32]) {
         let (table, _) = table.as_chunks::<BLOCK>();
         for (t, range) in row_start.windows(2).enumerate() {
             let mut acc = [0i32; BLOCK];
@@ -149,10 +144,11 @@ per_isa! {
                     acc[i] = acc[i].wrapping_add(i32::from(row[i])); // cannot wrap: see `QuantizedWeights::quantize`
                 }
             }
-            if live == BLOCK {
-                out[t * stride..][..BLOCK].copy_from_slice(&acc);
-            } else {
-                out[t * stride..][..live].copy_from_slice(&acc[..live]);
+            // Copied in pieces of a fixed size: a length known only here would keep `acc` in memory during the loop above.
+            for first in (0..BLOCK).step_by(LANES) {
+                if first < live {
+                    out[t * stride + first..][..LANES].copy_from_slice(&acc[first..first + LANES]);
+                }
             }
         }
     }
