@@ -44,18 +44,14 @@ impl Isa {
 macro_rules! per_isa {
     ($(#[$doc:meta])* pub fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
         $(#[$doc])*
-        #[allow(clippy::too_many_arguments)]
         pub fn $name $(<const $n: usize>)? (isa: $crate::device::Isa, $($arg: $ty),*) {
             #[inline(always)]
-            #[allow(clippy::too_many_arguments)]
             fn portable $(<const $n: usize>)? ($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,popcnt,bmi1,bmi2")]
-            #[allow(clippy::too_many_arguments)]
             fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) { portable $(::<$n>)? ($($arg),*) }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,popcnt,bmi1,bmi2")]
-            #[allow(clippy::too_many_arguments)]
             fn avx512 $(<const $n: usize>)? ($($arg: $ty),*) { portable $(::<$n>)? ($($arg),*) }
             match isa {
                 $crate::device::Isa::Portable => portable $(::<$n>)? ($($arg),*),

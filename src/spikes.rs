@@ -1,7 +1,9 @@
 //! Bit-packed spike trains.
 
-/// Spikes of one layer over all time steps: `[T][B][P][words]`, channel `c` is bit `c % 32` of word `c / 32`, tail bits are zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Spikes of one layer over all time steps: `[B][P][T][words]`, channel `c` is bit `c % 32` of word `c / 32`, tail bits are zero.
+///
+/// A position keeps its T steps together: it is the unit of work of every op, so any range of positions is one slice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spikes {
     /// Number of time steps T.
     pub time_steps: usize,
@@ -15,10 +17,10 @@ pub struct Spikes {
 }
 
 impl Spikes {
-    /// A train without a spike.
-    pub fn silent(time_steps: usize, batch: usize, positions: usize, channels: usize) -> Self {
-        let words = channels.div_ceil(32);
-        Spikes { time_steps, batch, positions, channels, bits: vec![0; time_steps * batch * positions * words] }
+    /// A train of these sizes in the storage of `bits`; the content is undefined until an op has written it.
+    pub fn reuse(mut bits: Vec<u32>, time_steps: usize, batch: usize, positions: usize, channels: usize) -> Self {
+        bits.resize(batch * positions * time_steps * channels.div_ceil(32), 0);
+        Spikes { time_steps, batch, positions, channels, bits }
     }
 
     /// Words of 32 channels that a position takes.
@@ -26,31 +28,30 @@ impl Spikes {
         self.channels.div_ceil(32)
     }
 
-    /// Spikes of sample `b` at step `t`, `[P][words]`.
-    pub fn step(&self, t: usize, b: usize) -> &[u32] {
-        let len = self.positions * self.words();
-        let start = (t * self.batch + b) * len;
-        &self.bits[start..start + len]
-    }
-
-    /// For every sample, its `T` slices `[P][words]`; lets samples be written in parallel.
-    pub fn samples_mut(&mut self) -> Vec<Vec<&mut [u32]>> {
-        let len = self.positions * self.words();
-        let mut samples: Vec<Vec<&mut [u32]>> = (0..self.batch).map(|_| Vec::with_capacity(self.time_steps)).collect();
-        for (index, step) in self.bits.chunks_mut(len.max(1)).enumerate() {
-            samples[index % self.batch].push(step);
-        }
-        samples
+    /// Spikes at position `p` of sample `b`, `[T][words]`.
+    pub fn position(&self, b: usize, p: usize) -> &[u32] {
+        let len = self.time_steps * self.words();
+        &self.bits[(b * self.positions + p) * len..][..len]
     }
 
     /// Whether neuron (`b`, `p`, `c`) fired at step `t`.
     pub fn get(&self, t: usize, b: usize, p: usize, c: usize) -> bool {
-        self.step(t, b)[p * self.words() + c / 32] >> (c % 32) & 1 == 1
+        self.position(b, p)[t * self.words() + c / 32] >> (c % 32) & 1 == 1
     }
 
-    /// All words, `[T][B][P][words]`.
+    /// All words, `[B][P][T][words]`.
     pub fn bits(&self) -> &[u32] {
         &self.bits
+    }
+
+    /// All words, to be written by an op.
+    pub fn bits_mut(&mut self) -> &mut [u32] {
+        &mut self.bits
+    }
+
+    /// The storage, for [`Spikes::reuse`].
+    pub fn into_bits(self) -> Vec<u32> {
+        self.bits
     }
 
     /// Number of spikes in the whole train.

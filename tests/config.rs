@@ -65,9 +65,9 @@ fn named_networks_have_their_depth() {
         let config = Config { model: name.into(), ..Config::default() };
         let builder = models::build(&config, shape, 10).unwrap();
         let depth: usize = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap();
-        // Every convolution or linear layer has one neuron layer behind it, and the pool has one of its own; the stem's is
-        // behind the first block's norm. VGG-n counts the original's three linear layers, of which one is left.
-        let expected = if name.starts_with("vgg") { depth - 2 } else { depth + 1 };
+        // Every convolution or linear layer has one neuron layer behind it and every pool one of its own: ImageNet networks have
+        // two. VGG-n counts the original's three linear layers, of which one is left, and pools inside its connections.
+        let expected = if name.starts_with("vgg") { depth - 2 } else { depth + 1 + usize::from(name.starts_with("imagenet")) };
         assert_eq!(builder.layers.len(), expected, "{name}");
     }
 }

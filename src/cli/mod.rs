@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what all of them share.
 
+pub mod data;
 pub mod eval;
 pub mod info;
 pub mod settings;
@@ -36,7 +37,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Train(Box<train::TrainArgs>),
-    Eval(eval::EvalArgs),
+    Eval(Box<eval::EvalArgs>),
+    Data(data::DataArgs),
     /// Says what this build and machine have.
     Info,
 }
@@ -111,7 +113,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     }
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
-        Command::Eval(args) => eval::run(&cli.global, args),
+        Command::Eval(args) => eval::run(&cli.global, *args),
+        Command::Data(args) => data::run(&args, cli.global.output == Output::Json).map(|()| DONE),
         Command::Info => info::run(&cli.global),
     }
 }

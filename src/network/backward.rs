@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::forward::{InnerKept, LayerKept};
+use super::kept::{InnerKept, LayerKept};
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, unpool_add, weight_gradient};
@@ -34,31 +34,30 @@ struct CurrentGrad {
 impl Network {
     /// Adds the gradients of all parameters to [`Network::grads`].
     ///
-    /// `grad_logits` is `[B][classes]`; `kept` comes from a forward pass of the same input in training mode.
+    /// `grad_logits` is `[B][classes]`; a forward pass of the same input in training mode must have come before.
     /// Adds r(gradient of the input), `[B][H][W][C]`, to `input_grad` where given.
-    pub fn backward(&mut self, input: &Input, mut kept: Vec<LayerKept>, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) {
+    pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) {
         let mut arena = std::mem::take(&mut self.grads);
+        let kept = std::mem::take(&mut self.kept);
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
         let squares: f32 = self.neuron.step_weights(self.time_steps).iter().map(|w| w * w).sum();
         if let Some(last) = grads.last_mut() {
             *last = grad_logits.iter().map(|g| g * squares).collect();
         }
-        for index in (0..self.layers.len()).rev() {
-            let Some(state) = kept.pop() else { break };
+        for (index, state) in kept.iter().enumerate().rev() {
             let mut grad = std::mem::take(&mut grads[index]);
             if grad.is_empty() {
                 continue; // no later layer reads this one
             }
             let layer = &self.layers[index];
-            self.neuron_backward(layer, &state, &mut grad, &mut arena);
-            let k = self.norm_backward(layer, &state, &mut grad, &mut arena);
+            let k = self.neuron_backward(layer, state, &mut grad, &mut arena);
             let own: Vec<Option<CurrentGrad>> = layer
                 .connections
                 .iter()
                 .enumerate()
-                .map(|(at, c)| Some(self.inner_backward(c.norm?, state.inner.as_ref()?, &state, at, &grad, &k, &mut arena)))
+                .map(|(at, c)| Some(self.inner_backward(c.norm?, state.inner.as_ref()?, state, at, &grad, &k, &mut arena)))
                 .collect();
-            let shared = self.time_part(&state, grad, &k);
+            let shared = self.time_part(state, grad, &k);
             for (at, (connection, own)) in layer.connections.iter().zip(&own).enumerate() {
                 let current = own.as_ref().unwrap_or(&shared);
                 let outer = match (own, state.outer.get(at)) {
@@ -76,18 +75,26 @@ impl Network {
                 }
             }
         }
+        self.kept = kept;
         self.grads = arena;
     }
 
-    /// Dropout and clamp mapping, in place: from r(gradient of the spikes) to the gradient of the current; adds the threshold's.
-    fn neuron_backward(&self, layer: &SpikingLayer, kept: &LayerKept, grad: &mut [f32], arena: &mut [f32]) {
-        let (neurons, channels) = (layer.neurons(), layer.shape[2]);
+    /// Dropout, clamp mapping and batch norm, in place: from r(gradient of the spikes) to `A = γ/σ·(g - mean g)`.
+    ///
+    /// Returns `k = γ/σ·mean(g·mean_t x̂)` per channel: the gradient before the norm at step t is `A - k·x̂[t]`. Without batch norm
+    /// the gradient stays `g` and `k` is empty. Adds the gradients of threshold, γ and β.
+    fn neuron_backward(&self, layer: &SpikingLayer, kept: &LayerKept, grad: &mut [f32], arena: &mut [f32]) -> Vec<f32> {
+        let (neurons, channels, isa) = (layer.neurons(), layer.shape[2], self.isa);
         let words = channels.div_ceil(32);
         let keep = 1.0 / (1.0 - layer.dropout);
-        let slope = self.neuron.slope();
-        let samples = grad.par_chunks_mut(neurons).zip(kept.neuron.range.par_chunks(neurons)).enumerate();
-        let above: Vec<f64> = samples
-            .map(|(b, (grad, range))| {
+        let map = self.neuron.clamp_mapping(self.threshold(layer));
+        let means = kept.representation().par_chunks(neurons).zip(kept.mean_normed.par_chunks(neurons));
+        // Sums of a sample, added in the order of samples: the same bits for every number of threads.
+        let parts: Vec<[Vec<f64>; 3]> = grad
+            .par_chunks_mut(neurons)
+            .zip(means)
+            .enumerate()
+            .map(|(b, (grad, (representation, mean_normed)))| {
                 if layer.dropout > 0.0 {
                     let dropped = &kept.dropped[b * layer.positions() * words..][..layer.positions() * words];
                     for (i, grad) in grad.iter_mut().enumerate() {
@@ -95,44 +102,38 @@ impl Network {
                         *grad = if is_dropped { 0.0 } else { *grad * keep };
                     }
                 }
-                clamp_mapping_backward(self.isa, grad, range, slope, self.time_steps)
+                let [mut above, mut sum, mut product] = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+                clamp_mapping_backward(isa, map, &kept.norm, representation, mean_normed, grad, &mut above, &mut sum, &mut product);
+                [above, sum, product]
             })
             .collect();
-        let factor = f64::from(self.neuron.threshold_grad_factor() * self.threshold_grad_scale);
-        arena[self.parameters[layer.threshold].start] += (factor * above.iter().sum::<f64>()) as f32;
-    }
-
-    /// Batch norm, in place: leaves `A = γ/σ·(g - mean g)` and returns `k = γ/σ·mean(g·mean_t x̂)` per channel; the gradient at
-    /// step t is `A - k·x̂[t]`. Without batch norm the gradient stays and `k` is empty.
-    fn norm_backward(&self, layer: &SpikingLayer, kept: &LayerKept, grad: &mut [f32], arena: &mut [f32]) -> Vec<f32> {
-        let (Some(norm), Some(at)) = (&kept.norm, layer.norm) else { return Vec::new() };
-        let state = &self.norms[at];
-        let channels = layer.shape[2];
-        let rows = (grad.len() / channels) as f64;
-        let (sum, product) = self.channel_sums(grad, &kept.neuron.mean_normed, layer.neurons(), channels);
+        let total = |k: usize| (0..channels).map(|c| parts.iter().map(|part| part[k][c]).sum()).collect::<Vec<f64>>();
+        let [above, sum, product] = [total(0), total(1), total(2)];
         let steps = self.time_steps as f64;
+        let factor = f64::from(self.neuron.threshold_grad_factor() * self.threshold_grad_scale) * steps;
+        arena[self.parameters[layer.threshold].start] += (factor * above.iter().sum::<f64>()) as f32;
+        let Some(norm) = layer.norm else { return Vec::new() };
+        let state = &self.norms[norm];
         add_to(&mut arena[self.parameters[state.bias].start..], &sum, steps);
         add_to(&mut arena[self.parameters[state.weight].start..], &product, steps);
+        let rows = (grad.len() / channels) as f64;
         let mean: Vec<f32> = sum.iter().map(|s| (s / rows) as f32).collect();
-        let isa = self.isa;
-        grad.par_chunks_mut(layer.neurons()).for_each(|g| center(isa, &norm.scale, &mean, g));
-        product.iter().zip(&norm.scale).map(|(p, &scale)| (f64::from(scale) * p / rows) as f32).collect()
+        grad.par_chunks_mut(neurons).for_each(|g| center(isa, &kept.norm.scale, &mean, g));
+        product.iter().zip(&kept.norm.scale).map(|(p, &scale)| (f64::from(scale) * p / rows) as f32).collect()
     }
 
     /// The gradient that connections without a norm of their own share.
     fn time_part(&self, kept: &LayerKept, mut grad: Vec<f32>, k: &[f32]) -> CurrentGrad {
-        let neuron = &kept.neuron;
         let unrolled = !kept.outer.is_empty();
         let mut weighted = None;
         if !k.is_empty() {
-            let normed = if neuron.weighted_normed.is_empty() { &neuron.mean_normed } else { &neuron.weighted_normed };
-            if unrolled || !neuron.weighted_normed.is_empty() {
+            if unrolled || !kept.weighted_normed.is_empty() {
                 let mut copy = grad.clone();
-                self.subtract(k, normed, &mut copy);
+                self.subtract(k, kept.representation(), &mut copy);
                 weighted = Some(copy);
             }
             if !unrolled {
-                self.subtract(k, &neuron.mean_normed, &mut grad);
+                self.subtract(k, &kept.mean_normed, &mut grad);
             }
         }
         CurrentGrad { plain: grad, weighted, outer: Vec::new() }
@@ -140,7 +141,6 @@ impl Network {
 
     /// A connection's own batch norm (û), below the layer's (x̂): with `h[t] = A - k·x̂[t]`, whose mean is 0,
     /// the gradient before it is `γ/σ·(h[t] - K·û[t])` with `K = mean(h·û)`.
-    #[allow(clippy::too_many_arguments)]
     fn inner_backward(
         &self,
         norm: usize,
@@ -153,12 +153,11 @@ impl Network {
     ) -> CurrentGrad {
         let state = &self.norms[norm];
         let channels = k.len();
-        let neuron = &kept.neuron;
         let (_, product) = self.channel_sums(grad, &inner.mean_normed, grad.len(), channels);
         let rows = (grad.len() / channels) as f64;
         let covariance: Vec<f64> = product.iter().zip(k).zip(&inner.correlation).map(|((p, &k), c)| p / rows - f64::from(k) * c).collect();
         add_to(&mut arena[self.parameters[state.weight].start..], &covariance, self.time_steps as f64 * rows);
-        let scale = &inner.norm.scale;
+        let scale = &inner.scale;
         let own_k: Vec<f32> = covariance.iter().zip(scale).map(|(&c, &scale)| c as f32 * scale).collect();
         let scaled_k: Vec<f32> = k.iter().zip(scale).map(|(k, scale)| k * scale).collect();
         let zero = vec![0.0; channels];
@@ -170,10 +169,9 @@ impl Network {
             self.subtract(&own_k, u, &mut out);
             out
         };
-        let x = if neuron.weighted_normed.is_empty() { &neuron.mean_normed } else { &neuron.weighted_normed };
-        let weighted = Some(time_mean(x, &inner.weighted_normed));
+        let weighted = Some(time_mean(kept.representation(), &inner.weighted_normed));
         if kept.outer.is_empty() {
-            return CurrentGrad { plain: time_mean(&neuron.mean_normed, &inner.mean_normed), weighted, outer: Vec::new() };
+            return CurrentGrad { plain: time_mean(&kept.mean_normed, &inner.mean_normed), weighted, outer: Vec::new() };
         }
         let mut outer = scaled_columns(&kept.outer[at], &scaled_k);
         outer.iter_mut().zip(scaled_columns(&inner.outer, &own_k)).for_each(|(sum, v)| *sum += v);
@@ -195,7 +193,7 @@ impl Network {
         match connection.source {
             Source::Layer(source) => {
                 let value = self.spike_value(source, true);
-                let counts = &kept[source].neuron.counts;
+                let counts = &kept[source].counts;
                 let len = counts.len() / input.batch;
                 samples.for_each(|(b, totals)| pool_rates(&counts[b * len..][..len], value, geometry, totals));
             }

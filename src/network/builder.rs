@@ -125,9 +125,16 @@ impl Builder {
             if (geometry.out(), geometry.cout) != (first.out(), first.cout) {
                 return Err(Error::shape(format!("layer {name}"), (first.out(), first.cout), (geometry.out(), geometry.cout)));
             }
-            if geometry.cin > usize::from(u16::MAX) {
-                return Err(Error::config("width", format!("{name} reads {} channels; at most {} are supported", geometry.cin, u16::MAX)));
+            let inputs = geometry.cin * geometry.taps();
+            if inputs > 1 << 16 {
+                return Err(Error::config("width", format!("{name} has {inputs} inputs a neuron; at most {} are supported", 1 << 16)));
             }
+        }
+        let from_input = connections.iter().any(|c| c.source == Source::Input);
+        let own_norms = connections.iter().filter(|c| c.norm.is_some()).count();
+        if connections.len() > 2 || own_norms > 1 || (own_norms == 1 && norm.is_none()) || (from_input && connections.len() > 1) {
+            let expected = "one connection from the input, or one or two from spikes, of which one may have a norm of its own";
+            return Err(Error::shape(format!("layer {name}"), expected, connections.iter().map(|c| c.source).collect::<Vec<_>>()));
         }
         let [height, width] = first.out();
         let channels = first.cout;
@@ -166,7 +173,8 @@ impl Builder {
             norms: self.norms,
             isa: Isa::detect(),
             quantized: Vec::new(),
-            scratch: Default::default(),
+            kept: Vec::new(),
+            workspace: Default::default(),
         };
         for index in 0..network.parameters.len() {
             let mut values = vec![0.0; network.parameters[index].len];

@@ -2,10 +2,14 @@
 
 mod backward;
 mod builder;
+mod currents;
 mod forward;
 mod imagenet_resnet;
 mod init;
+mod kept;
+mod normalizer;
 mod preact_resnet;
+mod unrolled;
 mod vgg;
 
 pub use backward::WeightGradient;
@@ -15,6 +19,9 @@ pub use imagenet_resnet::imagenet_resnet;
 pub use init::Init;
 pub use preact_resnet::preact_resnet;
 pub use vgg::vgg;
+
+use kept::{LayerKept, Workspace};
+use rayon::prelude::*;
 
 use crate::device::Isa;
 use crate::ops::neuron::Neuron;
@@ -156,14 +163,10 @@ pub struct Network {
     pub isa: Isa,
     /// Fixed-point weights of every connection from spikes, refreshed when parameters change.
     quantized: Vec<Vec<QuantizedWeights>>,
-    /// The current of the layer at work; kept between calls so that a step does not allocate it.
-    scratch: Scratch,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Scratch {
-    x: Vec<f32>,
-    u: Vec<f32>,
+    /// What the last forward pass in training mode left for backward, a layer.
+    kept: Vec<LayerKept>,
+    /// Buffers that a step would otherwise allocate anew.
+    workspace: Workspace,
 }
 
 impl Network {
@@ -197,6 +200,20 @@ impl Network {
     /// Whether the network has no parameter.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
+    }
+
+    /// Name of the first parameter, in the order of layers, with a value or gradient that is not finite.
+    pub fn first_not_finite(&self) -> Option<String> {
+        let is_bad = |p: &&Parameter| {
+            let range = p.start..p.start + p.len;
+            !self.values[range.clone()].iter().chain(&self.grads[range]).all(|v| v.is_finite())
+        };
+        self.parameters.iter().find(is_bad).map(|p| p.name.clone())
+    }
+
+    /// Bytes that the last forward pass in training mode kept for backward.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept.iter().map(LayerKept::bytes).sum()
     }
 
     /// What a spike of this layer is worth to its readers; `training` scales for dropout.
@@ -233,13 +250,15 @@ impl Network {
         quantized.resize_with(self.layers.len(), Vec::new);
         for (layer, weights) in self.layers.iter().zip(&mut quantized) {
             weights.resize_with(layer.connections.len(), QuantizedWeights::default);
-            for (connection, weights) in layer.connections.iter().zip(weights) {
-                if let (Source::Layer(_), Kind::Conv { .. }) = (connection.source, &connection.kind) {
-                    let master = self.effective_weights(connection);
-                    weights.quantize(&master, connection.geometry.cout, self.weight_bits, connection.geometry.area());
-                }
-            }
         }
+        let connections = self.layers.iter().flat_map(|layer| &layer.connections);
+        let work: Vec<(&Connection, &mut QuantizedWeights)> = connections.zip(quantized.iter_mut().flatten()).collect();
+        work.into_par_iter().for_each(|(connection, weights)| {
+            if let (Source::Layer(_), Kind::Conv { .. }) = (connection.source, &connection.kind) {
+                let master = self.effective_weights(connection);
+                weights.quantize(self.isa, &master, connection.geometry.cout, self.weight_bits, connection.geometry.area());
+            }
+        });
         self.quantized = quantized;
     }
 }

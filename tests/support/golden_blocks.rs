@@ -1,7 +1,8 @@
 //! Golden cases below a whole network: one neuron, a block, the readout.
 
 use dsr::device::Isa;
-use dsr::ops::neuron::{Neuron, NeuronArgs, clamp_mapping_backward, neuron_forward};
+use dsr::ops::batch_norm::Normalizer;
+use dsr::ops::neuron::{Currents, Neuron, NeuronArgs, NeuronOut, clamp_mapping_backward, neuron_at};
 
 use super::golden_file::{Case, distance, representation};
 
@@ -9,7 +10,6 @@ use super::golden_file::{Case, distance, representation};
 pub fn neuron(case: &Case) {
     let neuron = case.neuron();
     let time_steps = case.size("T");
-    let batch = case.size("B");
     let x = case.tensor("x");
     let bound = case.number("Vth_bound") as f32;
     let threshold = (case.number("Vth_init") as f32 - bound).max(0.0) + bound;
@@ -17,41 +17,49 @@ pub fn neuron(case: &Case) {
     assert!((f64::from(threshold) - used).abs() <= 1e-6 * used, "{}: threshold {threshold}, expected {used}", case.name);
     let channels = x.shape[1];
     let current: Vec<f32> = x.channels_last().iter().map(|&v| v as f32).collect();
+    let len = current.len() / time_steps; // neurons of the batch
     let expected = case.tensor("f64/spikes").channels_last();
-    let len = current.len() / time_steps / batch; // neurons of a sample
+    let rates = case.tensor("f64/rate").channels_last();
     let grad_out = representation(neuron, &case.tensor("grad_out").channels_last(), time_steps);
     let grad_x = case.tensor("f64/grad_x").channels_last();
-    let args = NeuronArgs { neuron, threshold, time_steps, channels, scale: &[], shift: &[], mean: &[], inv_std: &[] };
+    let (one, zero) = (vec![1.0; channels], vec![0.0; channels]);
+    let norm = Normalizer::new([&one, &zero], &zero, &vec![1.0; channels], &vec![0.0; channels], &one);
+    let step_weights = neuron.step_weights(time_steps);
+    let args = NeuronArgs { neuron, threshold, time_steps, step_weights, channels, stride: channels };
     let words = channels.div_ceil(32);
     for isa in Isa::available() {
-        let mut grad_threshold = 0.0;
-        for b in 0..batch {
-            let steps: Vec<&[f32]> = (0..time_steps).map(|t| &current[(t * batch + b) * len..][..len]).collect();
-            let mut bits = vec![0u32; time_steps * len / channels * words];
-            let mut spikes: Vec<&mut [u32]> = bits.chunks_mut(len / channels * words).collect();
-            let (mut counts, mut range) = (vec![0; len], vec![0; len]);
-            neuron_forward(isa, &args, &steps, &mut spikes, &mut counts, &mut range, &mut [], &mut []);
-            for t in 0..time_steps {
-                for i in 0..len {
-                    let fired = spikes[t][i / channels * words + i % channels / 32] >> (i % channels % 32) & 1 == 1;
-                    assert_eq!(f64::from(u8::from(fired)), expected[(t * batch + b) * len + i], "{}: step {t} neuron {i}", case.name);
+        let (mut mean, mut weighted) = (vec![0.0; len], vec![0.0; if matches!(neuron, Neuron::Lif { .. }) { len } else { 0 }]);
+        for position in 0..len / channels {
+            let at = position * channels;
+            let x: Vec<f32> = (0..time_steps).flat_map(|t| current[t * len + at..][..channels].to_vec()).collect();
+            let (mut spikes, mut counts) = (vec![0u32; time_steps * words], vec![0u8; channels]);
+            let weighted_normed: &mut [f32] = if weighted.is_empty() { &mut [] } else { &mut weighted[at..at + channels] };
+            let mut out =
+                NeuronOut { spikes: &mut spikes, counts: &mut counts, mean_normed: &mut mean[at..at + channels], weighted_normed };
+            neuron_at(isa, &args, &norm, Currents::Real(&x), &[], &mut out);
+            for c in 0..channels {
+                for t in 0..time_steps {
+                    let fired = spikes[t * words + c / 32] >> (c % 32) & 1 == 1;
+                    assert_eq!(f64::from(u8::from(fired)), expected[t * len + at + c], "{}: step {t} neuron {}", case.name, at + c);
                 }
-            }
-            let rates = case.tensor("f64/rate").channels_last();
-            if matches!(neuron, Neuron::If { .. }) {
-                for i in 0..len {
-                    let rate = f64::from(counts[i]) * used / time_steps as f64;
-                    assert!((rate - rates[b * len + i]).abs() <= 1e-9, "{}: rate {rate}, expected {}", case.name, rates[b * len + i]);
+                if matches!(neuron, Neuron::If { .. }) {
+                    let rate = f64::from(counts[c]) * used / time_steps as f64;
+                    assert!((rate - rates[at + c]).abs() <= 1e-9, "{}: rate {rate}, expected {}", case.name, rates[at + c]);
                 }
-            }
-            let mut grad: Vec<f32> = grad_out[b * len..][..len].iter().map(|&v| v as f32).collect();
-            grad_threshold += clamp_mapping_backward(isa, &mut grad, &range, neuron.slope(), time_steps);
-            for t in 0..time_steps {
-                let distance = distance(&grad, &grad_x[(t * batch + b) * len..][..len]);
-                assert!(distance <= 1e-6, "{}: gradient of the current, step {t}: off by {distance:.2e}", case.name);
             }
         }
-        let got = grad_threshold * f64::from(neuron.threshold_grad_factor());
+        let mut grad: Vec<f32> = grad_out.iter().map(|&v| v as f32).collect();
+        let [mut above, mut sum, mut product] = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+        let representation = if weighted.is_empty() { &mean } else { &weighted };
+        let map = neuron.clamp_mapping(threshold);
+        clamp_mapping_backward(isa, map, &norm, representation, &mean, &mut grad, &mut above, &mut sum, &mut product);
+        let total: f64 = grad.iter().map(|&g| f64::from(g)).sum();
+        assert!((sum.iter().sum::<f64>() - total).abs() <= 1e-9 * (1.0 + total.abs()), "{}: sum of the gradient", case.name);
+        for t in 0..time_steps {
+            let distance = distance(&grad, &grad_x[t * len..][..len]);
+            assert!(distance <= 1e-6, "{}: gradient of the current, step {t}: off by {distance:.2e}", case.name);
+        }
+        let got = above.iter().sum::<f64>() * f64::from(neuron.threshold_grad_factor()) * time_steps as f64;
         let expected = case.tensor("f64/grad_Vth").data[0];
         assert!(
             (got - expected).abs() <= 1e-6 * expected.abs().max(1e-3),

@@ -44,10 +44,6 @@ impl Case {
         SafeTensors::deserialize(&self.bytes).unwrap()
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        self.file().tensor(name).is_ok()
-    }
-
     pub fn tensor(&self, name: &str) -> Tensor {
         let file = self.file();
         let view = file.tensor(name).unwrap_or_else(|e| panic!("{}: {name}: {e}", self.name));
@@ -134,13 +130,6 @@ impl Tensor {
         }
         out
     }
-}
-
-/// From `[T][B][n]` to `[B][T][n]`.
-pub fn batch_major(values: &[f64], batch: usize, time_steps: usize) -> Vec<f32> {
-    let len = values.len() / (batch * time_steps);
-    let at = |b: usize, t: usize| &values[(t * batch + b) * len..][..len];
-    (0..batch).flat_map(|b| (0..time_steps).flat_map(move |t| at(b, t))).map(|&v| v as f32).collect()
 }
 
 /// `Σ_t w_t x[t]` of `[T][n]`, in f64.

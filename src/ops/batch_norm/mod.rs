@@ -1,73 +1,81 @@
-//! Batch norm over T·B·H·W: statistics in fixed order, and the backward without a time axis.
+//! Batch norm over T·B·H·W: exact statistics of integer currents, and the backward without a time axis.
 //!
-//! In the path of a batch: current x of the connections → **batch_norm** (a scale and a shift per channel) → neuron.
+//! In the path of a batch: sums of the connections → **batch_norm** (factors and an offset per channel) → neuron.
+//!
+//! A layer's current is `x = a₁·acc₁ + a₂·acc₂ + const` with exact integers `acc`; so mean and variance follow from the exact sums
+//! `Σacc₁, Σacc₂, Σacc₁², Σacc₁·acc₂, Σacc₂²`, without rounding and in any order of summation. A batch norm on one connection
+//! alone (ImageNet's downsample) only changes `a₂` and the constant.
 
 mod cpu;
-pub use cpu::{accumulate, accumulate_product, center, gradient_sums, normalize, scale_shift_add, subtract_scaled, time_means};
+pub use cpu::{IntegerSums, accumulate, center, gradient_sums, normalize, subtract_scaled, time_means};
 
 /// eps of every batch norm here.
 pub const EPS: f64 = 1e-5;
 /// Share of a new batch in the running statistics.
 pub const MOMENTUM: f64 = 0.1;
 
-/// What normalising needs per channel.
+/// How a layer's sums become currents, per channel: `x̂ = f₀·acc₀ + f₁·acc₁ + offset`, current = `γ·x̂ + β`.
 #[derive(Clone, Debug, Default)]
 pub struct Normalizer {
-    /// Mean.
-    pub mean: Vec<f32>,
-    /// `1 / sqrt(var + eps)`.
-    pub inv_std: Vec<f32>,
-    /// From x to the normalised and affine value: `γ / sqrt(var + eps)`.
+    /// Factor of each connection, padded to a multiple of 32.
+    pub factors: [Vec<f32>; 2],
+    /// Offset.
+    pub offset: Vec<f32>,
+    /// γ; 1 without batch norm.
+    pub gamma: Vec<f32>,
+    /// β; 0 without batch norm.
+    pub beta: Vec<f32>,
+    /// `γ / σ`, what a gradient is multiplied with; 1 without batch norm.
     pub scale: Vec<f32>,
-    /// `β - mean · scale`.
-    pub shift: Vec<f32>,
 }
 
 impl Normalizer {
-    /// From mean and (biased) variance per channel.
-    pub fn new(mean: &[f64], var: &[f64], gamma: &[f32], beta: &[f32]) -> Self {
-        let inv: Vec<f64> = var.iter().map(|v| 1.0 / (v + EPS).sqrt()).collect();
-        let scale: Vec<f64> = inv.iter().zip(gamma).map(|(inv, &g)| inv * f64::from(g)).collect();
+    /// Rounds per-channel constants to f32 and pads them, so that whole vectors can be loaded.
+    pub fn new(factors: [&[f64]; 2], offset: &[f64], gamma: &[f32], beta: &[f32], scale: &[f64]) -> Self {
+        let pad = |v: Vec<f32>| {
+            let mut v = v;
+            v.resize(offset.len().next_multiple_of(32), 0.0);
+            v
+        };
+        let narrow = |v: &[f64]| pad(v.iter().map(|&v| v as f32).collect());
         Normalizer {
-            mean: mean.iter().map(|&m| m as f32).collect(),
-            shift: scale.iter().zip(mean).zip(beta).map(|((s, m), &b)| (f64::from(b) - m * s) as f32).collect(),
-            inv_std: inv.iter().map(|&v| v as f32).collect(),
+            factors: factors.map(narrow),
+            offset: narrow(offset),
+            gamma: pad(gamma.to_vec()),
+            beta: pad(beta.to_vec()),
             scale: scale.iter().map(|&v| v as f32).collect(),
         }
     }
 }
 
-/// Sums over a batch, per channel.
+/// Mean and (co)variances of the two sums of a layer, per channel; the second is zero where there is one connection.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// `Σ x`.
-    pub sum: Vec<f64>,
-    /// `Σ x²`.
-    pub squares: Vec<f64>,
+    /// Mean of each sum.
+    pub mean: [Vec<f64>; 2],
+    /// Variances of the first, covariance, variance of the second: biased.
+    pub var: [Vec<f64>; 3],
 }
 
 impl Moments {
-    /// No values yet.
-    pub fn zero(channels: usize) -> Self {
-        Moments { sum: vec![0.0; channels], squares: vec![0.0; channels] }
+    /// Of a real-valued connection: `sum` and `squares` of `n` values a channel.
+    pub fn of_real(sum: &[f64], squares: &[f64], n: f64) -> Self {
+        let mean: Vec<f64> = sum.iter().map(|s| s / n).collect();
+        let var = squares.iter().zip(&mean).map(|(q, m)| (q / n - m * m).max(0.0)).collect();
+        let zero = vec![0.0; sum.len()];
+        Moments { mean: [mean, zero.clone()], var: [var, zero.clone(), zero] }
     }
 
-    /// Adds the sums of the samples in their order: the same bits for every number of threads.
-    pub fn total(samples: &[Moments], channels: usize) -> Self {
-        let mut total = Moments::zero(channels);
-        for sample in samples {
-            for c in 0..channels {
-                total.sum[c] += sample.sum[c];
-                total.squares[c] += sample.squares[c];
-            }
-        }
-        total
-    }
-
-    /// Mean and biased variance of `n` values a channel.
-    pub fn mean_var(&self, n: f64) -> (Vec<f64>, Vec<f64>) {
-        let mean: Vec<f64> = self.sum.iter().map(|s| s / n).collect();
-        let var = self.squares.iter().zip(&mean).map(|(q, m)| (q / n - m * m).max(0.0)).collect();
+    /// Mean and biased variance of `a₁·acc₁ + a₂·acc₂`, per channel.
+    pub fn combined(&self, a: [&[f64]; 2]) -> (Vec<f64>, Vec<f64>) {
+        let channels = self.mean[0].len();
+        let mean = (0..channels).map(|c| a[0][c] * self.mean[0][c] + a[1][c] * self.mean[1][c]).collect();
+        let var = (0..channels)
+            .map(|c| {
+                let (p, q) = (a[0][c], a[1][c]);
+                (p * p * self.var[0][c] + 2.0 * p * q * self.var[1][c] + q * q * self.var[2][c]).max(0.0)
+            })
+            .collect();
         (mean, var)
     }
 }

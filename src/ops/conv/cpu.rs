@@ -7,26 +7,19 @@ use crate::ops::spike_conv::Geometry;
 use crate::per_isa;
 
 per_isa! {
-    /// Adds a connection from real values `[P_in][C_in]` to the output rows `rows`: `x` is `[rows·W_out][C_out]`.
+    /// Real-valued convolution at output (`y`, `x`): `input` is `[P_in][C_in]`, weights `[tap][cin][cout]`, `out` `[C_out]`.
     ///
-    /// Weights `[tap][cin][cout]`, taps in order.
-    pub fn conv_rows(input: &[f32], weights: &[f32], geometry: &Geometry, rows: &std::ops::Range<usize>, x: &mut [f32]) {
-        let width = geometry.out()[1];
+    /// Products are added in the order of the weights, one `mul_add` each.
+    pub fn conv_at(input: &[f32], weights: &[f32], geometry: &Geometry, at: [usize; 2], out: &mut [f32]) {
         let (cin, cout) = (geometry.cin, geometry.cout);
-        for y in rows.clone() {
-            for column in 0..width {
-                let out = &mut x[((y - rows.start) * width + column) * cout..][..cout];
-                for tap in 0..geometry.taps() {
-                    let Some(position) = geometry.tap_position(y, column, tap / geometry.kernel[1], tap % geometry.kernel[1])
-                    else {
-                        continue;
-                    };
-                    for (c, &value) in input[position * cin..(position + 1) * cin].iter().enumerate() {
-                        let row = &weights[(tap * cin + c) * cout..][..cout];
-                        for i in 0..cout {
-                            out[i] = value.mul_add(row[i], out[i]);
-                        }
-                    }
+        out.fill(0.0);
+        for tap in 0..geometry.taps() {
+            let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
+            let Some(position) = geometry.tap_position(at[0], at[1], ky, kx) else { continue };
+            let values = &input[position * cin..(position + 1) * cin];
+            for (&value, row) in values.iter().zip(weights[tap * cin * cout..].chunks_exact(cout)) {
+                for (out, weight) in out.iter_mut().zip(row) {
+                    *out = value.mul_add(*weight, *out);
                 }
             }
         }

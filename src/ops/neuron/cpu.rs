@@ -1,109 +1,173 @@
-//! Neurons on the CPU: 32 channels of one position at a time, all T steps with the potential in registers.
+//! Neurons on the CPU: a group of channels of one position, all T steps, potentials in registers.
 
-use super::{ABOVE, INSIDE, NeuronArgs};
+use super::{Currents, NeuronArgs, NeuronOut};
 use crate::device::Isa;
+use crate::ops::batch_norm::Normalizer;
 use crate::per_isa;
 
-per_isa! {
-    /// Runs the neurons of one position range of one sample through all steps.
-    ///
-    /// `x` holds for each step (or once, for a static input) `[P][C]`; `spikes` for each step `[P][words]`.
-    /// Outputs are `[P][C]`; `mean_normed` and `weighted_normed` may be empty.
-    /// One `mul_add` to normalise, one to charge, one subtraction to reset: bit-equal on every instruction set.
-    pub fn neuron_forward(
-        args: &NeuronArgs,
-        x: &[&[f32]],
-        spikes: &mut [&mut [u32]],
-        counts: &mut [u8],
-        range: &mut [u8],
-        mean_normed: &mut [f32],
-        weighted_normed: &mut [f32],
-    ) {
-        const LANES: usize = 32;
-        let channels = args.channels;
-        let words = channels.div_ceil(LANES);
-        let positions = counts.len() / channels;
-        let weights = args.neuron.step_weights(args.time_steps);
-        let (leak, charge) = (args.neuron.leak(), args.neuron.charge());
-        let fire_at = args.neuron.alpha() * args.threshold;
-        let upper = args.neuron.upper(args.threshold);
-        let share = 1.0 / args.time_steps as f32;
-        for word in 0..words {
-            let first = word * LANES;
-            let live = LANES.min(channels - first);
-            let (mut scale, mut shift, mut mean, mut inv_std) = ([1.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES], [1.0f32; LANES]);
-            if !args.scale.is_empty() {
-                scale[..live].copy_from_slice(&args.scale[first..first + live]);
-                shift[..live].copy_from_slice(&args.shift[first..first + live]);
-                mean[..live].copy_from_slice(&args.mean[first..first + live]);
-                inv_std[..live].copy_from_slice(&args.inv_std[first..first + live]);
-            }
-            for position in 0..positions {
-                let at = position * channels + first;
-                let (mut potential, mut average) = ([0.0f32; LANES], [0.0f32; LANES]);
-                let (mut sum_x, mut weighted_x) = ([0.0f32; LANES], [0.0f32; LANES]);
-                let mut count = [0u32; LANES];
-                for t in 0..args.time_steps {
-                    let row = if x.len() == 1 { x[0] } else { x[t] };
-                    let mut input = [0.0f32; LANES];
-                    input[..live].copy_from_slice(&row[at..at + live]);
-                    let weight = weights[t];
-                    let mut fired = [0u32; LANES];
-                    for i in 0..LANES {
-                        let current = input[i].mul_add(scale[i], shift[i]);
-                        sum_x[i] += input[i];
-                        weighted_x[i] = weight.mul_add(input[i], weighted_x[i]);
-                        average[i] = weight.mul_add(current, average[i]);
-                        potential[i] = leak.mul_add(potential[i], charge * current); // charge
-                        let fires = potential[i] >= fire_at; // fire
-                        potential[i] -= if fires { args.threshold } else { 0.0 }; // reset, soft
-                        fired[i] = u32::from(fires);
-                        count[i] += fired[i];
-                    }
-                    let mut bits = 0u32;
-                    for (i, fired) in fired.iter().enumerate() {
-                        bits |= fired << i;
-                    }
-                    if live < LANES {
-                        bits &= (1u32 << live) - 1;
-                    }
-                    spikes[t][position * words + word] = bits;
-                }
-                for i in 0..live {
-                    counts[at + i] = count[i] as u8;
-                }
-                if !range.is_empty() {
-                    for i in 0..live {
-                        let inside = args.neuron.inside(average[i], upper);
-                        range[at + i] = if inside { INSIDE } else if average[i] > upper { ABOVE } else { 0 };
-                    }
-                }
-                if !mean_normed.is_empty() {
-                    for i in 0..live {
-                        mean_normed[at + i] = (sum_x[i] * share - mean[i]) * inv_std[i];
-                    }
-                }
-                if !weighted_normed.is_empty() {
-                    for i in 0..live {
-                        weighted_normed[at + i] = (weighted_x[i] - mean[i]) * inv_std[i];
-                    }
-                }
-            }
+/// Lanes of the smallest group; rows of currents are padded to a multiple of it.
+pub const LANES: usize = 16;
+
+/// Runs the neurons of one position through all time steps.
+///
+/// Currents are `[T or 1][stride]` sums of up to two connections; `second` may be empty.
+pub fn neuron_at(isa: Isa, args: &NeuronArgs, norm: &Normalizer, first: Currents, second: &[i32], out: &mut NeuronOut) {
+    let mut c = 0;
+    while c < args.channels {
+        if args.channels - c > LANES {
+            group::<32>(isa, args, norm, first, second, c, out);
+            c += 32;
+        } else {
+            group::<LANES>(isa, args, norm, first, second, c, out);
+            c += LANES;
         }
     }
 }
 
-/// Backward of the clamp mapping, in place: `grad` holds r(gradient of the output) and becomes the gradient of the current, `[B][P][C]`.
-///
-/// Returns `Σ T·grad` over the neurons above the clamp; the caller scales it (see [`super::Neuron::threshold_grad_factor`]).
-/// Source: DSR, equations of section 4.2; method: `grad_I = G/T · slope · [inside]`.
-pub fn clamp_mapping_backward(_isa: Isa, grad: &mut [f32], range: &[u8], slope: f32, time_steps: usize) -> f64 {
-    let mut above = 0.0f64;
-    for (grad, &range) in grad.iter_mut().zip(range) {
-        if range & ABOVE != 0 {
-            above += f64::from(*grad);
+/// `N` values from `at` on; what lies behind the end of a row belongs to no neuron.
+#[inline(always)]
+fn lanes<const N: usize, T: Copy + Default>(values: &[T], at: usize) -> [T; N] {
+    match values[at..].first_chunk() {
+        Some(lanes) => *lanes,
+        None => {
+            let mut padded = [T::default(); N];
+            padded[..values.len() - at].copy_from_slice(&values[at..]);
+            padded
         }
-        *grad = if range & INSIDE != 0 { slope * *grad } else { 0.0 };
     }
-    above * time_steps as f64
+}
+
+per_isa! {
+    /// One group of `N` channels from channel `c` on.
+    ///
+    /// Two `mul_add` to normalise (one more for a second connection), one for the affine part, one to charge, one subtraction to
+    /// reset, sums in the order of t: bit-equal on every instruction set.
+    pub fn group<const N: usize>(
+        args: &NeuronArgs,
+        norm: &Normalizer,
+        first: Currents,
+        second: &[i32],
+        c: usize,
+        out: &mut NeuronOut,
+    ) {
+        let live = N.min(args.channels - c);
+        let [factor, other_factor] = [lanes::<N, f32>(&norm.factors[0], c), lanes::<N, f32>(&norm.factors[1], c)];
+        let (offset, gamma, beta) = (lanes::<N, f32>(&norm.offset, c), lanes::<N, f32>(&norm.gamma, c), lanes::<N, f32>(&norm.beta, c));
+        let (leak, charge) = (args.neuron.leak(), args.neuron.charge());
+        let fire_at = args.neuron.alpha() * args.threshold;
+        let frames = first.len() / args.stride;
+        let words = args.channels.div_ceil(32);
+        let is_weighted = !out.weighted_normed.is_empty();
+        let (mut potential, mut sum, mut weighted) = ([0.0f32; N], [0.0f32; N], [0.0f32; N]);
+        let mut count = [0u32; N];
+        for t in 0..args.time_steps {
+            let row = if frames == 1 { 0 } else { t } * args.stride + c;
+            let x: [f32; N] = match first {
+                Currents::Integer(acc) => lanes::<N, i32>(acc, row).map(|v| v as f32),
+                Currents::Real(x) => lanes::<N, f32>(x, row),
+            };
+            let mut normed = offset;
+            if !second.is_empty() {
+                let other = lanes::<N, i32>(second, row);
+                for i in 0..N {
+                    normed[i] = other_factor[i].mul_add(other[i] as f32, normed[i]);
+                }
+            }
+            let weight = args.step_weights[t];
+            let mut fired = [0u32; N];
+            for i in 0..N {
+                normed[i] = factor[i].mul_add(x[i], normed[i]);
+                sum[i] += normed[i];
+                let current = gamma[i].mul_add(normed[i], beta[i]);
+                potential[i] = leak.mul_add(potential[i], charge * current); // charge
+                let fires = potential[i] >= fire_at; // fire
+                potential[i] -= if fires { args.threshold } else { 0.0 }; // reset, soft
+                fired[i] = u32::from(fires);
+                count[i] += fired[i];
+            }
+            if is_weighted {
+                for i in 0..N {
+                    weighted[i] = weight.mul_add(normed[i], weighted[i]);
+                }
+            }
+            let mut bits = 0u32;
+            for (i, fired) in fired.iter().enumerate() {
+                bits |= fired << i;
+            }
+            if live < 32 {
+                bits &= (1 << live) - 1;
+            }
+            out.spikes[t * words + c / 32] = bits;
+        }
+        for (out, count) in out.counts[c..c + live].iter_mut().zip(count) {
+            *out = count as u8;
+        }
+        if !out.mean_normed.is_empty() {
+            let time_steps = args.time_steps as f32;
+            for (out, sum) in out.mean_normed[c..c + live].iter_mut().zip(sum) {
+                *out = sum / time_steps;
+            }
+        }
+        if is_weighted {
+            out.weighted_normed[c..c + live].copy_from_slice(&weighted[..live]);
+        }
+    }
+}
+
+/// Silences dropped neurons of one position: `dropped` is `[words]`, one bit a neuron, the same at every step.
+pub fn drop_spikes(dropped: &[u32], out: &mut NeuronOut) {
+    for step in out.spikes.chunks_exact_mut(dropped.len()) {
+        step.iter_mut().zip(dropped).for_each(|(word, dropped)| *word &= !dropped);
+    }
+    for (c, count) in out.counts.iter_mut().enumerate() {
+        if dropped[c / 32] >> (c % 32) & 1 == 1 {
+            *count = 0;
+        }
+    }
+}
+
+/// Constants of the clamp mapping of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct ClampMapping {
+    /// Upper end, in units of the mean current.
+    pub upper: f32,
+    /// Slope inside.
+    pub slope: f32,
+    /// Whether both ends belong to the inside (IF) or neither does (LIF).
+    pub closed: bool,
+}
+
+per_isa! {
+    /// Backward of the clamp mapping over rows `[n][C]`, in place: `grad` holds r(gradient of the output) and becomes the gradient
+    /// of the current; the sum of it over the neurons above the clamp goes to `above`, `Σ g` to `sum` and `Σ g·x̂` to `product`, `[C]`.
+    ///
+    /// The mean current is `fmaf(γ, r(x̂), β)`. Source: DSR, section 4.2; method: `grad_I = G/T · slope · [inside]`.
+    pub fn clamp_mapping_backward(
+        map: ClampMapping,
+        norm: &Normalizer,
+        representation: &[f32],
+        mean_normed: &[f32],
+        grad: &mut [f32],
+        above: &mut [f64],
+        sum: &mut [f64],
+        product: &mut [f64],
+    ) {
+        let channels = sum.len();
+        let (gamma, beta) = (&norm.gamma[..channels], &norm.beta[..channels]);
+        let rows = representation.chunks_exact(channels).zip(mean_normed.chunks_exact(channels));
+        for (grad, (representation, mean_normed)) in grad.chunks_exact_mut(channels).zip(rows) {
+            for c in 0..channels {
+                let mean_current = gamma[c].mul_add(representation[c], beta[c]);
+                let g = grad[c];
+                let inside_closed = (mean_current >= 0.0) & (mean_current <= map.upper);
+                let inside_open = (mean_current > 0.0) & (mean_current < map.upper);
+                let inside = if map.closed { inside_closed } else { inside_open };
+                above[c] += if mean_current > map.upper { f64::from(g) } else { 0.0 };
+                let g = if inside { map.slope * g } else { 0.0 };
+                grad[c] = g;
+                sum[c] += f64::from(g);
+                product[c] = f64::from(g).mul_add(f64::from(mean_normed[c]), product[c]);
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! Invariant: the potential never leaves this op, and what it keeps for backward has no time axis.
 
 mod cpu;
-pub use cpu::{clamp_mapping_backward, neuron_forward};
+pub use cpu::{ClampMapping, LANES, clamp_mapping_backward, drop_spikes, neuron_at};
 
 use crate::error::{Error, Result};
 
@@ -85,15 +85,12 @@ impl Neuron {
         }
     }
 
-    /// Whether a (weighted) mean current lies where the mapping has its slope: IF keeps both ends, LIF neither.
-    pub fn inside(self, mean_current: f32, upper: f32) -> bool {
-        match self {
-            Neuron::If { .. } => (0.0..=upper).contains(&mean_current),
-            Neuron::Lif { .. } => mean_current > 0.0 && mean_current < upper,
-        }
+    /// The clamp mapping of a layer with this threshold: IF keeps both ends of the range, LIF neither.
+    pub fn clamp_mapping(self, threshold: f32) -> ClampMapping {
+        ClampMapping { upper: self.upper(threshold), slope: self.slope(), closed: matches!(self, Neuron::If { .. }) }
     }
 
-    /// `IF` or `LIF`, as in papers.
+    /// `if` or `lif`, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Neuron::If { .. } => "if",
@@ -118,39 +115,54 @@ impl Neuron {
     }
 }
 
-/// Range of the mean current a neuron was in: decides its gradient.
-pub const INSIDE: u8 = 1;
-/// The mean current was above the clamp: the threshold gets the gradient.
-pub const ABOVE: u8 = 2;
-
-/// What a layer keeps of its neurons for backward; no time axis.
-pub struct NeuronKept {
-    /// `[B][P][C]`: [`INSIDE`], [`ABOVE`] or 0.
-    pub range: Vec<u8>,
-    /// Spikes of each neuron over time, `[B][P][C]`; at most T.
-    pub counts: Vec<u8>,
-    /// Plain time mean of the normalised current, `[B][P][C]`; empty without batch norm.
-    pub mean_normed: Vec<f32>,
-    /// Weighted time mean of the normalised current (LIF); empty where it equals the plain one.
-    pub weighted_normed: Vec<f32>,
+/// Currents of one position, `[T or 1][stride]`; one step stands for all.
+#[derive(Clone, Copy, Debug)]
+pub enum Currents<'a> {
+    /// Exact sums of a connection from spikes.
+    Integer(&'a [i32]),
+    /// Sums of a connection from real values.
+    Real(&'a [f32]),
 }
 
-/// One layer's constants for [`neuron_forward`].
-pub struct NeuronArgs<'a> {
+impl Currents<'_> {
+    /// Values in all steps.
+    pub fn len(&self) -> usize {
+        match self {
+            Currents::Integer(acc) => acc.len(),
+            Currents::Real(x) => x.len(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One layer's constants for [`neuron_at`].
+pub struct NeuronArgs {
     /// Neuron model.
     pub neuron: Neuron,
     /// Firing threshold, > 0.
     pub threshold: f32,
     /// Number of time steps T, 1..=255.
     pub time_steps: usize,
+    /// Share of each step in the representation, `[T]`.
+    pub step_weights: Vec<f32>,
     /// Channels C.
     pub channels: usize,
-    /// Scale per channel from x to current; empty without batch norm (then the current is x).
-    pub scale: &'a [f32],
-    /// Shift per channel.
-    pub shift: &'a [f32],
-    /// Batch mean per channel.
-    pub mean: &'a [f32],
-    /// 1 / standard deviation per channel.
-    pub inv_std: &'a [f32],
+    /// Distance of two steps in the currents, at least C.
+    pub stride: usize,
+}
+
+/// What [`neuron_at`] writes for one position; the two means may be empty where nobody needs them.
+pub struct NeuronOut<'a> {
+    /// `[T][words]`.
+    pub spikes: &'a mut [u32],
+    /// Spikes of each neuron over time, `[C]`; at most T.
+    pub counts: &'a mut [u8],
+    /// Time mean of the normalised current, `[C]`.
+    pub mean_normed: &'a mut [f32],
+    /// Weighted time mean of the normalised current (LIF), `[C]`.
+    pub weighted_normed: &'a mut [f32],
 }

@@ -3,7 +3,9 @@
 //! In the path of a batch: spikes of an earlier layer → **spike_conv** → batch norm and neuron.
 
 mod cpu;
-pub use cpu::{EventLists, add_scaled, current_rows, identity_rows, spike_outer};
+use crate::device::Isa;
+use crate::per_isa;
+pub use cpu::{Events, add_scaled, conv_at, identity_at, spike_outer};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,7 @@ impl Geometry {
     pub fn tap_position(&self, y: usize, x: usize, ky: usize, kx: usize) -> Option<usize> {
         let [height, width] = self.pooled();
         let (iy, ix) = ((y * self.stride + ky).wrapping_sub(self.pad), (x * self.stride + kx).wrapping_sub(self.pad));
-        (iy < height && ix < width).then_some(iy * width + ix)
+        (iy < height && ix < width).then(|| iy * width + ix)
     }
 }
 
@@ -80,37 +82,34 @@ pub struct QuantizedWeights {
     pub data: Vec<i16>,
     /// `2^-e` per output channel: weight ≈ q · scale.
     pub scale: Vec<f32>,
+    /// No sum of a receptive field exceeds this magnitude; below 2^31.
+    pub largest_sum: i64,
 }
 
 impl QuantizedWeights {
     /// Quantises master weights `[tap][cin][cout]`, rounding to nearest (ties to even).
     ///
     /// `e` of a channel is the largest for which no weight exceeds the width and `Σ|q|·max_count < 2^31`, so that no sum overflows.
-    pub fn quantize(&mut self, master: &[f32], cout: usize, bits: u8, max_count: usize) {
+    pub fn quantize(&mut self, isa: Isa, master: &[f32], cout: usize, bits: u8, max_count: usize) {
         let rows = master.len() / cout;
         let limit = if bits == 8 { MAX_WEIGHT_8 } else { MAX_WEIGHT_16 };
-        self.block = if cout > 32 {
-            64
-        } else if cout > 16 {
-            32
-        } else {
-            16
+        self.block = match cout {
+            0..=16 => 16,
+            17..=32 => 32,
+            _ => 64,
         };
         let (mut largest, mut total) = (vec![0.0f32; cout], vec![0.0f64; cout]);
-        for row in master.chunks_exact(cout) {
-            for c in 0..cout {
-                largest[c] = largest[c].max(row[c].abs());
-                total[c] += f64::from(row[c].abs());
-            }
-        }
+        magnitudes(isa, master, &mut largest, &mut total);
         let room = f64::from(i32::MAX) / max_count as f64 - rows as f64; // rounding adds at most 1/2 a weight
-        let up: Vec<f32> = (0..cout)
-            .map(|c| {
-                let mut e = 24i32;
+        let up: Vec<f32> = largest
+            .iter()
+            .zip(&total)
+            .map(|(&largest, &total)| {
                 let fits = |e: i32| {
                     let step = f64::powi(2.0, e);
-                    (f64::from(largest[c]) * step).round_ties_even() <= f64::from(limit) && total[c] * step <= room
+                    (f64::from(largest) * step).round_ties_even() <= f64::from(limit) && total * step <= room
                 };
+                let mut e = 24i32;
                 while e > -64 && !fits(e) {
                     e -= 1;
                 }
@@ -118,16 +117,39 @@ impl QuantizedWeights {
             })
             .collect();
         self.scale = up.iter().map(|up| 1.0 / up).collect();
-        let blocks = cout.div_ceil(self.block);
-        self.data.clear();
-        self.data.resize(blocks * rows * self.block, 0);
+        let bound = up.iter().zip(&total).map(|(&up, &total)| total * f64::from(up) + rows as f64 / 2.0).fold(0.0, f64::max);
+        self.largest_sum = (bound * max_count as f64).ceil() as i64;
+        self.data.resize(cout.div_ceil(self.block) * rows * self.block, 0);
         for (b, out) in self.data.chunks_exact_mut(rows * self.block).enumerate() {
-            let first = b * self.block;
-            let live = self.block.min(cout - first);
-            for (row, out) in master.chunks_exact(cout).zip(out.chunks_exact_mut(self.block)) {
-                for i in 0..live {
-                    out[i] = (row[first + i] * up[first + i]).round_ties_even() as i16;
-                }
+            round_rows(isa, master, cout, b * self.block, self.block, &up, out);
+        }
+    }
+}
+
+per_isa! {
+    /// Largest magnitude and sum of magnitudes of each column of `[n][cout]`.
+    pub fn magnitudes(master: &[f32], largest: &mut [f32], total: &mut [f64]) {
+        let cout = largest.len();
+        let total = &mut total[..cout];
+        for row in master.chunks_exact(cout) {
+            for c in 0..cout {
+                let v = row[c].abs();
+                largest[c] = largest[c].max(v);
+                total[c] += f64::from(v);
+            }
+        }
+    }
+}
+
+per_isa! {
+    /// Rounds the columns from `first` on of `[n][cout]` to rows of `block` integers; columns that do not exist stay zero.
+    pub fn round_rows(master: &[f32], cout: usize, first: usize, block: usize, up: &[f32], out: &mut [i16]) {
+        let live = block.min(cout - first);
+        let up = &up[first..first + live];
+        for (row, out) in master.chunks_exact(cout).zip(out.chunks_exact_mut(block)) {
+            let row = &row[first..first + live];
+            for i in 0..live {
+                out[i] = (row[i] * up[i]).round_ties_even() as i32 as i16;
             }
         }
     }

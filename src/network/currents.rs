@@ -1,0 +1,151 @@
+//! Currents of a layer, position by position: what its connections read and how.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use super::{Input, Kind, Network, Source, SpikingLayer};
+use crate::ops::conv::conv_at;
+use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
+use crate::ops::spike_conv::{self, Events, identity_at};
+use crate::spikes::Spikes;
+
+/// What a worker thread reuses between tasks.
+#[derive(Default)]
+pub(super) struct Worker {
+    pub events: [Events; 2],
+    pub first: Vec<i32>,
+    pub second: Vec<i32>,
+}
+
+/// Some rows of one sample: the unit of parallel work.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub b: usize,
+    pub rows: Range<usize>,
+}
+
+/// A layer and what it reads, ready to compute currents.
+pub(super) struct Reader<'a> {
+    pub network: &'a Network,
+    pub index: usize,
+    pub layer: &'a SpikingLayer,
+    input: &'a Input<'a>,
+    sources: &'a [Option<Spikes>],
+    /// Real-valued weights of the connection from the input, `[tap][cin][cout]`.
+    real: Cow<'a, [f32]>,
+    /// Steps that the currents have: 1 where the input is static.
+    pub frames: usize,
+    /// Distance of two steps of the currents.
+    pub stride: usize,
+    /// Rows of a task.
+    pub rows: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(network: &'a Network, index: usize, input: &'a Input<'a>, sources: &'a [Option<Spikes>]) -> Self {
+        let layer = &network.layers[index];
+        let first = &layer.connections[0];
+        let is_real = first.source == Source::Input;
+        let frames = if is_real && input.frames == 1 { 1 } else { network.time_steps };
+        let [height, width, channels] = layer.shape;
+        // Enough tasks to balance, each large enough to share its event lists.
+        let wanted = (input.batch * height).div_ceil(8 * rayon::current_num_threads()).min(96usize.div_ceil(width));
+        let rows = (1..=height).filter(|r| height.is_multiple_of(*r)).find(|r| *r >= wanted).unwrap_or(height);
+        let real = if is_real { network.effective_weights(first) } else { (&[][..]).into() };
+        Reader { network, index, layer, input, sources, real, frames, stride: channels.next_multiple_of(LANES), rows }
+    }
+
+    /// Whether the layer reads the real-valued input.
+    pub fn is_real(&self) -> bool {
+        self.layer.connections[0].source == Source::Input
+    }
+
+    /// Whether the layer has a second connection.
+    pub fn has_second(&self) -> bool {
+        self.layer.connections.len() == 2
+    }
+
+    /// Task `index` of the batch.
+    pub fn task(&self, index: usize) -> Task {
+        let per_sample = self.layer.shape[0] / self.rows;
+        let start = index % per_sample * self.rows;
+        Task { b: index / per_sample, rows: start..start + self.rows }
+    }
+
+    /// Spikes of an earlier layer.
+    pub fn spikes(&self, source: usize) -> Option<&Spikes> {
+        self.sources[source].as_ref()
+    }
+
+    /// The batch.
+    pub fn input(&self) -> &Input<'a> {
+        self.input
+    }
+
+    /// Elements of the currents of one position.
+    pub fn position_len(&self) -> usize {
+        self.frames * self.stride
+    }
+
+    /// Bound on the magnitude of every exact sum of this layer.
+    pub fn largest_sum(&self) -> i64 {
+        let of_connection = |k: usize| match self.layer.connections[k].kind {
+            Kind::Identity => self.layer.connections[k].geometry.area() as i64,
+            Kind::Conv { .. } => self.network.quantized[self.index][k].largest_sum,
+        };
+        (0..self.layer.connections.len()).map(of_connection).max().unwrap_or(0)
+    }
+
+    /// Lists the spikes that `task` reads through its convolutions.
+    pub fn fill(&self, worker: &mut Worker, task: &Task) {
+        for (connection, events) in self.layer.connections.iter().zip(&mut worker.events) {
+            if let (Source::Layer(source), Kind::Conv { .. }) = (connection.source, &connection.kind)
+                && let Some(spikes) = &self.sources[source]
+            {
+                events.fill(spikes, task.b, &connection.geometry, &task.rows);
+            }
+        }
+    }
+
+    /// Sums of connection `k` at output (`y`, `x`) of sample `b`, `[frames][stride]`; f32 in the bits of i32 from a real input.
+    pub fn sums_at(&self, k: usize, events: &mut Events, b: usize, at: [usize; 2], acc: &mut [i32]) {
+        let connection = &self.layer.connections[k];
+        let geometry = &connection.geometry;
+        let isa = self.network.isa;
+        match (connection.source, &connection.kind) {
+            (Source::Input, kind) => {
+                let channels = geometry.cout;
+                for (t, acc) in acc.chunks_exact_mut(self.stride).enumerate() {
+                    let x: &mut [f32] = &mut bytemuck::cast_slice_mut(acc)[..channels];
+                    match kind {
+                        Kind::Identity => {
+                            x.copy_from_slice(&self.input.frame(b, t)[(at[0] * geometry.source[1] + at[1]) * channels..][..channels])
+                        }
+                        Kind::Conv { .. } => conv_at(isa, self.input.frame(b, t), &self.real, geometry, at, x),
+                    }
+                }
+            }
+            (Source::Layer(_), Kind::Conv { .. }) => {
+                spike_conv::conv_at(isa, events, &self.network.quantized[self.index][k], geometry, at, self.stride, acc);
+            }
+            (Source::Layer(source), Kind::Identity) => {
+                if let Some(spikes) = &self.sources[source] {
+                    identity_at(isa, spikes, b, geometry, at, self.stride, acc);
+                }
+            }
+        }
+    }
+
+    /// Constants of the layer's neurons.
+    pub fn neuron_args(&self) -> NeuronArgs {
+        let neuron: Neuron = self.network.neuron;
+        NeuronArgs {
+            neuron,
+            threshold: self.network.threshold(self.layer),
+            time_steps: self.network.time_steps,
+            step_weights: neuron.step_weights(self.network.time_steps),
+            channels: self.layer.shape[2],
+            stride: self.stride,
+        }
+    }
+}
