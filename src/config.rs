@@ -1,5 +1,6 @@
 //! Every hyper-parameter of a run, with its unit and the paper's value. A run is a function of this, the data and the code.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -272,22 +273,18 @@ impl Config {
     /// Refuses to continue a run of `self` with `wanted` if that would be another run.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first setting that differs.
+    /// [`Error::Config`] naming every setting that differs.
     pub fn check_resume(&self, wanted: &Config) -> Result<()> {
         let (ours, theirs) = (self.to_table()?, wanted.to_table()?);
-        let keys = ours.keys().chain(theirs.keys().filter(|key| !ours.contains_key(*key)));
-        for key in keys.filter(|key| !FREE_ON_RESUME.contains(&key.as_str())) {
-            let (had, asked) = (ours.get(key), theirs.get(key));
-            if had != asked {
-                let show = |value: Option<&toml::Value>| value.map_or("nothing".to_string(), |v| v.to_string());
-                let problem = format!(
-                    "the checkpoint was trained with {}, {} was asked for; drop the flag, or start a new run with --init-from",
-                    show(had),
-                    show(asked)
-                );
-                return Err(Error::config(key.replace('_', "-"), problem));
-            }
+        let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let differs = |key: &&String| !FREE_ON_RESUME.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key);
+        let show = |value: Option<&toml::Value>| value.map_or("nothing".into(), toml::Value::to_string);
+        let list = |key: &String| format!("{} {} (asked for: {})", key.replace('_', "-"), show(ours.get(key)), show(theirs.get(key)));
+        let differences: Vec<String> = keys.into_iter().filter(differs).map(list).collect();
+        if differences.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let problem = "drop these flags, or start a new run with --init-from";
+        Err(Error::config("resume", format!("the checkpoint was trained with {}; {problem}", differences.join(", "))))
     }
 }

@@ -147,10 +147,10 @@ fn step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
     network.grads.fill(0.0);
     network.backward(&input, &grad_logits, None);
     if let Some(layer) = network.first_not_finite() {
-        return Err(not_finite(run, folder, layer));
+        return Err(not_finite(progress.iteration + 1, folder, layer));
     }
     if !loss.is_finite() {
-        return Err(not_finite(run, folder, "the logits".into()));
+        return Err(not_finite(progress.iteration + 1, folder, "the logits".into()));
     }
     run.optimizer.step(lr as f32, &mut network.values, &network.grads);
     network.prepare();
@@ -172,12 +172,12 @@ fn dropout_seed(seed: u64, iteration: u64) -> u64 {
 /// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.
 fn save(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
     if let Some(layer) = run.network.first_not_finite() {
-        return Err(not_finite(run, folder, layer));
+        return Err(not_finite(run.progress.iteration, folder, layer));
     }
     checkpoint::save(path, &run.network, &run.optimizer, &run.progress, &run.config.to_toml()?)
 }
 
-fn not_finite(run: &Run, folder: &RunFolder, layer: String) -> Error {
+fn not_finite(step: u64, folder: &RunFolder, layer: String) -> Error {
     let last = folder.last();
-    Error::NotFinite { step: run.progress.iteration, layer, checkpoint: last.exists().then_some(last) }
+    Error::NotFinite { step, layer, checkpoint: last.exists().then_some(last) }
 }

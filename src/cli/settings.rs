@@ -25,11 +25,11 @@ pub struct NetworkFlags {
     #[arg(long, value_name = "NAME", alias = "arch")]
     model: Option<String>,
     /// Channels of each stage of a PreAct-ResNet, such as 16,32,64.
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
-    widths: Option<Vec<usize>>,
+    #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
+    widths: Option<Sizes>,
     /// Blocks of each stage, such as 1,1,1.
-    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
-    blocks: Option<Vec<usize>>,
+    #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
+    blocks: Option<Sizes>,
     /// Neuron model.
     #[arg(long, value_enum)]
     neuron: Option<NeuronKind>,
@@ -85,8 +85,8 @@ pub struct TrainingFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     nesterov: Option<bool>,
     /// Decay of the two means (adam), such as 0.9,0.999.
-    #[arg(long, value_name = "X,X", value_delimiter = ',')]
-    betas: Option<Vec<f64>>,
+    #[arg(long, value_name = "X,X", value_parser = parse_betas)]
+    betas: Option<Betas>,
     /// Added to the root (adam).
     #[arg(long, value_name = "X")]
     eps: Option<f64>,
@@ -105,6 +105,23 @@ pub struct TrainingFlags {
     /// Random horizontal flip; `--flip=false` turns it off.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     flip: Option<bool>,
+}
+
+/// A list in one argument: clap would add up the lists of a flag that is given twice, where the last one should win.
+#[derive(Clone, Debug, Serialize)]
+struct Sizes(Vec<usize>);
+
+fn parse_sizes(text: &str) -> std::result::Result<Sizes, std::num::ParseIntError> {
+    text.split(',').map(str::parse).collect::<std::result::Result<_, _>>().map(Sizes)
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Betas([f64; 2]);
+
+fn parse_betas(text: &str) -> std::result::Result<Betas, String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|number| number.parse().ok()).collect();
+    let pair = numbers.and_then(|numbers| <[f64; 2]>::try_from(numbers).ok());
+    pair.map(Betas).ok_or("give two numbers, such as 0.9,0.999".into())
 }
 
 /// The settings of one group of flags: those that were given, by name.

@@ -22,7 +22,7 @@ use super::{DONE, FAILED, Global, Output, complain, say};
 ///
 /// Ctrl-C finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the same bits.
 #[derive(Args)]
-#[command(allow_negative_numbers = true)]
+#[command(allow_negative_numbers = true, args_override_self = true)]
 pub struct TrainArgs {
     #[command(flatten)]
     network: NetworkFlags,
@@ -50,6 +50,8 @@ struct Plan {
     config: Config,
     out: PathBuf,
     resume: Option<PathBuf>,
+    /// Whether the checkpoint lies in the run folder itself.
+    continues: bool,
 }
 
 /// Set by Ctrl-C.
@@ -69,10 +71,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     if let Some(path) = &args.init_from {
         checkpoint::load(path, &mut run.network, None)?;
     }
-    let mut folder = match &plan.resume {
-        Some(path) if path.parent() == Some(&plan.out) => RunFolder::resume(&plan.out)?,
-        _ => RunFolder::create(&plan.out, &text)?,
-    };
+    let mut folder = if plan.continues { RunFolder::resume(&plan.out)? } else { RunFolder::create(&plan.out, &text)? };
     if let Some(path) = &plan.resume {
         train::resume(&mut run, &mut folder, path)?;
     }
@@ -138,7 +137,7 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let Some(source) = source else {
         let config = settings::fresh(args.recipe.as_deref(), layers)?;
         let out = args.out.clone().or_else(|| run_folders(&config).find(|folder| !folder.exists())).unwrap_or_default();
-        return Ok(Plan { config, out, resume: None });
+        return Ok(Plan { config, out, resume: None, continues: false });
     };
     let text = checkpoint::config(&source)?
         .ok_or_else(|| Error::file(&source, "holds parameters but no settings; start a new run with --init-from"))?;
@@ -150,7 +149,9 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let config = recipes::resolve(&trained, &wanted)?;
     trained.check_resume(&config)?;
     let folder = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(Plan { config, out: args.out.clone().unwrap_or(folder.to_path_buf()), resume: Some(source) })
+    let out = args.out.clone().unwrap_or(folder.to_path_buf());
+    let continues = out.canonicalize().ok() == folder.canonicalize().ok();
+    Ok(Plan { config, out, resume: Some(source), continues })
 }
 
 /// Default names of run folders, in order.
@@ -186,12 +187,13 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     )
 }
 
+const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
+
 /// A bar on stderr; silent if that is no terminal.
 fn progress_bar(global: &Global, run: &Run) -> ProgressBar {
     let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(train::steps_per_epoch(run) as u64), target);
-    // The template is checked by a test; the plain bar would do as well.
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}") {
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
         bar.set_style(style);
     }
     bar
@@ -250,5 +252,38 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
             time.as_secs_f64(),
             folder.last().display()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_one_line() {
+        let metrics = EpochMetrics {
+            epoch: 12,
+            epochs: 200,
+            lr: 0.04918,
+            train_loss: 0.4119,
+            train_accuracy: 0.86149,
+            test_loss: 1.0,
+            test_accuracy: 0.852,
+            best_accuracy: 0.8543,
+            firing_rate: 0.0701,
+            images_per_second: 1204.3,
+            seconds: 13.1,
+        };
+        let line = "epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10";
+        assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
+        let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
+        for (number, expected) in numbers {
+            assert_eq!(two_digits(number), expected);
+        }
+    }
+
+    #[test]
+    fn the_bar_has_its_template() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
     }
 }
