@@ -110,7 +110,8 @@ impl QuantizedWeights {
                     (f64::from(largest) * step).round_ties_even() <= f64::from(limit) && total * step <= room
                 };
                 let mut e = 24i32;
-                while e > -64 && !fits(e) {
+                while e > f32::MIN_EXP && !fits(e) {
+                    // 2^e and 2^-e are normal numbers
                     e -= 1;
                 }
                 f32::powi(2.0, e)
@@ -148,6 +149,7 @@ per_isa! {
         let up = &up[first..first + live];
         for (row, out) in master.chunks_exact(cout).zip(out.chunks_exact_mut(block)) {
             let row = &row[first..first + live];
+            out[live..].fill(0);
             for i in 0..live {
                 out[i] = (row[i] * up[i]).round_ties_even() as i32 as i16;
             }
