@@ -100,7 +100,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             }
         }
         let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
-        let images_per_second = images / started.elapsed().as_secs_f64();
+        let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
         let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !hooks.stop.load(Ordering::Relaxed);
         let Some(test) = evaluate(&mut run.network, &run.dataset, run.config.batch, false, go_on)? else {
             save(run, folder, &folder.last())?;

@@ -160,6 +160,8 @@ fn a_run_is_a_function_of_its_settings() {
         let whole = files("whole");
         ok(folder.path(), &format!("{line} --out again"));
         assert!(files("again") == whole, "case {case}: the same command gave other bytes");
+        ok(folder.path(), &format!("{line} --out threads --threads 3"));
+        assert!(files("threads") == whole, "case {case}: another number of threads gave other bytes");
         ok(folder.path(), &format!("{line} --out other --seed 1"));
         assert!(files("other") != whole, "case {case}: the seed has no effect");
         // In the middle of the first epoch, at its end, in the middle of the second one (twice), at the very end.

@@ -212,7 +212,7 @@ fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
         100.0 * metrics.test_accuracy,
         100.0 * metrics.best_accuracy,
         metrics.firing_rate,
-        metrics.images_per_second,
+        metrics.images_per_second.max(0.0), // NaN where only the test split was left to do
         seconds / 3600,
         seconds / 60 % 60,
         seconds % 60
