@@ -57,5 +57,5 @@ fn a_sheet_is_written_whole_or_not_at_all() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     let lost = folder.path().join("no/sheet.png");
     let error = data(&["sheet", "-d", "digits-8x8", "--out", lost.to_str().unwrap()]).unwrap_err().to_string();
-    assert!(error.contains("no/sheet.png: No such file"), "{error}");
+    assert!(error.contains("no/sheet.png: cannot be written"), "{error}");
 }

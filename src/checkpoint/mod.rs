@@ -60,9 +60,6 @@ pub struct EpochSums {
     pub correct: u64,
     /// Samples trained on.
     pub seen: u64,
-    /// Sum of the firing rate over samples.
-    #[serde(with = "float")]
-    pub rate: f64,
 }
 
 /// Metadata `optimizer`.

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::atomic_file;
 use crate::data::{self, Dataset, SplitSummary, Summary};
 
 /// Looks at a data set: its numbers, whether it is complete, a picture of it.
@@ -73,7 +74,7 @@ pub fn run(args: &DataArgs, output_json: bool) -> anyhow::Result<()> {
             };
             let png = data::contact_sheet(&dataset, split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
-            replace(&path, &png)?;
+            atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             print(&if output_json { json(&serde_json::json!({ "sheet": shown }))? } else { format!("wrote {shown}\n") })
         }
@@ -147,16 +148,4 @@ fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
 
 fn print(text: &str) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
-}
-
-/// Writes a file whole or not at all: an old one stays until the new one is complete.
-fn replace(path: &Path, bytes: &[u8]) -> crate::error::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
-    if written.is_err() {
-        // What could not be written whole is of no use; that it cannot be removed either changes nothing about the error.
-        let _ = std::fs::remove_file(&part);
-    }
-    written.map_err(crate::error::Error::io(path))
 }
