@@ -18,10 +18,14 @@ pub enum Error {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     /// Training produced a value that is no number.
-    #[error(
-        "the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr, or resume from the last checkpoint with another seed"
-    )]
-    NotFinite { step: usize, layer: String },
+    #[error("the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr; {}", kept(checkpoint))]
+    NotFinite { step: u64, layer: String, checkpoint: Option<PathBuf> },
+}
+
+fn kept(checkpoint: &Option<PathBuf>) -> String {
+    checkpoint
+        .as_ref()
+        .map_or("no checkpoint was written yet".into(), |path| format!("the last good checkpoint is kept: {}", path.display()))
 }
 
 /// Result of the library.

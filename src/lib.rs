@@ -6,9 +6,24 @@
 //! Source of the method: Meng et al., "Training High-Performance Low-Latency Spiking Neural Networks by Differentiation on
 //! Spike Representation", CVPR 2022.
 
+pub mod atomic_file;
+pub mod checkpoint;
+pub mod cli;
+pub mod config;
+pub mod curves;
+pub mod data;
 pub mod device;
 pub mod error;
+pub mod eval;
+pub mod metrics;
+pub mod models;
 pub mod network;
 pub mod ops;
 pub mod optimizer;
+pub mod recipes;
+pub mod run_folder;
+mod run_lock;
 pub mod spikes;
+pub mod synaptic;
+pub mod tensorboard;
+pub mod train;

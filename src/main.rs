@@ -1,1 +1,5 @@
-fn main() {}
+//! `dsr`: parse, run, exit code.
+
+fn main() -> std::process::ExitCode {
+    dsr::cli::main()
+}

@@ -12,7 +12,7 @@ use crate::spikes::Spikes;
 /// What a worker thread reuses between tasks.
 #[derive(Default)]
 pub(super) struct Worker {
-    pub events: [Events; 2],
+    pub events: Events,
     pub first: Vec<i32>,
     pub second: Vec<i32>,
 }
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         let is_real = first.source == Source::Input;
         let frames = if is_real && input.frames == 1 { 1 } else { network.time_steps };
         let [height, width, channels] = layer.shape;
-        // Enough tasks to balance, each large enough to share its event lists.
+        // Enough tasks to balance, few enough that their overhead does not show.
         let wanted = (input.batch * height).div_ceil(8 * rayon::current_num_threads()).min(96usize.div_ceil(width));
         let rows = (1..=height).filter(|r| height.is_multiple_of(*r)).find(|r| *r >= wanted).unwrap_or(height);
         let real = if is_real { network.effective_weights(first) } else { (&[][..]).into() };
@@ -96,17 +96,6 @@ impl<'a> Reader<'a> {
         (0..self.layer.connections.len()).map(of_connection).max().unwrap_or(0)
     }
 
-    /// Lists the spikes that `task` reads through its convolutions.
-    pub fn fill(&self, worker: &mut Worker, task: &Task) {
-        for (connection, events) in self.layer.connections.iter().zip(&mut worker.events) {
-            if let (Source::Layer(source), Kind::Conv { .. }) = (connection.source, &connection.kind)
-                && let Some(spikes) = &self.sources[source]
-            {
-                events.fill(spikes, task.b, &connection.geometry, &task.rows);
-            }
-        }
-    }
-
     /// Sums of connection `k` at output (`y`, `x`) of sample `b`, `[frames][stride]`; f32 in the bits of i32 from a real input.
     pub fn sums_at(&self, k: usize, events: &mut Events, b: usize, at: [usize; 2], acc: &mut [i32]) {
         let connection = &self.layer.connections[k];
@@ -125,8 +114,11 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
-            (Source::Layer(_), Kind::Conv { .. }) => {
-                spike_conv::conv_at(isa, events, &self.network.quantized[self.index][k], geometry, at, self.stride, acc);
+            (Source::Layer(source), Kind::Conv { .. }) => {
+                if let Some(spikes) = &self.sources[source] {
+                    let weights = &self.network.quantized[self.index][k];
+                    spike_conv::conv_at(isa, events, spikes, b, weights, geometry, at, self.stride, acc);
+                }
             }
             (Source::Layer(source), Kind::Identity) => {
                 if let Some(spikes) = &self.sources[source] {

@@ -204,7 +204,7 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             .enumerate()
             .map_init(Worker::default, |worker, (b, x)| {
                 for (at, x) in x.chunks_exact_mut(position).enumerate() {
-                    reader.sums_at(0, &mut worker.events[0], b, [at / width, at % width], x);
+                    reader.sums_at(0, &mut worker.events, b, [at / width, at % width], x);
                 }
                 let (mut sum, mut squares) = (vec![0.0; channels], vec![0.0; channels]);
                 accumulate(isa, bytemuck::cast_slice(x), stride, &mut sum, &mut squares);
@@ -224,8 +224,7 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
         .enumerate()
         .map_init(Worker::default, |worker, (index, (first, second))| {
             let task = reader.task(index);
-            reader.fill(worker, &task);
-            let Worker { events: [events, other_events], second: buffer, .. } = worker;
+            let Worker { events, second: buffer, .. } = worker;
             let mut sums = zero();
             for (at, first) in first.chunks_exact_mut(position).enumerate() {
                 let yx = [task.rows.start + at / width, at % width];
@@ -235,7 +234,7 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
                     if second.is_empty() {
                         second = grown(buffer, position);
                     }
-                    reader.sums_at(1, other_events, task.b, yx, second);
+                    reader.sums_at(1, events, task.b, yx, second);
                 }
                 if layer.norm.is_some() {
                     sums.add(isa, first, second, stride);
@@ -271,10 +270,7 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
         .enumerate()
         .map_init(Worker::default, |worker, (index, ((spikes, counts), (mean, weighted)))| {
             let task = reader.task(index);
-            if stored.first.is_empty() {
-                reader.fill(worker, &task);
-            }
-            let Worker { events: [events, other_events], first: buffer, second: other_buffer } = worker;
+            let Worker { events, first: buffer, second: other_buffer } = worker;
             let mut own_counts = vec![0u8; channels];
             let mut fired = 0u64;
             for at in 0..positions {
@@ -291,7 +287,7 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
                     &[]
                 } else if stored.second.is_empty() {
                     let second = grown(other_buffer, position);
-                    reader.sums_at(1, other_events, task.b, yx, second);
+                    reader.sums_at(1, events, task.b, yx, second);
                     second
                 } else {
                     &stored.second[global * position..][..position]

@@ -6,7 +6,7 @@ use super::currents::Reader;
 use super::kept::LayerKept;
 use super::{Connection, Kind, Source};
 use crate::ops::batch_norm::{Normalizer, normalize};
-use crate::ops::spike_conv::{Events, add_scaled, spike_outer};
+use crate::ops::spike_conv::{Events, add_scaled, for_each_in_window, spike_outer};
 
 impl Reader<'_> {
     /// Turns the stored sums into normalised currents and keeps their products with the inputs.
@@ -63,23 +63,23 @@ impl Reader<'_> {
         let [height, width] = geometry.out();
         let sample = height * width * self.position_len();
         let mut outer = vec![0.0; geometry.taps() * cin * cout];
-        outer.par_chunks_mut(cin * cout).enumerate().for_each_init(Events::default, |events, (tap, outer)| {
+        let pooled_width = geometry.pooled()[1];
+        outer.par_chunks_mut(cin * cout).enumerate().for_each(|(tap, outer)| {
             let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
             // A sum a sample: adding a few large values to a few large ones rounds less than millions of small ones to a large one.
             let mut of_sample = vec![0.0f32; cin * cout];
             for (b, x) in x.chunks_exact(sample).enumerate() {
                 of_sample.fill(0.0);
-                if let Source::Layer(source) = connection.source
-                    && let Some(spikes) = self.spikes(source)
-                {
-                    events.fill(spikes, b, geometry, &(0..height));
-                }
                 for (at, x) in x.chunks_exact(self.position_len()).enumerate() {
                     let Some(position) = geometry.tap_position(at / width, at % width, ky, kx) else { continue };
                     match connection.source {
                         Source::Layer(source) => {
+                            let Some(spikes) = self.spikes(source) else { continue };
                             let value = self.network.spike_value(source, true) / geometry.area() as f32;
-                            spike_outer(self.network.isa, events, position, x, self.stride, value, cout, &mut of_sample);
+                            for_each_in_window(geometry, position / pooled_width, position % pooled_width, |position| {
+                                let bits = spikes.position(b, position);
+                                spike_outer(self.network.isa, bits, x, self.stride, value, cout, &mut of_sample);
+                            });
                         }
                         Source::Input => self.input_outer(b, position, x, cout, &mut of_sample),
                     }

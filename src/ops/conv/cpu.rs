@@ -3,7 +3,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::ops::spike_conv::Geometry;
+use crate::ops::spike_conv::{Geometry, for_each_in_window};
 use crate::per_isa;
 
 per_isa! {
@@ -56,17 +56,9 @@ pub fn unpool_add(pooled_grad: &[f32], geometry: &Geometry, grad: &mut [f32]) {
 }
 
 fn for_each_pooled(geometry: &Geometry, mut visit: impl FnMut(usize, usize)) {
-    let [height, width] = geometry.source;
-    let [pooled_height, pooled_width] = geometry.pooled();
-    let [window, stride, pad] = geometry.pool;
-    for y in 0..pooled_height {
-        for x in 0..pooled_width {
-            for iy in (y * stride).saturating_sub(pad)..(y * stride + window).saturating_sub(pad).min(height) {
-                for ix in (x * stride).saturating_sub(pad)..(x * stride + window).saturating_sub(pad).min(width) {
-                    visit(y * pooled_width + x, iy * width + ix);
-                }
-            }
-        }
+    let [height, width] = geometry.pooled();
+    for pooled in 0..height * width {
+        for_each_in_window(geometry, pooled / width, pooled % width, |position| visit(pooled, position));
     }
 }
 
@@ -106,43 +98,89 @@ fn matmul(dims: [usize; 3], dst: &mut [f32], accumulate: bool, lhs: &[f32], lhs_
 ///
 /// A fixed number of samples a task, so the bits do not depend on the number of threads.
 pub fn data_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, out: &mut [f32]) {
+    let pooled: usize = geometry.pooled().iter().product();
+    let group = 256usize.div_ceil(geometry.positions());
+    let chunks = out.par_chunks_mut(group * pooled * geometry.cin).zip(grad.par_chunks(group * geometry.positions() * geometry.cout));
+    if geometry.stride == 1 {
+        let weights = taps_transposed(weights, geometry);
+        chunks.for_each_init(Vec::new, |columns, (out, grad)| gather_gradient(grad, &weights, geometry, columns, out));
+    } else {
+        chunks.for_each_init(Vec::new, |columns, (out, grad)| scatter_gradient(grad, weights, geometry, columns, out));
+    }
+}
+
+/// Rows of gathered or scattered columns at once: they stay in cache between copy and product.
+fn rows_at_once(columns: usize) -> usize {
+    (1usize << 16).div_ceil(columns).max(32)
+}
+
+/// From `[tap][cin][cout]` to `[tap][cout][cin]`.
+fn taps_transposed(weights: &[f32], geometry: &Geometry) -> Vec<f32> {
+    let (cin, cout) = (geometry.cin, geometry.cout);
+    let mut transposed = vec![0.0; weights.len()];
+    transposed.par_chunks_mut(cin * cout).zip(weights.par_chunks(cin * cout)).for_each(|(out, tap)| {
+        for (o, row) in out.chunks_exact_mut(cin).enumerate() {
+            for (c, out) in row.iter_mut().enumerate() {
+                *out = tap[c * cout + o];
+            }
+        }
+    });
+    transposed
+}
+
+/// Stride 1: each source position gathers the gradients of all outputs that read it, one product with `[tap][cout][cin]`.
+fn gather_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, columns: &mut Vec<f32>, out: &mut [f32]) {
     let [out_height, out_width] = geometry.out();
-    let positions = out_height * out_width;
+    let [_, width] = geometry.pooled();
     let pooled: usize = geometry.pooled().iter().product();
     let (cin, cout, taps) = (geometry.cin, geometry.cout, geometry.taps());
-    let group = 256usize.div_ceil(positions);
-    let columns = taps * cin;
-    out.par_chunks_mut(group * pooled * cin).zip(grad.par_chunks(group * positions * cout)).for_each_init(
-        Vec::new,
-        |scratch: &mut Vec<f32>, (out, grad)| {
-            // Few rows at a time: the columns stay in cache between the product and their addition.
-            let rows_at_once = (1usize << 16).div_ceil(columns).max(32);
-            scratch.resize(rows_at_once * columns, 0.0);
-            let rows = grad.len() / cout;
-            for first in (0..rows).step_by(rows_at_once) {
-                let count = rows_at_once.min(rows - first);
-                matmul([count, columns, cout], scratch, false, &grad[first * cout..], [cout, 1], weights, [1, cout]);
-                for row in 0..count {
-                    let (sample, position) = ((first + row) / positions, (first + row) % positions);
-                    let (y, x) = (position / out_width, position % out_width);
-                    for tap in 0..taps {
-                        let Some(source) = geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) else {
-                            continue;
-                        };
-                        let from = &scratch[row * columns + tap * cin..][..cin];
-                        for (out, from) in out[(sample * pooled + source) * cin..][..cin].iter_mut().zip(from) {
-                            *out += from;
-                        }
-                    }
+    let at_once = rows_at_once(taps * cout);
+    columns.resize(at_once * taps * cout, 0.0);
+    for (index, out) in out.chunks_mut(at_once * cin).enumerate() {
+        let rows = out.len() / cin;
+        for (row, column) in columns.chunks_exact_mut(taps * cout).take(rows).enumerate() {
+            let (sample, position) = ((index * at_once + row) / pooled, (index * at_once + row) % pooled);
+            for (tap, column) in column.chunks_exact_mut(cout).enumerate() {
+                let y = (position / width + geometry.pad).wrapping_sub(tap / geometry.kernel[1]);
+                let x = (position % width + geometry.pad).wrapping_sub(tap % geometry.kernel[1]);
+                if y < out_height && x < out_width {
+                    column.copy_from_slice(&grad[((sample * out_height + y) * out_width + x) * cout..][..cout]);
+                } else {
+                    column.fill(0.0);
                 }
             }
-        },
-    );
+        }
+        matmul([rows, cin, taps * cout], out, true, columns, [taps * cout, 1], weights, [cin, 1]);
+    }
+}
+
+/// Any stride: one product with `[tap][cin][cout]` gives each output's share for all taps, which are added to the positions it reads.
+fn scatter_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, columns: &mut Vec<f32>, out: &mut [f32]) {
+    let [_, out_width] = geometry.out();
+    let positions = geometry.positions();
+    let pooled: usize = geometry.pooled().iter().product();
+    let (cin, cout, taps) = (geometry.cin, geometry.cout, geometry.taps());
+    let at_once = rows_at_once(taps * cin);
+    columns.resize(at_once * taps * cin, 0.0);
+    for (index, grad) in grad.chunks(at_once * cout).enumerate() {
+        let rows = grad.len() / cout;
+        matmul([rows, taps * cin, cout], columns, false, grad, [cout, 1], weights, [1, cout]);
+        for (row, column) in columns.chunks_exact(taps * cin).take(rows).enumerate() {
+            let (sample, position) = ((index * at_once + row) / positions, (index * at_once + row) % positions);
+            for (tap, from) in column.chunks_exact(cin).enumerate() {
+                let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
+                let Some(source) = geometry.tap_position(position / out_width, position % out_width, ky, kx) else { continue };
+                for (out, from) in out[(sample * pooled + source) * cin..][..cin].iter_mut().zip(from) {
+                    *out += from;
+                }
+            }
+        }
+    }
 }
 
 /// Adds `Σ input ⊗ grad` to the weight gradient `[tap][cin][cout]`: input `[B][P_pooled][C_in]`, grad `[B][P_out][C_out]`.
 ///
-/// One task a tap; samples are added in order.
+/// One task for some input channels of a tap; samples are added in order.
 pub fn weight_gradient(input: &[f32], grad: &[f32], geometry: &Geometry, weight_grad: &mut [f32]) {
     let [out_height, out_width] = geometry.out();
     let positions = out_height * out_width;
@@ -150,24 +188,23 @@ pub fn weight_gradient(input: &[f32], grad: &[f32], geometry: &Geometry, weight_
     let (cin, cout) = (geometry.cin, geometry.cout);
     let batch = grad.len() / (positions * cout);
     let group = 1024usize.div_ceil(positions).min(batch.max(1));
-    weight_grad.par_chunks_mut(cin * cout).enumerate().for_each_init(Vec::new, |gathered: &mut Vec<f32>, (tap, out)| {
+    let most = if geometry.taps() < 4 { (cin / 4).max(16) } else { (cin / 2).clamp(32, 128) };
+    let chunk = (1..=cin.min(most)).rev().find(|c| cin.is_multiple_of(*c)).unwrap_or(cin);
+    weight_grad.par_chunks_mut(chunk * cout).enumerate().for_each_init(Vec::new, |gathered: &mut Vec<f32>, (task, out)| {
+        let (tap, first_channel) = (task * chunk / cin, task * chunk % cin);
+        gathered.resize(group * positions * chunk, 0.0);
         for first in (0..batch).step_by(group) {
-            let samples = group.min(batch - first);
-            gathered.clear();
-            gathered.resize(samples * positions * cin, 0.0);
-            for sample in 0..samples {
-                for y in 0..out_height {
-                    for x in 0..out_width {
-                        let Some(source) = geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) else {
-                            continue;
-                        };
-                        let from = &input[((first + sample) * pooled + source) * cin..][..cin];
-                        gathered[(sample * positions + y * out_width + x) * cin..][..cin].copy_from_slice(from);
-                    }
+            let rows = group.min(batch - first) * positions;
+            for (row, gathered) in gathered.chunks_exact_mut(chunk).take(rows).enumerate() {
+                let (sample, position) = (first + row / positions, row % positions);
+                let (y, x) = (position / out_width, position % out_width);
+                match geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) {
+                    Some(source) => gathered.copy_from_slice(&input[(sample * pooled + source) * cin + first_channel..][..chunk]),
+                    None => gathered.fill(0.0),
                 }
             }
-            let rows = samples * positions;
-            matmul([cin, cout, rows], out, true, gathered, [1, cin], &grad[first * positions * cout..][..rows * cout], [cout, 1]);
+            let grad = &grad[first * positions * cout..][..rows * cout];
+            matmul([chunk, cout, rows], out, true, gathered, [1, chunk], grad, [cout, 1]);
         }
     });
 }

@@ -3,124 +3,103 @@
 //! The unit of work is one output position with all its time steps: the weight rows that a receptive field needs change
 //! little from step to step, so they stay in the first caches.
 
-use std::ops::Range;
-
 use super::{Geometry, QuantizedWeights};
 use crate::device::Isa;
+use crate::ops::neuron::LANES;
 use crate::per_isa;
 use crate::spikes::Spikes;
 
-/// Event numbers copied at once; lists end with as much slack.
-const COPY: usize = 8;
-
-/// The channels that fired at each (pooled) position of some rows of one sample, step by step.
-///
-/// A pooled channel stands once for every spike in its window.
+/// The weight rows that the spikes of one receptive field name, step by step; a pooled channel once for every spike.
 #[derive(Default)]
 pub struct Events {
-    channels: Vec<u16>,
-    start: Vec<u32>,
-    first: usize,
-    time_steps: usize,
     rows: Vec<u16>,
     row_start: Vec<u32>,
-    taps: Vec<(usize, u16)>,
+    /// Positions that the receptive field reads, each with the first weight row of its tap.
+    taps: Vec<(u32, u16)>,
+}
+
+/// Visits the source positions in the pool window of pooled position (`y`, `x`).
+#[inline(always)]
+pub fn for_each_in_window(geometry: &Geometry, y: usize, x: usize, mut visit: impl FnMut(usize)) {
+    let [height, width] = geometry.source;
+    let [window, stride, pad] = geometry.pool;
+    for iy in (y * stride).saturating_sub(pad)..(y * stride + window).saturating_sub(pad).min(height) {
+        for ix in (x * stride).saturating_sub(pad)..(x * stride + window).saturating_sub(pad).min(width) {
+            visit(iy * width + ix);
+        }
+    }
 }
 
 impl Events {
-    /// Lists the spikes of sample `b` that output rows `rows` of the connection read.
-    pub fn fill(&mut self, spikes: &Spikes, b: usize, geometry: &Geometry, rows: &Range<usize>) {
-        let words = spikes.words();
-        let [height, width] = geometry.source;
-        let [pooled_height, pooled_width] = geometry.pooled();
-        let [window, stride, pad] = geometry.pool;
-        let from = (rows.start * geometry.stride).saturating_sub(geometry.pad);
-        let to = ((rows.end - 1) * geometry.stride + geometry.kernel[0]).saturating_sub(geometry.pad).min(pooled_height);
-        self.first = from * pooled_width;
-        self.time_steps = spikes.time_steps;
-        self.channels.clear();
-        self.start.clear();
-        self.start.push(0);
-        for y in from..to {
-            let window_y = (y * stride).saturating_sub(pad)..(y * stride + window).saturating_sub(pad).min(height);
-            for x in 0..pooled_width {
-                let window_x = (x * stride).saturating_sub(pad)..(x * stride + window).saturating_sub(pad).min(width);
-                for t in 0..spikes.time_steps {
-                    for iy in window_y.clone() {
-                        for ix in window_x.clone() {
-                            let step = &spikes.position(b, iy * width + ix)[t * words..(t + 1) * words];
-                            for (word, &bits) in step.iter().enumerate() {
-                                let mut rest = bits;
-                                while rest != 0 {
-                                    self.channels.push((word as u32 * 32 + rest.trailing_zeros()) as u16);
-                                    rest &= rest - 1;
-                                }
-                            }
+    /// Lists the spikes of sample `b` that output (`y`, `x`) reads.
+    fn gather(&mut self, isa: Isa, spikes: &Spikes, b: usize, geometry: &Geometry, y: usize, x: usize) {
+        let pooled_width = geometry.pooled()[1];
+        self.taps.clear();
+        for tap in 0..geometry.taps() {
+            let Some(pooled) = geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) else { continue };
+            let base = (tap * geometry.cin) as u16;
+            let (py, px) = (pooled / pooled_width, pooled % pooled_width);
+            for_each_in_window(geometry, py, px, |position| self.taps.push((position as u32, base)));
+        }
+        let len = spikes.positions * spikes.time_steps * spikes.words();
+        let bits = &spikes.bits()[b * len..][..len];
+        let most = self.taps.len() * spikes.words() * 32 * spikes.time_steps + 64;
+        if self.rows.len() < most {
+            self.rows.resize(most, 0);
+        }
+        self.row_start.resize(spikes.time_steps + 1, 0);
+        list_rows(isa, bits, &self.taps, spikes.words(), &mut self.rows, &mut self.row_start);
+    }
+}
+
+per_isa! {
+    /// For every step, lists the set bits at the positions of `taps`, each as its channel plus the first row of the tap.
+    pub fn list_rows(bits: &[u32], taps: &[(u32, u16)], words: usize, rows: &mut [u16], row_start: &mut [u32]) {
+        const GROUP: usize = 4;
+        let time_steps = row_start.len() - 1;
+        let mut len = 0;
+        for t in 0..time_steps {
+            for &(position, base) in taps {
+                let step = &bits[(position as usize * time_steps + t) * words..][..words];
+                let mut first = base;
+                for pair in step.chunks(2) {
+                    let mut rest = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
+                    let count = rest.count_ones() as usize;
+                    // Whole groups are written: their number is easier to predict, and what lies behind the end is overwritten.
+                    let out = &mut rows[len..];
+                    for group in out.chunks_exact_mut(GROUP).take(count.div_ceil(GROUP)) {
+                        for row in group {
+                            *row = first.wrapping_add(rest.trailing_zeros() as u16);
+                            rest &= rest.wrapping_sub(1);
                         }
                     }
-                    self.start.push(self.channels.len() as u32);
+                    len += count;
+                    first = first.wrapping_add(64);
                 }
             }
-        }
-        self.channels.extend([0; COPY]);
-    }
-
-    /// Channels that fired at step `t` at a pooled position within the listed rows.
-    pub fn at(&self, position: usize, t: usize) -> &[u16] {
-        let index = (position - self.first) * self.time_steps + t;
-        &self.channels[self.start[index] as usize..self.start[index + 1] as usize]
-    }
-
-    /// Merges the lists of the receptive field of output (`y`, `x`) into one list of weight rows a step.
-    fn gather(&mut self, geometry: &Geometry, y: usize, x: usize) {
-        self.taps.clear();
-        let mut most = 0;
-        for tap in 0..geometry.taps() {
-            let Some(position) = geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) else { continue };
-            let index = (position - self.first) * self.time_steps;
-            most += (self.start[index + self.time_steps] - self.start[index]) as usize;
-            self.taps.push((index, (tap * geometry.cin) as u16));
-        }
-        if self.rows.len() < most + COPY {
-            self.rows.resize(most + COPY, 0);
-        }
-        self.row_start.clear();
-        self.row_start.push(0);
-        let mut len = 0;
-        for t in 0..self.time_steps {
-            for &(index, base) in &self.taps {
-                let (from, to) = (self.start[index + t] as usize, self.start[index + t + 1] as usize);
-                // Whole groups are copied; what lies behind the end is overwritten by the next list.
-                for at in (from..to).step_by(COPY) {
-                    let group = &self.channels[at..at + COPY];
-                    for (row, channel) in self.rows[len + at - from..][..COPY].iter_mut().zip(group) {
-                        *row = channel.wrapping_add(base);
-                    }
-                }
-                len += to - from;
-            }
-            self.row_start.push(len as u32);
+            row_start[t + 1] = len as u32;
         }
     }
 }
 
-/// Exact sums of a convolution at output (`y`, `x`), all steps: `acc` is `[T][stride]` with `stride ≥ cout`.
-///
-/// `events` lists at least the rows that `y` reads.
+/// Exact sums of a convolution at output (`y`, `x`) of sample `b`, all steps: `acc` is `[T][stride]`, `stride` being `cout` rounded
+/// up to [`LANES`]; what lies behind `cout` becomes 0.
 pub fn conv_at(
     isa: Isa,
     events: &mut Events,
+    spikes: &Spikes,
+    b: usize,
     weights: &QuantizedWeights,
     geometry: &Geometry,
     [y, x]: [usize; 2],
     stride: usize,
     acc: &mut [i32],
 ) {
-    events.gather(geometry, y, x);
+    events.gather(isa, spikes, b, geometry, y, x);
     let per_block = geometry.taps() * geometry.cin * weights.block;
     for (block, table) in weights.data.chunks_exact(per_block).enumerate() {
         let first = block * weights.block;
-        let live = weights.block.min(geometry.cout - first);
+        let live = weights.block.min(stride - first);
         let acc = &mut acc[first..];
         match weights.block {
             16 => add_rows::<16>(isa, &events.rows, &events.row_start, table, live, stride, acc),
@@ -131,15 +110,8 @@ pub fn conv_at(
 }
 
 per_isa! {
-    /// For every step, sums the listed rows of one block of output channels.
-    pub fn add_rows<const BLOCK: usize>(
-        rows: &[u16],
-        row_start: &[u32],
-        table: &[i16],
-        live: usize,
-        stride: usize,
-        out: &mut [i32],
-    ) {
+    /// For every step, sums the listed rows of one block of output channels; `live` of them are wanted, a multiple of [`LANES`].
+    pub fn add_rows<const BLOCK: usize>(rows: &[u16], row_start: &[u32], table: &[i16], live: usize, stride: usize, out: &mut [i32]) {
         let (table, _) = table.as_chunks::<BLOCK>();
         for (t, range) in row_start.windows(2).enumerate() {
             let mut acc = [0i32; BLOCK];
@@ -149,10 +121,11 @@ per_isa! {
                     acc[i] = acc[i].wrapping_add(i32::from(row[i])); // cannot wrap: see `QuantizedWeights::quantize`
                 }
             }
-            if live == BLOCK {
-                out[t * stride..][..BLOCK].copy_from_slice(&acc);
-            } else {
-                out[t * stride..][..live].copy_from_slice(&acc[..live]);
+            // Copied in pieces of a fixed size: a length known only here would keep `acc` in memory during the loop above.
+            for first in (0..BLOCK).step_by(LANES) {
+                if first < live {
+                    out[t * stride + first..][..LANES].copy_from_slice(&acc[first..first + LANES]);
+                }
             }
         }
     }
@@ -160,15 +133,11 @@ per_isa! {
 
 /// Spikes in the pool window of output (`y`, `x`), a channel and step: `acc` is `[T][stride]`.
 pub fn identity_at(isa: Isa, spikes: &Spikes, b: usize, geometry: &Geometry, [y, x]: [usize; 2], stride: usize, acc: &mut [i32]) {
-    let [height, width] = geometry.source;
-    let [window, pool_stride, pad] = geometry.pool;
     let mut is_first = true;
-    for iy in (y * pool_stride).saturating_sub(pad)..(y * pool_stride + window).saturating_sub(pad).min(height) {
-        for ix in (x * pool_stride).saturating_sub(pad)..(x * pool_stride + window).saturating_sub(pad).min(width) {
-            expand_bits(isa, spikes.position(b, iy * width + ix), spikes.words(), spikes.channels, stride, is_first, acc);
-            is_first = false;
-        }
-    }
+    for_each_in_window(geometry, y, x, |position| {
+        expand_bits(isa, spikes.position(b, position), spikes.words(), spikes.channels, stride, is_first, acc);
+        is_first = false;
+    });
 }
 
 per_isa! {
@@ -185,13 +154,19 @@ per_isa! {
     }
 }
 
-/// Adds `value · Σ_t x[t] ⊗ o[t]` at one output position to `outer`, the `[cin][cout]` part of one tap.
+/// Adds `value · Σ_t x[t] ⊗ o[t]` to `outer`, the `[cin][cout]` part of one tap.
 ///
-/// `x` is `[T][stride]`; `position` is the pooled position that the tap reads.
-pub fn spike_outer(isa: Isa, events: &Events, position: usize, x: &[f32], stride: usize, value: f32, cout: usize, outer: &mut [f32]) {
-    for (t, x) in x.chunks_exact(stride).enumerate() {
-        for &c in events.at(position, t) {
-            add_scaled(isa, value, &x[..cout], &mut outer[usize::from(c) * cout..][..cout]);
+/// `x` is `[T][stride]` at one output position, `bits` `[T][words]` at a position that the tap reads.
+pub fn spike_outer(isa: Isa, bits: &[u32], x: &[f32], stride: usize, value: f32, cout: usize, outer: &mut [f32]) {
+    let words = bits.len() / (x.len() / stride);
+    for (x, step) in x.chunks_exact(stride).zip(bits.chunks_exact(words)) {
+        for (word, &bits) in step.iter().enumerate() {
+            let mut rest = bits;
+            while rest != 0 {
+                let c = word * 32 + rest.trailing_zeros() as usize;
+                add_scaled(isa, value, &x[..cout], &mut outer[c * cout..][..cout]);
+                rest &= rest - 1;
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 mod cpu;
 use crate::device::Isa;
 use crate::per_isa;
-pub use cpu::{Events, add_scaled, conv_at, identity_at, spike_outer};
+pub use cpu::{Events, add_scaled, conv_at, for_each_in_window, identity_at, spike_outer};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

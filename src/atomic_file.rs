@@ -1,0 +1,181 @@
+//! Files that are either wholly written or not touched at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Replaces the file at `path` by `bytes`.
+///
+/// # Errors
+/// As [`write_with`].
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |out| out.write_all(bytes))
+}
+
+/// Replaces the file at `path` by what `fill` writes: into a temporary file of the same folder, synced, then renamed.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::Io`] with the path; the temporary file is then gone and an old file at `path` is as it was.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    // A rename would replace a device such as /dev/stdout instead of writing into it.
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Err(Error::file(path, "is a folder, but a file is to be written: choose another path")),
+        Ok(found) if !found.is_file() => return Err(Error::file(path, "is not a regular file: choose another path")),
+        _ => {}
+    }
+    let (temporary, file) = temporary_beside(path).map_err(|e| refused(path, e))?;
+    let written = fill_and_sync(file, fill).and_then(|()| fs::rename(&temporary, path));
+    if let Err(source) = written {
+        let _ = fs::remove_file(&temporary); // the first error is the one to report
+        return Err(refused(path, source));
+    }
+    sync_folder(folder_of(path)).map_err(|e| refused(path, e))
+}
+
+fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, file);
+    fill(&mut out)?;
+    out.into_inner()?.sync_all()
+}
+
+/// The error of a write to `path` that the operating system refused, with what to do about it.
+pub(crate) fn refused(path: &Path, source: io::Error) -> Error {
+    match source.kind() {
+        ErrorKind::StorageFull => Error::file(path, "the disk is full; what was there before is unchanged: free some space and run again"),
+        ErrorKind::QuotaExceeded => {
+            Error::file(path, "your disk quota is used up; what was there before is unchanged: free some space and run again")
+        }
+        ErrorKind::FileTooLarge => {
+            Error::file(path, "the file would be larger than this system allows (see `ulimit -f`); what was there before is unchanged")
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Error::file(path, format!("cannot be written ({source}): choose another folder, or allow writing to this one"))
+        }
+        ErrorKind::NotFound => Error::file(path, "cannot be written: its folder does not exist"),
+        _ => Error::Io { path: path.to_path_buf(), source },
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+const SUFFIX: &str = ".dsr-tmp";
+
+/// A new file next to `path`. Its name is free even if a killed process of the same id left one behind.
+fn temporary_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
+    let process = std::process::id();
+    let mut attempt = 0u32;
+    loop {
+        let mut temporary = std::ffi::OsString::from(".");
+        temporary.push(name);
+        temporary.push(format!(".{process}-{attempt}{SUFFIX}"));
+        let temporary = folder_of(path).join(temporary);
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            Err(taken) if taken.kind() == ErrorKind::AlreadyExists => attempt += 1,
+            opened => return opened.map(|file| (temporary, file)),
+        }
+    }
+}
+
+/// Removes temporary files that killed processes left in `folder`; nobody else may be writing there.
+pub(crate) fn remove_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
+            let _ = fs::remove_file(entry.path()); // only tidying up: a leftover does no harm
+        }
+    }
+}
+
+/// Makes the rename itself survive a power cut.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some network file systems cannot sync a folder; the file is in place all the same.
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn replaces_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.bin");
+        write(&path, b"old").unwrap();
+        write(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(folder.path()), ["a.bin"]);
+    }
+
+    #[test]
+    fn a_failed_write_keeps_the_old_file() {
+        let cases = [
+            (ErrorKind::StorageFull, "the disk is full"),
+            (ErrorKind::QuotaExceeded, "quota"),
+            (ErrorKind::FileTooLarge, "ulimit"),
+            (ErrorKind::BrokenPipe, "broken pipe"),
+        ];
+        for (kind, words) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("last.safetensors");
+            write(&path, b"old").unwrap();
+            let error = write_with(&path, |out| {
+                out.write_all(&[7; 100_000])?; // more than the buffer: part of it is on disk already
+                Err(kind.into())
+            })
+            .unwrap_err()
+            .to_string();
+            assert!(error.contains("last.safetensors") && error.contains(words) && !error.contains('\n'), "{error}");
+            assert_eq!(fs::read(&path).unwrap(), b"old");
+            assert_eq!(names(folder.path()), ["last.safetensors"]);
+        }
+    }
+
+    #[test]
+    fn a_failed_first_write_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        assert!(write_with(&path, |_| Err(ErrorKind::StorageFull.into())).is_err());
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_temporary_file_of_a_killed_process_does_not_matter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        fs::write(folder.path().join(format!(".x.{}-0{SUFFIX}", std::process::id())), b"half").unwrap();
+        write(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(names(folder.path()).len(), 2);
+        remove_leftovers(folder.path());
+        assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(write(folder.path(), b"x").unwrap_err().to_string().contains("is a folder"));
+        let error = write(&folder.path().join("absent/x"), b"x").unwrap_err().to_string();
+        assert!(error.contains("absent/x") && error.contains("does not exist"), "{error}");
+        #[cfg(unix)]
+        assert!(write(Path::new("/dev/null"), b"x").unwrap_err().to_string().contains("not a regular file"));
+    }
+}

@@ -1,0 +1,269 @@
+//! `dsr eval`: accuracy against T, per class, firing rates and synaptic operations per layer, predictions.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::data::{Batch, Dataset};
+use crate::error::{Error, Result};
+use crate::eval::{Evaluation, evaluate, wilson_interval};
+use crate::network::{Forward, Network};
+use crate::run_folder::BEST;
+use crate::synaptic::{Operations, add_operations};
+use crate::{atomic_file, checkpoint, data, recipes};
+
+use super::settings::{self, NetworkFlags};
+use super::{DONE, Global, Output, complain, say};
+
+/// Measures a trained network on the test split.
+///
+/// Settings come from the checkpoint; for a PyTorch state_dict saved through safetensors, from --dataset, --model, … and the
+/// data set's recipe.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    network: NetworkFlags,
+    /// Checkpoint or run folder; the newest runs/*/best.safetensors without this.
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    checkpoint: Option<PathBuf>,
+    /// Numbers of time steps, such as 5,10,20; that of the training without this.
+    #[arg(short = 'T', long, value_name = "N,N,…", value_delimiter = ',', aliases = ["timesteps", "time_steps"], help_heading = "Evaluation")]
+    time_steps: Vec<usize>,
+    /// Samples computed at once; changes no result.
+    #[arg(short, long, value_name = "N", aliases = ["test-batch", "batch-size"], help_heading = "Evaluation")]
+    batch: Option<usize>,
+    /// Accuracy of every class.
+    #[arg(long, help_heading = "Evaluation")]
+    per_class: bool,
+    /// Firing rate and synaptic operations of every layer.
+    #[arg(long, help_heading = "Evaluation")]
+    rates: bool,
+    /// Writes index, label, prediction and logits of every sample (CSV).
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    predictions: Option<PathBuf>,
+}
+
+/// What one number of time steps gave.
+struct Measured {
+    time_steps: usize,
+    evaluation: Evaluation,
+    firing_rate: f64,
+    operations: Vec<Operations>,
+    seconds: f64,
+}
+
+/// Evaluates as asked.
+///
+/// # Errors
+/// One line that says what is wrong with settings, data or checkpoint.
+pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
+    let path = match &args.checkpoint {
+        Some(path) if path.is_dir() => path.join(BEST),
+        Some(path) => path.clone(),
+        None => newest_best(Path::new("runs"))?,
+    };
+    let config = config(global, &args, &path)?;
+    super::use_threads(config.threads)?;
+    let mut steps = args.time_steps.clone();
+    if steps.is_empty() {
+        steps.push(config.time_steps);
+    }
+    for &time_steps in &steps {
+        Config { time_steps, ..config.clone() }.check()?;
+    }
+    if args.predictions.is_some() && steps.len() > 1 {
+        return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
+    }
+    let dataset = Arc::new(data::load(&config.dataset, config.data_dir.as_deref())?);
+    let mut network = config.network(dataset.shape, dataset.classes.len())?;
+    checkpoint::load(&path, &mut network, None)?;
+    if global.verbose {
+        complain(config.to_toml()?.trim_end());
+    }
+    let mut results = Vec::new();
+    for time_steps in steps {
+        network.time_steps = time_steps;
+        results.push(measure(&mut network, &dataset, config.batch, args.rates)?);
+    }
+    if let Some(file) = &args.predictions {
+        atomic_file::write(file, &predictions(&results[0].evaluation).map_err(|e| Error::file(file, e.to_string()))?)?;
+    }
+    let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
+    match global.output {
+        Output::Json => say(&shown.json(&results).to_string()),
+        Output::Text => say(shown.text(&results)?.trim_end()),
+    }
+    Ok(DONE)
+}
+
+/// Settings of the network in the checkpoint at `path`, overridden by flags.
+fn config(global: &Global, args: &EvalArgs, path: &Path) -> Result<Config> {
+    let mut flags = settings::table(&args.network)?;
+    if let Some(batch) = args.batch {
+        flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
+    }
+    let layers = settings::layers(global, flags)?;
+    match checkpoint::config(path)? {
+        Some(text) => {
+            let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &path.display().to_string())?])?;
+            recipes::resolve(&trained, &layers)
+        }
+        None => settings::fresh(None, layers),
+    }
+}
+
+/// The best checkpoint written last.
+fn newest_best(runs: &Path) -> Result<PathBuf> {
+    let folders = std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path().join(BEST));
+    let newest = folders.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
+    newest
+        .map(|(_, path)| path)
+        .ok_or_else(|| Error::config("checkpoint", "there is none under runs/; give --checkpoint FILE, or train first"))
+}
+
+fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, count: bool) -> Result<Measured> {
+    let begin = Instant::now();
+    let mut operations = vec![Operations::default(); network.layers.len()];
+    let visit = &mut |network: &Network, forward: &Forward, batch: &Batch| {
+        if count {
+            add_operations(network, &forward.spikes, batch.labels.len(), batch.frames, &mut operations);
+        }
+        true
+    };
+    let evaluation = evaluate(network, dataset, batch, count, visit)?.unwrap_or_default();
+    let firing_rate = evaluation.firing_rate(network);
+    Ok(Measured { time_steps: network.time_steps, evaluation, firing_rate, operations, seconds: begin.elapsed().as_secs_f64() })
+}
+
+/// `index,label,prediction,logit_0,…`, a line a sample.
+fn predictions(evaluation: &Evaluation) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let logits = (0..evaluation.classes).map(|class| format!("logit_{class}"));
+    writer.write_record(["index", "label", "prediction"].map(String::from).into_iter().chain(logits))?;
+    for (index, label) in evaluation.labels.iter().enumerate() {
+        let row = [index.to_string(), label.to_string(), evaluation.prediction(index).to_string()];
+        let logits = &evaluation.logits[index * evaluation.classes..][..evaluation.classes];
+        writer.write_record(row.into_iter().chain(logits.iter().map(f32::to_string)))?;
+    }
+    Ok(writer.into_inner()?)
+}
+
+/// Everything a report needs beside the measurements.
+struct Shown<'a> {
+    args: &'a EvalArgs,
+    path: &'a Path,
+    config: &'a Config,
+    dataset: &'a Dataset,
+    network: &'a Network,
+}
+
+impl Shown<'_> {
+    /// The `k` of top-k: 5 where that says something.
+    fn top(&self) -> Vec<usize> {
+        if self.network.classes > 5 { vec![1, 5] } else { vec![1] }
+    }
+
+    fn json(&self, results: &[Measured]) -> Value {
+        let rows: Vec<Value> = results.iter().map(|measured| self.json_row(measured)).collect();
+        json!({
+            "checkpoint": self.path,
+            "dataset": self.dataset.name,
+            "model": self.config.model_name(),
+            "neuron": self.config.neuron.name(),
+            "n": self.dataset.test.labels.len(),
+            "results": rows,
+        })
+    }
+
+    fn json_row(&self, measured: &Measured) -> Value {
+        let evaluation = &measured.evaluation;
+        let n = evaluation.labels.len();
+        let mut row = json!({
+            "time_steps": measured.time_steps,
+            "loss": evaluation.loss,
+            "mean_firing_rate": measured.firing_rate,
+            "seconds": measured.seconds,
+        });
+        for k in self.top() {
+            let hits = evaluation.correct(k);
+            row[format!("top{k}")] = json!(hits as f64 / n as f64);
+            row[format!("top{k}_interval")] = json!(wilson_interval(hits, n));
+        }
+        if self.args.per_class {
+            let class = |(name, [n, hits]): (&String, [usize; 2])| json!({ "class": name, "n": n, "correct": hits });
+            row["per_class"] = self.dataset.classes.iter().zip(evaluation.per_class()).map(class).collect();
+        }
+        if self.args.rates {
+            let layers = self.network.layers.iter().zip(&evaluation.rates).zip(&measured.operations);
+            let layer = |((layer, rate), operations): ((&crate::network::SpikingLayer, &f64), &Operations)| {
+                json!({
+                    "layer": layer.name,
+                    "shape": layer.shape,
+                    "firing_rate": rate,
+                    "operations": operations.actual as f64 / n as f64,
+                    "dense_operations": operations.dense as f64 / n as f64,
+                })
+            };
+            row["layers"] = layers.map(layer).collect();
+        }
+        row
+    }
+
+    fn text(&self, results: &[Measured]) -> std::result::Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
+        writeln!(out, "{path}: {model} on {}, {} test images", dataset.name, dataset.test.labels.len())?;
+        write!(out, "{:>4}", "T")?;
+        for k in self.top() {
+            write!(out, "  {:>5}  {:<14}", format!("top-{k}"), "95 % interval")?;
+        }
+        writeln!(out, "  {:>6}  {:>6}  {:>7}", "loss", "rate", "img/s")?;
+        for measured in results {
+            let evaluation = &measured.evaluation;
+            let n = evaluation.labels.len();
+            write!(out, "{:>4}", measured.time_steps)?;
+            for k in self.top() {
+                let hits = evaluation.correct(k);
+                let [low, high] = wilson_interval(hits, n).map(|end| 100.0 * end);
+                write!(out, "  {:>5.1}  {:<14}", 100.0 * hits as f64 / n as f64, format!("{low:.1} .. {high:.1}"))?;
+            }
+            writeln!(out, "  {:>6.3}  {:>6.4}  {:>7.0}", evaluation.loss, measured.firing_rate, n as f64 / measured.seconds)?;
+        }
+        for measured in results {
+            if self.args.per_class {
+                writeln!(out, "\nT = {}\n{:20} {:>6} {:>8} {:>6}", measured.time_steps, "class", "n", "correct", "%")?;
+                for (name, [n, hits]) in dataset.classes.iter().zip(measured.evaluation.per_class()) {
+                    writeln!(out, "{name:20} {n:>6} {hits:>8} {:>6.1}", 100.0 * hits as f64 / n.max(1) as f64)?;
+                }
+            }
+            if self.args.rates {
+                self.layer_table(&mut out, measured)?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn layer_table(&self, out: &mut String, measured: &Measured) -> std::fmt::Result {
+        let millions = |operations: u64| operations as f64 / 1e6 / measured.evaluation.labels.len() as f64;
+        writeln!(out, "\nT = {}: synaptic operations into each layer, millions an image", measured.time_steps)?;
+        writeln!(out, "{:20} {:>12} {:>8} {:>12} {:>12} {:>6}", "layer", "H x W x C", "rate", "actual", "dense", "%")?;
+        let mut row = |name: &str, shape: String, rate: f64, operations: Operations| {
+            let share = 100.0 * operations.actual as f64 / operations.dense.max(1) as f64;
+            let (actual, dense) = (millions(operations.actual), millions(operations.dense));
+            writeln!(out, "{name:20} {shape:>12} {rate:>8.4} {actual:>12.3} {dense:>12.3} {share:>6.1}")
+        };
+        let mut total = Operations::default();
+        for ((layer, &rate), &operations) in self.network.layers.iter().zip(&measured.evaluation.rates).zip(&measured.operations) {
+            total.actual += operations.actual;
+            total.dense += operations.dense;
+            row(&layer.name, layer.shape.map(|n| n.to_string()).join("x"), rate, operations)?;
+        }
+        row("all", String::new(), measured.firing_rate, total)
+    }
+}

@@ -1,0 +1,136 @@
+//! The command line: one file a subcommand, and what all of them share.
+
+pub mod data;
+pub mod eval;
+pub mod info;
+pub mod settings;
+pub mod train;
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::Error;
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed, or interrupted before the end.
+const FAILED: u8 = 1;
+/// The command line or a setting is wrong.
+const USAGE: u8 = 2;
+
+/// Trains and measures spiking neural networks by differentiation on spike representation (DSR).
+#[derive(Parser)]
+#[command(name = "dsr", version, arg_required_else_help = true)]
+#[command(after_help = "Exit code: 0 done, 1 failed or interrupted, 2 wrong flag or setting.")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(Box<train::TrainArgs>),
+    Eval(Box<eval::EvalArgs>),
+    Data(data::DataArgs),
+    /// Says what this build and machine have.
+    Info,
+}
+
+/// Flags of every subcommand.
+#[derive(Args)]
+pub struct Global {
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long, global = true, default_value = "auto", value_parser = parse_device, help_heading = "Global")]
+    device: Device,
+    /// Threads; one a core without this. Results do not depend on it.
+    #[arg(long, global = true, value_name = "N", help_heading = "Global")]
+    threads: Option<NonZeroUsize>,
+    /// Seed of everything random.
+    #[arg(long, global = true, value_name = "N", aliases = ["manualSeed", "manual-seed"], help_heading = "Global")]
+    seed: Option<u64>,
+    /// Settings from a TOML file; flags win over it.
+    #[arg(long, global = true, value_name = "FILE.toml", help_heading = "Global")]
+    config: Option<PathBuf>,
+    /// Results only: no line an epoch, no progress.
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global")]
+    quiet: bool,
+    /// Say more on stderr.
+    #[arg(short, long, global = true, help_heading = "Global")]
+    verbose: bool,
+    /// Form of the results on stdout.
+    #[arg(long, global = true, value_enum, default_value = "text", help_heading = "Global")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Device {
+    Cpu,
+    Cuda(usize),
+}
+
+fn parse_device(text: &str) -> Result<Device, String> {
+    let number = match text {
+        "auto" | "cpu" => return Ok(Device::Cpu),
+        "cuda" => "0",
+        other => other.strip_prefix("cuda:").unwrap_or_default(),
+    };
+    number.parse().map(Device::Cuda).map_err(|_| "give auto, cpu, cuda or cuda:N".into())
+}
+
+/// Parses the command line, runs it and says how it went.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout with 0, a wrong flag to stderr with 2; nothing can be done about a closed stream.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { DONE });
+        }
+    };
+    let code = run(cli).unwrap_or_else(|error| {
+        complain(&format!("error: {error:#}").replace('\n', " "));
+        if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }
+    });
+    ExitCode::from(code)
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    if let Device::Cuda(number) = cli.global.device {
+        bail!("--device cuda:{number}: this build has no CUDA device yet; use --device cpu");
+    }
+    match cli.command {
+        Command::Train(args) => train::run(&cli.global, *args),
+        Command::Eval(args) => eval::run(&cli.global, *args),
+        Command::Data(args) => data::run(&args, cli.global.output == Output::Json).map(|()| DONE),
+        Command::Info => info::run(&cli.global),
+    }
+}
+
+/// Sizes the thread pool, 0 for one thread a core; once, before the first parallel loop.
+fn use_threads(threads: usize) -> anyhow::Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.with_context(|| format!("--threads {threads}: could not be started; try fewer"))
+}
+
+/// Results on stdout. A reader that has gone away (`dsr train | head`) is no reason to stop.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Everything else, on stderr.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

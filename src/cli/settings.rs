@@ -1,0 +1,165 @@
+//! Flags that are hyper-parameters. Each has the name of its field in `Config`; those that were given become a layer of settings.
+
+use std::path::PathBuf;
+
+use crate::config::{Config, GradientKind, NeuronKind, OptimizerKind};
+use crate::error::{Error, Result};
+use crate::recipes::{self, Layer};
+use clap::{ArgAction, Args};
+use serde::Serialize;
+use toml::Table;
+
+use super::Global;
+
+/// What the network is.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Network and data")]
+pub struct NetworkFlags {
+    /// Data set by name; `dsr info` lists them.
+    #[arg(short = 'd', long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Folder or archive of a data set that is not shipped.
+    #[arg(long, value_name = "PATH", aliases = ["path", "data_dir"])]
+    data_dir: Option<PathBuf>,
+    /// Network by name; `dsr info` lists them.
+    #[arg(long, value_name = "NAME", alias = "arch")]
+    model: Option<String>,
+    /// Channels of each stage of a PreAct-ResNet, such as 16,32,64.
+    #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
+    widths: Option<Sizes>,
+    /// Blocks of each stage, such as 1,1,1.
+    #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
+    blocks: Option<Sizes>,
+    /// Neuron model.
+    #[arg(long, value_enum)]
+    neuron: Option<NeuronKind>,
+    /// Initial threshold of every layer.
+    #[arg(long, value_name = "X", alias = "Vth")]
+    vth: Option<f64>,
+    /// Share of the threshold at which a neuron fires.
+    #[arg(long, value_name = "X")]
+    alpha: Option<f64>,
+    /// Membrane time constant (lif).
+    #[arg(long, value_name = "X")]
+    tau: Option<f64>,
+    /// Length of a time step, in the unit of tau (lif).
+    #[arg(long, value_name = "X", aliases = ["delta_t", "dt"])]
+    delta_t: Option<f64>,
+    /// Lower bound of every threshold.
+    #[arg(long, value_name = "X", aliases = ["Vth_bound", "Vth-bound", "vth_bound"])]
+    vth_bound: Option<f64>,
+    /// Width of the weights in the forward pass: 16 or 8.
+    #[arg(long, value_name = "BITS", alias = "weight_bits")]
+    weight_bits: Option<u8>,
+}
+
+/// How it is trained.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Training")]
+pub struct TrainingFlags {
+    /// Number of time steps T.
+    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"])]
+    time_steps: Option<usize>,
+    /// Passes over the training split.
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Samples a training step.
+    #[arg(short, long, value_name = "N", aliases = ["train-batch", "train_batch", "batch-size", "batch_size"])]
+    batch: Option<usize>,
+    /// Update rule.
+    #[arg(long, value_enum, ignore_case = true)]
+    optimizer: Option<OptimizerKind>,
+    /// Highest learning rate.
+    #[arg(long, value_name = "X", aliases = ["learning-rate", "learning_rate"])]
+    lr: Option<f64>,
+    /// Weight decay of every parameter.
+    #[arg(long = "wd", value_name = "X", aliases = ["weight-decay", "weight_decay"])]
+    weight_decay: Option<f64>,
+    /// Iterations of linear warm-up.
+    #[arg(long, value_name = "N")]
+    warmup: Option<usize>,
+    /// Momentum (sgd).
+    #[arg(long, value_name = "X")]
+    momentum: Option<f64>,
+    /// Nesterov momentum (sgd); `--nesterov=false` turns it off.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    nesterov: Option<bool>,
+    /// Decay of the two means (adam), such as 0.9,0.999.
+    #[arg(long, value_name = "X,X", value_parser = parse_betas)]
+    betas: Option<Betas>,
+    /// Added to the root (adam).
+    #[arg(long, value_name = "X")]
+    eps: Option<f64>,
+    /// Which gradient the weights get.
+    #[arg(long, value_enum, alias = "weight_gradient")]
+    weight_gradient: Option<GradientKind>,
+    /// Further factor of threshold gradients.
+    #[arg(long, value_name = "X", alias = "threshold_grad_scale")]
+    threshold_grad_scale: Option<f64>,
+    /// Share of spikes dropped while training.
+    #[arg(long, value_name = "X", aliases = ["drop", "drop-rate"])]
+    dropout: Option<f64>,
+    /// Padding of the random crop, pixels; 0 for no crop.
+    #[arg(long, value_name = "N", alias = "crop_pad")]
+    crop_pad: Option<usize>,
+    /// Random horizontal flip; `--flip=false` turns it off.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    flip: Option<bool>,
+}
+
+/// A list in one argument: clap would add up the lists of a flag that is given twice, where the last one should win.
+#[derive(Clone, Debug, Serialize)]
+struct Sizes(Vec<usize>);
+
+fn parse_sizes(text: &str) -> std::result::Result<Sizes, std::num::ParseIntError> {
+    text.split(',').map(str::parse).collect::<std::result::Result<_, _>>().map(Sizes)
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Betas([f64; 2]);
+
+fn parse_betas(text: &str) -> std::result::Result<Betas, String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|number| number.parse().ok()).collect();
+    let pair = numbers.and_then(|numbers| <[f64; 2]>::try_from(numbers).ok());
+    pair.map(Betas).ok_or("give two numbers, such as 0.9,0.999".into())
+}
+
+/// The settings of one group of flags: those that were given, by name.
+pub fn table(flags: &impl Serialize) -> Result<Table> {
+    Table::try_from(flags).map_err(|e| Error::config("flags", e.to_string()))
+}
+
+/// The settings of `--config` and then of `flags`, which win.
+pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
+    if let Some(seed) = global.seed {
+        let seed = i64::try_from(seed).map_err(|_| Error::config("seed", format!("{seed} is above {}", i64::MAX)))?;
+        flags.insert("seed".into(), seed.into());
+    }
+    if let Some(threads) = global.threads {
+        flags.insert("threads".into(), (threads.get() as i64).into());
+    }
+    let mut layers = Vec::new();
+    if let Some(path) = &global.config {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        layers.push(recipes::parse(&text, &path.display().to_string())?);
+    }
+    layers.push(recipes::given(flags));
+    Ok(layers)
+}
+
+/// A configuration from nothing: the recipe (by name, or the data set's own), then `layers`.
+pub fn fresh(recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
+    let dataset = recipes::last(&layers, "dataset").and_then(|v| v.as_str()).unwrap_or(recipes::DEFAULT_DATASET).to_string();
+    let name = match recipe {
+        Some(name) => name.to_string(),
+        None => {
+            let known = crate::data::names();
+            if !known.contains(&dataset.as_str()) {
+                return Err(Error::config("dataset", format!("unknown data set '{dataset}'; known are {}", known.join(", "))));
+            }
+            recipes::name_for(&dataset, &layers)
+        }
+    };
+    layers.insert(0, recipes::recipe(&name)?);
+    recipes::resolve(&Config::default(), &layers)
+}

@@ -1,0 +1,289 @@
+//! `dsr train`: settings, run folder, progress, results.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::metrics::EpochMetrics;
+use crate::run_folder::{LAST, RunFolder};
+use crate::train::{self, End, Hooks, Run};
+use crate::{checkpoint, data, recipes};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::settings::{self, NetworkFlags, TrainingFlags};
+use super::{DONE, FAILED, Global, Output, complain, say};
+
+/// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
+///
+/// Ctrl-C finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the same bits.
+#[derive(Args)]
+#[command(allow_negative_numbers = true, args_override_self = true)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    network: NetworkFlags,
+    #[command(flatten)]
+    training: TrainingFlags,
+    /// Settings by name; without this, those of the data set. `dsr info` lists them.
+    #[arg(long, value_name = "NAME", help_heading = "Run")]
+    recipe: Option<String>,
+    /// Continue a run: a checkpoint, or `auto` for the last one of --out (a new run if there is none).
+    #[arg(long, value_name = "auto|FILE", help_heading = "Run")]
+    resume: Option<PathBuf>,
+    /// Start from the parameters of a checkpoint, PyTorch's too.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume", alias = "init_from", help_heading = "Run")]
+    init_from: Option<PathBuf>,
+    /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
+    #[arg(long, value_name = "FOLDER", help_heading = "Run")]
+    out: Option<PathBuf>,
+    /// As if Ctrl-C came after this many steps; for tests.
+    #[arg(long, value_name = "N", hide = true)]
+    stop_after_steps: Option<u64>,
+}
+
+/// Where a run goes and what it continues.
+struct Plan {
+    config: Config,
+    out: PathBuf,
+    resume: Option<PathBuf>,
+    /// Whether the checkpoint lies in the run folder itself.
+    continues: bool,
+}
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Trains as asked.
+///
+/// # Errors
+/// One line that says what is wrong with settings, data, checkpoint or disk.
+pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
+    let begin = Instant::now();
+    let plan = plan(global, &args)?;
+    super::use_threads(plan.config.threads)?;
+    let text = plan.config.to_toml()?;
+    let dataset = Arc::new(data::load(&plan.config.dataset, plan.config.data_dir.as_deref())?);
+    let mut run = train::start(plan.config, dataset)?;
+    if let Some(path) = &args.init_from {
+        checkpoint::load(path, &mut run.network, None)?;
+    }
+    let mut folder = if plan.continues { RunFolder::resume(&plan.out)? } else { RunFolder::create(&plan.out, &text)? };
+    if let Some(path) = &plan.resume {
+        train::resume(&mut run, &mut folder, path)?;
+    }
+    if !global.quiet {
+        complain(&headline(&run, &plan.out, plan.resume.as_deref()));
+    }
+    if global.verbose {
+        complain(text.trim_end());
+    }
+    catch_interrupt()?;
+    let end = go(global, &args, &mut run, &mut folder)?;
+    if end == End::Stopped {
+        let (epoch, step, steps) = (run.progress.epoch + 1, run.progress.step, train::steps_per_epoch(&run));
+        let out = plan.out.display();
+        complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
+        return Ok(FAILED);
+    }
+    report(global, &run, &folder, begin.elapsed());
+    Ok(DONE)
+}
+
+/// Runs the loop with a progress bar and a line an epoch.
+fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) -> Result<End> {
+    let bar = progress_bar(global, run);
+    let mut on_step = |run: &Run| {
+        let progress = &run.progress;
+        let sums = &run.progress.sums;
+        let (loss, accuracy) = (sums.loss / sums.seen as f64, sums.correct as f64 / sums.seen as f64);
+        bar.set_position(progress.step as u64);
+        bar.set_prefix(format!("epoch {}/{}", progress.epoch + 1, run.config.epochs));
+        bar.set_message(format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
+    };
+    let mut on_epoch = |metrics: &EpochMetrics, left: Duration| {
+        let line = epoch_line(metrics, left);
+        match (global.quiet, global.output) {
+            (true, _) => {}
+            (false, Output::Text) => bar.suspend(|| say(&line)),
+            (false, Output::Json) => bar.suspend(|| complain(&line)),
+        }
+        bar.reset();
+    };
+    let hooks = Hooks { stop: &STOP, stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
+    let end = train::train(run, folder, hooks);
+    bar.finish_and_clear();
+    end
+}
+
+/// Settings, run folder and checkpoint to continue from, out of flags, files and recipes.
+fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
+    let mut flags = settings::table(&args.network)?;
+    flags.extend(settings::table(&args.training)?);
+    let layers = settings::layers(global, flags)?;
+    let automatic = args.resume.as_deref() == Some(Path::new("auto"));
+    let source = match (&args.resume, &args.out) {
+        (Some(_), Some(out)) if automatic => Some(out.join(LAST)).filter(|path| path.exists()),
+        (Some(_), None) if automatic => {
+            let config = settings::fresh(args.recipe.as_deref(), layers.clone())?;
+            run_folders(&config).take_while(|folder| folder.exists()).map(|folder| folder.join(LAST)).filter(|path| path.exists()).last()
+        }
+        (Some(file), _) => Some(file.clone()),
+        (None, _) => None,
+    };
+    let Some(source) = source else {
+        let config = settings::fresh(args.recipe.as_deref(), layers)?;
+        let out = args.out.clone().or_else(|| run_folders(&config).find(|folder| !folder.exists())).unwrap_or_default();
+        return Ok(Plan { config, out, resume: None, continues: false });
+    };
+    let text = checkpoint::config(&source)?
+        .ok_or_else(|| Error::file(&source, "holds parameters but no settings; start a new run with --init-from"))?;
+    let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &source.display().to_string())?])?;
+    let mut wanted = layers;
+    if let Some(name) = &args.recipe {
+        wanted.insert(0, recipes::recipe(name)?);
+    }
+    let config = recipes::resolve(&trained, &wanted)?;
+    trained.check_resume(&config)?;
+    let folder = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let out = args.out.clone().unwrap_or(folder.to_path_buf());
+    let continues = out.canonicalize().ok() == folder.canonicalize().ok();
+    Ok(Plan { config, out, resume: Some(source), continues })
+}
+
+/// Default names of run folders, in order.
+fn run_folders(config: &Config) -> impl Iterator<Item = PathBuf> {
+    let stem = format!("{}-{}-{}-T{}", config.dataset, config.model_name(), config.neuron.name(), config.time_steps);
+    (1..).map(move |n: u32| Path::new("runs").join(format!("{stem}-{n}")))
+}
+
+/// The first Ctrl-C stops the run after its step, the second one ends the process.
+fn catch_interrupt() -> Result<()> {
+    let handler = || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(FAILED));
+        }
+        complain("stopping after this step; once more to stop at once");
+    };
+    ctrlc::set_handler(handler).map_err(|e| Error::config("Ctrl-C", format!("cannot be caught: {e}")))
+}
+
+fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
+    let (config, dataset) = (&run.config, &run.dataset);
+    let from = resume.map_or(String::new(), |path| format!(", continuing {}", path.display()));
+    format!(
+        "{} ({} parameters, {} neurons, T = {}) on {} ({} + {} images), run folder {}{from}",
+        config.model_name(),
+        run.network.len(),
+        config.neuron.name().to_uppercase(),
+        config.time_steps,
+        dataset.name,
+        dataset.train.labels.len(),
+        dataset.test.labels.len(),
+        out.display()
+    )
+}
+
+const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
+
+/// A bar on stderr; silent if that is no terminal.
+fn progress_bar(global: &Global, run: &Run) -> ProgressBar {
+    let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(train::steps_per_epoch(run) as u64), target);
+    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// `epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10`
+fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
+    let seconds = left.as_secs();
+    format!(
+        "epoch {}/{} lr {} loss {:.3} train {:.1} test {:.1} best {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
+        metrics.epoch,
+        metrics.epochs,
+        two_digits(metrics.lr),
+        metrics.train_loss,
+        100.0 * metrics.train_accuracy,
+        100.0 * metrics.test_accuracy,
+        100.0 * metrics.best_accuracy,
+        metrics.firing_rate,
+        metrics.images_per_second.max(0.0), // NaN where only the test split was left to do
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+/// A number with two significant digits: 0.049, 0.1, 0.00012.
+fn two_digits(value: f64) -> String {
+    format!("{value:.1e}").parse().unwrap_or(value).to_string()
+}
+
+/// The final result on stdout.
+fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
+    let Some(end) = run.progress.metrics.last() else { return };
+    let speeds: Vec<f64> = folder.metrics().iter().map(|m| m.images_per_second).filter(|speed| speed.is_finite()).collect();
+    match global.output {
+        Output::Json => {
+            let result = serde_json::json!({
+                "test_accuracy": end.test_accuracy,
+                "best_accuracy": end.best_accuracy,
+                "test_loss": end.test_loss,
+                "epochs": run.progress.epoch,
+                "seconds": time.as_secs_f64(),
+                "mean_firing_rate": end.firing_rate,
+                "images_per_second": speeds.iter().sum::<f64>() / speeds.len() as f64,
+                "checkpoint": folder.last(),
+                "best_checkpoint": folder.best(),
+                "seed": run.config.seed,
+            });
+            say(&result.to_string());
+        }
+        Output::Text => say(&format!(
+            "test accuracy {:.1} (best {:.1}) after {} epochs in {:.0} s: {}",
+            100.0 * end.test_accuracy,
+            100.0 * end.best_accuracy,
+            run.progress.epoch,
+            time.as_secs_f64(),
+            folder.last().display()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_is_one_line() {
+        let metrics = EpochMetrics {
+            epoch: 12,
+            epochs: 200,
+            lr: 0.04918,
+            train_loss: 0.4119,
+            train_accuracy: 0.86149,
+            test_loss: 1.0,
+            test_accuracy: 0.852,
+            best_accuracy: 0.8543,
+            firing_rate: 0.0701,
+            images_per_second: 1204.3,
+            seconds: 13.1,
+        };
+        let line = "epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10";
+        assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
+        let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
+        for (number, expected) in numbers {
+            assert_eq!(two_digits(number), expected);
+        }
+    }
+
+    #[test]
+    fn the_bar_has_its_template() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+    }
+}

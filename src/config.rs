@@ -1,0 +1,290 @@
+//! Every hyper-parameter of a run, with its unit and the paper's value. A run is a function of this, the data and the code.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::models;
+use crate::network::{Network, WeightGradient};
+use crate::ops::neuron::Neuron;
+use crate::optimizer::{Optimizer, Rule, Schedule};
+
+/// Neuron model by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NeuronKind {
+    /// Integrate and fire.
+    If,
+    /// Leaky integrate and fire.
+    Lif,
+}
+
+impl NeuronKind {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            NeuronKind::If => "if",
+            NeuronKind::Lif => "lif",
+        }
+    }
+}
+
+/// Update rule by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam.
+    Adam,
+}
+
+/// Mode of the weight gradient by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GradientKind {
+    /// Of the mapping between representations: needs spike counts only.
+    Rate,
+    /// The full sum over time steps.
+    Unrolled,
+}
+
+/// Settings of a run. The defaults are the paper's for CIFAR-10 with IF neurons and T = 20.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the data set; `dsr info` lists them.
+    pub dataset: String,
+    /// Folder (or archive) of a data set that is not shipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Name of the network, or `preact-resnet` for `widths` and `blocks`. Paper: preact-resnet18 (CIFAR, ImageNet), vgg11 (events).
+    pub model: String,
+    /// Channels of each stage of a `preact-resnet`; empty for a named network.
+    pub widths: Vec<usize>,
+    /// Blocks of each stage of a `preact-resnet`; empty for a named network.
+    pub blocks: Vec<usize>,
+    /// Neuron model.
+    pub neuron: NeuronKind,
+    /// Number of time steps T, 1..=255. Paper: 20 (CIFAR, DVS-CIFAR10), 50 (ImageNet).
+    pub time_steps: usize,
+    /// Initial threshold of every layer, in units of the current. Paper: 6 (IF), 0.3 (LIF), 0.6 (LIF, T = 5).
+    pub vth: f64,
+    /// Share of the threshold at which a neuron fires. Paper: 0.5 (IF; LIF, T = 5), 0.3 (LIF).
+    pub alpha: f64,
+    /// Membrane time constant of LIF, in the unit of `delta_t`. Paper: 1.
+    pub tau: f64,
+    /// Length of a time step of LIF, in the unit of `tau`. Paper: 0.05, 0.1 (T = 5).
+    pub delta_t: f64,
+    /// Lower bound of every threshold. Paper: 0.01 (IF), 0.0005 (LIF), 0.001 (LIF, T = 5).
+    pub vth_bound: f64,
+    /// Further factor of threshold gradients. Reference: 1, and 0.001 for ImageNet IF.
+    pub threshold_grad_scale: f64,
+    /// Width of the fixed-point weights of the forward pass: 16 or 8 bits. Paper: 32-bit floats; 8 bits lost nothing.
+    pub weight_bits: u8,
+    /// Which gradient the weights get. The reference's autograd is `unrolled`, the paper's theory `rate`.
+    pub weight_gradient: GradientKind,
+    /// Update rule. Paper: sgd (CIFAR, DVS-CIFAR10), adam (ImageNet).
+    pub optimizer: OptimizerKind,
+    /// Momentum of sgd. Paper: 0.9.
+    pub momentum: f64,
+    /// Nesterov's form of momentum. Reference: false.
+    pub nesterov: bool,
+    /// Decay of Adam's two means. Paper: 0.9, 0.999.
+    pub betas: [f64; 2],
+    /// Added to the root in Adam. PyTorch: 1e-8.
+    pub eps: f64,
+    /// Highest learning rate. Paper: 0.1 (CIFAR), 0.05 (T = 5, DVS-CIFAR10), 0.001 (ImageNet).
+    pub lr: f64,
+    /// Weight decay of every parameter, thresholds and batch norm included. Paper: 5e-4, 0 (ImageNet).
+    pub weight_decay: f64,
+    /// Iterations of linear warm-up; 0 for none. Paper: 400, 5000 (ImageNet).
+    pub warmup: usize,
+    /// Passes over the training split. Paper: 200 (CIFAR), 300 (DVS-CIFAR10), 90 (ImageNet).
+    pub epochs: usize,
+    /// Samples a training step. Paper: 128, 144 (ImageNet).
+    pub batch: usize,
+    /// Share of spikes dropped while training. Reference: 0, 0.1 (VGG).
+    pub dropout: f64,
+    /// Zero padding of the random crop, pixels; 0 for no crop. Paper: 4 (CIFAR, DVS-CIFAR10).
+    pub crop_pad: usize,
+    /// Random horizontal flip. Paper: true (CIFAR, ImageNet), false (events).
+    pub flip: bool,
+    /// Seed of parameters, order, augmentation and dropout.
+    pub seed: u64,
+    /// Threads; 0 for one a core. It changes no result, so it is not written to a run's configuration.
+    #[serde(skip_serializing)]
+    pub threads: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            dataset: "cifar10".into(),
+            data_dir: None,
+            model: "preact-resnet18".into(),
+            widths: Vec::new(),
+            blocks: Vec::new(),
+            neuron: NeuronKind::If,
+            time_steps: 20,
+            vth: 6.0,
+            alpha: 0.5,
+            tau: 1.0,
+            delta_t: 0.05,
+            vth_bound: 0.01,
+            threshold_grad_scale: 1.0,
+            weight_bits: 16,
+            weight_gradient: GradientKind::Rate,
+            optimizer: OptimizerKind::Sgd,
+            momentum: 0.9,
+            nesterov: false,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            lr: 0.1,
+            weight_decay: 5e-4,
+            warmup: 400,
+            epochs: 200,
+            batch: 128,
+            dropout: 0.0,
+            crop_pad: 4,
+            flip: true,
+            seed: 0,
+            threads: 0,
+        }
+    }
+}
+
+/// Settings that a resumed run may change: they are not part of what is computed up to the checkpoint.
+const FREE_ON_RESUME: [&str; 3] = ["epochs", "data_dir", "threads"];
+
+impl Config {
+    /// Refuses settings that no run can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting, its value and what it may be.
+    pub fn check(&self) -> Result<()> {
+        let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
+        let positive = |name: &str, value: f64| {
+            let float = value as f32; // what the engine computes with
+            require(float > 0.0 && float.is_finite(), name, format!("{value} is not a positive number"))
+        };
+        let at_least_0 = |name: &str, value: f64| require(value >= 0.0 && value.is_finite(), name, format!("{value} is not a number ≥ 0"));
+        let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
+        models::check(self)?;
+        require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
+        positive("vth", self.vth)?;
+        positive("alpha", self.alpha)?;
+        positive("tau", self.tau)?;
+        positive("delta-t", self.delta_t)?;
+        positive("vth-bound", self.vth_bound)?;
+        at_least_0("threshold-grad-scale", self.threshold_grad_scale)?;
+        require(matches!(self.weight_bits, 8 | 16), "weight-bits", format!("{} is neither 16 nor 8", self.weight_bits))?;
+        share("momentum", self.momentum)?;
+        let plain = self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerKind::Sgd);
+        require(!plain, "nesterov", "needs --optimizer sgd and a momentum above 0".into())?;
+        share("betas", self.betas[0])?;
+        share("betas", self.betas[1])?;
+        positive("eps", self.eps)?;
+        positive("lr", self.lr)?;
+        at_least_0("weight-decay", self.weight_decay)?;
+        require(self.epochs > 0, "epochs", "0: at least one is needed".into())?;
+        require(self.batch > 0, "batch", "0: at least one sample a step is needed".into())?;
+        share("dropout", self.dropout)?;
+        // TOML has no unsigned 64-bit integers, and the seed has to survive in a checkpoint.
+        require(self.seed <= i64::MAX as u64, "seed", format!("{} is above {}", self.seed, i64::MAX))
+    }
+
+    /// The neuron with its constants.
+    pub fn neuron(&self) -> Neuron {
+        let alpha = self.alpha as f32;
+        match self.neuron {
+            NeuronKind::If => Neuron::If { alpha },
+            NeuronKind::Lif => Neuron::Lif { alpha, tau: self.tau as f32, delta_t: self.delta_t as f32 },
+        }
+    }
+
+    /// The network for images of height, width, channels, with parameters drawn from the seed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the images do not suit the model.
+    pub fn network(&self, shape: [usize; 3], classes: usize) -> Result<Network> {
+        let builder = models::build(self, shape, classes)?;
+        let mut network = builder.finish(self.neuron(), self.time_steps, self.vth_bound as f32, self.seed)?;
+        network.weight_bits = self.weight_bits;
+        network.threshold_grad_scale = self.threshold_grad_scale as f32;
+        network.prepare();
+        Ok(network)
+    }
+
+    /// The optimiser of a network with `len` parameters, none stepped yet.
+    pub fn optimizer(&self, len: usize) -> Optimizer {
+        let rule = match self.optimizer {
+            OptimizerKind::Sgd => Rule::Sgd { momentum: self.momentum as f32, nesterov: self.nesterov },
+            OptimizerKind::Adam => Rule::Adam { beta1: self.betas[0] as f32, beta2: self.betas[1] as f32, eps: self.eps as f32 },
+        };
+        Optimizer::new(rule, self.weight_decay as f32, len)
+    }
+
+    /// The learning-rate schedule.
+    pub fn schedule(&self) -> Schedule {
+        Schedule { lr: self.lr, epochs: self.epochs, warmup: self.warmup }
+    }
+
+    /// The weight-gradient mode of the engine.
+    pub fn gradient(&self) -> WeightGradient {
+        match self.weight_gradient {
+            GradientKind::Rate => WeightGradient::Rate,
+            GradientKind::Unrolled => WeightGradient::Unrolled,
+        }
+    }
+
+    /// Model in a few letters, for folder names: `preact-resnet-16-32-64`.
+    pub fn model_name(&self) -> String {
+        let widths: String = self.widths.iter().map(|w| format!("-{w}")).collect();
+        format!("{}{widths}", self.model)
+    }
+
+    /// As a TOML table.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a value that TOML cannot hold.
+    pub fn to_table(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).map_err(|e| Error::config("configuration", e.to_string()))
+    }
+
+    /// As the text of a TOML file.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a value that TOML cannot hold.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::config("configuration", e.to_string()))
+    }
+
+    /// From a TOML table; `origin` says in errors where it came from.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming an unknown key or a value of the wrong type.
+    pub fn from_table(table: toml::Table, origin: &str) -> Result<Config> {
+        table.try_into().map_err(|e: toml::de::Error| Error::config(origin, e.to_string().trim().replace('\n', ": ")))
+    }
+
+    /// Refuses to continue a run of `self` with `wanted` if that would be another run.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming every setting that differs.
+    pub fn check_resume(&self, wanted: &Config) -> Result<()> {
+        let (ours, theirs) = (self.to_table()?, wanted.to_table()?);
+        let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let differs = |key: &&String| !FREE_ON_RESUME.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key);
+        let show = |value: Option<&toml::Value>| value.map_or("nothing".into(), toml::Value::to_string);
+        let list = |key: &String| format!("{} {} (asked for: {})", key.replace('_', "-"), show(ours.get(key)), show(theirs.get(key)));
+        let differences: Vec<String> = keys.into_iter().filter(differs).map(list).collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let problem = "drop these flags, or start a new run with --init-from";
+        Err(Error::config("resume", format!("the checkpoint was trained with {}; {problem}", differences.join(", "))))
+    }
+}

@@ -1,0 +1,118 @@
+//! From bytes to the input of a network: crop, flip, normalise. Each image has random numbers of its own.
+
+use rand::RngCore;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+
+use super::Dataset;
+use crate::error::{Error, Result};
+
+/// Random changes of a training image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Augment {
+    /// Pixels of black (byte 0, before normalisation) put around an image before a part of its old size is cut out.
+    pub crop_pad: usize,
+    /// Mirrors every second image, left to right.
+    pub flip: bool,
+}
+
+/// What happens to one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Row of the padded image at which the cut begins, 0..=2·`crop_pad`.
+    pub top: usize,
+    /// Column of the padded image at which the cut begins, 0..=2·`crop_pad`.
+    pub left: usize,
+    /// Mirrored after the cut.
+    pub flip: bool,
+}
+
+impl Augment {
+    /// Checks that a crop of images of this shape cannot miss them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] otherwise.
+    pub fn check(&self, shape: [usize; 3]) -> Result<()> {
+        if self.crop_pad >= shape[0].min(shape[1]) && self.crop_pad > 0 {
+            let problem = format!("a padding of {} pixels could cut an image of {}x{} away; lower it", self.crop_pad, shape[0], shape[1]);
+            return Err(Error::config("crop-pad", problem));
+        }
+        Ok(())
+    }
+
+    /// What happens to image `index` of the training split in `epoch`. Depends on nothing else, so neither the size of a batch,
+    /// nor the thread, nor a resumed epoch changes it.
+    pub fn draw(&self, seed: u64, epoch: u64, index: u64) -> Draw {
+        let mut rng = generator(seed, Purpose::Augment, epoch, index);
+        let offsets = 2 * self.crop_pad as u64 + 1;
+        let (top, left) = (below(&mut rng, offsets), below(&mut rng, offsets));
+        Draw { top: top as usize, left: left as usize, flip: self.flip && below(&mut rng, 2) == 1 }
+    }
+}
+
+/// What random numbers are for; each purpose has its own.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    Order = 0,
+    Augment = 1,
+}
+
+/// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.
+pub(super) fn generator(seed: u64, purpose: Purpose, epoch: u64, index: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&epoch.to_le_bytes());
+    key[16] = purpose as u8;
+    let mut rng = ChaCha8Rng::from_seed(key);
+    rng.set_stream(index);
+    rng
+}
+
+/// A number below `n`, by one multiplication: unlike a library's method it will never change, and with it never what a seed means.
+/// Its bias is below n / 2⁶⁴.
+pub(super) fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
+    ((u128::from(rng.next_u64()) * u128::from(n)) >> 64) as u64
+}
+
+/// What each byte of each channel is for the network.
+#[derive(Clone, Debug)]
+pub struct Pixels {
+    shape: [usize; 3],
+    /// `[C][256]`.
+    table: Vec<[f32; 256]>,
+}
+
+impl Pixels {
+    /// (byte / max_value − mean) / std, in the order and precision of torchvision's ToTensor and Normalize.
+    pub fn of(dataset: &Dataset) -> Self {
+        let one = f32::from(dataset.max_value);
+        let channel = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|byte| (byte as f32 / one - mean) / std);
+        Pixels { shape: dataset.shape, table: dataset.mean.iter().zip(&dataset.std).map(channel).collect() }
+    }
+
+    /// Appends an image, `[H][W][C]` bytes, as it is.
+    pub fn append(&self, image: &[u8], out: &mut Vec<f32>) {
+        for pixel in image.chunks_exact(self.shape[2]) {
+            out.extend(pixel.iter().zip(&self.table).map(|(&byte, table)| table[usize::from(byte)]));
+        }
+    }
+
+    /// Appends an image, `[H][W][C]` bytes, padded by `pad` pixels on each side, cut and mirrored as drawn.
+    pub fn append_drawn(&self, image: &[u8], pad: usize, draw: Draw, out: &mut Vec<f32>) {
+        let [height, width, channels] = self.shape;
+        for y in 0..height {
+            // Row and columns of the image that the cut shows; what lies outside is padding.
+            let row = (y + draw.top).checked_sub(pad).filter(|&row| row < height);
+            for x in 0..width {
+                let column = if draw.flip { width - 1 - x } else { x };
+                let column = (column + draw.left).checked_sub(pad).filter(|&column| column < width);
+                match row.zip(column) {
+                    Some((row, column)) => self.append(&image[(row * width + column) * channels..][..channels], out),
+                    None => out.extend(self.table.iter().map(|table| table[0])),
+                }
+            }
+        }
+    }
+}

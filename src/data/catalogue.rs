@@ -1,0 +1,215 @@
+//! The data sets by name: where each comes from, its classes, its constants.
+
+use std::path::{Path, PathBuf};
+
+use super::{Dataset, Split, cifar, idx};
+use crate::error::{Error, Result};
+
+/// What is known about a set before it is read.
+pub(super) struct Entry {
+    pub name: &'static str,
+    source: Source,
+    /// Names of the classes; empty where only their number is known.
+    classes: &'static [&'static str],
+    max_value: u8,
+    /// Published mean and standard deviation of R, G, B; measured on the training split where there are none.
+    normalisation: Option<[[f32; 3]; 2]>,
+    pub published: Published,
+}
+
+/// What the set is known to hold, for `dsr data verify`.
+pub(super) struct Published {
+    pub shape: [usize; 3],
+    /// Training and test images.
+    pub images: [usize; 2],
+    /// Every class has the same number of images.
+    pub balanced: bool,
+    /// Checksums of the training and test split, where they are part of the program.
+    pub crc32c: Option<[u32; 2]>,
+}
+
+/// Where a set comes from.
+enum Source {
+    /// Training images and labels, test images and labels, in the IDX format.
+    BuiltInIdx([&'static [u8]; 4]),
+    /// Training and test records and names of the classes, in CIFAR-10's format.
+    BuiltInCifar { records: [&'static [u8]; 2], meta: &'static str },
+    /// A folder of IDX files, with a place to look when none is given.
+    IdxFolder { usual: Option<&'static str>, hint: &'static str },
+    /// A folder or an archive of CIFAR records.
+    Cifar(&'static cifar::Layout),
+}
+
+const FASHION: &[&str] = &["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
+const DIGITS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+static CATALOGUE: [Entry; 7] = [
+    Entry {
+        name: "fashion-mnist-3k",
+        source: Source::BuiltInIdx([
+            include_bytes!("../../data/fashion-mnist-3k/train-images-idx3-ubyte.gz"),
+            include_bytes!("../../data/fashion-mnist-3k/train-labels-idx1-ubyte.gz"),
+            include_bytes!("../../data/fashion-mnist-3k/t10k-images-idx3-ubyte.gz"),
+            include_bytes!("../../data/fashion-mnist-3k/t10k-labels-idx1-ubyte.gz"),
+        ]),
+        classes: FASHION,
+        max_value: 255,
+        normalisation: None,
+        published: Published { shape: [28, 28, 1], images: [2500, 500], balanced: true, crc32c: Some([0xc262_2af8, 0x7d99_10a5]) },
+    },
+    Entry {
+        name: "digits-8x8",
+        source: Source::BuiltInIdx([
+            include_bytes!("../../data/digits-8x8/train-images-idx3-ubyte.gz"),
+            include_bytes!("../../data/digits-8x8/train-labels-idx1-ubyte.gz"),
+            include_bytes!("../../data/digits-8x8/t10k-images-idx3-ubyte.gz"),
+            include_bytes!("../../data/digits-8x8/t10k-labels-idx1-ubyte.gz"),
+        ]),
+        classes: DIGITS,
+        max_value: 16,
+        normalisation: None,
+        published: Published { shape: [8, 8, 1], images: [1437, 360], balanced: false, crc32c: Some([0xef2f_dd07, 0x7473_4431]) },
+    },
+    Entry {
+        name: "photo-patches-10",
+        source: Source::BuiltInCifar {
+            records: [
+                include_bytes!("../../data/photo-patches-10/data_batch_1.bin"),
+                include_bytes!("../../data/photo-patches-10/test_batch.bin"),
+            ],
+            meta: include_str!("../../data/photo-patches-10/batches.meta.txt"),
+        },
+        classes: &[],
+        max_value: 255,
+        normalisation: None,
+        published: Published { shape: [32, 32, 3], images: [500, 120], balanced: true, crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]) },
+    },
+    Entry {
+        name: "fashion-mnist",
+        source: Source::IdxFolder {
+            usual: Some("/usr/share/datasets/fashion-mnist"),
+            hint: "install Debian's package dataset-fashion-mnist or download the files from https://github.com/zalandoresearch/fashion-mnist",
+        },
+        classes: FASHION,
+        max_value: 255,
+        normalisation: None,
+        published: Published { shape: [28, 28, 1], images: [60_000, 10_000], balanced: true, crc32c: None },
+    },
+    Entry {
+        name: "mnist",
+        source: Source::IdxFolder { usual: None, hint: "download the four IDX files of MNIST" },
+        classes: DIGITS,
+        max_value: 255,
+        normalisation: None,
+        published: Published { shape: [28, 28, 1], images: [60_000, 10_000], balanced: false, crc32c: None },
+    },
+    Entry {
+        name: "cifar10",
+        source: Source::Cifar(&cifar::CIFAR10),
+        classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+        max_value: 255,
+        normalisation: Some([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]),
+        published: Published { shape: [32, 32, 3], images: [50_000, 10_000], balanced: true, crc32c: None },
+    },
+    Entry {
+        name: "cifar100",
+        source: Source::Cifar(&cifar::CIFAR100),
+        classes: &[],
+        max_value: 255,
+        normalisation: Some([[0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]]),
+        published: Published { shape: [32, 32, 3], images: [50_000, 10_000], balanced: true, crc32c: None },
+    },
+];
+
+static NAMES: [&str; CATALOGUE.len()] = {
+    let mut names = [""; CATALOGUE.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = CATALOGUE[index].name;
+        index += 1;
+    }
+    names
+};
+
+/// Names of the data sets that [`super::load`] knows, the default first.
+pub fn names() -> &'static [&'static str] {
+    &NAMES
+}
+
+/// What is known about the set called `name`.
+pub(super) fn find(name: &str) -> Result<&'static Entry> {
+    let known = || names().join(", ");
+    CATALOGUE.iter().find(|entry| entry.name == name).ok_or_else(|| match name {
+        "dvs-cifar10" | "imagenet" => Error::config("dataset", format!("{name} is not supported yet; supported are {}", known())),
+        _ => Error::config(
+            "dataset",
+            format!("there is none called {name:?}; choose from {} (dvs-cifar10 and imagenet are not supported yet)", known()),
+        ),
+    })
+}
+
+pub(super) fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
+    let entry = find(name)?;
+    let (classes, [train, test]) = entry.read(data_dir)?;
+    let mut dataset = Dataset::new(entry.name, classes, train, test, entry.max_value)?;
+    if let Some([mean, std]) = entry.normalisation {
+        (dataset.mean, dataset.std) = (mean.to_vec(), std.to_vec());
+    }
+    Ok(dataset)
+}
+
+impl Entry {
+    /// Names of the classes, training and test split.
+    fn read(&self, data_dir: Option<&Path>) -> Result<(Vec<String>, [Split; 2])> {
+        let name = self.name;
+        let classes: Vec<String> = self.classes.iter().map(ToString::to_string).collect();
+        if let (Source::BuiltInIdx(_) | Source::BuiltInCifar { .. }, Some(folder)) = (&self.source, data_dir) {
+            let problem =
+                format!("{name} is built in and reads no folder: leave --data-dir {} away, or choose another --dataset", folder.display());
+            return Err(Error::config("data-dir", problem));
+        }
+        // Names the files of a built-in set in errors; only a damaged source tree could bring them up.
+        let built_in = |file: &str| PathBuf::from(format!("{name} (built in)/{file}"));
+        match &self.source {
+            Source::BuiltInIdx([train, train_labels, test, test_labels]) => {
+                let split = |part: &str, images: &[u8], labels: &[u8]| {
+                    let (images_path, labels_path) = (built_in(&format!("{part}-images")), built_in(&format!("{part}-labels")));
+                    idx::split((&images_path, images), (&labels_path, labels), classes.len())
+                };
+                let splits = [split("train", train, train_labels)?, split("t10k", test, test_labels)?];
+                Ok((classes, splits))
+            }
+            Source::BuiltInCifar { records, meta } => {
+                let classes = cifar::class_names(&built_in("batches.meta.txt"), meta, cifar::CIFAR10.classes)?;
+                let split = |file: &str, bytes: &[u8]| {
+                    let mut split = cifar::empty_split();
+                    cifar::append_records(&built_in(file), bytes.len() as u64, bytes, &cifar::CIFAR10, &mut split)?;
+                    Ok(split)
+                };
+                Ok((classes, [split("data_batch_1.bin", records[0])?, split("test_batch.bin", records[1])?]))
+            }
+            Source::IdxFolder { usual, hint } => {
+                let folder = data_dir.or(usual.map(Path::new)).ok_or_else(|| {
+                    Error::config("data-dir", format!("{name} is read from disk: {hint}, and name their folder by --data-dir"))
+                })?;
+                let splits = idx::read_folder(folder, classes.len(), hint)?;
+                Ok((classes, splits))
+            }
+            Source::Cifar(layout) => {
+                let place = data_dir.ok_or_else(|| {
+                    Error::config(
+                        "data-dir",
+                        format!("{name} is read from disk: {}, and name it or its folder by --data-dir", layout.hint()),
+                    )
+                })?;
+                let (found, splits) = cifar::read(place, layout)?;
+                Ok((found.unwrap_or(if classes.is_empty() { numbered(layout.classes) } else { classes }), splits))
+            }
+        }
+    }
+}
+
+/// Stands in for names that are not known.
+fn numbered(classes: usize) -> Vec<String> {
+    (0..classes).map(|class| class.to_string()).collect()
+}

@@ -1,0 +1,196 @@
+//! The batches of an epoch, prepared by a thread while the engine works on the batch before.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use super::augment::{Purpose, below, generator};
+use super::{Augment, Dataset, Pixels, Split};
+use crate::error::{Error, Result};
+
+/// Batches that wait, ready, for the engine; one more is in preparation.
+const AHEAD: usize = 2;
+
+/// Input of one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// `[B][1][H][W][C]`, normalised.
+    pub data: Vec<f32>,
+    /// Classes, `[B]`.
+    pub labels: Vec<u32>,
+    /// Images a sample: 1, for all sets here are static.
+    pub frames: usize,
+}
+
+/// Checks a batch size against the training split.
+///
+/// # Errors
+/// [`Error::Config`] if it is 0, or larger than the training split.
+pub fn check_batch(dataset: &Dataset, batch: usize) -> Result<()> {
+    let images = dataset.train.len();
+    match batch {
+        0 => Err(Error::config("batch", "a batch needs at least one image")),
+        _ if batch > images => {
+            let problem = format!("{batch} is more than the {images} training images of {}; lower -b", dataset.name);
+            Err(Error::config("batch", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Order of the training images in an epoch: a Fisher-Yates shuffle that is a function of (seed, epoch).
+pub fn epoch_order(images: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..images as u64).map(|index| index as u32).collect();
+    let mut rng = generator(seed, Purpose::Order, epoch, 0);
+    for last in (1..images).rev() {
+        order.swap(last, below(&mut rng, last as u64 + 1) as usize);
+    }
+    order
+}
+
+/// Iterator over the batches of one pass through a split. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct Loader {
+    plan: Arc<Plan>,
+    /// Step whose batch comes next.
+    step: usize,
+    ready: Option<Receiver<Batch>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What every batch of the pass is a function of.
+#[derive(Debug)]
+struct Plan {
+    dataset: Arc<Dataset>,
+    pixels: Pixels,
+    batch: usize,
+    /// None for a pass through the test split, as it lies.
+    training: Option<Training>,
+}
+
+#[derive(Debug)]
+struct Training {
+    augment: Augment,
+    seed: u64,
+    epoch: u64,
+    order: Vec<u32>,
+}
+
+impl Loader {
+    /// The training batches of one epoch, from step `first_step` on: the same ones as if the steps before it had been taken.
+    ///
+    /// The last batch holds what is left and may be as small as one image, over which a batch norm without positions has no
+    /// variance; choose a batch size that leaves no single image, or accept one such step an epoch, as in PyTorch without
+    /// `drop_last`. The sizes are checked by [`check_batch`]; a `batch` of 0 counts as 1.
+    pub fn train(dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
+        let epoch = epoch as u64;
+        let order = epoch_order(dataset.train.len(), seed, epoch);
+        Self::start(dataset, batch, Some(Training { augment, seed, epoch, order }), first_step)
+    }
+
+    /// The test images in their order, as they are.
+    pub fn test(dataset: Arc<Dataset>, batch: usize) -> Self {
+        Self::start(dataset, batch, None, 0)
+    }
+
+    fn start(dataset: Arc<Dataset>, batch: usize, training: Option<Training>, first_step: usize) -> Self {
+        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch: batch.max(1), training });
+        let (sender, ready) = sync_channel(AHEAD);
+        let steps = first_step..plan.steps();
+        let worker = Arc::clone(&plan);
+        // Without a thread (the system has none left) the sender is gone, and `next` prepares the batches itself.
+        let thread = std::thread::Builder::new()
+            .name("batches".into())
+            .spawn(move || {
+                for step in steps {
+                    if sender.send(worker.prepare(step)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .ok();
+        Loader { plan, step: first_step, ready: Some(ready), thread }
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Batch;
+
+    fn next(&mut self) -> Option<Batch> {
+        if self.step >= self.plan.steps() {
+            return None;
+        }
+        // The channel ends early only if the thread could not be started or broke off; a batch is never left out.
+        let ready = self.ready.as_ref().and_then(|ready| ready.recv().ok());
+        let batch = ready.unwrap_or_else(|| self.plan.prepare(self.step));
+        self.step += 1;
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.plan.steps().saturating_sub(self.step);
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Loader {}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // Without a receiver the thread's next send fails, so this waits for one batch at most.
+        self.ready = None;
+        if let Some(thread) = self.thread.take() {
+            // Err would be a panic of the thread, which has been printed, and whose batch `next` has prepared again.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Plan {
+    fn split(&self) -> &Split {
+        if self.training.is_some() { &self.dataset.train } else { &self.dataset.test }
+    }
+
+    fn steps(&self) -> usize {
+        self.split().len().div_ceil(self.batch)
+    }
+
+    fn prepare(&self, step: usize) -> Batch {
+        let split = self.split();
+        let places = step * self.batch..((step + 1) * self.batch).min(split.len());
+        let mut data = Vec::with_capacity(places.len() * split.images.size());
+        let mut labels = Vec::with_capacity(places.len());
+        for place in places {
+            let index = match &self.training {
+                Some(Training { augment, seed, epoch, order }) => {
+                    let index = order[place];
+                    let draw = augment.draw(*seed, *epoch, u64::from(index));
+                    self.pixels.append_drawn(split.images.image(index as usize), augment.crop_pad, draw, &mut data);
+                    index as usize
+                }
+                None => {
+                    self.pixels.append(split.images.image(place), &mut data);
+                    place
+                }
+            };
+            labels.push(split.labels[index]);
+        }
+        Batch { data, labels, frames: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_its_thread_a_loader_gives_the_same_batches() {
+        let dataset = Arc::new(crate::data::load("digits-8x8", None).unwrap());
+        let augment = Augment { crop_pad: 1, flip: true };
+        let loader = || Loader::train(Arc::clone(&dataset), 100, augment, 1, 2, 3);
+        let mut alone = loader();
+        alone.ready = Some(sync_channel(1).1);
+        assert_eq!(alone.len(), 12);
+        assert_eq!(alone.collect::<Vec<_>>(), loader().collect::<Vec<_>>());
+    }
+}

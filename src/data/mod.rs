@@ -1,0 +1,158 @@
+//! Data sets: images as bytes in memory, batches as normalised f32.
+//!
+//! [`load`] reads a set by name, [`Loader`] turns it into the batches of an epoch. Everything random is a function of
+//! (seed, epoch, index of the image), so an epoch can be taken up again in its middle.
+
+mod augment;
+mod catalogue;
+pub mod cifar;
+pub mod idx;
+mod loader;
+mod summary;
+
+use std::path::Path;
+
+pub use augment::{Augment, Draw, Pixels};
+pub use catalogue::names;
+pub use loader::{Batch, Loader, check_batch, epoch_order};
+pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};
+
+use crate::error::{Error, Result};
+
+/// More bytes than any file of a supported set holds: a header that promises more is damaged, and nothing is allocated for it.
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Images of one size, as bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    /// `[N][H][W][C]`.
+    pub pixels: Vec<u8>,
+}
+
+impl Images {
+    /// Values of one image.
+    pub fn size(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.pixels.len() / self.size().max(1)
+    }
+
+    /// True without any image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One image, `[H][W][C]`.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let size = self.size();
+        &self.pixels[index * size..][..size]
+    }
+}
+
+/// Images with their classes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The images.
+    pub images: Images,
+    /// Class of each image.
+    pub labels: Vec<u32>,
+}
+
+impl Split {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// True without any image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+/// A training and a test split, and what turns their bytes into the input of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// Name, as [`names`] lists it.
+    pub name: String,
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    /// Name of each class; a label is an index into it.
+    pub classes: Vec<String>,
+    /// What a network learns from.
+    pub train: Split,
+    /// What it is measured on.
+    pub test: Split,
+    /// The byte that stands for 1.0: 255, or 16 for `digits-8x8`.
+    pub max_value: u8,
+    /// Mean of each channel, in units of `max_value`; subtracted from the input.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel, in units of `max_value`; divides the input.
+    pub std: Vec<f32>,
+}
+
+impl Dataset {
+    /// A set whose mean and standard deviation are measured on its training split.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if the splits differ in shape, are empty, or have as many images as not labels;
+    /// [`Error::Config`] for a label without a class, or a `max_value` of 0.
+    pub fn new(name: &str, classes: Vec<String>, train: Split, test: Split, max_value: u8) -> Result<Self> {
+        let shape = train.images.shape;
+        if test.images.shape != shape {
+            return Err(Error::shape(format!("data set {name}: test images"), shape, test.images.shape));
+        }
+        if max_value == 0 {
+            return Err(Error::config("max_value", "the largest value of a pixel cannot be 0"));
+        }
+        for (split, which) in [(&train, "training"), (&test, "test")] {
+            let pixels = split.images.size() * split.len();
+            if pixels == 0 || split.images.pixels.len() != pixels {
+                let expected = format!("{} labels with {shape:?} bytes each, at least one", split.len());
+                return Err(Error::shape(format!("data set {name}: {which} images"), expected, split.images.pixels.len()));
+            }
+            if let Some(record) = split.labels.iter().position(|&label| label as usize >= classes.len()) {
+                let problem = format!("{which} image {record} has label {}; {name} has {} classes", split.labels[record], classes.len());
+                return Err(Error::config("label", problem));
+            }
+        }
+        let (mean, std) = moments(&train.images, max_value);
+        // A channel that never changes carries nothing; dividing it by 1 keeps it finite.
+        let std = std.iter().map(|&s| if s > 0.0 { s as f32 } else { 1.0 }).collect();
+        let mean = mean.iter().map(|&m| m as f32).collect();
+        Ok(Dataset { name: name.to_string(), shape, classes, train, test, max_value, mean, std })
+    }
+}
+
+/// Mean and (population) standard deviation of each channel, in units of `max_value`. The sums are integers, hence exact.
+pub fn moments(images: &Images, max_value: u8) -> (Vec<f64>, Vec<f64>) {
+    let channels = images.shape[2].max(1);
+    let mut counts = vec![[0u64; 256]; channels];
+    for pixel in images.pixels.chunks_exact(channels) {
+        for (count, &value) in counts.iter_mut().zip(pixel) {
+            count[usize::from(value)] += 1;
+        }
+    }
+    let one = f64::from(max_value.max(1));
+    let of_channel = |count: &[u64; 256]| {
+        let sum = |power: u32| count.iter().zip(0u64..).map(|(n, value)| n * value.pow(power)).sum::<u64>() as f64;
+        let n = sum(0).max(1.0);
+        let mean = sum(1) / n;
+        (mean / one, (sum(2) / n - mean * mean).max(0.0).sqrt() / one)
+    };
+    counts.iter().map(of_channel).unzip()
+}
+
+/// Reads a data set by its name. `data_dir` is the folder (or, for CIFAR, the archive) of a set that is not built in.
+///
+/// # Errors
+/// [`Error::Config`] for an unknown name, or a `data_dir` that is missing or not wanted; [`Error::File`] or [`Error::Io`] for a
+/// file that is missing or is not what it should be.
+pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
+    catalogue::load(name, data_dir)
+}

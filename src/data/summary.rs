@@ -1,0 +1,149 @@
+//! What a data set holds, told in numbers and in a picture.
+
+use image::{ImageFormat, Rgb, RgbImage};
+use serde::Serialize;
+
+use super::{Dataset, Split, catalogue, moments};
+use crate::error::{Error, Result};
+
+/// A data set in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Name of the set.
+    pub dataset: String,
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    /// Byte that stands for 1.0.
+    pub max_value: u8,
+    /// Mean of each channel that is subtracted from the input.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel that divides the input.
+    pub std: Vec<f32>,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Training split.
+    pub train: SplitSummary,
+    /// Test split.
+    pub test: SplitSummary,
+}
+
+/// A split in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SplitSummary {
+    /// Number of images.
+    pub images: usize,
+    /// Number of images of each class.
+    pub per_class: Vec<usize>,
+    /// Measured mean of each channel, in units of `max_value`.
+    pub mean: Vec<f64>,
+    /// Measured standard deviation of each channel, in units of `max_value`.
+    pub std: Vec<f64>,
+    /// CRC-32C of the pixels, `[N][H][W][C]` bytes, followed by the labels, one little-endian u32 each.
+    #[serde(serialize_with = "hexadecimal")]
+    pub crc32c: u32,
+}
+
+fn hexadecimal<S: serde::Serializer>(checksum: &u32, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{checksum:08x}"))
+}
+
+/// Counts and measures a data set.
+pub fn summarize(dataset: &Dataset) -> Summary {
+    let split = |split: &Split| {
+        let mut per_class = vec![0; dataset.classes.len()];
+        for &label in &split.labels {
+            if let Some(count) = per_class.get_mut(label as usize) {
+                *count += 1;
+            }
+        }
+        let (mean, std) = moments(&split.images, dataset.max_value);
+        SplitSummary { images: split.len(), per_class, mean, std, crc32c: checksum(split) }
+    };
+    Summary {
+        dataset: dataset.name.clone(),
+        shape: dataset.shape,
+        max_value: dataset.max_value,
+        mean: dataset.mean.clone(),
+        std: dataset.std.clone(),
+        classes: dataset.classes.clone(),
+        train: split(&dataset.train),
+        test: split(&dataset.test),
+    }
+}
+
+fn checksum(split: &Split) -> u32 {
+    let labels: Vec<u8> = split.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+    crc32c::crc32c_append(crc32c::crc32c(&split.images.pixels), &labels)
+}
+
+/// Where a set differs from the published set of its name, a line each: image size, counts and, for the sets that are built in,
+/// checksums. Empty if it is what it should be.
+///
+/// # Errors
+/// [`Error::Config`] if the set has a name that is not known.
+pub fn problems(summary: &Summary) -> Result<Vec<String>> {
+    let published = &catalogue::find(&summary.dataset)?.published;
+    let mut problems = Vec::new();
+    if summary.shape != published.shape {
+        problems.push(format!("images are {:?} (height, width, channels), published are {:?}", summary.shape, published.shape));
+    }
+    for (index, (split, which)) in [(&summary.train, "training"), (&summary.test, "test")].into_iter().enumerate() {
+        if split.images != published.images[index] {
+            problems.push(format!("{} {which} images, published are {}", split.images, published.images[index]));
+        }
+        let each = split.images / split.per_class.len().max(1);
+        if published.balanced && split.per_class.iter().any(|&count| count != each) {
+            problems.push(format!("{which} images of each class are {:?}, published are equally many", split.per_class));
+        }
+        if let Some(expected) = published.crc32c.filter(|expected| expected[index] != split.crc32c) {
+            problems.push(format!("{which} split has checksum {:08x}, published is {:08x}", split.crc32c, expected[index]));
+        }
+    }
+    Ok(problems)
+}
+
+/// A picture (PNG) with a row a class and the first `columns` images of each class in it, small images enlarged.
+///
+/// # Errors
+/// [`Error::Config`] for 0 columns or a picture too large to be one.
+pub fn contact_sheet(dataset: &Dataset, split: &Split, columns: usize) -> Result<Vec<u8>> {
+    const GAP: usize = 2;
+    const MAX_PIXELS: usize = 1 << 26;
+    let [height, width, channels] = dataset.shape;
+    if columns == 0 {
+        return Err(Error::config("per-class", "a sheet needs at least one image a class"));
+    }
+    let mut rows = vec![Vec::new(); dataset.classes.len()];
+    for (index, &label) in split.labels.iter().enumerate() {
+        if let Some(row) = rows.get_mut(label as usize).filter(|row| row.len() < columns) {
+            row.push(index);
+        }
+    }
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let scale = (32 / height.max(width).max(1)).max(1);
+    let (cell_height, cell_width) = (height * scale + GAP, width * scale + GAP);
+    let (sheet_height, sheet_width) = (rows.len() * cell_height + GAP, columns * cell_width + GAP);
+    if sheet_height * sheet_width > MAX_PIXELS {
+        let problem = format!("a sheet of {sheet_width}x{sheet_height} has more than {MAX_PIXELS} pixels; ask for fewer images a class");
+        return Err(Error::config("per-class", problem));
+    }
+    let level = |value: u8| (u32::from(value) * 255 / u32::from(dataset.max_value.max(1))).min(255) as u8;
+    let mut sheet = RgbImage::from_pixel(sheet_width as u32, sheet_height as u32, Rgb([255, 255, 255]));
+    for (row, indices) in rows.iter().enumerate() {
+        for (column, &index) in indices.iter().enumerate() {
+            let image = split.images.image(index);
+            for y in 0..height * scale {
+                for x in 0..width * scale {
+                    let pixel = &image[(y / scale * width + x / scale) * channels..][..channels];
+                    // Grey is three times the same; of two channels (events) the third is the first.
+                    let color = Rgb(std::array::from_fn(|c| level(pixel[c % channels])));
+                    let (left, top) = (GAP + column * cell_width + x, GAP + row * cell_height + y);
+                    sheet.put_pixel(left as u32, top as u32, color);
+                }
+            }
+        }
+    }
+    let mut png = std::io::Cursor::new(Vec::new());
+    sheet.write_to(&mut png, ImageFormat::Png).map_err(|e| Error::config("sheet", format!("cannot be encoded: {e}")))?;
+    Ok(png.into_inner())
+}

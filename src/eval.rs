@@ -1,0 +1,123 @@
+//! Measures a network on the test split: accuracy, loss, firing rates.
+
+use std::sync::Arc;
+
+use crate::data::{Batch, Dataset, Loader};
+use crate::error::Result;
+use crate::network::{Forward, Input, Mode, Network};
+use crate::ops::cross_entropy::cross_entropy;
+
+/// Outputs of a network for the whole test split.
+#[derive(Clone, Debug, Default)]
+pub struct Evaluation {
+    /// `[N][classes]`.
+    pub logits: Vec<f32>,
+    /// Label of each sample.
+    pub labels: Vec<u32>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Firing rate of each layer: spikes a neuron and time step.
+    pub rates: Vec<f64>,
+}
+
+impl Evaluation {
+    /// Place of the label among the logits of sample `index`: 0 if it is the prediction.
+    ///
+    /// Logits are multiples of the spike value, so ties are common; the class of lower number comes first.
+    pub fn rank(&self, index: usize) -> usize {
+        let label = self.labels[index] as usize;
+        let logits = &self.logits[index * self.classes..][..self.classes];
+        let before = |(class, &logit): (usize, &f32)| logit > logits[label] || (logit == logits[label] && class < label);
+        logits.iter().enumerate().filter(|&candidate| before(candidate)).count()
+    }
+
+    /// Class with the largest logit of sample `index`, the first of equals.
+    pub fn prediction(&self, index: usize) -> usize {
+        first_largest(&self.logits[index * self.classes..][..self.classes])
+    }
+
+    /// How many samples have their label among the first `k` predictions.
+    pub fn correct(&self, k: usize) -> usize {
+        (0..self.labels.len()).filter(|&index| self.rank(index) < k).count()
+    }
+
+    /// Fraction of samples whose prediction is right.
+    pub fn accuracy(&self) -> f64 {
+        self.correct(1) as f64 / self.labels.len().max(1) as f64
+    }
+
+    /// Samples and correct predictions of each class.
+    pub fn per_class(&self) -> Vec<[usize; 2]> {
+        let mut counts = vec![[0; 2]; self.classes];
+        for (index, &label) in self.labels.iter().enumerate() {
+            counts[label as usize][0] += 1;
+            counts[label as usize][1] += usize::from(self.rank(index) == 0);
+        }
+        counts
+    }
+
+    /// Firing rate over all neurons of `network`: spikes a neuron and time step.
+    pub fn firing_rate(&self, network: &Network) -> f64 {
+        let neurons = |layer: &crate::network::SpikingLayer| layer.neurons() as f64;
+        let total: f64 = network.layers.iter().map(neurons).sum();
+        network.layers.iter().zip(&self.rates).map(|(layer, rate)| neurons(layer) * rate).sum::<f64>() / total
+    }
+}
+
+/// Index of the largest value, the first of equals.
+pub fn first_largest(values: &[f32]) -> usize {
+    values.iter().enumerate().fold(0, |best, (index, value)| if *value > values[best] { index } else { best })
+}
+
+/// Interval that holds the true rate in 95 of 100 cases (Wilson, 1927), given `hits` of `n`.
+pub fn wilson_interval(hits: usize, n: usize) -> [f64; 2] {
+    const Z: f64 = 1.959_963_984_540_054; // 97.5 % quantile of the normal distribution
+    if n == 0 {
+        return [0.0, 1.0];
+    }
+    let (n, rate) = (n as f64, hits as f64 / n as f64);
+    let center = rate + Z * Z / (2.0 * n);
+    let half = Z * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    [((center - half) / scale).max(0.0), ((center + half) / scale).min(1.0)]
+}
+
+/// Runs the test split through `network` in batches of `batch`, which changes no result.
+///
+/// `visit` sees every batch's output, with the spikes of all layers where `keep_spikes`, and says whether to go on;
+/// `None` if it said no.
+///
+/// # Errors
+/// [`crate::error::Error::ShapeMismatch`] if network and data set do not fit.
+pub fn evaluate(
+    network: &mut Network,
+    dataset: &Arc<Dataset>,
+    batch: usize,
+    keep_spikes: bool,
+    visit: &mut dyn FnMut(&Network, &Forward, &Batch) -> bool,
+) -> Result<Option<Evaluation>> {
+    let classes = network.classes;
+    let mut result = Evaluation { classes, rates: vec![0.0; network.layers.len()], ..Evaluation::default() };
+    let mut unused = Vec::new();
+    for part in Loader::test(Arc::clone(dataset), batch) {
+        let samples = part.labels.len();
+        let input = Input { data: &part.data, batch: samples, frames: part.frames };
+        let forward = network.forward(&input, Mode::Eval, |_| keep_spikes)?;
+        unused.resize(forward.logits.len(), 0.0);
+        result.loss += cross_entropy(&forward.logits, &part.labels, classes, &mut unused) * samples as f64;
+        for (total, &rate) in result.rates.iter_mut().zip(&forward.rates) {
+            *total += f64::from(rate) * samples as f64;
+        }
+        result.logits.extend_from_slice(&forward.logits);
+        result.labels.extend_from_slice(&part.labels);
+        if !visit(network, &forward, &part) {
+            return Ok(None);
+        }
+    }
+    let n = result.labels.len().max(1) as f64;
+    result.loss /= n;
+    result.rates.iter_mut().for_each(|rate| *rate /= n);
+    Ok(Some(result))
+}

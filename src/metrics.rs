@@ -1,0 +1,77 @@
+//! What was measured over one epoch; the record of `metrics.csv`, `metrics.jsonl` and of a checkpoint's history.
+
+use serde::{Deserialize, Serialize};
+
+/// Measurements of one epoch. Accuracies and rates are fractions in 0..=1, losses are means over samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochMetrics {
+    /// Number of the epoch, from 1.
+    pub epoch: usize,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Learning rate of the last step.
+    #[serde(with = "float")]
+    pub lr: f64,
+    /// Mean loss over the training samples, each measured when it was trained on.
+    #[serde(with = "float")]
+    pub train_loss: f64,
+    /// Fraction of training samples classified right.
+    #[serde(with = "float")]
+    pub train_accuracy: f64,
+    /// Mean loss over the test samples.
+    #[serde(with = "float")]
+    pub test_loss: f64,
+    /// Fraction of test samples classified right.
+    #[serde(with = "float")]
+    pub test_accuracy: f64,
+    /// Highest test accuracy so far.
+    #[serde(with = "float")]
+    pub best_accuracy: f64,
+    /// Spikes per neuron and time step.
+    #[serde(with = "float")]
+    pub firing_rate: f64,
+    /// Training samples per second; NaN where it is not known (a checkpoint does not store times).
+    #[serde(with = "float")]
+    pub images_per_second: f64,
+    /// Wall time of the epoch; NaN where it is not known.
+    #[serde(with = "float")]
+    pub seconds: f64,
+}
+
+impl EpochMetrics {
+    /// The same without wall times, which differ between two runs that compute the same.
+    pub fn without_times(&self) -> Self {
+        EpochMetrics { images_per_second: f64::NAN, seconds: f64::NAN, ..self.clone() }
+    }
+}
+
+/// JSON has no NaN and no infinity: NaN is written as null (an empty CSV field), infinities as text.
+pub(crate) mod float {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match *value {
+            v if v.is_nan() => serializer.serialize_none(),
+            f64::INFINITY => serializer.serialize_str("inf"),
+            f64::NEG_INFINITY => serializer.serialize_str("-inf"),
+            v => serializer.serialize_f64(v),
+        }
+    }
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Text(String),
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Option::<Written>::deserialize(deserializer)? {
+            None => Ok(f64::NAN),
+            Some(Written::Number(value)) => Ok(value),
+            Some(Written::Text(text)) if text == "inf" => Ok(f64::INFINITY),
+            Some(Written::Text(text)) if text == "-inf" => Ok(f64::NEG_INFINITY),
+            Some(Written::Text(text)) => Err(D::Error::custom(format!("{text:?} is not a number"))),
+        }
+    }
+}

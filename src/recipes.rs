@@ -1,0 +1,132 @@
+//! Settings by name, and how settings from several places become one configuration.
+
+use toml::{Table, Value};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models;
+
+/// Name and text of every built-in recipe.
+const BUILT_IN: [(&str, &str); 14] = [
+    ("fashion-mnist-3k", include_str!("../recipes/fashion-mnist-3k.toml")),
+    ("digits-8x8", include_str!("../recipes/digits-8x8.toml")),
+    ("photo-patches-10", include_str!("../recipes/photo-patches-10.toml")),
+    ("cifar10-if", include_str!("../recipes/cifar10-if.toml")),
+    ("cifar10-lif", include_str!("../recipes/cifar10-lif.toml")),
+    ("cifar10-if-t5", include_str!("../recipes/cifar10-if-t5.toml")),
+    ("cifar10-lif-t5", include_str!("../recipes/cifar10-lif-t5.toml")),
+    ("cifar100-if", include_str!("../recipes/cifar100-if.toml")),
+    ("cifar100-lif", include_str!("../recipes/cifar100-lif.toml")),
+    ("cifar100-if-t5", include_str!("../recipes/cifar100-if-t5.toml")),
+    ("cifar100-lif-t5", include_str!("../recipes/cifar100-lif-t5.toml")),
+    ("dvs-cifar10-if", include_str!("../recipes/dvs-cifar10-if.toml")),
+    ("dvs-cifar10-lif", include_str!("../recipes/dvs-cifar10-lif.toml")),
+    ("imagenet-if", include_str!("../recipes/imagenet-if.toml")),
+];
+
+/// The data set of a run that names none.
+pub const DEFAULT_DATASET: &str = "fashion-mnist-3k";
+
+/// Names of the built-in recipes.
+pub fn names() -> Vec<&'static str> {
+    BUILT_IN.iter().map(|r| r.0).collect()
+}
+
+/// Settings from one place; those that are missing are left to the places before it.
+#[derive(Clone, Debug, Default)]
+pub struct Layer {
+    /// Name, for a built-in recipe: it has to know the neuron model it is used with.
+    recipe: Option<String>,
+    /// Keys of [`Config`].
+    flat: Table,
+    /// The same for one neuron model each: sections `[if]` and `[lif]`.
+    neurons: Table,
+}
+
+/// The settings of a TOML text; `origin` says in errors where it came from.
+///
+/// # Errors
+/// [`Error::Config`] for text that is no TOML, naming an unknown key, or for a value of the wrong type.
+pub fn parse(text: &str, origin: &str) -> Result<Layer> {
+    let mut flat: Table = toml::from_str(text).map_err(|e| {
+        let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        Error::config(origin, format!("line {line}: {}", e.message().replace('\n', ": ")))
+    })?;
+    let mut neurons = Table::new();
+    for kind in ["if", "lif"] {
+        match flat.remove(kind) {
+            Some(Value::Table(section)) => {
+                Config::from_table(section.clone(), &format!("{origin}, section [{kind}]"))?;
+                neurons.insert(kind.into(), Value::Table(section));
+            }
+            Some(_) => return Err(Error::config(origin, format!("{kind} is a section: [{kind}]"))),
+            None => {}
+        }
+    }
+    Config::from_table(flat.clone(), origin)?; // names unknown keys and wrong types here, where the file is known
+    Ok(Layer { recipe: None, flat, neurons })
+}
+
+/// Settings that were given one by one.
+pub fn given(flat: Table) -> Layer {
+    Layer { recipe: None, flat, neurons: Table::new() }
+}
+
+/// The built-in recipe of this name.
+///
+/// # Errors
+/// [`Error::Config`] listing the names there are.
+pub fn recipe(name: &str) -> Result<Layer> {
+    match BUILT_IN.iter().find(|r| r.0 == name) {
+        Some((_, text)) => Ok(Layer { recipe: Some(name.into()), ..parse(text, &format!("recipe {name}"))? }),
+        None => Err(Error::config("recipe", format!("unknown recipe '{name}'; known are {}", names().join(", ")))),
+    }
+}
+
+/// The recipe a data set is trained with unless another is asked for, given what `layers` say about neuron and T.
+///
+/// CIFAR has one for short runs: T of 5 and less takes the paper's settings for T = 5.
+pub fn name_for(dataset: &str, layers: &[Layer]) -> String {
+    let neuron = last(layers, "neuron").and_then(Value::as_str).unwrap_or("if");
+    let short = last(layers, "time_steps").and_then(Value::as_integer).is_some_and(|t| t <= 5);
+    match dataset {
+        "cifar10" | "cifar100" => format!("{dataset}-{neuron}{}", if short { "-t5" } else { "" }),
+        "dvs-cifar10" => format!("{dataset}-{neuron}"),
+        "imagenet" => "imagenet-if".into(),
+        "fashion-mnist" | "mnist" => DEFAULT_DATASET.into(),
+        shipped => shipped.into(),
+    }
+}
+
+/// What the last layer that has `key` says.
+pub fn last<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Value> {
+    layers.iter().rev().find_map(|layer| layer.flat.get(key))
+}
+
+/// One configuration from `base` and layers, each of which wins over those before it.
+///
+/// # Errors
+/// [`Error::Config`] if the result is no valid configuration, or if a recipe is for the other neuron model.
+pub fn resolve(base: &Config, layers: &[Layer]) -> Result<Config> {
+    let neuron = last(layers, "neuron").and_then(Value::as_str).unwrap_or(base.neuron.name()).to_string();
+    let mut table = base.to_table()?;
+    for layer in layers {
+        let section = layer.neurons.get(&neuron).and_then(Value::as_table);
+        if let (Some(recipe), None) = (&layer.recipe, section) {
+            return Err(Error::config("neuron", format!("recipe {recipe} has no settings for '{neuron}'; choose another --recipe")));
+        }
+        for settings in [Some(&layer.flat), section].into_iter().flatten() {
+            let sized = settings.contains_key("widths") || settings.contains_key("blocks");
+            if sized && !settings.contains_key("model") {
+                table.insert("model".into(), models::CUSTOM.into());
+            } else if !sized && settings.contains_key("model") {
+                table.insert("widths".into(), Value::Array(Vec::new()));
+                table.insert("blocks".into(), Value::Array(Vec::new()));
+            }
+            table.extend(settings.clone());
+        }
+    }
+    let config = Config::from_table(table, "configuration")?;
+    config.check()?;
+    Ok(config)
+}

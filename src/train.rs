@@ -1,0 +1,183 @@
+//! The training loop. A run is a function of configuration and data; stopping and resuming it changes nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{self, EpochSums, Progress};
+use crate::config::Config;
+use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
+use crate::error::{Error, Result};
+use crate::eval::{evaluate, first_largest};
+use crate::metrics::EpochMetrics;
+use crate::network::{Forward, Input, Mode, Network};
+use crate::ops::cross_entropy::cross_entropy;
+use crate::optimizer::Optimizer;
+use crate::run_folder::RunFolder;
+
+/// A run in memory: what a checkpoint holds, and the data.
+pub struct Run {
+    /// Settings.
+    pub config: Config,
+    /// Data.
+    pub dataset: Arc<Dataset>,
+    /// The network being trained.
+    pub network: Network,
+    /// Its optimiser.
+    pub optimizer: Optimizer,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// What the loop tells while it works, and how it is told to stop.
+pub struct Hooks<'a> {
+    /// Set from outside to stop the run after the step at work.
+    pub stop: &'a AtomicBool,
+    /// Stops the run after this many steps of this call.
+    pub stop_after: Option<u64>,
+    /// After every training step.
+    pub step: &'a mut dyn FnMut(&Run),
+    /// After every epoch, with the time that is left.
+    pub epoch: &'a mut dyn FnMut(&EpochMetrics, Duration),
+}
+
+/// How a call of [`train`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All epochs are done.
+    Done,
+    /// Stopped on request; the checkpoint is written.
+    Stopped,
+}
+
+/// A new run: parameters drawn from the seed.
+///
+/// # Errors
+/// [`Error::Config`] if settings, network and data do not suit each other.
+pub fn start(config: Config, dataset: Arc<Dataset>) -> Result<Run> {
+    config.check()?;
+    check_batch(&dataset, config.batch)?;
+    let network = config.network(dataset.shape, dataset.classes.len())?;
+    let optimizer = config.optimizer(network.len());
+    let progress = Progress { seed: config.seed, ..Progress::default() };
+    Ok(Run { config, dataset, network, optimizer, progress })
+}
+
+/// Brings a run, and what `folder` says about it, to where the checkpoint at `path` left off.
+///
+/// # Errors
+/// What [`checkpoint::load`] finds wrong; [`Error::File`] for a file that holds parameters only.
+pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> {
+    run.progress = checkpoint::load(path, &mut run.network, Some(&mut run.optimizer))?
+        .ok_or_else(|| Error::file(path, "holds parameters but no training state: start a new run with --init-from"))?;
+    folder.restore(&run.config.to_toml()?, &run.progress.metrics)
+}
+
+/// Steps of one epoch; the last one may be smaller than the others.
+pub fn steps_per_epoch(run: &Run) -> usize {
+    run.dataset.train.labels.len().div_ceil(run.config.batch)
+}
+
+/// Trains until all epochs are done or `hooks` say stop, and keeps `folder` up to date.
+///
+/// # Errors
+/// [`Error::NotFinite`] at the first value that is no number; what the checkpoint and the run folder cannot write.
+pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End> {
+    let mut steps = 0;
+    while run.progress.epoch < run.config.epochs {
+        let started = Instant::now();
+        let (epoch, before) = (run.progress.epoch, run.progress.sums.seen);
+        let augment = Augment { crop_pad: run.config.crop_pad, flip: run.config.flip };
+        let batches = Loader::train(Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);
+        for batch in batches {
+            step(run, &batch, folder)?;
+            (hooks.step)(run);
+            steps += 1;
+            if hooks.stop.load(Ordering::Relaxed) || hooks.stop_after.is_some_and(|n| steps >= n) {
+                save(run, folder, &folder.last())?;
+                return Ok(End::Stopped);
+            }
+        }
+        let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
+        let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
+        let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !hooks.stop.load(Ordering::Relaxed);
+        let Some(test) = evaluate(&mut run.network, &run.dataset, run.config.batch, false, go_on)? else {
+            save(run, folder, &folder.last())?;
+            return Ok(End::Stopped);
+        };
+        let progress = &mut run.progress;
+        let improved = epoch == 0 || test.accuracy() > progress.best_accuracy;
+        progress.best_accuracy = progress.best_accuracy.max(test.accuracy());
+        let metrics = EpochMetrics {
+            epoch: epoch + 1,
+            epochs: run.config.epochs,
+            lr: run.config.schedule().rate(epoch, progress.iteration.saturating_sub(1) as usize),
+            train_loss: progress.sums.loss / progress.sums.seen as f64,
+            train_accuracy: progress.sums.correct as f64 / progress.sums.seen as f64,
+            test_loss: test.loss,
+            test_accuracy: test.accuracy(),
+            best_accuracy: progress.best_accuracy,
+            firing_rate: test.firing_rate(&run.network),
+            images_per_second,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        *progress = Progress { epoch: epoch + 1, step: 0, sums: EpochSums::default(), ..std::mem::take(progress) };
+        progress.metrics.push(metrics.clone());
+        folder.record(&metrics)?;
+        if improved {
+            save(run, folder, &folder.best())?;
+        }
+        save(run, folder, &folder.last())?;
+        let left = (run.config.epochs - epoch - 1) as f64;
+        (hooks.epoch)(&metrics, Duration::from_secs_f64(metrics.seconds * left));
+    }
+    Ok(End::Done)
+}
+
+/// Forward, loss, backward, update.
+fn step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
+    let (config, network, progress) = (&run.config, &mut run.network, &mut run.progress);
+    let lr = config.schedule().rate(progress.epoch, progress.iteration as usize);
+    let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
+    let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
+    let forward = network.forward(&input, mode, |_| false)?;
+    let mut grad_logits = vec![0.0; forward.logits.len()];
+    let loss = cross_entropy(&forward.logits, &batch.labels, network.classes, &mut grad_logits);
+    network.grads.fill(0.0);
+    network.backward(&input, &grad_logits, None);
+    if let Some(layer) = network.first_not_finite() {
+        return Err(not_finite(progress.iteration + 1, folder, layer));
+    }
+    if !loss.is_finite() {
+        return Err(not_finite(progress.iteration + 1, folder, "the logits".into()));
+    }
+    run.optimizer.step(lr as f32, &mut network.values, &network.grads);
+    network.prepare();
+    let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
+    progress.sums.loss += loss * batch.labels.len() as f64;
+    progress.sums.correct += forward.logits.chunks_exact(network.classes).zip(&batch.labels).filter(|&pair| right(pair)).count() as u64;
+    progress.sums.seen += batch.labels.len() as u64;
+    progress.step += 1;
+    progress.iteration += 1;
+    Ok(())
+}
+
+/// Seed of the dropout masks of one iteration.
+fn dropout_seed(seed: u64, iteration: u64) -> u64 {
+    const ODD: u64 = 0x9E37_79B9_7F4A_7C15; // 2^64 / golden ratio: neighbouring iterations land far apart
+    seed ^ (iteration + 1).wrapping_mul(ODD)
+}
+
+/// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.
+fn save(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
+    if let Some(layer) = run.network.first_not_finite() {
+        return Err(not_finite(run.progress.iteration, folder, layer));
+    }
+    checkpoint::save(path, &run.network, &run.optimizer, &run.progress, &run.config.to_toml()?)
+}
+
+fn not_finite(step: u64, folder: &RunFolder, layer: String) -> Error {
+    let last = folder.last();
+    Error::NotFinite { step, layer, checkpoint: last.exists().then_some(last) }
+}

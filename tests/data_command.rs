@@ -1,0 +1,61 @@
+//! `dsr data`, called as the command line calls it.
+
+use clap::Parser;
+use dsr::cli::data::{DataArgs, run};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    data: DataArgs,
+}
+
+fn data(line: &[&str]) -> anyhow::Result<()> {
+    let args = Line::try_parse_from([&["data"], line].concat())?;
+    run(&args.data, false)?;
+    run(&args.data, true)
+}
+
+#[test]
+fn built_in_sets_can_be_looked_at_and_hold() {
+    for name in ["fashion-mnist-3k", "digits-8x8", "photo-patches-10"] {
+        data(&["info", "-d", name]).unwrap();
+        data(&["verify", "--dataset", name]).unwrap();
+    }
+    data(&["verify"]).unwrap();
+}
+
+#[test]
+fn an_incomplete_set_does_not_verify() {
+    let folder = tempfile::tempdir().unwrap();
+    for (part, n) in [("train", 2u8), ("t10k", 1)] {
+        let images = [&[0, 0, 8, 3, 0, 0, 0, n, 0, 0, 0, 28, 0, 0, 0, 28], &vec![7; 784 * usize::from(n)][..]].concat();
+        std::fs::write(folder.path().join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+        let labels = [&[0, 0, 8, 1, 0, 0, 0, n], &vec![3; usize::from(n)][..]].concat();
+        std::fs::write(folder.path().join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+    }
+    let place = folder.path().to_str().unwrap();
+    data(&["info", "-d", "mnist", "--data-dir", place]).unwrap();
+    let error = data(&["verify", "-d", "mnist", "--data-dir", place]).unwrap_err().to_string();
+    assert!(error.contains("mnist: not the published set: 2 training images, published are 60000; 1 test images"), "{error}");
+}
+
+#[test]
+fn a_sheet_is_written_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sheet.png");
+    let out = path.to_str().unwrap();
+    data(&["sheet", "-d", "digits-8x8", "--split", "test", "--per-class", "4", "--out", out]).unwrap();
+    assert_eq!(image::open(&path).unwrap().width(), 4 * 34 + 2);
+    let before = std::fs::read(&path).unwrap();
+    data(&["sheet", "-d", "digits-8x8", "--per-class", "0", "--out", out]).unwrap_err();
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    // A folder of that name cannot be replaced; nothing is left beside it.
+    let taken = folder.path().join("taken.png");
+    std::fs::create_dir(&taken).unwrap();
+    let error = data(&["sheet", "-d", "digits-8x8", "--out", taken.to_str().unwrap()]).unwrap_err().to_string();
+    assert!(error.contains("taken.png: "), "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    let lost = folder.path().join("no/sheet.png");
+    let error = data(&["sheet", "-d", "digits-8x8", "--out", lost.to_str().unwrap()]).unwrap_err().to_string();
+    assert!(error.contains("no/sheet.png: cannot be written"), "{error}");
+}
