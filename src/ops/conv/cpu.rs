@@ -13,16 +13,15 @@ per_isa! {
     pub fn conv_at(input: &[f32], weights: &[f32], geometry: &Geometry, at: [usize; 2], out: &mut [f32]) {
         let (cin, cout) = (geometry.cin, geometry.cout);
         out.fill(0.0);
-        for tap in 0..geometry.taps() {
-            let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
-            let Some(position) = geometry.tap_position(at[0], at[1], ky, kx) else { continue };
-            let values = &input[position * cin..(position + 1) * cin];
+        let width = geometry.pooled()[1];
+        geometry.for_each_tap(at[0], at[1], |tap, row, column| {
+            let values = &input[(row * width + column) * cin..][..cin];
             for (&value, row) in values.iter().zip(weights[tap * cin * cout..].chunks_exact(cout)) {
                 for (out, weight) in out.iter_mut().zip(row) {
                     *out = value.mul_add(*weight, *out);
                 }
             }
-        }
+        });
     }
 }
 
@@ -109,9 +108,14 @@ pub fn data_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, out: &m
     }
 }
 
-/// Rows of gathered or scattered columns at once: they stay in cache between copy and product.
+/// Rows of gathered or scattered columns at once: few enough for the second cache, enough to pack the weights once for many.
 fn rows_at_once(columns: usize) -> usize {
-    (1usize << 16).div_ceil(columns).max(32)
+    ((1usize << 17) / columns).max(128)
+}
+
+/// Sample, row and column of `samples` images, in the order of memory.
+fn places(samples: usize, [height, width]: [usize; 2]) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..samples).flat_map(move |sample| (0..height).flat_map(move |y| (0..width).map(move |x| (sample, y, x))))
 }
 
 /// From `[tap][cin][cout]` to `[tap][cout][cin]`.
@@ -131,22 +135,23 @@ fn taps_transposed(weights: &[f32], geometry: &Geometry) -> Vec<f32> {
 /// Stride 1: each source position gathers the gradients of all outputs that read it, one product with `[tap][cout][cin]`.
 fn gather_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, columns: &mut Vec<f32>, out: &mut [f32]) {
     let [out_height, out_width] = geometry.out();
-    let [_, width] = geometry.pooled();
-    let pooled: usize = geometry.pooled().iter().product();
     let (cin, cout, taps) = (geometry.cin, geometry.cout, geometry.taps());
     let at_once = rows_at_once(taps * cout);
     columns.resize(at_once * taps * cout, 0.0);
-    for (index, out) in out.chunks_mut(at_once * cin).enumerate() {
+    let mut places = places(grad.len() / (out_height * out_width * cout), geometry.pooled());
+    for out in out.chunks_mut(at_once * cin) {
         let rows = out.len() / cin;
-        for (row, column) in columns.chunks_exact_mut(taps * cout).take(rows).enumerate() {
-            let (sample, position) = ((index * at_once + row) / pooled, (index * at_once + row) % pooled);
-            for (tap, column) in column.chunks_exact_mut(cout).enumerate() {
-                let y = (position / width + geometry.pad).wrapping_sub(tap / geometry.kernel[1]);
-                let x = (position % width + geometry.pad).wrapping_sub(tap % geometry.kernel[1]);
-                if y < out_height && x < out_width {
-                    column.copy_from_slice(&grad[((sample * out_height + y) * out_width + x) * cout..][..cout]);
-                } else {
-                    column.fill(0.0);
+        for ((sample, y, x), columns) in places.by_ref().take(rows).zip(columns.chunks_exact_mut(taps * cout)) {
+            let mut columns = columns.chunks_exact_mut(cout);
+            for ky in 0..geometry.kernel[0] {
+                let from_y = (y + geometry.pad).wrapping_sub(ky);
+                for (kx, column) in columns.by_ref().take(geometry.kernel[1]).enumerate() {
+                    let from_x = (x + geometry.pad).wrapping_sub(kx);
+                    if from_y < out_height && from_x < out_width {
+                        column.copy_from_slice(&grad[((sample * out_height + from_y) * out_width + from_x) * cout..][..cout]);
+                    } else {
+                        column.fill(0.0);
+                    }
                 }
             }
         }
@@ -156,24 +161,19 @@ fn gather_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, columns: 
 
 /// Any stride: one product with `[tap][cin][cout]` gives each output's share for all taps, which are added to the positions it reads.
 fn scatter_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, columns: &mut Vec<f32>, out: &mut [f32]) {
-    let [_, out_width] = geometry.out();
-    let positions = geometry.positions();
-    let pooled: usize = geometry.pooled().iter().product();
+    let [height, width] = geometry.pooled();
     let (cin, cout, taps) = (geometry.cin, geometry.cout, geometry.taps());
     let at_once = rows_at_once(taps * cin);
     columns.resize(at_once * taps * cin, 0.0);
-    for (index, grad) in grad.chunks(at_once * cout).enumerate() {
+    let mut places = places(out.len() / (height * width * cin), geometry.out());
+    for grad in grad.chunks(at_once * cout) {
         let rows = grad.len() / cout;
         matmul([rows, taps * cin, cout], columns, false, grad, [cout, 1], weights, [1, cout]);
-        for (row, column) in columns.chunks_exact(taps * cin).take(rows).enumerate() {
-            let (sample, position) = ((index * at_once + row) / positions, (index * at_once + row) % positions);
-            for (tap, from) in column.chunks_exact(cin).enumerate() {
-                let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
-                let Some(source) = geometry.tap_position(position / out_width, position % out_width, ky, kx) else { continue };
-                for (out, from) in out[(sample * pooled + source) * cin..][..cin].iter_mut().zip(from) {
-                    *out += from;
-                }
-            }
+        for ((sample, y, x), columns) in places.by_ref().take(rows).zip(columns.chunks_exact(taps * cin)) {
+            geometry.for_each_tap(y, x, |tap, row, column| {
+                let out = &mut out[((sample * height + row) * width + column) * cin..][..cin];
+                out.iter_mut().zip(&columns[tap * cin..][..cin]).for_each(|(out, from)| *out += from);
+            });
         }
     }
 }
@@ -183,27 +183,32 @@ fn scatter_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, columns:
 /// One task for some input channels of a tap; samples are added in order.
 pub fn weight_gradient(input: &[f32], grad: &[f32], geometry: &Geometry, weight_grad: &mut [f32]) {
     let [out_height, out_width] = geometry.out();
+    let [height, width] = geometry.pooled();
     let positions = out_height * out_width;
-    let pooled: usize = geometry.pooled().iter().product();
     let (cin, cout) = (geometry.cin, geometry.cout);
-    let batch = grad.len() / (positions * cout);
-    let group = 1024usize.div_ceil(positions).min(batch.max(1));
+    let group = 1024usize.div_ceil(positions);
     let most = if geometry.taps() < 4 { (cin / 4).max(16) } else { (cin / 2).clamp(32, 128) };
     let chunk = (1..=cin.min(most)).rev().find(|c| cin.is_multiple_of(*c)).unwrap_or(cin);
     weight_grad.par_chunks_mut(chunk * cout).enumerate().for_each_init(Vec::new, |gathered: &mut Vec<f32>, (task, out)| {
         let (tap, first_channel) = (task * chunk / cin, task * chunk % cin);
+        let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
         gathered.resize(group * positions * chunk, 0.0);
-        for first in (0..batch).step_by(group) {
-            let rows = group.min(batch - first) * positions;
-            for (row, gathered) in gathered.chunks_exact_mut(chunk).take(rows).enumerate() {
-                let (sample, position) = (first + row / positions, row % positions);
-                let (y, x) = (position / out_width, position % out_width);
-                match geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) {
-                    Some(source) => gathered.copy_from_slice(&input[(sample * pooled + source) * cin + first_channel..][..chunk]),
-                    None => gathered.fill(0.0),
+        for (input, grad) in input.chunks(group * height * width * cin).zip(grad.chunks(group * positions * cout)) {
+            let rows = grad.len() / cout;
+            let mut gathered_left = gathered.chunks_exact_mut(chunk);
+            for sample in input.chunks_exact(height * width * cin) {
+                for y in 0..out_height {
+                    let row = (y * geometry.stride + ky).wrapping_sub(geometry.pad);
+                    for (x, gathered) in gathered_left.by_ref().take(out_width).enumerate() {
+                        let column = (x * geometry.stride + kx).wrapping_sub(geometry.pad);
+                        if row < height && column < width {
+                            gathered.copy_from_slice(&sample[(row * width + column) * cin + first_channel..][..chunk]);
+                        } else {
+                            gathered.fill(0.0);
+                        }
+                    }
                 }
             }
-            let grad = &grad[first * positions * cout..][..rows * cout];
             matmul([chunk, cout, rows], out, true, gathered, [1, chunk], grad, [cout, 1]);
         }
     });

@@ -33,53 +33,69 @@ pub fn for_each_in_window(geometry: &Geometry, y: usize, x: usize, mut visit: im
 impl Events {
     /// Lists the spikes of sample `b` that output (`y`, `x`) reads.
     fn gather(&mut self, isa: Isa, spikes: &Spikes, b: usize, geometry: &Geometry, y: usize, x: usize) {
-        let pooled_width = geometry.pooled()[1];
-        self.taps.clear();
-        for tap in 0..geometry.taps() {
-            let Some(pooled) = geometry.tap_position(y, x, tap / geometry.kernel[1], tap % geometry.kernel[1]) else { continue };
+        let Events { taps, rows, row_start } = self;
+        taps.clear();
+        let width = geometry.source[1];
+        let is_pooled = geometry.pool != [1, 1, 0];
+        geometry.for_each_tap(y, x, |tap, row, column| {
             let base = (tap * geometry.cin) as u16;
-            let (py, px) = (pooled / pooled_width, pooled % pooled_width);
-            for_each_in_window(geometry, py, px, |position| self.taps.push((position as u32, base)));
-        }
+            if is_pooled {
+                for_each_in_window(geometry, row, column, |position| taps.push((position as u32, base)));
+            } else {
+                taps.push(((row * width + column) as u32, base));
+            }
+        });
         let len = spikes.positions * spikes.time_steps * spikes.words();
         let bits = &spikes.bits()[b * len..][..len];
-        let most = self.taps.len() * spikes.words() * 32 * spikes.time_steps + 64;
-        if self.rows.len() < most {
-            self.rows.resize(most, 0);
+        let most = taps.len() * spikes.words() * 32 * spikes.time_steps + 2 * 64;
+        if rows.len() < most {
+            rows.resize(most, 0);
         }
-        self.row_start.resize(spikes.time_steps + 1, 0);
-        list_rows(isa, bits, &self.taps, spikes.words(), &mut self.rows, &mut self.row_start);
+        row_start.resize(spikes.time_steps + 1, 0);
+        list_rows(isa, bits, taps, spikes.words(), rows, row_start);
     }
 }
 
 per_isa! {
     /// For every step, lists the set bits at the positions of `taps`, each as its channel plus the first row of the tap.
     pub fn list_rows(bits: &[u32], taps: &[(u32, u16)], words: usize, rows: &mut [u16], row_start: &mut [u32]) {
-        const GROUP: usize = 4;
         let time_steps = row_start.len() - 1;
         let mut len = 0;
         for t in 0..time_steps {
             for &(position, base) in taps {
-                let step = &bits[(position as usize * time_steps + t) * words..][..words];
+                let at = (position as usize * time_steps + t) * words;
+                if words == 1 {
+                    len += list_word::<3>(u64::from(bits[at]), base, &mut rows[len..]);
+                    continue;
+                }
                 let mut first = base;
-                for pair in step.chunks(2) {
-                    let mut rest = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
-                    let count = rest.count_ones() as usize;
-                    // Whole groups are written: their number is easier to predict, and what lies behind the end is overwritten.
-                    let out = &mut rows[len..];
-                    for group in out.chunks_exact_mut(GROUP).take(count.div_ceil(GROUP)) {
-                        for row in group {
-                            *row = first.wrapping_add(rest.trailing_zeros() as u16);
-                            rest &= rest.wrapping_sub(1);
-                        }
-                    }
-                    len += count;
+                for pair in bits[at..at + words].chunks(2) {
+                    let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
+                    len += list_word::<4>(word, first, &mut rows[len..]);
                     first = first.wrapping_add(64);
                 }
             }
             row_start[t + 1] = len as u32;
         }
     }
+}
+
+/// Lists the set bits of one word, each plus `first`; `rows` has room for 64 more than there are.
+///
+/// Whole groups are written: their number is easier to predict than that of bits, and the next list overwrites what is too much.
+#[inline(always)]
+fn list_word<const GROUP: usize>(mut word: u64, first: u16, rows: &mut [u16]) -> usize {
+    let count = word.count_ones() as usize;
+    let rows = &mut rows[..64 + GROUP];
+    let mut at = 0;
+    while at < count {
+        for row in &mut rows[at..at + GROUP] {
+            *row = first.wrapping_add(word.trailing_zeros() as u16);
+            word &= word.wrapping_sub(1);
+        }
+        at += GROUP;
+    }
+    count
 }
 
 /// Exact sums of a convolution at output (`y`, `x`) of sample `b`, all steps: `acc` is `[T][stride]`, `stride` being `cout` rounded

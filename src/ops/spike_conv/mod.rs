@@ -30,6 +30,9 @@ impl Geometry {
     /// Height and width after the pool.
     pub fn pooled(&self) -> [usize; 2] {
         let [window, stride, pad] = self.pool;
+        if self.pool == [1, 1, 0] {
+            return self.source; // the common case, without a division
+        }
         self.source.map(|n| (n + 2 * pad).saturating_sub(window) / stride + 1)
     }
 
@@ -57,6 +60,24 @@ impl Geometry {
     /// Multiply-accumulates of a dense evaluation, a sample and step.
     pub fn dense_macs(&self) -> u64 {
         (self.positions() * self.taps() * self.cin * self.cout) as u64
+    }
+
+    /// Visits the taps of output (`y`, `x`) that are not padding: index of the tap, row and column of the pooled source.
+    #[inline(always)]
+    pub fn for_each_tap(&self, y: usize, x: usize, mut visit: impl FnMut(usize, usize, usize)) {
+        let [height, width] = self.pooled();
+        for ky in 0..self.kernel[0] {
+            let row = (y * self.stride + ky).wrapping_sub(self.pad);
+            if row >= height {
+                continue;
+            }
+            for kx in 0..self.kernel[1] {
+                let column = (x * self.stride + kx).wrapping_sub(self.pad);
+                if column < width {
+                    visit(ky * self.kernel[1] + kx, row, column);
+                }
+            }
+        }
     }
 
     /// Pooled source position that tap (`ky`, `kx`) of output (`y`, `x`) reads, unless it is padding.
