@@ -52,7 +52,11 @@ impl Events {
             rows.resize(most, 0);
         }
         row_start.resize(spikes.time_steps + 1, 0);
-        list_rows(isa, bits, taps, spikes.words(), rows, row_start);
+        if geometry.cin < 64 && 64 % geometry.cin == 0 && !is_pooled {
+            list_joined_rows(isa, bits, taps, rows, row_start);
+        } else {
+            list_rows(isa, bits, taps, spikes.words(), rows, row_start);
+        }
     }
 }
 
@@ -63,18 +67,36 @@ per_isa! {
         let mut len = 0;
         for t in 0..time_steps {
             for &(position, base) in taps {
-                let at = (position as usize * time_steps + t) * words;
-                if words == 1 {
-                    len += list_word::<3>(u64::from(bits[at]), base, &mut rows[len..]);
-                    continue;
-                }
                 let mut first = base;
-                for pair in bits[at..at + words].chunks(2) {
+                for pair in bits[(position as usize * time_steps + t) * words..][..words].chunks(2) {
                     let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
-                    len += list_word::<4>(word, first, &mut rows[len..]);
+                    len += list_word(word, first, &mut rows[len..]);
                     first = first.wrapping_add(64);
                 }
             }
+            row_start[t + 1] = len as u32;
+        }
+    }
+}
+
+per_isa! {
+    /// The same for at most 32 channels a number of which makes 64: each tap once, in order, one word a position.
+    ///
+    /// Few channels make short lists; joining taps first leaves fewer of them.
+    pub fn list_joined_rows(bits: &[u32], taps: &[(u32, u16)], rows: &mut [u16], row_start: &mut [u32]) {
+        let time_steps = row_start.len() - 1;
+        let mut len = 0;
+        for t in 0..time_steps {
+            let (mut word, mut first) = (0u64, 0u16);
+            for &(position, base) in taps {
+                let at = base & !63;
+                if at != first {
+                    len += list_word(word, first, &mut rows[len..]);
+                    (word, first) = (0, at);
+                }
+                word |= u64::from(bits[position as usize * time_steps + t]) << (base - at);
+            }
+            len += list_word(word, first, &mut rows[len..]);
             row_start[t + 1] = len as u32;
         }
     }
@@ -84,7 +106,8 @@ per_isa! {
 ///
 /// Whole groups are written: their number is easier to predict than that of bits, and the next list overwrites what is too much.
 #[inline(always)]
-fn list_word<const GROUP: usize>(mut word: u64, first: u16, rows: &mut [u16]) -> usize {
+fn list_word(mut word: u64, first: u16, rows: &mut [u16]) -> usize {
+    const GROUP: usize = 4;
     let count = word.count_ones() as usize;
     let rows = &mut rows[..64 + GROUP];
     let mut at = 0;
