@@ -72,6 +72,14 @@ pub struct Config {
     pub time_steps: usize,
     /// Initial threshold of every layer, in units of the current. Paper: 6 (IF), 0.3 (LIF), 0.6 (LIF, T = 5).
     pub vth: f64,
+    /// Initial threshold of neurons behind an average pool (no batch norm): their current is a mean over many neurons, so it is
+    /// small. The reference has `vth` here as everywhere; without this, so does dsr.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vth_pooled: Option<f64>,
+    /// Initial threshold of the last layer, whose representation is the logits: its range bounds how sure the network can be.
+    /// The reference has `vth` here as everywhere; without this, so does dsr.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vth_logits: Option<f64>,
     /// Share of the threshold at which a neuron fires. Paper: 0.5 (IF; LIF, T = 5), 0.3 (LIF).
     pub alpha: f64,
     /// Membrane time constant of LIF, in the unit of `delta_t`. Paper: 1.
@@ -130,6 +138,8 @@ impl Default for Config {
             neuron: NeuronKind::If,
             time_steps: 20,
             vth: 6.0,
+            vth_pooled: None,
+            vth_logits: None,
             alpha: 0.5,
             tau: 1.0,
             delta_t: 0.05,
@@ -175,6 +185,8 @@ impl Config {
         models::check(self)?;
         require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
         positive("vth", self.vth)?;
+        positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
+        positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
         positive("alpha", self.alpha)?;
         positive("tau", self.tau)?;
         positive("delta-t", self.delta_t)?;
@@ -214,6 +226,14 @@ impl Config {
         let mut network = builder.finish(self.neuron(), self.time_steps, self.vth_bound as f32, self.seed)?;
         network.weight_bits = self.weight_bits;
         network.threshold_grad_scale = self.threshold_grad_scale as f32;
+        let last = network.layers.len() - 1;
+        for index in 0..=last {
+            let layer = &network.layers[index];
+            let special = if index == last { self.vth_logits } else { self.vth_pooled.filter(|_| layer.norm.is_none()) };
+            if let Some(vth) = special {
+                network.set_parameter(layer.threshold, &[vth as f32]);
+            }
+        }
         network.prepare();
         Ok(network)
     }

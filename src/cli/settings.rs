@@ -36,6 +36,12 @@ pub struct NetworkFlags {
     /// Initial threshold of every layer.
     #[arg(long, value_name = "X", alias = "Vth")]
     vth: Option<f64>,
+    /// The same for neurons behind an average pool only.
+    #[arg(long, value_name = "X", alias = "vth_pooled")]
+    vth_pooled: Option<f64>,
+    /// The same for the last layer only, whose representation is the logits.
+    #[arg(long, value_name = "X", alias = "vth_logits")]
+    vth_logits: Option<f64>,
     /// Share of the threshold at which a neuron fires.
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
