@@ -292,14 +292,12 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
                 } else {
                     &stored.second[global * position..][..position]
                 };
-                let of_position =
-                    |v: &'_ mut [f32]| -> std::ops::Range<usize> { if v.is_empty() { 0..0 } else { at * channels..(at + 1) * channels } };
-                let (mean_range, weighted_range) = (of_position(mean), of_position(weighted));
+                let neurons = at * channels..(at + 1) * channels;
                 let mut out = NeuronOut {
                     spikes: &mut spikes[at * train..(at + 1) * train],
-                    counts: if counts.is_empty() { &mut own_counts } else { &mut counts[at * channels..(at + 1) * channels] },
-                    mean_normed: &mut mean[mean_range],
-                    weighted_normed: &mut weighted[weighted_range],
+                    counts: if counts.is_empty() { &mut own_counts } else { &mut counts[neurons.clone()] },
+                    mean_normed: part_or_empty(mean, neurons.clone()),
+                    weighted_normed: part_or_empty(weighted, neurons),
                 };
                 let currents = if is_real { Currents::Real(bytemuck::cast_slice(first)) } else { Currents::Integer(first) };
                 neuron_at(isa, &args, norm, currents, second, &mut out);
@@ -339,6 +337,11 @@ pub(super) fn grown(buffer: &mut Vec<i32>, len: usize) -> &mut [i32] {
         buffer.resize(len, 0);
     }
     &mut buffer[..len]
+}
+
+/// A part of a buffer, or nothing of an absent buffer.
+fn part_or_empty(buffer: &mut [f32], range: std::ops::Range<usize>) -> &mut [f32] {
+    if buffer.is_empty() { buffer } else { &mut buffer[range] }
 }
 
 /// Chunks of a buffer, or as many empty ones for an absent buffer.
