@@ -13,6 +13,7 @@ use crate::machine::{forget_peak_rss, peak_rss};
 use crate::models;
 use crate::network::{Init, Input, Mode, Network, WeightGradient};
 use crate::ops::batch_norm::MOMENTUM;
+use crate::optimizer::Optimizer;
 use crate::train::gradients;
 
 /// What is timed.
@@ -89,61 +90,85 @@ impl Case {
     }
 }
 
-/// Times `repeats` steps after `warmup` steps that are not timed. Images and labels are drawn from the seed.
-///
-/// An inference runs with the batch-norm statistics of its own images, so that it fires as training does.
-///
-/// # Errors
-/// What [`Case::check`] refuses; [`Error::Config`] for a batch that does not fit into memory; [`Error::NotFinite`] if training
-/// diverges.
-pub fn time_steps(case: &Case, warmup: usize, repeats: usize) -> Result<Timing> {
-    case.check()?;
-    let Config { batch, seed, .. } = case.config;
-    let mut network = case.config.network(case.shape, case.classes())?;
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let values = batch * case.frames() * case.shape.iter().product::<usize>();
-    let mut data = Vec::new();
-    if data.try_reserve_exact(values).is_err() {
-        return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
-    }
-    data.resize(values, 0.0);
-    Init::Normal(1.0).fill(&mut data, &mut rng);
-    let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
-    let input = Input { data: &data, batch, frames: case.frames() };
-    if case.work == Work::Infer {
-        settle_batch_norm(&mut network, &input)?;
-    }
-    forget_peak_rss();
-    let mut optimizer = match case.work {
-        Work::Train => Some(case.config.optimizer(network.len())),
-        Work::Infer => None,
-    };
-    let mut timing = Timing { seconds: Vec::with_capacity(repeats), mean_firing_rate: 0.0, kept_bytes: 0, peak_rss_bytes: None };
-    for step in 0..warmup + repeats {
-        let begin = Instant::now();
-        let (loss, forward) = match &mut optimizer {
-            Some(optimizer) => {
-                let mode = Mode::Train { gradient: case.config.gradient(), seed: step as u64 };
-                let (loss, forward) = gradients(&mut network, &input, &labels, mode)?;
-                optimizer.step(case.config.lr as f32, &mut network.values, &network.grads);
-                network.prepare();
-                (loss, forward)
-            }
-            None => (0.0, network.forward(&input, Mode::Eval, |_| false)?),
+/// A case ready to run: a new network, and images and labels drawn from the seed.
+pub struct Bench {
+    case: Case,
+    network: Network,
+    /// For training.
+    optimizer: Option<Optimizer>,
+    /// `[B][1 or T][H][W][C]`.
+    data: Vec<f32>,
+    labels: Vec<u32>,
+    steps: u64,
+}
+
+impl Bench {
+    /// Makes network and images. An inference gets the batch-norm statistics of its own images, so that it fires as training does.
+    ///
+    /// # Errors
+    /// What [`Case::check`] refuses; [`Error::Config`] for a batch that does not fit into memory.
+    pub fn new(case: &Case) -> Result<Bench> {
+        case.check()?;
+        let Config { batch, seed, .. } = case.config;
+        let mut network = case.config.network(case.shape, case.classes())?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let values = batch * case.frames() * case.shape.iter().product::<usize>();
+        let mut data = Vec::new();
+        if data.try_reserve_exact(values).is_err() {
+            return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
+        }
+        data.resize(values, 0.0);
+        Init::Normal(1.0).fill(&mut data, &mut rng);
+        let labels = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
+        let optimizer = match case.work {
+            Work::Train => Some(case.config.optimizer(network.len())),
+            Work::Infer => None,
         };
-        let seconds = begin.elapsed().as_secs_f64();
+        if case.work == Work::Infer {
+            settle_batch_norm(&mut network, &Input { data: &data, batch, frames: case.frames() })?;
+        }
+        Ok(Bench { case: case.clone(), network, optimizer, data, labels, steps: 0 })
+    }
+
+    /// One training step or inference; returns the mean firing rate over all neurons.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if training diverges.
+    pub fn step(&mut self) -> Result<f32> {
+        let Bench { case: Case { config, .. }, network, optimizer, data, labels, steps } = self;
+        let input = Input { data, batch: config.batch, frames: data.len() / config.batch / network.input.iter().product::<usize>() };
+        *steps += 1;
+        let Some(optimizer) = optimizer else {
+            return Ok(network.forward(&input, Mode::Eval, |_| false)?.mean_rate(network));
+        };
+        let (loss, forward) = gradients(network, &input, labels, Mode::Train { gradient: config.gradient(), seed: *steps })?;
         if !loss.is_finite() {
             let layer = network.first_not_finite().unwrap_or("the logits".into());
-            return Err(Error::NotFinite { step: step as u64 + 1, layer, checkpoint: None });
+            return Err(Error::NotFinite { step: *steps, layer, checkpoint: None });
         }
-        timing.mean_firing_rate = forward.mean_rate(&network);
+        optimizer.step(config.lr as f32, &mut network.values, &network.grads);
+        network.prepare();
+        Ok(forward.mean_rate(network))
+    }
+}
+
+/// Times `repeats` steps after `warmup` steps that are not timed.
+///
+/// # Errors
+/// What [`Bench::new`] and [`Bench::step`] refuse.
+pub fn time_steps(case: &Case, warmup: usize, repeats: usize) -> Result<Timing> {
+    let mut bench = Bench::new(case)?;
+    forget_peak_rss();
+    let mut mean_firing_rate = 0.0;
+    let mut seconds = Vec::with_capacity(repeats);
+    for step in 0..warmup + repeats {
+        let begin = Instant::now();
+        mean_firing_rate = bench.step()?;
         if step >= warmup {
-            timing.seconds.push(seconds);
+            seconds.push(begin.elapsed().as_secs_f64());
         }
     }
-    timing.kept_bytes = network.kept_bytes();
-    timing.peak_rss_bytes = peak_rss();
-    Ok(timing)
+    Ok(Timing { seconds, mean_firing_rate, kept_bytes: bench.network.kept_bytes(), peak_rss_bytes: peak_rss() })
 }
 
 /// Makes the running statistics those of `input`, so that an untrained network fires in inference as it does in training.
