@@ -7,6 +7,7 @@
 //! Spike Representation", CVPR 2022.
 
 pub mod atomic_file;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+pub mod machine;
 pub mod metrics;
 pub mod models;
 pub mod network;

@@ -135,17 +135,26 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
     Ok(End::Done)
 }
 
+/// Forward in training `mode`, cross-entropy, backward: leaves the gradients of the mean loss in [`Network::grads`] and returns that loss.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] if the input does not fit the network.
+pub fn gradients(network: &mut Network, input: &Input, labels: &[u32], mode: Mode) -> Result<(f64, Forward)> {
+    let forward = network.forward(input, mode, |_| false)?;
+    let mut grad_logits = vec![0.0; forward.logits.len()];
+    let loss = cross_entropy(&forward.logits, labels, network.classes, &mut grad_logits);
+    network.grads.fill(0.0);
+    network.backward(input, &grad_logits, None);
+    Ok((loss, forward))
+}
+
 /// Forward, loss, backward, update.
 fn step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
     let (config, network, progress) = (&run.config, &mut run.network, &mut run.progress);
     let lr = config.schedule().rate(progress.epoch, progress.iteration as usize);
     let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
     let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
-    let forward = network.forward(&input, mode, |_| false)?;
-    let mut grad_logits = vec![0.0; forward.logits.len()];
-    let loss = cross_entropy(&forward.logits, &batch.labels, network.classes, &mut grad_logits);
-    network.grads.fill(0.0);
-    network.backward(&input, &grad_logits, None);
+    let (loss, forward) = gradients(network, &input, &batch.labels, mode)?;
     if let Some(layer) = network.first_not_finite() {
         return Err(not_finite(progress.iteration + 1, folder, layer));
     }

@@ -97,7 +97,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
     match global.output {
         Output::Json => say(&shown.json(&results).to_string()),
-        Output::Text => say(shown.text(&results)?.trim_end()),
+        _ => say(shown.text(&results)?.trim_end()),
     }
     Ok(DONE)
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, and what all of them share.
 
+pub mod bench;
 pub mod data;
 pub mod eval;
 pub mod info;
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Train(Box<train::TrainArgs>),
     Eval(Box<eval::EvalArgs>),
+    Bench(bench::BenchArgs),
     Data(data::DataArgs),
     /// Says what this build and machine have.
     Info,
@@ -65,14 +67,20 @@ pub struct Global {
     #[arg(short, long, global = true, help_heading = "Global")]
     verbose: bool,
     /// Form of the results on stdout.
-    #[arg(long, global = true, value_enum, default_value = "text", help_heading = "Global")]
+    #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global")]
     output: Output,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
+    /// For people.
     Text,
+    /// One object on one line.
     Json,
+    /// A Markdown table (bench).
+    Md,
+    /// A table for spreadsheets (bench).
+    Csv,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,10 +119,15 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     if let Device::Cuda(number) = cli.global.device {
         bail!("--device cuda:{number}: this build has no CUDA device yet; use --device cpu");
     }
+    let output = cli.global.output;
+    if matches!(output, Output::Md | Output::Csv) && !matches!(cli.command, Command::Bench(_)) {
+        return Err(Error::config("output", format!("{output:?} is for bench only; give text or json").to_lowercase()).into());
+    }
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
-        Command::Data(args) => data::run(&args, cli.global.output == Output::Json).map(|()| DONE),
+        Command::Bench(args) => bench::run(&cli.global, args),
+        Command::Data(args) => data::run(&args, output == Output::Json).map(|()| DONE),
         Command::Info => info::run(&cli.global),
     }
 }

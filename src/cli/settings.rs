@@ -24,15 +24,27 @@ pub struct NetworkFlags {
     /// Network by name; `dsr info` lists them.
     #[arg(long, value_name = "NAME", alias = "arch")]
     model: Option<String>,
+    /// Neuron model.
+    #[arg(long, value_enum)]
+    neuron: Option<NeuronKind>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    layers: LayerFlags,
+    /// Width of the weights in the forward pass: 16 or 8.
+    #[arg(long, value_name = "BITS", alias = "weight_bits")]
+    weight_bits: Option<u8>,
+}
+
+/// Sizes and constants of its layers.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = "Network and data")]
+pub struct LayerFlags {
     /// Channels of each stage of a PreAct-ResNet, such as 16,32,64.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     widths: Option<Sizes>,
     /// Blocks of each stage, such as 1,1,1.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     blocks: Option<Sizes>,
-    /// Neuron model.
-    #[arg(long, value_enum)]
-    neuron: Option<NeuronKind>,
     /// Initial threshold of every layer.
     #[arg(long, value_name = "X", alias = "Vth")]
     vth: Option<f64>,
@@ -54,9 +66,6 @@ pub struct NetworkFlags {
     /// Lower bound of every threshold.
     #[arg(long, value_name = "X", aliases = ["Vth_bound", "Vth-bound", "vth_bound"])]
     vth_bound: Option<f64>,
-    /// Width of the weights in the forward pass: 16 or 8.
-    #[arg(long, value_name = "BITS", alias = "weight_bits")]
-    weight_bits: Option<u8>,
 }
 
 /// How it is trained.

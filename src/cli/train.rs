@@ -108,8 +108,8 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         let line = epoch_line(metrics, left);
         match (global.quiet, global.output) {
             (true, _) => {}
-            (false, Output::Text) => bar.suspend(|| say(&line)),
             (false, Output::Json) => bar.suspend(|| complain(&line)),
+            (false, _) => bar.suspend(|| say(&line)),
         }
         bar.reset();
     };
@@ -244,7 +244,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
             });
             say(&result.to_string());
         }
-        Output::Text => say(&format!(
+        _ => say(&format!(
             "test accuracy {:.1} (best {:.1}) after {} epochs in {:.0} s: {}",
             100.0 * end.test_accuracy,
             100.0 * end.best_accuracy,

@@ -1,0 +1,189 @@
+//! Times training steps and inferences of a network on random images.
+
+use std::time::Instant;
+
+use clap::ValueEnum;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::machine::{forget_peak_rss, peak_rss};
+use crate::models;
+use crate::network::{Init, Input, Mode, Network, WeightGradient};
+use crate::ops::batch_norm::MOMENTUM;
+use crate::optimizer::Optimizer;
+use crate::train::gradients;
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// A training step: forward, cross-entropy, backward, update, and the weights of the next forward.
+    Train,
+    /// A forward pass in evaluation mode.
+    Infer,
+}
+
+/// One thing to measure.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is timed.
+    pub work: Work,
+    /// Network, neuron, T, batch and, for training, the update rule. The data set is not read.
+    pub config: Config,
+    /// Height, width, channels of the random images.
+    pub shape: [usize; 3],
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// Seconds of each timed step.
+    pub seconds: Vec<f64>,
+    /// Spikes per neuron and time step over all neurons, in the last step.
+    pub mean_firing_rate: f32,
+    /// Bytes kept for backward; 0 in inference.
+    pub kept_bytes: usize,
+    /// Most memory of the process in warm-up and timed steps, bytes; `None` where the system does not tell.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+impl Timing {
+    /// Shortest, median and longest time, seconds.
+    pub fn spread(&self) -> [f64; 3] {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let n = sorted.len();
+        [sorted[0], (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0, sorted[n - 1]]
+    }
+}
+
+/// Height, width, channels of the images that the paper feeds a network: CIFAR, DVS-CIFAR10 for VGG, ImageNet.
+pub fn usual_shape(model: &str) -> [usize; 3] {
+    match model {
+        vgg if vgg.starts_with("vgg") => [48, 48, 2],
+        imagenet if imagenet.starts_with("imagenet") => [224, 224, 3],
+        _ => [32, 32, 3],
+    }
+}
+
+impl Case {
+    /// Classes of the paper's data set.
+    fn classes(&self) -> usize {
+        if self.config.model.starts_with("imagenet") { 1000 } else { 10 }
+    }
+
+    /// Frames of a sample: VGG reads events, a frame a step.
+    fn frames(&self) -> usize {
+        if self.config.model.starts_with("vgg") { self.config.time_steps } else { 1 }
+    }
+
+    /// Refuses what cannot be measured, without allocating a network.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if settings, network and images do not suit each other.
+    pub fn check(&self) -> Result<()> {
+        self.config.check()?;
+        models::build(&self.config, self.shape, self.classes()).map(|_| ())
+    }
+}
+
+/// A case ready to run: a new network, and images and labels drawn from the seed.
+pub struct Bench {
+    case: Case,
+    network: Network,
+    /// For training.
+    optimizer: Option<Optimizer>,
+    /// `[B][1 or T][H][W][C]`.
+    data: Vec<f32>,
+    labels: Vec<u32>,
+    steps: u64,
+}
+
+impl Bench {
+    /// Makes network and images. An inference gets the batch-norm statistics of its own images, so that it fires as training does.
+    ///
+    /// # Errors
+    /// What [`Case::check`] refuses; [`Error::Config`] for a batch that does not fit into memory.
+    pub fn new(case: &Case) -> Result<Bench> {
+        case.check()?;
+        let Config { batch, seed, .. } = case.config;
+        let mut network = case.config.network(case.shape, case.classes())?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let values = batch * case.frames() * case.shape.iter().product::<usize>();
+        let mut data = Vec::new();
+        if data.try_reserve_exact(values).is_err() {
+            return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
+        }
+        data.resize(values, 0.0);
+        Init::Normal(1.0).fill(&mut data, &mut rng);
+        let labels = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
+        let optimizer = match case.work {
+            Work::Train => Some(case.config.optimizer(network.len())),
+            Work::Infer => None,
+        };
+        if case.work == Work::Infer {
+            settle_batch_norm(&mut network, &Input { data: &data, batch, frames: case.frames() })?;
+        }
+        Ok(Bench { case: case.clone(), network, optimizer, data, labels, steps: 0 })
+    }
+
+    /// One training step or inference; returns the mean firing rate over all neurons.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if training diverges.
+    pub fn step(&mut self) -> Result<f32> {
+        let Bench { case: Case { config, .. }, network, optimizer, data, labels, steps } = self;
+        let input = Input { data, batch: config.batch, frames: data.len() / config.batch / network.input.iter().product::<usize>() };
+        *steps += 1;
+        let Some(optimizer) = optimizer else {
+            return Ok(network.forward(&input, Mode::Eval, |_| false)?.mean_rate(network));
+        };
+        let (loss, forward) = gradients(network, &input, labels, Mode::Train { gradient: config.gradient(), seed: *steps })?;
+        if !loss.is_finite() {
+            let layer = network.first_not_finite().unwrap_or("the logits".into());
+            return Err(Error::NotFinite { step: *steps, layer, checkpoint: None });
+        }
+        optimizer.step(config.lr as f32, &mut network.values, &network.grads);
+        network.prepare();
+        Ok(forward.mean_rate(network))
+    }
+}
+
+/// Times `repeats` steps after `warmup` steps that are not timed.
+///
+/// # Errors
+/// What [`Bench::new`] and [`Bench::step`] refuse.
+pub fn time_steps(case: &Case, warmup: usize, repeats: usize) -> Result<Timing> {
+    let mut bench = Bench::new(case)?;
+    forget_peak_rss();
+    let mut mean_firing_rate = 0.0;
+    let mut seconds = Vec::with_capacity(repeats);
+    for step in 0..warmup + repeats {
+        let begin = Instant::now();
+        mean_firing_rate = bench.step()?;
+        if step >= warmup {
+            seconds.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    Ok(Timing { seconds, mean_firing_rate, kept_bytes: bench.network.kept_bytes(), peak_rss_bytes: peak_rss() })
+}
+
+/// Makes the running statistics those of `input`, so that an untrained network fires in inference as it does in training.
+fn settle_batch_norm(network: &mut Network, input: &Input) -> Result<()> {
+    // On a copy: what training keeps is no memory of inference.
+    let mut trained = network.clone();
+    for norm in &mut trained.norms {
+        norm.running_mean.fill(0.0);
+        norm.running_var.fill(0.0);
+    }
+    trained.forward(input, Mode::Train { gradient: WeightGradient::Rate, seed: 0 }, |_| false)?;
+    network.norms = trained.norms;
+    for norm in &mut network.norms {
+        // Started from zero, one update leaves the share `MOMENTUM` of the new statistics.
+        norm.running_mean.iter_mut().chain(&mut norm.running_var).for_each(|v| *v /= MOMENTUM as f32);
+    }
+    Ok(())
+}
