@@ -3,7 +3,7 @@
     python train_ann.py --neuron relu --widths 16,32,64 --blocks 1,1,1
     python train_ann.py --neuron if -T 5 --widths 16,32,64 --blocks 1,1,1
 
-The last line has the final and the best test accuracy. Crop (pad 2) and flip, SGD with momentum, cosine per epoch.
+The last line has the final and the best test accuracy. Crop and flip, SGD with momentum, cosine per epoch.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from network import PreActResNet, add_neuron_options, neuron_config, numbers
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "fashion-mnist-3k"
-PAD = 2
 
 
 def read_idx(path):
@@ -39,11 +38,11 @@ def read_split(folder, prefix):
     return images, read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz").long()
 
 
-def augment(images, generator):
+def augment(images, pad, generator):
     """A random crop after padding with the value of a black pixel, and a flip, drawn for each image."""
     n, _, height, width = images.shape
-    padded = F.pad(images, (PAD, PAD, PAD, PAD))
-    tops, lefts = torch.randint(2 * PAD + 1, (2, n), generator=generator).tolist()
+    padded = F.pad(images, (pad, pad, pad, pad))
+    tops, lefts = torch.randint(2 * pad + 1, (2, n), generator=generator).tolist()
     flips = torch.randint(2, (n,), generator=generator).tolist()
     crops = [padded[i, :, top : top + height, left : left + width] for i, (top, left) in enumerate(zip(tops, lefts))]
     return torch.stack([crop.flip(-1) if flip else crop for crop, flip in zip(crops, flips)])
@@ -68,6 +67,7 @@ def main():
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument("--crop-pad", type=int, default=2, help="padding of the random crop")
     parser.add_argument("--warmup-iterations", type=int, default=0, help="linear warm-up of the learning rate")
     parser.add_argument("--limit", type=int, help="use only so many training and test images")
     parser.add_argument("--threads", type=int, default=2)
@@ -97,7 +97,7 @@ def main():
             for group in optimizer.param_groups:
                 group["lr"] = lr
             # The crop pads with black, so the pixels are normalised after it.
-            images = (augment(train_images[chosen], generator) - mean) / std
+            images = (augment(train_images[chosen], args.crop_pad, generator) - mean) / std
             optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(net(images), train_labels[chosen])
             loss.backward()
