@@ -84,7 +84,8 @@ pub fn wilson_interval(hits: usize, n: usize) -> [f64; 2] {
     [((center - half) / scale).max(0.0), ((center + half) / scale).min(1.0)]
 }
 
-/// Runs the test split through `network` in batches of `batch`, which changes no result.
+/// Runs the test split through `network` in batches of `batch`, which changes no logit; loss and
+/// firing rate are added up batch by batch, so their last digit may.
 ///
 /// `visit` sees every batch's output, with the spikes of all layers where `keep_spikes`, and says whether to go on;
 /// `None` if it said no.

@@ -58,9 +58,4 @@ impl Spikes {
     pub fn count(&self) -> u64 {
         self.bits.iter().map(|w| u64::from(w.count_ones())).sum()
     }
-
-    /// Bytes this train takes.
-    pub fn bytes(&self) -> usize {
-        self.bits.len() * 4
-    }
 }

@@ -4,7 +4,7 @@
 //! includes the average pool in front of a convolution.
 
 use crate::network::{Connection, Kind, Network, Source};
-use crate::ops::spike_conv::Geometry;
+use crate::ops::spike_conv::{Geometry, for_each_in_window};
 use crate::spikes::Spikes;
 
 /// Operations of one layer's connections, summed over samples and time steps.
@@ -18,29 +18,12 @@ pub struct Operations {
 
 /// Reads of every source position by one output channel, `[P]`: each tap of each output that sees it through the pool.
 pub fn readers(geometry: &Geometry) -> Vec<u64> {
-    let [height, width] = geometry.pooled();
-    let mut pooled = vec![0u64; height * width];
-    let [out_height, out_width] = geometry.out();
-    for (y, x) in (0..out_height).flat_map(|y| (0..out_width).map(move |x| (y, x))) {
-        for (ky, kx) in (0..geometry.kernel[0]).flat_map(|ky| (0..geometry.kernel[1]).map(move |kx| (ky, kx))) {
-            if let Some(position) = geometry.tap_position(y, x, ky, kx) {
-                pooled[position] += 1;
-            }
-        }
+    let [height, width] = geometry.out();
+    let mut readers = vec![0u64; geometry.source.iter().product()];
+    for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+        geometry.for_each_tap(y, x, |_, row, column| for_each_in_window(geometry, row, column, |position| readers[position] += 1));
     }
-    let [source_height, source_width] = geometry.source;
-    let [window, stride, pad] = geometry.pool;
-    let mut source = vec![0u64; source_height * source_width];
-    for (position, reads) in pooled.iter().enumerate() {
-        let (top, left) = (position / width * stride, position % width * stride);
-        for (y, x) in (0..window).flat_map(|y| (0..window).map(move |x| (top + y, left + x))) {
-            let (y, x) = (y.wrapping_sub(pad), x.wrapping_sub(pad)); // padding wraps round to a huge number
-            if y < source_height && x < source_width {
-                source[y * source_width + x] += reads;
-            }
-        }
-    }
-    source
+    readers
 }
 
 /// Weights that a spike meets at each read: all output channels of a convolution, itself in an identity.

@@ -35,7 +35,7 @@ pub struct EvalArgs {
     /// Numbers of time steps, such as 5,10,20; that of the training without this.
     #[arg(short = 'T', long, value_name = "N,N,…", value_delimiter = ',', aliases = ["timesteps", "time_steps"], help_heading = "Evaluation")]
     time_steps: Vec<usize>,
-    /// Samples computed at once; changes no result.
+    /// Samples computed at once; changes no prediction.
     #[arg(short, long, value_name = "N", aliases = ["test-batch", "batch-size"], help_heading = "Evaluation")]
     batch: Option<usize>,
     /// Accuracy of every class.
