@@ -110,7 +110,8 @@ pub struct QuantizedWeights {
 impl QuantizedWeights {
     /// Quantises master weights `[tap][cin][cout]`, rounding to nearest (ties to even).
     ///
-    /// `e` of a channel is the largest for which no weight exceeds the width and `Σ|q|·max_count < 2^31`, so that no sum overflows.
+    /// `e` of a channel is the largest up to 24 for which no weight exceeds the width, lowered until `Σ|q|·max_count < 2^31`, so that
+    /// no sum overflows. Maxima and sums of integers decide it, which no order of the rows can change.
     pub fn quantize(&mut self, isa: Isa, master: &[f32], cout: usize, bits: u8, max_count: usize) {
         let rows = master.len() / cout;
         let limit = if bits == 8 { MAX_WEIGHT_8 } else { MAX_WEIGHT_16 };
@@ -119,45 +120,66 @@ impl QuantizedWeights {
             17..=32 => 32,
             _ => 64,
         };
-        let (mut largest, mut total) = (vec![0.0f32; cout], vec![0.0f64; cout]);
-        magnitudes(isa, master, &mut largest, &mut total);
-        let room = f64::from(i32::MAX) / max_count as f64 - rows as f64; // rounding adds at most 1/2 a weight
-        let up: Vec<f32> = largest
-            .iter()
-            .zip(&total)
-            .map(|(&largest, &total)| {
-                let fits = |e: i32| {
-                    let step = f64::powi(2.0, e);
-                    (f64::from(largest) * step).round_ties_even() <= f64::from(limit) && total * step <= room
-                };
-                let mut e = 24i32;
-                while e > f32::MIN_EXP && !fits(e) {
-                    // 2^e and 2^-e are normal numbers
-                    e -= 1;
-                }
-                f32::powi(2.0, e)
-            })
-            .collect();
-        self.scale = up.iter().map(|up| 1.0 / up).collect();
-        let bound = up.iter().zip(&total).map(|(&up, &total)| total * f64::from(up) + rows as f64 / 2.0).fold(0.0, f64::max);
-        self.largest_sum = (bound * max_count as f64).ceil() as i64;
+        let mut largest = vec![0.0f32; cout];
+        largest_magnitudes(isa, master, &mut largest);
+        let mut exponents: Vec<i32> = largest.iter().map(|&largest| largest_exponent(largest, limit)).collect();
         self.data.resize(cout.div_ceil(self.block) * rows * self.block, 0);
-        for (b, out) in self.data.chunks_exact_mut(rows * self.block).enumerate() {
-            round_rows(isa, master, cout, b * self.block, self.block, &up, out);
+        let mut totals = vec![0u32; self.data.len() / rows.max(1)]; // no more than 2^16 rows of at most 2^15 each
+        let mut up: Vec<f32> = exponents.iter().map(|&e| f32::powi(2.0, e)).collect();
+        loop {
+            totals.fill(0);
+            let blocks = self.data.chunks_exact_mut(rows * self.block).zip(totals.chunks_exact_mut(self.block));
+            for (b, (out, totals)) in blocks.enumerate() {
+                round_rows(isa, master, cout, b * self.block, self.block, &up, out);
+                add_magnitudes(isa, out, totals);
+            }
+            let sum = |c: usize| i64::from(totals[c]) * max_count as i64;
+            let mut fits = true;
+            for c in 0..cout {
+                if sum(c) > i64::from(i32::MAX) && exponents[c] > f32::MIN_EXP {
+                    exponents[c] -= 1;
+                    up[c] = f32::powi(2.0, exponents[c]);
+                    fits = false;
+                }
+            }
+            if fits {
+                self.largest_sum = (0..cout).map(sum).max().unwrap_or(0);
+                break;
+            }
+        }
+        self.scale = up.iter().map(|up| 1.0 / up).collect();
+    }
+}
+
+/// Largest `e ≤ 24` for which `largest · 2^e`, rounded, is at most `limit`; `2^e` and `2^-e` stay normal numbers.
+fn largest_exponent(largest: f32, limit: i32) -> i32 {
+    let fits = |e: i32| (f64::from(largest) * f64::powi(2.0, e)).round_ties_even() <= f64::from(limit);
+    let mut e = 24;
+    while e > f32::MIN_EXP && !fits(e) {
+        e -= 1;
+    }
+    e
+}
+
+per_isa! {
+    /// Largest magnitude of each column of `[n][cout]`.
+    pub fn largest_magnitudes(master: &[f32], largest: &mut [f32]) {
+        let cout = largest.len();
+        for row in master.chunks_exact(cout) {
+            for c in 0..cout {
+                largest[c] = largest[c].max(row[c].abs());
+            }
         }
     }
 }
 
 per_isa! {
-    /// Largest magnitude and sum of magnitudes of each column of `[n][cout]`.
-    pub fn magnitudes(master: &[f32], largest: &mut [f32], total: &mut [f64]) {
-        let cout = largest.len();
-        let total = &mut total[..cout];
-        for row in master.chunks_exact(cout) {
-            for c in 0..cout {
-                let v = row[c].abs();
-                largest[c] = largest[c].max(v);
-                total[c] += f64::from(v);
+    /// Adds the magnitudes of the rows `[n][block]` to `totals`, `[block]`.
+    pub fn add_magnitudes(rows: &[i16], totals: &mut [u32]) {
+        let block = totals.len();
+        for row in rows.chunks_exact(block) {
+            for i in 0..block {
+                totals[i] = totals[i].wrapping_add(u32::from(row[i].unsigned_abs())); // cannot wrap: see `totals` above
             }
         }
     }
