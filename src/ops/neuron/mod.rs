@@ -5,7 +5,9 @@
 //! Invariant: the potential never leaves this op, and what it keeps for backward has no time axis.
 
 mod cpu;
+mod device;
 pub use cpu::{ClampMapping, LANES, clamp_mapping_backward, drop_spikes, neuron_at};
+pub use device::DeviceNeurons;
 
 use crate::error::{Error, Result};
 
