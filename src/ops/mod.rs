@@ -4,4 +4,5 @@ pub mod batch_norm;
 pub mod conv;
 pub mod cross_entropy;
 pub mod neuron;
+pub mod rate;
 pub mod spike_conv;

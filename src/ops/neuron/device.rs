@@ -1,10 +1,12 @@
 //! Constants of a layer's neurons as kernels take them.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::NeuronArgs;
 
 /// Field for field `struct Neurons` in `kernels/include/neuron.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 pub struct DeviceNeurons {
     /// `exp(-delta_t / tau)`, 1 for IF.
     pub leak: f32,

@@ -3,9 +3,11 @@
 //! In the path of a batch: spikes of an earlier layer → **spike_conv** → batch norm and neuron.
 
 mod cpu;
+mod cuda;
 use crate::device::Isa;
 use crate::per_isa;
 pub use cpu::{Events, add_scaled, conv_at, for_each_in_window, identity_at, spike_outer};
+pub use cuda::{DeviceGeometry, DeviceNormalizer, Summand};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
