@@ -78,7 +78,7 @@ fn info_prints_the_limits() {
         }
     }
     let text = info("info --kernels");
-    assert!(text.lines().all(|line| line.len() <= 105), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
     for (kernel, _) in cases() {
         assert!(text.lines().any(|line| line.starts_with(kernel.name)), "{text}");
     }

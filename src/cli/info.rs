@@ -151,7 +151,7 @@ fn kernel_table() -> Vec<String> {
     let width = kernels::ALL.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
     let heads: String = kernels::TARGETS.iter().map(|target| format!(" {target:>8}")).collect();
     let mut lines = vec![
-        "Registers of a thread and occupancy (of one multiprocessor, without dynamic shared memory) by target.".into(),
+        "Registers of a thread and occupancy without dynamic shared memory, by target.".into(),
         format!("{:width$} {:>5} {:>6}{heads}", "kernel", "block", "shared"),
     ];
     let mut faults = Vec::new();
