@@ -161,7 +161,7 @@ fn grid(case: &Case) {
         let mut grad = vec![0.0; train.logits.len()];
         let loss = cross_entropy(&train.logits, &labels, network.classes, &mut grad);
         assert!((loss - case.tensor("train/loss").data[0]).abs() <= 1e-5 * loss, "{}: loss {loss}", case.name);
-        network.backward(&input, &grad, None);
+        network.backward(&input, &grad, None).unwrap();
         gradients(case, &network, prefix, 1e-4);
     }
 }
@@ -197,7 +197,7 @@ fn model(case: &Case) {
         let mut grad = vec![0.0; forward.logits.len()];
         let loss = cross_entropy(&forward.logits, &labels[step * batch..][..batch], network.classes, &mut grad);
         network.grads.fill(0.0);
-        network.backward(&input, &grad, None);
+        network.backward(&input, &grad, None).unwrap();
         if step == 0 {
             let flips = flips(case, &network, &forward.spikes, "f64/train/spikes_packed/", batch);
             let sites: usize = flips.iter().map(|f| f.1).sum();

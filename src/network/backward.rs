@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::kept::{InnerKept, LayerKept};
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
+use crate::error::{Error, Result};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, unpool_add, weight_gradient};
 use crate::ops::neuron::clamp_mapping_backward;
@@ -36,7 +37,13 @@ impl Network {
     ///
     /// `grad_logits` is `[B][classes]`; a forward pass of the same input in training mode must have come before.
     /// Adds r(gradient of the input), `[B][H][W][C]`, to `input_grad` where given.
-    pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) {
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if the gradient does not fit the network.
+    pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) -> Result<()> {
+        if grad_logits.len() != input.batch * self.classes {
+            return Err(Error::shape("backward", (input.batch, self.classes), grad_logits.len()));
+        }
         let mut arena = std::mem::take(&mut self.grads);
         let kept = std::mem::take(&mut self.kept);
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
@@ -77,6 +84,7 @@ impl Network {
         }
         self.kept = kept;
         self.grads = arena;
+        Ok(())
     }
 
     /// Dropout, clamp mapping and batch norm, in place: from r(gradient of the spikes) to `A = γ/σ·(g - mean g)`.

@@ -50,15 +50,6 @@ pub struct Forward {
     pub rates: Vec<f32>,
 }
 
-impl Forward {
-    /// Mean firing rate over all neurons of the network.
-    pub fn mean_rate(&self, network: &Network) -> f32 {
-        let neurons: usize = network.layers.iter().map(SpikingLayer::neurons).sum();
-        let spikes: f64 = network.layers.iter().zip(&self.rates).map(|(l, &r)| l.neurons() as f64 * f64::from(r)).sum();
-        (spikes / neurons as f64) as f32
-    }
-}
-
 /// Sums that a first pass has stored, `[B][P][frames][stride]`; empty where the neurons' pass computes them itself.
 #[derive(Clone, Copy, Default)]
 struct Stored<'a> {

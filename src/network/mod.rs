@@ -9,6 +9,7 @@ mod init;
 mod kept;
 mod normalizer;
 mod preact_resnet;
+mod step;
 mod unrolled;
 mod vgg;
 
@@ -18,6 +19,7 @@ pub use forward::{Forward, Input, Mode};
 pub use imagenet_resnet::imagenet_resnet;
 pub use init::Init;
 pub use preact_resnet::preact_resnet;
+pub use step::Step;
 pub use vgg::vgg;
 
 use kept::{LayerKept, Workspace};

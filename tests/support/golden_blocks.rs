@@ -134,7 +134,7 @@ pub fn block(case: &Case) {
     let grad_out = representation(neuron, &case.tensor("grad_out").channels_last(), time_steps);
     let grad: Vec<f32> = grad_out.iter().map(|g| (g / squares / slope) as f32).collect();
     let mut grad_x = Vec::new();
-    network.backward(&input, &grad, Some(&mut grad_x));
+    network.backward(&input, &grad, Some(&mut grad_x)).unwrap();
     let expected = representation(neuron, &case.tensor("f64/train/grad_x").channels_last(), time_steps);
     let off = distance(&grad_x, &expected);
     assert!(off <= grad_x_allowed, "{}: r(grad_x) off by {off:.2e} of the norm", case.name);

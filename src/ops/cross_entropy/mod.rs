@@ -16,3 +16,8 @@ pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut 
     }
     loss / batch as f64
 }
+
+/// Index of the largest value, the first of equals.
+pub fn first_largest(values: &[f32]) -> usize {
+    values.iter().enumerate().fold(0, |best, (index, value)| if *value > values[best] { index } else { best })
+}

@@ -1,4 +1,24 @@
-//! The processor a network runs on.
+//! The processor a network runs on: the CPU by its instruction sets, or a CUDA device.
+
+mod arena;
+pub mod driver;
+mod gpu;
+pub mod kernels;
+mod memory;
+
+use std::sync::Arc;
+
+pub use arena::Layout;
+pub use gpu::{Gpu, Graph};
+pub use kernels::Kernel;
+pub use memory::{Arg, Memory, Pinned, Scalars, Slice, scalars};
+
+/// Where to compute.
+#[derive(Clone, Debug)]
+pub enum Device {
+    Cpu,
+    Cuda(Arc<Gpu>),
+}
 
 /// Instruction set of the CPU's inner loops. All give the same bits; they differ in speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
