@@ -391,16 +391,17 @@ __device__ __forceinline__ void neurons_body(uint32_t* __restrict__ spikes, uint
     const bool first_is_conv = is_conv(layer.first.kind);
     const int other = first_is_conv ? layer.second.kind : layer.first.kind;
     const unsigned char* other_source = first_is_conv ? second_source : first_source;
-    const int tiles = first_is_conv && is_conv(layer.second.kind) ? 2 : 1;
-    const int* tile = reinterpret_cast<const int*>(shared);
-    // Behind the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
-    NeuronState* carried = reinterpret_cast<NeuronState*>(shared + tiles * TILE_BYTES);
+    // Before the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
+    NeuronState* carried = reinterpret_cast<NeuronState*>(shared);
+    unsigned char* tiles = shared + (p.tile_steps < time_steps ? p.tile_positions * COLUMNS * sizeof(NeuronState) : 0);
+    const int* tile = reinterpret_cast<const int*>(tiles);
 
     // A warp takes every other position and one word of 32 channels.
     const int column = warp % 2 * 32 + lane;
     const int c = blockIdx.y * COLUMNS + column;
     const int word = c / 32;
     const int words = (layer.channels + 31) / 32;
+    const float* shares = weighted_normed == nullptr ? nullptr : step_weights;
     int spikes_of_lane = 0;
 
     for (int first = 0; first < time_steps; first += p.tile_steps) {
@@ -408,7 +409,7 @@ __device__ __forceinline__ void neurons_body(uint32_t* __restrict__ spikes, uint
         const int own = threadIdx.x / p.tile_steps;
         const int t = first + threadIdx.x % p.tile_steps;
         const Row row{own < positions && t < end, first_position + own, t};
-        convolve_summands<WEIGHT_BITS>(shared, layer, row, first_source, first_weights, second_source, second_weights);
+        convolve_summands<WEIGHT_BITS>(tiles, layer, row, first_source, first_weights, second_source, second_weights);
         for (int at = warp / 2; at < positions && word < words; at += 2) {
             const size_t q = first_position + at;
             const NeuronChannel channel = neuron_channel(normalizer, threshold, p.neurons.padded, c);
@@ -418,7 +419,7 @@ __device__ __forceinline__ void neurons_body(uint32_t* __restrict__ spikes, uint
             NeuronState state = {};
             if (first > 0) state = carried[at * COLUMNS + column];
             auto run = [&](auto normed) {
-                neuron_steps(state, spikes + train, keep, p.neurons, channel, step_weights, first, end, normed);
+                neuron_steps(state, spikes + train, keep, p.neurons, channel, shares, first, end, normed);
             };
             auto both = [&](int conv, int second) {
                 return first_is_conv ? normalize(channel, (float)conv, (float)second) : normalize(channel, (float)second, (float)conv);
@@ -444,8 +445,8 @@ __device__ __forceinline__ void neurons_body(uint32_t* __restrict__ spikes, uint
         if (end < time_steps) __syncthreads();       // the next steps reuse the tiles
     }
     if (fired == nullptr) return;
-    for (int offset = 16; offset > 0; offset /= 2) spikes_of_lane += __shfl_down_sync(0xffffffffu, spikes_of_lane, offset);
-    if (lane == 0 && spikes_of_lane > 0) atomicAdd(fired, (unsigned long long)spikes_of_lane);
+    const int spikes_of_warp = warp_sum(spikes_of_lane);
+    if (lane == 0 && spikes_of_warp > 0) atomicAdd(fired, (unsigned long long)spikes_of_warp);
 }
 
 // Sums of a layer's convolutions and the statistics of both summands; each output unless null. `statistics` is zero before.
