@@ -65,13 +65,24 @@ pub struct DeviceNormalizer {
 pub enum Summand {
     None,
     /// Convolution of spikes or of the counts of a pool.
-    Conv { source: Source, weights: PackedWeights, geometry: Geometry },
+    Conv {
+        source: Source,
+        weights: PackedWeights,
+        geometry: Geometry,
+    },
     /// Identity without pool, `[B][P][T][words]`.
-    Bits { spikes: Slice<u32> },
+    Bits {
+        spikes: Slice<u32>,
+    },
     /// Stored integers, `[B][P][T][stride]`.
-    Sums { sums: Slice<i32> },
+    Sums {
+        sums: Slice<i32>,
+    },
     /// `[B][P][1 or T][stride]`, only as the single summand.
-    Real { sums: Slice<f32>, frames: usize },
+    Real {
+        sums: Slice<f32>,
+        frames: usize,
+    },
 }
 
 /// What a convolution reads.
