@@ -71,7 +71,7 @@ neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
         uint8_t* __restrict__ counts,                    // [B*P][C]
         float* __restrict__ mean_normed,                 // [B*P][C]
         float* __restrict__ weighted_normed,             // [B*P][C]
-        unsigned long long* __restrict__ fired,          // [1] spikes of the layer
+        unsigned long long* __restrict__ fired,          // [1] spikes of the layer, or null
         const float* __restrict__ normalizer,            // [6][padded]
         const float* __restrict__ threshold,             // [1]
         const float* __restrict__ step_weights,          // [T]
@@ -102,6 +102,7 @@ neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
         }
         spikes_of_thread = neuron_finish(state, counts, mean_normed, weighted_normed, q, c, keep, layer);
     }
+    if (fired == nullptr) return;
     const int spikes_of_block = block_sum<256>(spikes_of_thread);
     if (threadIdx.x == 0) atomicAdd(fired, (unsigned long long)spikes_of_block);
 }

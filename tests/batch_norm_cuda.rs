@@ -100,11 +100,11 @@ fn statistics_of_integers_are_exact() {
         for (first, second) in [("sums", ""), ("bits", ""), ("sums", "sums"), ("bits", "sums"), ("sums", "bits"), ("bits", "bits")] {
             let (x, y) =
                 (stored(&gpu, first, 1, rows, channels, i32::MAX - 1), stored(&gpu, second, 2, rows, channels, i32::MAX - 1));
-            let statistics = gpu.zeroed::<i64>(8 * channels).unwrap();
+            let statistics = gpu.zeroed::<u64>(8 * channels).unwrap();
             cuda::statistics_of_sums(&gpu, statistics.slice(), &x.summand, &y.summand, rows, channels).unwrap();
             let got = statistics.to_vec().unwrap();
             for c in 0..channels {
-                let row = |row: usize| i128::from(got[row * channels + c]);
+                let row = |row: usize| i128::from(got[row * channels + c] as i64);
                 let product = |low: usize| (row(low + 1) << 32) + row(low);
                 let expected = exact_sums(&x.sums, &y.sums, channels.next_multiple_of(LANES), c);
                 assert_eq!([row(0), row(1), product(2), product(4), product(6)], expected, "{first} {second} {rows}x{channels}, channel {c}");
@@ -281,7 +281,7 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
 
     // The statistics, by the kernels and on the host. A static input has a third of the frames here.
     let batch = if rows % 2 == 0 { 2 } else { 1 };
-    let (integers, reals) = (gpu.zeroed::<i64>(8 * channels).unwrap(), gpu.zeroed::<f64>(batch * 2 * channels).unwrap());
+    let (integers, reals) = (gpu.zeroed::<u64>(8 * channels).unwrap(), gpu.zeroed::<f64>(batch * 2 * channels).unwrap());
     let stride = channels.next_multiple_of(LANES);
     let (moments, n) = if layer.is_real {
         let x = seeded::values(50, rows * stride, -2.0..3.0);
@@ -373,7 +373,7 @@ fn covariances_of_more_than_53_bits_round_to_nearest_even() {
         neuron: IF,
         channels,
     };
-    let (statistics, x, y) = (gpu.zeroed::<i64>(8 * channels).unwrap(), gpu.memory_of(&x).unwrap(), gpu.memory_of(&y).unwrap());
+    let (statistics, x, y) = (gpu.zeroed::<u64>(8 * channels).unwrap(), gpu.memory_of(&x).unwrap(), gpu.memory_of(&y).unwrap());
     let (first, second) = (Summand::Sums { sums: x.slice() }, Summand::Sums { sums: y.slice() });
     cuda::statistics_of_sums(&gpu, statistics.slice(), &first, &second, 2, channels).unwrap();
     let padded = channels.next_multiple_of(PADDING);

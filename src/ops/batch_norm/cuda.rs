@@ -64,8 +64,7 @@ impl StoredSummand {
             Summand::Sums { sums } => Ok(StoredSummand { values: sums.address(), pitch: stride, kind: 0 }),
             Summand::Bits { spikes } => Ok(StoredSummand { values: spikes.address(), pitch: words, kind: 1 }),
             Summand::Real { sums, .. } => Ok(StoredSummand { values: sums.address(), pitch: stride, kind: 2 }),
-            #[allow(unreachable_patterns)]
-            _ => Err(Error::shape(op, "stored sums, bits or real values", "a convolution")),
+            Summand::Conv { .. } => Err(Error::shape(op, "stored sums, bits or real values", "a convolution")),
         }
     }
 
@@ -86,7 +85,7 @@ impl StoredSummand {
 /// [`Error::ShapeMismatch`] for another kind of summand, [`Error::Device`] if the launch fails; so do all functions below.
 pub fn statistics_of_sums(
     gpu: &Gpu,
-    statistics: Slice<i64>,
+    statistics: Slice<u64>,
     first: &Summand,
     second: &Summand,
     rows: usize,
@@ -159,7 +158,7 @@ pub enum DeviceStatistics {
     /// A layer without batch norm needs none.
     None,
     /// `[8][C]`.
-    Integers(Slice<i64>),
+    Integers(Slice<u64>),
     /// `[batch][2][C]`.
     Reals { sums: Slice<f64>, batch: usize },
 }

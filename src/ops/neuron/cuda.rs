@@ -2,38 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{DeviceNeurons, Neuron};
+use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::cuda::{Columns, DeviceInner, StoredSummand};
+use crate::ops::batch_norm::cuda::{Columns, DeviceInner, PADDING, StoredSummand};
 use crate::ops::spike_conv::{DeviceNormalizer, Summand};
-
-/// Where the neurons of a layer write; what is none is not written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NeuronOutputs {
-    /// `[B][P][T][words]`.
-    pub spikes: Slice<u32>,
-    /// `[B][P][C]`.
-    pub counts: Slice<u8>,
-    /// Plain time mean of the normalised current, `[B][P][C]`.
-    pub mean_normed: Slice<f32>,
-    /// Weighted time mean of it (LIF), `[B][P][C]`.
-    pub weighted_normed: Slice<f32>,
-    /// Spikes of the layer are added to it, `[1]`.
-    pub fired: Slice<u64>,
-}
-
-/// What the neurons of a layer read beside its sums.
-#[derive(Clone, Copy, Debug)]
-pub struct NeuronInputs {
-    pub normalizer: DeviceNormalizer,
-    /// `[1]`, in the arena of parameters.
-    pub threshold: Slice<f32>,
-    /// Share of each step in the representation, `[T]`.
-    pub step_weights: Slice<f32>,
-    /// Bits of the neurons whose spikes are dropped, `[B][P][words]`; none without dropout.
-    pub dropped: Slice<u32>,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -45,38 +18,51 @@ struct Place {
 /// Neurons of a layer from stored summands; `positions` = B·P.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`] for a summand that is not stored, [`Error::Device`] if the launch fails; so do all functions below.
-pub fn neurons(
-    gpu: &Gpu,
-    out: &NeuronOutputs,
-    inputs: &NeuronInputs,
-    layer: &DeviceNeurons,
-    first: &Summand,
-    second: &Summand,
-    positions: usize,
-) -> Result<()> {
-    let channels = layer.channels as usize;
-    let frames = if let Summand::Real { frames, .. } = first { *frames as i32 } else { layer.time_steps };
-    let (first, second) = (StoredSummand::new("neurons", first, channels)?, StoredSummand::integers("neurons", second, channels)?);
-    let NeuronInputs { normalizer, threshold, step_weights, dropped } = inputs;
+/// [`Error::ShapeMismatch`] for a summand that is not stored or an output that is too short, [`Error::Device`] if the launch fails;
+/// so do all functions below.
+pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[Summand; 2], positions: usize) -> Result<()> {
+    const OP: &str = "neurons";
+    let layer = DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons };
+    let (channels, time_steps) = (layer.channels as usize, layer.time_steps as usize);
+    let words = channels.div_ceil(32);
+    for (what, expected, got) in [
+        ("spikes", positions * time_steps * words, to.spikes.len()),
+        ("counts", positions * channels, len_or(to.counts, positions * channels)),
+        ("means", positions * channels, len_or(to.mean_normed, positions * channels)),
+        ("weighted means", positions * channels, len_or(to.weighted_normed, positions * channels)),
+        ("dropped neurons", positions * words, len_or(from.dropped, positions * words)),
+        ("step weights", if to.weighted_normed.is_none() { 0 } else { time_steps }, from.step_weights.len()),
+        ("normalizer", 6 * channels.next_multiple_of(PADDING), from.normalizer.values.len()),
+    ] {
+        if got < expected {
+            return Err(Error::shape(format!("{OP}: {what}"), expected, got));
+        }
+    }
+    let frames = if let Summand::Real { frames, .. } = summands[0] { frames as i32 } else { layer.time_steps };
+    let (first, second) = (StoredSummand::new(OP, &summands[0], channels)?, StoredSummand::integers(OP, &summands[1], channels)?);
     let place = Place { positions: positions as i32, frames };
-    let grid = [(positions * channels.div_ceil(32)).div_ceil(8) as u32, 1, 1];
+    let grid = [(positions * words).div_ceil(8) as u32, 1, 1];
     let args: [&dyn Arg; 13] = [
-        &out.spikes,
-        &out.counts,
-        &out.mean_normed,
-        &out.weighted_normed,
-        &out.fired,
-        &normalizer.values,
-        threshold,
-        step_weights,
-        dropped,
+        &to.spikes,
+        &to.counts,
+        &to.mean_normed,
+        &to.weighted_normed,
+        &to.fired,
+        &from.normalizer.values,
+        &from.threshold,
+        &from.step_weights,
+        &from.dropped,
         &scalars(&first),
         &scalars(&second),
-        &scalars(layer),
+        &scalars(&layer),
         &scalars(&place),
     ];
     gpu.launch(&kernels::NEURONS, grid, 0, &args)
+}
+
+/// Length of a buffer, or that of an absent one.
+fn len_or<T>(slice: Slice<T>, absent: usize) -> usize {
+    if slice.is_none() { absent } else { slice.len() }
 }
 
 #[repr(C)]

@@ -1,8 +1,10 @@
-//! Constants of a layer's neurons as kernels take them.
+//! What kernels are given of a layer's neurons.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::NeuronArgs;
+use crate::device::Slice;
+use crate::ops::spike_conv::DeviceNormalizer;
 
 /// Field for field `struct Neurons` in `kernels/include/neuron.cuh`.
 #[repr(C)]
@@ -34,4 +36,32 @@ impl From<&NeuronArgs> for DeviceNeurons {
             padded: args.channels.next_multiple_of(64) as i32,
         }
     }
+}
+
+/// What the neurons of a layer read beside their sums.
+#[derive(Clone, Copy, Debug)]
+pub struct NeuronInputs {
+    pub normalizer: DeviceNormalizer,
+    /// The threshold among the parameters, one value.
+    pub threshold: Slice<f32>,
+    /// `[T]`; needed for weighted means only.
+    pub step_weights: Slice<f32>,
+    /// `[B][P][words]`, one bit a dropped neuron; none without dropout.
+    pub dropped: Slice<u32>,
+    pub neurons: DeviceNeurons,
+}
+
+/// What the neurons of a layer write; all but the spikes may be none.
+#[derive(Clone, Copy, Debug)]
+pub struct NeuronOutputs {
+    /// `[B][P][T][words]`.
+    pub spikes: Slice<u32>,
+    /// `[B][P][C]`.
+    pub counts: Slice<u8>,
+    /// Time means of the normalised current, `[B][P][C]`.
+    pub mean_normed: Slice<f32>,
+    /// Weighted time means (LIF), `[B][P][C]`.
+    pub weighted_normed: Slice<f32>,
+    /// One counter that the spikes of the layer are added to.
+    pub fired: Slice<u64>,
 }

@@ -8,7 +8,7 @@ mod cpu;
 pub mod cuda;
 mod device;
 pub use cpu::{ClampMapping, LANES, clamp_mapping_backward, drop_spikes, neuron_at};
-pub use device::DeviceNeurons;
+pub use device::{DeviceNeurons, NeuronInputs, NeuronOutputs};
 
 use crate::error::{Error, Result};
 
