@@ -118,7 +118,7 @@ statistics_of_real(double* __restrict__ statistics,               // [B][2][C]
 
 // --- Constants per channel ----------------------------------------------------------------------------------------------------------
 
-// What one connection contributes; field for field `DeviceContribution` in src/ops/batch_norm/cuda.rs.
+// What one connection contributes; field for field `ContributionArgs` in src/ops/batch_norm/cuda.rs.
 struct Contribution {
     const float* threshold;        // of the source layer; null for the real input, whose unit is 1
     const float* weight_scale;     // [C] power-of-two scale of fixed-point weights; null where there are none

@@ -4,15 +4,17 @@
 mod device;
 #[path = "support/seeded.rs"]
 mod seeded;
+#[path = "support/stored.rs"]
+mod stored;
+
+use std::sync::Arc;
 
 use dsr::device::{Gpu, Isa, Memory, Slice};
 use dsr::ops::batch_norm::cuda::{self, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING};
 use dsr::ops::batch_norm::{self, Contribution, IntegerSums, Moments, Norm, Normalizer, accumulate, normalize, update_running};
 use dsr::ops::neuron::{LANES, Neuron};
-use dsr::ops::spike_conv::{DeviceNormalizer, Summand, identity_at};
-use dsr::spikes::Spikes;
-use rand::Rng;
-use std::sync::Arc;
+use dsr::ops::spike_conv::{DeviceNormalizer, Summand};
+use stored::Stored;
 
 const IF: Neuron = Neuron::If { alpha: 0.5 };
 const LIF: Neuron = Neuron::Lif { alpha: 0.3, tau: 1.0, delta_t: 0.05 };
@@ -20,66 +22,12 @@ const LIF: Neuron = Neuron::Lif { alpha: 0.3, tau: 1.0, delta_t: 0.05 };
 /// Rows and channels around every boundary: words, quads of channels, blocks of rows.
 const SHAPES: [[usize; 2]; 6] = [[1, 1], [5, 31], [33, 32], [130, 33], [70, 100], [2100, 7]];
 
-fn random_sums(seed: u64, rows: usize, channels: usize, largest: i32) -> Vec<i32> {
-    let mut rng = seeded::rng(seed);
-    let stride = channels.next_multiple_of(LANES);
-    (0..rows * stride).map(|i| if i % stride < channels { rng.random_range(-largest..=largest) } else { i32::MAX }).collect()
-}
-
-fn random_bits(seed: u64, rows: usize, channels: usize) -> Vec<u32> {
-    let words = channels.div_ceil(32);
-    let mut rng = seeded::rng(seed);
-    (0..rows * words)
-        .map(|i| {
-            let live = channels - i % words * 32;
-            rng.random::<u32>() & if live < 32 { (1 << live) - 1 } else { u32::MAX }
-        })
-        .collect()
-}
-
-/// Bits as sums, `[rows][stride]`.
-fn sums_of_bits(bits: &[u32], rows: usize, channels: usize) -> Vec<i32> {
-    let mut spikes = Spikes::reuse(bits.to_vec(), rows, 1, 1, channels);
-    spikes.bits_mut().copy_from_slice(bits);
-    let stride = channels.next_multiple_of(LANES);
-    let geometry = dsr::ops::spike_conv::Geometry {
-        cin: channels,
-        cout: channels,
-        source: [1, 1],
-        pool: [1, 1, 0],
-        kernel: [1, 1],
-        stride: 1,
-        pad: 0,
-    };
-    let mut sums = vec![0; rows * stride];
-    identity_at(Isa::Portable, &spikes, 0, &geometry, [0, 0], stride, &mut sums);
-    sums
-}
-
-/// A summand on the device, with the same values as sums on the host.
-struct Stored {
-    summand: Summand,
-    sums: Vec<i32>,
-    _memory: Box<dyn std::any::Any>,
-}
-
-fn stored(gpu: &Arc<Gpu>, kind: &str, seed: u64, rows: usize, channels: usize, largest: i32) -> Stored {
+/// A summand by name; `largest` bounds the magnitude of sums.
+fn stored(gpu: &Arc<Gpu>, kind: &str, seed: u64, [rows, channels]: [usize; 2], largest: i32) -> Stored {
     match kind {
-        "sums" => {
-            let sums = random_sums(seed, rows, channels, largest);
-            let memory = gpu.memory_of(&sums).unwrap();
-            Stored { summand: Summand::Sums { sums: memory.slice() }, sums, _memory: Box::new(memory) }
-        }
-        "bits" => {
-            let bits = random_bits(seed, rows, channels);
-            let memory = gpu.memory_of(&bits).unwrap();
-            Stored {
-                summand: Summand::Bits { spikes: memory.slice() },
-                sums: sums_of_bits(&bits, rows, channels),
-                _memory: Box::new(memory),
-            }
-        }
-        _ => Stored { summand: Summand::None, sums: Vec::new(), _memory: Box::new(()) },
+        "sums" => stored::sums(gpu, seed, rows, channels, -largest..=largest),
+        "bits" => stored::bits(gpu, seed, rows, channels),
+        _ => stored::none(),
     }
 }
 
@@ -98,8 +46,7 @@ fn statistics_of_integers_are_exact() {
     let gpu = device::gpu();
     for [rows, channels] in SHAPES {
         for (first, second) in [("sums", ""), ("bits", ""), ("sums", "sums"), ("bits", "sums"), ("sums", "bits"), ("bits", "bits")] {
-            let (x, y) =
-                (stored(&gpu, first, 1, rows, channels, i32::MAX - 1), stored(&gpu, second, 2, rows, channels, i32::MAX - 1));
+            let (x, y) = (stored(&gpu, first, 1, [rows, channels], i32::MAX - 1), stored(&gpu, second, 2, [rows, channels], i32::MAX - 1));
             let statistics = gpu.zeroed::<u64>(8 * channels).unwrap();
             cuda::statistics_of_sums(&gpu, statistics.slice(), &x.summand, &y.summand, rows, channels).unwrap();
             let got = statistics.to_vec().unwrap();
@@ -107,7 +54,11 @@ fn statistics_of_integers_are_exact() {
                 let row = |row: usize| i128::from(got[row * channels + c] as i64);
                 let product = |low: usize| (row(low + 1) << 32) + row(low);
                 let expected = exact_sums(&x.sums, &y.sums, channels.next_multiple_of(LANES), c);
-                assert_eq!([row(0), row(1), product(2), product(4), product(6)], expected, "{first} {second} {rows}x{channels}, channel {c}");
+                assert_eq!(
+                    [row(0), row(1), product(2), product(4), product(6)],
+                    expected,
+                    "{first} {second} {rows}x{channels}, channel {c}"
+                );
             }
         }
     }
@@ -301,7 +252,7 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
             Some(true) => "sums",
             Some(false) => "bits",
         };
-        let (x, y) = (stored(gpu, kind(0), 51, rows, channels, largest), stored(gpu, kind(1), 52, rows, channels, largest));
+        let (x, y) = (stored(gpu, kind(0), 51, [rows, channels], largest), stored(gpu, kind(1), 52, [rows, channels], largest));
         cuda::statistics_of_sums(gpu, integers.slice(), &x.summand, &y.summand, rows, channels).unwrap();
         let mut sums = IntegerSums::new(channels, i64::from(largest));
         sums.add(Isa::detect(), &x.sums, &y.sums, stride);
@@ -324,7 +275,9 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
     if let Some(expected) = &expected.inner {
         inner.assert_running(&expected.statistics, n as f64, &format!("{case}, own norm"));
         let got = inner_values.to_vec().unwrap();
-        for ((got, expected), name) in got.chunks(padded).zip([&expected.factor, &expected.offset, &expected.scale]).zip(["factor", "offset", "scale"]) {
+        for ((got, expected), name) in
+            got.chunks(padded).zip([&expected.factor, &expected.offset, &expected.scale]).zip(["factor", "offset", "scale"])
+        {
             assert_same_bits(&got[..channels], expected, &format!("{case}: {name} of the own norm"));
         }
         let (got, expected): (Vec<u64>, Vec<u64>) = (
@@ -366,13 +319,7 @@ fn covariances_of_more_than_53_bits_round_to_nearest_even() {
     let expected = batch_norm::batch_normalizer(channels, &contributions, &sums.moments(2), Some(norm.host()), Some((0, inner.host())));
 
     let connections = [DeviceContribution { threshold: Slice::NONE, weight_scale: Slice::NONE, bias: Slice::NONE, keep: 1.0, area: 1 }; 2];
-    let layer = LayerNorms {
-        connections: &connections,
-        norm: Some(norm.device()),
-        inner: Some((0, inner.device())),
-        neuron: IF,
-        channels,
-    };
+    let layer = LayerNorms { connections: &connections, norm: Some(norm.device()), inner: Some((0, inner.device())), neuron: IF, channels };
     let (statistics, x, y) = (gpu.zeroed::<u64>(8 * channels).unwrap(), gpu.memory_of(&x).unwrap(), gpu.memory_of(&y).unwrap());
     let (first, second) = (Summand::Sums { sums: x.slice() }, Summand::Sums { sums: y.slice() });
     cuda::statistics_of_sums(&gpu, statistics.slice(), &first, &second, 2, channels).unwrap();
@@ -411,26 +358,19 @@ fn normalised_rows_are_those_of_the_cpu_rounded_to_bf16() {
             assert_eq!(normed.to_vec().unwrap(), expected, "{case}, {rows}x{channels}");
         };
         for (first, second) in [("sums", ""), ("bits", ""), ("sums", "bits"), ("bits", "sums")] {
-            let (x, y) = (stored(&gpu, first, 1, rows, channels, 1 << 26), stored(&gpu, second, 2, rows, channels, 1 << 26));
+            let (x, y) = (stored(&gpu, first, 1, [rows, channels], 1 << 26), stored(&gpu, second, 2, [rows, channels], 1 << 26));
             cuda::normalize_rows(&gpu, normed.slice(), &normalizer, &x.summand, &y.summand, rows, channels).unwrap();
             assert_rows(&x.sums, &y.sums, false, &format!("{first} {second}"));
         }
-        let real = seeded::values(61, rows * stride, -2.0..2.0);
-        let memory = gpu.memory_of(&real).unwrap();
-        let real_summand = Summand::Real { sums: memory.slice(), frames: 1 };
-        cuda::normalize_rows(&gpu, normed.slice(), &normalizer, &real_summand, &Summand::None, rows, channels).unwrap();
-        assert_rows(bytemuck::cast_slice(&real), &[], true, "real");
-        let x = stored(&gpu, "sums", 1, rows, channels, 1 << 26);
-        let inner_values = gpu.memory_of(&[row_padded(&values, 0, padded), row_padded(&values, 2, padded), vec![0.0; 3 * padded]].concat());
-        let inner_values = inner_values.unwrap();
+        let real = stored::real(&gpu, 61, [rows, 1], channels);
+        cuda::normalize_rows(&gpu, normed.slice(), &normalizer, &real.summand, &Summand::None, rows, channels).unwrap();
+        assert_rows(&real.sums, &[], true, "real");
+        let x = stored(&gpu, "sums", 1, [rows, channels], 1 << 26);
+        let inner_values = gpu.memory_of(&[&values[..padded], &values[2 * padded..3 * padded], &values[..3 * padded]].concat()).unwrap();
         let inner = DeviceInner { values: inner_values.slice(), correlation: Slice::NONE, padded };
         cuda::normalize_inner_rows(&gpu, normed.slice(), &inner, &x.summand, rows, channels).unwrap();
         assert_rows(&x.sums, &[], false, "own norm");
     }
-}
-
-fn row_padded(values: &[f32], row: usize, padded: usize) -> Vec<f32> {
-    values[row * padded..][..padded].to_vec()
 }
 
 #[test]

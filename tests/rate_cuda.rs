@@ -135,10 +135,8 @@ fn logits_are_those_of_the_network() {
             let logits = gpu.zeroed::<f32>(forward.logits.len()).unwrap();
             let shape = [small.batch, spikes.positions, spikes.channels];
             cuda::readout(&gpu, logits.slice(), bits.slice(), threshold.slice(), step_weights.slice(), network.neuron, shape).unwrap();
-            let (got, expected): (Vec<u32>, Vec<u32>) = (
-                logits.to_vec().unwrap().iter().map(|v| v.to_bits()).collect(),
-                forward.logits.iter().map(|v| v.to_bits()).collect(),
-            );
+            let (got, expected): (Vec<u32>, Vec<u32>) =
+                (logits.to_vec().unwrap().iter().map(|v| v.to_bits()).collect(), forward.logits.iter().map(|v| v.to_bits()).collect());
             assert_eq!(got, expected, "{}", small.name);
         }
     }

@@ -3,7 +3,7 @@
 #include "device.cuh"
 
 // Exact sums, [rows][pitch] i32, or spikes [rows][pitch] u32 of 32 channels a word; null values for an absent summand.
-// Field for field `IntegerSummand` in src/ops/batch_norm/cuda.rs.
+// Field for field `StoredSummand` in src/ops/batch_norm/cuda.rs.
 struct IntegerSummand {
     const void* values;
     int pitch;           // elements of a row: a multiple of 16 for sums, the number of words for bits
