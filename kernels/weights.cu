@@ -67,9 +67,23 @@ __device__ __forceinline__ float weight_at(const WeightJob& job, int row, int o)
     return (float)sum;
 }
 
+// Visits every LANES-th weight of output channel o, from row `first` on.
+template <class Visit>
+__device__ __forceinline__ void for_each_weight(const WeightJob& job, int first, int o, Visit visit) {
+    const int rows = job.taps * job.cin;
+    if (job.replicate > 1) {
+        for (int row = first; row < rows; row += LANES) visit(weight_at(job, row, o));
+        return;
+    }
+    const float* from = job.master + (size_t)first * job.cout + o;
+    const size_t pitch = (size_t)LANES * job.cout;
+#pragma unroll 4
+    for (int row = first; row < rows; row += LANES, from += pitch) visit(__ldg(from));
+}
+
 __device__ __forceinline__ float power_of_two(int e) { return __int_as_float((e + 127) << 23); }
 
-__device__ __forceinline__ int quantized(const WeightJob& job, int row, int o, float up) { return (int)rintf(weight_at(job, row, o) * up); }
+__device__ __forceinline__ int quantized(float weight, float up) { return (int)rintf(weight * up); }
 
 // Largest e <= 24 for which largest * 2^e, rounded, is at most the limit; scaling by 2 is exact in f64.
 __device__ __forceinline__ int largest_exponent(float largest, int limit) {
@@ -82,20 +96,19 @@ __device__ __forceinline__ int largest_exponent(float largest, int limit) {
     return e;
 }
 
-// Bytes of one register of the operand B: byte b is weight 4*r.. of the order in the header.
+// One register of the operand B: a byte of four weights, high and low.
 struct Halves {
     uint32_t hi, lo;
 };
 
-__device__ __forceinline__ Halves pack_register(const WeightJob& job, int step, int o, int j, int r, float up) {
-    const int words = (job.cin + 31) / 32;
-    const int tap = step / words;
+// Weights of output channel o for lane j and register r, in the order of the header; `first` is the first row of the 32 channels.
+__device__ __forceinline__ Halves pack_register(const WeightJob& job, int first, int channels, int o, int j, int r, float up) {
     Halves packed = {};
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
-        const int channel = step % words * 32 + (job.of_counts ? 16 * r + 4 * j + b : 8 * b + 2 * j + r);
-        if (tap >= job.taps || channel >= job.cin || o >= job.cout) continue;
-        const int q = quantized(job, tap * job.cin + channel, o, up);
+        const int channel = job.of_counts ? 16 * r + 4 * j + b : 8 * b + 2 * j + r;
+        if (channel >= channels) continue;
+        const int q = quantized(weight_at(job, first + channel, o), up);
         const int lo = (int)(signed char)(q & 255);
         packed.lo |= (uint32_t)(lo & 255) << 8 * b;
         packed.hi |= (uint32_t)((q - lo) >> 8 & 255) << 8 * b;
@@ -110,18 +123,14 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
     SHARED(unsigned, total, CHANNELS);                // sum of |q|; no more than 2^16 rows of at most 2^15 each
     SHARED(int, exponent, CHANNELS);
     SHARED(int, too_large, 1);
-    const WeightJob job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_block; })];
+    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_block; })];
     const int first = (blockIdx.x - job.first_block) * CHANNELS;
     const int column = threadIdx.x % CHANNELS;
     const int first_row = threadIdx.x / CHANNELS;
     const int o = first + column;
-    const int rows = job.taps * job.cin;
 
     float largest = 0.0f;
-    if (o < job.cout) {
-#pragma unroll 4
-        for (int row = first_row; row < rows; row += LANES) largest = fmaxf(largest, fabsf(weight_at(job, row, o)));
-    }
+    if (o < job.cout) for_each_weight(job, first_row, o, [&](float weight) { largest = fmaxf(largest, fabsf(weight)); });
     largest_of_lane[threadIdx.x] = largest;
     __syncthreads();
     if (threadIdx.x < CHANNELS) {
@@ -136,11 +145,10 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
         if (o < job.cout) {
             const float up = power_of_two(exponent[column]);
             unsigned sum = 0;
-#pragma unroll 4
-            for (int row = first_row; row < rows; row += LANES) {
-                const int q = quantized(job, row, o, up);
+            for_each_weight(job, first_row, o, [&](float weight) {
+                const int q = quantized(weight, up);
                 sum += (unsigned)(q < 0 ? -q : q);
-            }
+            });
             atomicAdd(&total[column], sum);
         }
         __syncthreads();
@@ -155,16 +163,20 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
     }
     if (threadIdx.x < CHANNELS) job.scale[first + threadIdx.x] = power_of_two(-exponent[threadIdx.x]);
 
-    const int steps = (job.taps * ((job.cin + 31) / 32) + 1) / 2 * 2;
+    const int words = (job.cin + 31) / 32;
+    const int steps = (job.taps * words + 1) / 2 * 2;
     const int tile = first / 64;
     for (int piece = threadIdx.x; piece < steps * 128; piece += LANES * CHANNELS) {
         const int step = piece / 128;
         const int of_tile = first % 64 / 8 + piece / 32 % 4;       // which 8 of the 64 output channels
         const int lane = piece % 32;
         const int channel = tile * 64 + of_tile * 8 + lane / 4;
+        const int tap = step / words;
+        const int of_tap = step % words * 32;                      // the first input channel
+        const int channels = tap < job.taps && channel < job.cout ? job.cin - of_tap : 0;
         const float up = power_of_two(exponent[channel - first]);
-        const Halves b0 = pack_register(job, step, channel, lane % 4, 0, up);
-        const Halves b1 = pack_register(job, step, channel, lane % 4, 1, up);
+        const Halves b0 = pack_register(job, tap * job.cin + of_tap, channels, channel, lane % 4, 0, up);
+        const Halves b1 = pack_register(job, tap * job.cin + of_tap, channels, channel, lane % 4, 1, up);
         const size_t of_step = (size_t)tile * steps + step;
         if (job.bits == 16) {
             job.packed[(of_step * 8 + of_tile) * 32 + lane] = make_uint4(b0.hi, b1.hi, b0.lo, b1.lo);
@@ -178,7 +190,7 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
 extern "C" __global__ void __launch_bounds__(256)
 pack_transposed(const WeightJob* __restrict__ jobs,   // [count]
                 int count) {
-    const WeightJob job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
+    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
     const int piece = blockIdx.x - job.first_transposed;
     const int steps = (job.cout + 31) / 32 * 2;       // of a tap
     const int tap = piece / steps % job.taps;
