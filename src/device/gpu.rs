@@ -28,6 +28,7 @@ pub struct Gpu {
     ordinal: usize,
     listed: Listed,
     shared_limit: usize,
+    clocks: [u32; 3],
     context: Arc<CudaContext>,
     compute: Arc<CudaStream>,
     copies: Arc<CudaStream>,
@@ -83,11 +84,18 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let limit = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         let limit = limit.map_err(failed("asking for the shared memory"))?;
+        let clocks = [
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE,
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE,
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH,
+        ];
+        let clocks = clocks.map(|attribute| context.attribute(attribute).ok().and_then(|v| u32::try_from(v).ok()).unwrap_or(0));
         let stream = || context.new_stream().map_err(failed("making a stream"));
         let event = || context.new_event(None).map_err(failed("making an event"));
         Ok(Arc::new(Gpu {
             ordinal,
             shared_limit: usize::try_from(limit).unwrap_or(0),
+            clocks,
             compute: stream()?,
             copies: stream()?,
             compute_done: event()?,
@@ -115,6 +123,11 @@ impl Gpu {
 
     pub fn multiprocessors(&self) -> u32 {
         self.listed.multiprocessors
+    }
+
+    /// Clock of the multiprocessors and of the memory in kHz, and width of the memory's bus in bits.
+    pub fn clocks(&self) -> [u32; 3] {
+        self.clocks
     }
 
     /// Bytes of shared memory that one block can have.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::sync::Arc;
 
 /// Weights of one connection as kernels read them; the layouts are in the head of `kernels/weights.cu`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PackedWeights {
     /// Fixed-point weights in the order of the tensor cores' operands.
     pub packed: Slice<u32>,
