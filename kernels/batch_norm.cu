@@ -6,11 +6,12 @@
 //            statistics [8][C] i64: sums acc0, acc1; then for acc0^2, acc0*acc1, acc1^2 the sum of the low 32 bits (unsigned) and of
 //            the high 32 bits (p >> 32) of every product; real statistics [B][2][C] f64: sums, squares
 //            normalizer [6][padded] f32: factor0, factor1, offset, gamma, beta, scale = gamma/sigma; padded = C rounded up to 64
-//            inner [5][padded] f32: factor, offset, scale of the connection's own norm, and two rows for backward (neuron.cu)
+//            inner [5][padded] f32: factor, offset, scale of the connection's own norm, and two rows for batch_norm_backward.cu
 // Launch     statistics_of_*: COLUMN_BLOCK threads, grid (blocks of rows, ceil(C / 4 quads)), see columns.cuh
 //            statistics_of_real: block 64, grid (ceil(C/64), B); normalizers: block 64, grid padded/64
-//            normalize_rows: block 256, grid (ceil(rows * ceil(C/4) / 256))
-// Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2: memory-bound
+//            normalize_rows, time_means: block 256, a thread = 4 channels of a row (position)
+// Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2;
+//            time_means reads 4*T, writes 8 a neuron: memory-bound
 // Exactness  integers in any order are the same bits; real sums in the order of positions, then samples; f64 per channel operation by
 //            operation as ops/batch_norm/normalizer.rs: everything here equals the CPU bit for bit
 // Tests      tests/batch_norm_cuda.rs
@@ -382,9 +383,52 @@ normalize_rows(uint16_t* __restrict__ normed,         // [rows][C] bf16
     store_four_bf16(normed + (size_t)row * p.channels + c, out, live, is_aligned(p.channels));
 }
 
+struct TimeMeans {
+    int positions;       // B*P
+    int time_steps;
+    int channels;
+    int padded;
+};
+
+// Plain and weighted time mean of uhat = fmaf(factor, acc, offset), for the connection that has a norm of its own.
+extern "C" __global__ void __launch_bounds__(256)
+time_means(float* __restrict__ plain,                    // [B*P][C]
+           float* __restrict__ weighted,                 // [B*P][C]
+           const float* __restrict__ inner,              // [5][padded]
+           const float* __restrict__ step_weights,       // [T]
+           IntegerSummand sums, TimeMeans p) {
+    const int quads = (p.channels + 3) / 4;
+    const size_t thread = (size_t)blockIdx.x * 256 + threadIdx.x;
+    const size_t q = thread / quads;
+    if (q >= p.positions) return;
+    const int c = (int)(thread % quads) * 4;
+    float factor[4], offset[4];
+    load_four(factor, inner + c, 4, true);
+    load_four(offset, inner + p.padded + c, 4, true);
+    float sum[4] = {}, weighted_sum[4] = {};
+    for (int t = 0; t < p.time_steps; ++t) {
+        int acc[4];
+        load_four_sums(acc, sums, q * p.time_steps + t, c);
+        const float share = __ldg(step_weights + t);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float normed = fmaf(factor[i], (float)acc[i], offset[i]);
+            sum[i] += normed;
+            weighted_sum[i] = fmaf(share, normed, weighted_sum[i]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] /= (float)p.time_steps;
+    const size_t at = q * p.channels + c;
+    const int live = min(4, p.channels - c);
+    store_four(plain + at, sum, live, is_aligned(p.channels));
+    store_four(weighted + at, weighted_sum, live, is_aligned(p.channels));
+}
+
 KERNEL(statistics_of_sums, 256)
 KERNEL(statistics_of_pairs, 256)
 KERNEL(statistics_of_real, 64)
 KERNEL(batch_normalizer, 64)
 KERNEL(running_normalizer, 64)
 KERNEL(normalize_rows, 256)
+KERNEL(time_means, 256)

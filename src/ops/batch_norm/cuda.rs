@@ -340,3 +340,33 @@ fn normalize(
     let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&p)];
     gpu.launch(&kernels::NORMALIZE_ROWS, grid, 0, &args)
 }
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct TimeMeans {
+    positions: i32,
+    time_steps: i32,
+    channels: i32,
+    padded: i32,
+}
+
+/// Plain and weighted time mean of û, `[B][P][C]`, from the stored sums of the connection with a norm of its own.
+pub fn time_means(
+    gpu: &Gpu,
+    [plain, weighted]: [Slice<f32>; 2],
+    inner: &DeviceInner,
+    step_weights: Slice<f32>,
+    sums: &Summand,
+    [positions, channels]: [usize; 2],
+) -> Result<()> {
+    let p = TimeMeans {
+        positions: positions as i32,
+        time_steps: step_weights.len() as i32,
+        channels: channels as i32,
+        padded: inner.padded as i32,
+    };
+    let sums = StoredSummand::integers("time_means", sums, channels)?;
+    let grid = [(positions * channels.div_ceil(4)).div_ceil(256) as u32, 1, 1];
+    let args: [&dyn Arg; 6] = [&plain, &weighted, &inner.values, &step_weights, &scalars(&sums), &scalars(&p)];
+    gpu.launch(&kernels::TIME_MEANS, grid, 0, &args)
+}
