@@ -1,12 +1,14 @@
 //! Gradients of currents on the device: given mean, k and the own norm's k, the bits of the CPU, rounded to bf16.
 
 #[path = "support/backward_case.rs"]
+#[allow(dead_code)] // this test uses a part of it
 mod backward_case;
 #[path = "support/device.rs"]
 mod device;
 #[path = "support/seeded.rs"]
 mod seeded;
 #[path = "support/stored.rs"]
+#[allow(dead_code)] // this test uses a part of it
 mod stored;
 
 use std::sync::Arc;
