@@ -6,11 +6,11 @@
 //            statistics [8][C] i64: sums acc0, acc1; then for acc0^2, acc0*acc1, acc1^2 the sum of the low 32 bits (unsigned) and of
 //            the high 32 bits (p >> 32) of every product; real statistics [B][2][C] f64: sums, squares
 //            normalizer [6][padded] f32: factor0, factor1, offset, gamma, beta, scale = gamma/sigma; padded = C rounded up to 64
-//            inner [5][padded] f32: factor, offset, scale of the connection's own norm, and two rows for backward (neuron.cu)
-// Launch     statistics_of_*: COLUMN_BLOCK threads, grid (blocks of rows, ceil(C / 4 quads)), see columns.cuh
+//            inner [5][padded] f32: factor, offset, scale of the connection's own norm, and two rows for batch_norm_backward.cu
+// Launch     statistics_of_sums, _pairs, normalize_rows, time_means: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
 //            statistics_of_real: block 64, grid (ceil(C/64), B); normalizers: block 64, grid padded/64
-//            normalize_rows: block 256, grid (ceil(rows * ceil(C/4) / 256))
-// Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2: memory-bound
+// Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2;
+//            time_means reads 4*T, writes 8 a neuron: memory-bound
 // Exactness  integers in any order are the same bits; real sums in the order of positions, then samples; f64 per channel operation by
 //            operation as ops/batch_norm/normalizer.rs: everything here equals the CPU bit for bit
 // Tests      tests/batch_norm_cuda.rs
@@ -349,37 +349,65 @@ running_normalizer(float* __restrict__ normalizer,    // [6][padded]
 
 // --- Normalised currents ------------------------------------------------------------------------------------------------------------
 
-struct NormalizeRows {
-    int rows;            // B*P*frames
-    int channels;
-};
-
 // The normalised current of every step as bf16, for the weight gradient that does not collapse over time.
-extern "C" __global__ void __launch_bounds__(256)
-normalize_rows(uint16_t* __restrict__ normed,         // [rows][C] bf16
-               const float* __restrict__ factor0,     // [C]
-               const float* __restrict__ factor1,     // [C]; read where there is a second summand
-               const float* __restrict__ offset,      // [C]
-               AnySummand first, IntegerSummand second, NormalizeRows p) {
-    const int quads = (p.channels + 3) / 4;
-    const size_t thread = (size_t)blockIdx.x * 256 + threadIdx.x;
-    const int row = (int)(thread / quads);
-    if (row >= p.rows) return;
-    const int c = (int)(thread % quads) * 4;
-    const int live = min(4, p.channels - c);
-    float x[4];
-    load_four_values(x, first, row, c);
-    int y[4] = {};
+extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
+normalize_rows(uint16_t* __restrict__ normed,         // [rows][C] bf16; rows = B*P*frames
+               const float* __restrict__ factor0,     // [padded], as the next two
+               const float* __restrict__ factor1,     // read where there is a second summand
+               const float* __restrict__ offset,
+               AnySummand first, IntegerSummand second, Columns p) {
+    const Part part = part_of_columns(p);
+    if (!part.live) return;
     const bool pair = second.values != nullptr;
-    if (pair) load_four_sums(y, second, row, c);
-    float out[4];
+    const bool aligned = is_aligned(p.channels);
+    float factor[4], other_factor[4] = {}, rest[4];
+    load_four(factor, factor0 + part.c, 4, true);
+    load_four(rest, offset + part.c, 4, true);
+    if (pair) load_four(other_factor, factor1 + part.c, 4, true);
+    for (int row = part.first; row < part.end; row += part.step) {
+        float x[4];
+        int y[4];
+        load_four_values(x, first, row, part.c);
+        if (pair) load_four_sums(y, second, row, part.c);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const int at = c + min(i, live - 1);
-        const float rest = pair ? fmaf(factor1[at], (float)y[i], offset[at]) : offset[at];
-        out[i] = fmaf(factor0[at], x[i], rest);
+        for (int i = 0; i < 4; ++i) x[i] = fmaf(factor[i], x[i], pair ? fmaf(other_factor[i], (float)y[i], rest[i]) : rest[i]);
+        store_four_bf16(normed + (size_t)row * p.channels + part.c, x, part.live, aligned);
     }
-    store_four_bf16(normed + (size_t)row * p.channels + c, out, live, is_aligned(p.channels));
+}
+
+// Plain and weighted time mean of uhat = fmaf(factor, acc, offset), for the connection that has a norm of its own.
+extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
+time_means(float* __restrict__ plain,                    // [B*P][C]
+           float* __restrict__ weighted,                 // [B*P][C]
+           const float* __restrict__ inner,              // [5][padded]
+           const float* __restrict__ step_weights,       // [T]
+           IntegerSummand sums, Columns p, int time_steps, int padded) {
+    const Part part = part_of_columns(p);
+    if (!part.live) return;
+    const bool aligned = is_aligned(p.channels);
+    float factor[4], offset[4];
+    load_four(factor, inner + part.c, 4, true);
+    load_four(offset, inner + padded + part.c, 4, true);
+    for (int q = part.first; q < part.end; q += part.step) {
+        float sum[4] = {}, weighted_sum[4] = {};
+#pragma unroll 4
+        for (int t = 0; t < time_steps; ++t) {
+            int acc[4];
+            load_four_sums(acc, sums, (size_t)q * time_steps + t, part.c);
+            const float share = __ldg(step_weights + t);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float normed = fmaf(factor[i], (float)acc[i], offset[i]);
+                sum[i] += normed;
+                weighted_sum[i] = fmaf(share, normed, weighted_sum[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[i] /= (float)time_steps;
+        const size_t at = (size_t)q * p.channels + part.c;
+        store_four(plain + at, sum, part.live, aligned);
+        store_four(weighted + at, weighted_sum, part.live, aligned);
+    }
 }
 
 KERNEL(statistics_of_sums, 256)
@@ -388,3 +416,4 @@ KERNEL(statistics_of_real, 64)
 KERNEL(batch_normalizer, 64)
 KERNEL(running_normalizer, 64)
 KERNEL(normalize_rows, 256)
+KERNEL(time_means, 256)

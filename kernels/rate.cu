@@ -49,15 +49,16 @@ struct PoolPlace {
 };
 
 __device__ __forceinline__ PoolPlace pool_place(const Pool& p, int channels_a_thread, bool& exists) {
-    const size_t thread = (size_t)blockIdx.x * 256 + threadIdx.x;
-    const int a_row = p.pitch / channels_a_thread, pooled = p.geometry.pooled_h * p.geometry.pooled_w;
+    const uint32_t thread = blockIdx.x * 256 + threadIdx.x;           // 32 bits, or dividing would take longer than counting
+    const uint32_t a_row = p.pitch / channels_a_thread, pooled = p.geometry.pooled_h * p.geometry.pooled_w;
+    const uint32_t row = thread / a_row, position = row / p.time_steps;
     PoolPlace place;
-    place.row = thread / a_row;
+    place.row = row;
     place.c = (int)(thread % a_row) * channels_a_thread;
-    place.t = (int)(place.row % p.time_steps);
-    place.pooled = (int)(place.row / p.time_steps % pooled);
-    place.b = place.row / p.time_steps / pooled;
-    exists = place.b < p.batch;
+    place.t = (int)(row % p.time_steps);
+    place.pooled = (int)(position % pooled);
+    place.b = position / pooled;
+    exists = place.b < (size_t)p.batch;
     return place;
 }
 
@@ -107,10 +108,10 @@ pool_counts_32(int* __restrict__ pooled,                 // [B][P_pooled][T][pit
 // Spikes of a window over all steps, for the weight gradient.
 template <typename Total>
 __device__ __forceinline__ void pool_totals(Total* __restrict__ totals, const uint8_t* __restrict__ counts, const Geometry& g, int batch) {
-    const int quads = (g.cin + 3) / 4, pooled = g.pooled_h * g.pooled_w;
-    const size_t thread = (size_t)blockIdx.x * 256 + threadIdx.x;
-    const size_t row = thread / quads, b = row / pooled;
-    if (b >= batch) return;
+    const uint32_t quads = (g.cin + 3) / 4, pooled = g.pooled_h * g.pooled_w;
+    const uint32_t thread = blockIdx.x * 256 + threadIdx.x, row = thread / quads;
+    const size_t b = row / pooled;
+    if (b >= (size_t)batch) return;
     const int c = (int)(thread % quads) * 4;
     const int live = min(4, g.cin - c);
     const bool aligned = g.cin % 4 == 0;
@@ -122,7 +123,7 @@ __device__ __forceinline__ void pool_totals(Total* __restrict__ totals, const ui
 #pragma unroll
         for (int i = 0; i < 4; ++i) sum[i] += aligned ? four >> 8 * i & 255u : i < live ? at[i] : 0u;
     });
-    Total* out = totals + row * g.cin + c;
+    Total* out = totals + (size_t)row * g.cin + c;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         if (i < live) out[i] = (Total)sum[i];

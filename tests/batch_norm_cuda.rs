@@ -231,7 +231,7 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
     assert_normalizer(&values.to_vec().unwrap(), &expected, channels, &format!("{case}, evaluation"));
 
     // The statistics, by the kernels and on the host. A static input has a third of the frames here.
-    let batch = if rows % 2 == 0 { 2 } else { 1 };
+    let batch = 1 + usize::from(rows.is_multiple_of(2));
     let (integers, reals) = (gpu.zeroed::<u64>(8 * channels).unwrap(), gpu.zeroed::<f64>(batch * 2 * channels).unwrap());
     let stride = channels.next_multiple_of(LANES);
     let (moments, n) = if layer.is_real {
@@ -370,6 +370,31 @@ fn normalised_rows_are_those_of_the_cpu_rounded_to_bf16() {
         let inner = DeviceInner { values: inner_values.slice(), correlation: Slice::NONE, padded };
         cuda::normalize_inner_rows(&gpu, normed.slice(), &inner, &x.summand, rows, channels).unwrap();
         assert_rows(&x.sums, &[], false, "own norm");
+    }
+}
+
+#[test]
+fn time_means_have_the_bits_of_the_cpu() {
+    let gpu = device::gpu();
+    for (at, shape) in [[1usize, 1, 1], [3, 5, 31], [2, 20, 33], [5, 33, 32], [9, 4, 100]].into_iter().enumerate() {
+        let [positions, time_steps, channels] = shape;
+        let padded = channels.next_multiple_of(PADDING);
+        let inner = seeded::values(1, 5 * padded, -0.5..0.5);
+        let weights = if at % 2 == 0 { IF } else { LIF }.step_weights(time_steps);
+        let x = stored(&gpu, if at == 2 { "bits" } else { "sums" }, 2, [positions * time_steps, channels], 1000);
+        let (mut plain, mut weighted) = (vec![0.0; positions * channels], vec![0.0; positions * channels]);
+        let stride = channels.next_multiple_of(LANES);
+        let (factor, offset) = (&inner[..channels], &inner[padded..padded + channels]);
+        for (acc, means) in x.sums.chunks(time_steps * stride).zip(plain.chunks_mut(channels).zip(weighted.chunks_mut(channels))) {
+            batch_norm::time_means(Isa::detect(), factor, offset, &weights, acc, stride, means.0, means.1);
+        }
+        let (values, weights) = (gpu.memory_of(&inner).unwrap(), gpu.memory_of(&weights).unwrap());
+        let device = DeviceInner { values: values.slice(), correlation: Slice::NONE, padded };
+        let [got, got_weighted] = [(); 2].map(|()| gpu.zeroed::<f32>(positions * channels).unwrap());
+        let out = [got.slice(), got_weighted.slice()];
+        cuda::time_means(&gpu, out, &device, weights.slice(), &x.summand, [positions, channels]).unwrap();
+        assert_same_bits(&got.to_vec().unwrap(), &plain, &format!("{shape:?}"));
+        assert_same_bits(&got_weighted.to_vec().unwrap(), &weighted, &format!("{shape:?}, weighted"));
     }
 }
 

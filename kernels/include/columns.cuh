@@ -90,3 +90,32 @@ __device__ __forceinline__ T sum_of_lanes(const T (&own)[4], T* between, const P
     }
     return sum;
 }
+
+// Partial sums of a block of rows, `[quantity][blocks of rows][C]`.
+__device__ __forceinline__ void store_partial(double* partial, int quantity, const double (&own)[4], double* between, const Part& part,
+                                              const Columns& p) {
+    const double sum = sum_of_lanes(own, between, part, p);
+    const int c = blockIdx.y * p.quads * 4 + threadIdx.x;
+    if (threadIdx.x < p.quads * 4 && c < p.channels) partial[((size_t)quantity * gridDim.x + blockIdx.x) * p.channels + c] = sum;
+}
+
+// Channel c of the 32 of this block: the partial sums of one quantity, eight runs of blocks, each in order, then the runs in order.
+// Threads 0..31 get it. All threads must call it; `between` holds 256 values.
+__device__ __forceinline__ double sum_of_partials(const double* __restrict__ partial, int quantity, int blocks, int channels, int c,
+                                                  double* between) {
+    const int run = threadIdx.x / 32;
+    double sum = 0.0;
+    if (c < channels) {
+        const int end = (int)((long long)blocks * (run + 1) / 8);
+        for (int block = (int)((long long)blocks * run / 8); block < end; ++block) {
+            sum += partial[((size_t)quantity * blocks + block) * channels + c];
+        }
+    }
+    __syncthreads();
+    between[threadIdx.x] = sum;
+    __syncthreads();
+    if (run == 0) {
+        for (int other = 1; other < 8; ++other) sum += between[other * 32 + threadIdx.x];
+    }
+    return sum;
+}

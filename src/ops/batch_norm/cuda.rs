@@ -291,13 +291,6 @@ pub fn running_normalizer(gpu: &Gpu, out: &DeviceNormalizer, layer: &LayerNorms)
     gpu.launch(&kernels::RUNNING_NORMALIZER, normalizer_grid(out.padded), 0, &[&out.values, &scalars(&args)])
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct NormalizeRows {
-    rows: i32,
-    channels: i32,
-}
-
 /// Normalised currents x̂ of `rows` = B·P·(T, or 1 frame) as bf16, `[rows][C]`.
 pub fn normalize_rows(
     gpu: &Gpu,
@@ -335,8 +328,22 @@ fn normalize(
 ) -> Result<()> {
     let op = "normalize_rows";
     let (first, second) = (StoredSummand::new(op, first, channels)?, StoredSummand::integers(op, second, channels)?);
-    let p = NormalizeRows { rows: rows as i32, channels: channels as i32 };
-    let grid = [(rows * channels.div_ceil(4)).div_ceil(256) as u32, 1, 1];
-    let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&p)];
-    gpu.launch(&kernels::NORMALIZE_ROWS, grid, 0, &args)
+    let columns = Columns::new(rows, channels);
+    let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&columns)];
+    gpu.launch(&kernels::NORMALIZE_ROWS, columns.grid(), 0, &args)
+}
+
+/// Plain and weighted time mean of û, `[B][P][C]`, from the stored sums of the connection with a norm of its own.
+pub fn time_means(
+    gpu: &Gpu,
+    [plain, weighted]: [Slice<f32>; 2],
+    inner: &DeviceInner,
+    step_weights: Slice<f32>,
+    sums: &Summand,
+    [positions, channels]: [usize; 2],
+) -> Result<()> {
+    let (columns, sums) = (Columns::new(positions, channels), StoredSummand::integers("time_means", sums, channels)?);
+    let (time_steps, padded) = (step_weights.len() as i32, inner.padded as i32);
+    let args: [&dyn Arg; 8] = [&plain, &weighted, &inner.values, &step_weights, &scalars(&sums), &scalars(&columns), &time_steps, &padded];
+    gpu.launch(&kernels::TIME_MEANS, columns.grid(), 0, &args)
 }

@@ -8,6 +8,7 @@
 
 mod cpu;
 pub mod cuda;
+pub mod cuda_backward;
 mod normalizer;
 pub use cpu::{IntegerSums, accumulate, center, gradient_sums, normalize, subtract_scaled, time_means};
 pub use normalizer::{

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::cuda::{Columns, DeviceInner, PADDING, StoredSummand};
+use crate::ops::batch_norm::cuda::{Columns, PADDING, StoredSummand};
 use crate::ops::spike_conv::{DeviceNormalizer, Summand};
 
 #[repr(C)]
@@ -63,36 +63,6 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
 /// Length of a buffer, or that of an absent one.
 fn len_or<T>(slice: Slice<T>, absent: usize) -> usize {
     if slice.is_none() { absent } else { slice.len() }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct TimeMeans {
-    positions: i32,
-    time_steps: i32,
-    channels: i32,
-    padded: i32,
-}
-
-/// Plain and weighted time mean of û, `[B][P][C]`, from the stored sums of the connection with a norm of its own.
-pub fn time_means(
-    gpu: &Gpu,
-    [plain, weighted]: [Slice<f32>; 2],
-    inner: &DeviceInner,
-    step_weights: Slice<f32>,
-    sums: &Summand,
-    [positions, channels]: [usize; 2],
-) -> Result<()> {
-    let p = TimeMeans {
-        positions: positions as i32,
-        time_steps: step_weights.len() as i32,
-        channels: channels as i32,
-        padded: inner.padded as i32,
-    };
-    let sums = StoredSummand::integers("time_means", sums, channels)?;
-    let grid = [(positions * channels.div_ceil(4)).div_ceil(256) as u32, 1, 1];
-    let args: [&dyn Arg; 6] = [&plain, &weighted, &inner.values, &step_weights, &scalars(&sums), &scalars(&p)];
-    gpu.launch(&kernels::TIME_MEANS, grid, 0, &args)
 }
 
 /// A layer in backward: what forward has kept, and room for what goes from one kernel to the next.
@@ -160,17 +130,6 @@ struct ClampReduceArgs {
 }
 const _: () = assert!(size_of::<ClampReduceArgs>() == 32);
 
-fn reduce_args(layer: &LayerBackward, columns: &Columns, threshold_factor: f64) -> ClampReduceArgs {
-    ClampReduceArgs {
-        steps: layer.time_steps as f64,
-        threshold_factor,
-        blocks: columns.blocks() as i32,
-        rows: layer.rows as i32,
-        channels: layer.channels as i32,
-        padded: layer.normalizer.padded as i32,
-    }
-}
-
 /// Dropout and clamp mapping, `grad` in place from r(gradient of the spikes) to r(gradient of the current) g; adds the gradients of
 /// threshold, γ and β, and leaves mean and k of each channel.
 ///
@@ -210,131 +169,15 @@ pub fn clamp_mapping_backward(
     ];
     gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
     let factor = f64::from(neuron.threshold_grad_factor() * threshold_grad_scale) * layer.time_steps as f64;
-    let reduce = reduce_args(layer, &columns, factor);
+    let reduce = ClampReduceArgs {
+        steps: layer.time_steps as f64,
+        threshold_factor: factor,
+        blocks: columns.blocks() as i32,
+        rows: layer.rows as i32,
+        channels: layer.channels as i32,
+        padded: layer.normalizer.padded as i32,
+    };
     let args: [&dyn Arg; 8] =
         [&into.threshold, &into.gamma, &into.beta, &layer.mean, &layer.k, &layer.partial, &layer.normalizer.values, &scalars(&reduce)];
     gpu.launch(&kernels::CLAMP_MAPPING_REDUCE, [layer.channels.div_ceil(32) as u32 + 1, 1, 1], 0, &args)
-}
-
-/// Where the gradient of a current goes, `[B][P][C]`; what is none is not written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CurrentGradient {
-    /// Time mean of the gradient (`unrolled`: the part of it that is constant in time), as bf16: for the weights.
-    pub plain: Slice<u16>,
-    /// r(gradient), as bf16: for the sources.
-    pub weighted: Slice<u16>,
-    /// The same in f32.
-    pub plain_f32: Slice<f32>,
-    pub weighted_f32: Slice<f32>,
-    /// Gradients of the biases of up to two connections, `[C]`; they are added to.
-    pub biases: [Slice<f32>; 2],
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct CurrentGradientArgs {
-    plain: u64,
-    weighted: u64,
-    plain_f32: u64,
-    weighted_f32: u64,
-    bias_partial: u64,
-}
-
-impl CurrentGradient {
-    fn has_bias(&self) -> bool {
-        self.biases.iter().any(|bias| !bias.is_none())
-    }
-
-    fn args(&self, partial: Slice<f64>) -> CurrentGradientArgs {
-        CurrentGradientArgs {
-            plain: self.plain.address(),
-            weighted: self.weighted.address(),
-            plain_f32: self.plain_f32.address(),
-            weighted_f32: self.weighted_f32.address(),
-            bias_partial: if self.has_bias() { partial.address() } else { 0 },
-        }
-    }
-
-    fn add_biases(&self, gpu: &Gpu, layer: &LayerBackward, columns: &Columns) -> Result<()> {
-        if !self.has_bias() {
-            return Ok(());
-        }
-        let (blocks, channels, steps) = (columns.blocks() as i32, layer.channels as i32, layer.time_steps as f32);
-        let args: [&dyn Arg; 6] = [&self.biases[0], &self.biases[1], &layer.partial, &blocks, &channels, &steps];
-        gpu.launch(&kernels::BIAS_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)
-    }
-}
-
-/// From g to the gradient of the current that connections without a norm of their own share.
-///
-/// IF has one gradient for both uses in `rate` mode: ask for `plain` alone.
-pub fn current_gradient(gpu: &Gpu, out: &CurrentGradient, grad: Slice<f32>, layer: &LayerBackward, unrolled: bool) -> Result<()> {
-    let columns = Columns::new(layer.rows, layer.channels);
-    let has_norm = !layer.mean.is_none();
-    let of_norm = |means: Slice<f32>| if has_norm { means } else { Slice::NONE };
-    let (outputs, padded) = (out.args(layer.partial), layer.normalizer.padded as i32);
-    let args: [&dyn Arg; 9] = [
-        &scalars(&outputs),
-        &grad,
-        &layer.normalizer.values,
-        &layer.mean,
-        &layer.k,
-        &if unrolled { Slice::NONE } else { of_norm(layer.mean_normed) },
-        &of_norm(layer.representation),
-        &scalars(&columns),
-        &padded,
-    ];
-    gpu.launch(&kernels::CURRENT_GRADIENT, columns.grid(), 0, &args)?;
-    out.add_biases(gpu, layer, &columns)
-}
-
-/// What forward has kept of û, `[B][P][C]`.
-#[derive(Clone, Copy, Debug)]
-pub struct InnerKept {
-    pub inner: DeviceInner,
-    pub mean_normed: Slice<f32>,
-    /// The weighted mean, for IF too.
-    pub weighted_normed: Slice<f32>,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct InnerMeans {
-    mean_normed: u64,
-    representation: u64,
-    inner_mean_normed: u64,
-    inner_representation: u64,
-}
-
-/// From g to the gradient of the current of the connection with a norm of its own; adds to the gradient of that norm's γ, `[C]`.
-///
-/// Leaves scale·k and the norm's own k in rows 3 and 4 of the inner constants, for the unrolled weight gradient.
-pub fn inner_backward(
-    gpu: &Gpu,
-    out: &CurrentGradient,
-    grad_gamma: Slice<f32>,
-    grad: Slice<f32>,
-    layer: &LayerBackward,
-    kept: &InnerKept,
-    unrolled: bool,
-) -> Result<()> {
-    let columns = Columns::new(layer.rows, layer.channels);
-    let padded = layer.normalizer.padded as i32;
-    let (values, mean, k) = (&layer.normalizer.values, &layer.mean, &layer.k);
-    let args: [&dyn Arg; 8] = [&layer.partial, &grad, values, mean, k, &kept.mean_normed, &scalars(&columns), &padded];
-    gpu.launch(&kernels::INNER_SUMS, columns.grid(), 0, &args)?;
-    let reduce = reduce_args(layer, &columns, 0.0);
-    let args: [&dyn Arg; 6] = [&grad_gamma, &kept.inner.values, &layer.partial, &kept.inner.correlation, &layer.k, &scalars(&reduce)];
-    gpu.launch(&kernels::INNER_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)?;
-    let means = InnerMeans {
-        mean_normed: if unrolled { 0 } else { layer.mean_normed.address() },
-        representation: layer.representation.address(),
-        inner_mean_normed: kept.mean_normed.address(),
-        inner_representation: kept.weighted_normed.address(),
-    };
-    let outputs = out.args(layer.partial);
-    let args: [&dyn Arg; 9] =
-        [&scalars(&outputs), &grad, values, mean, k, &kept.inner.values, &scalars(&means), &scalars(&columns), &padded];
-    gpu.launch(&kernels::INNER_GRADIENT, columns.grid(), 0, &args)?;
-    out.add_biases(gpu, layer, &columns)
 }

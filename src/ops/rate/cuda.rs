@@ -18,8 +18,12 @@ struct PoolArgs {
 }
 const _: () = assert!(size_of::<PoolArgs>() == 72);
 
-fn blocks(threads: usize) -> [u32; 3] {
-    [threads.div_ceil(256) as u32, 1, 1]
+/// Grid of a kernel that counts its threads in 32 bits.
+fn blocks(op: &str, threads: usize) -> Result<[u32; 3]> {
+    match u32::try_from(threads.next_multiple_of(256)) {
+        Ok(threads) => Ok([threads / 256, 1, 1]),
+        Err(_) => Err(Error::shape(op, "less than 2^32 threads", threads)),
+    }
 }
 
 fn positions(geometry: &Geometry) -> usize {
@@ -55,7 +59,7 @@ fn pool(
 ) -> Result<()> {
     let p = PoolArgs { geometry: geometry.into(), batch: batch as i32, time_steps: time_steps as i32, pitch: pitch as i32 };
     let threads = batch * positions(geometry) * time_steps * pitch / a_thread;
-    gpu.launch(kernel, blocks(threads), 0, &[pooled, &spikes, &scalars(&p)])
+    gpu.launch(kernel, blocks(kernel.name, threads)?, 0, &[pooled, &spikes, &scalars(&p)])
 }
 
 /// Totals of counts over pool windows: a byte each where they fit, else two.
@@ -80,7 +84,7 @@ pub fn pool_totals(gpu: &Gpu, totals: Totals, counts: Slice<u8>, geometry: &Geom
     };
     let device: DeviceGeometry = geometry.into();
     let threads = batch * positions(geometry) * geometry.cin.div_ceil(4);
-    gpu.launch(kernel, blocks(threads), 0, &[out, &counts, &scalars(&device), &(batch as i32)])
+    gpu.launch(kernel, blocks(kernel.name, threads)?, 0, &[out, &counts, &scalars(&device), &(batch as i32)])
 }
 
 /// Field for field `struct Readout` in `kernels/rate.cu`.
@@ -111,5 +115,10 @@ pub fn readout(
         channels: channels as i32,
         time_steps: step_weights.len() as i32,
     };
-    gpu.launch(&kernels::READOUT, blocks(batch * positions * channels), 0, &[&logits, &spikes, &threshold, &step_weights, &scalars(&p)])
+    gpu.launch(
+        &kernels::READOUT,
+        blocks("readout", batch * positions * channels)?,
+        0,
+        &[&logits, &spikes, &threshold, &step_weights, &scalars(&p)],
+    )
 }
