@@ -9,14 +9,14 @@
 //              8 bits   [64 cout][K step][16 cout: 4][lane]{b0, b1 of the first 8, b0, b1 of the second}
 //              b0, b1 are the operand of mma m16n8k32: byte b of register r of lane 4*g + j is output channel g of the 8 and input
 //              channel 8*b + 2*j + r of the 32 (for counts of a pool 16*r + 4*j + b): the order that spike_conv.cu gives A
-//            transposed, for the data gradient, N = cin and K = (tap, cout):
-//              [64 cin][tap][16 cout: 2*ceil(cout/32)][8 cin: 8][lane]{b0, b1} bf16 pairs of mma m16n8k16:
+//            transposed, for the data gradient (conv_data_gradient.cu), N = cin and K = (tap, cout), bf16 pairs of mma m16n8k16:
+//              [64 cin][tap][32 cout][16 cout: 2][16 cin: 4][lane]{b0, b1 of the first 8 cin, b0, b1 of the second}
 //              half h of register r of lane 4*g + j is input channel g of the 8 and output channel 8*r + 2*j + h of the 16
 //            What lies behind the last channel or step is zero.
 // Units      weight = q * scale; sums of spike_conv.cu are in units of scale
 // Launch     one launch each for all connections: a table of jobs, each with the first block of its own
 //            quantize_weights: 32 output channels a block of 512 (16 threads a channel), grid sum of 2*ceil(cout/64)
-//            pack_transposed: one [64 cin][16 cout] piece a block of 256, grid sum of ceil(cin/64) * taps * 2*ceil(cout/32)
+//            transpose_weights: 64 cin and 32 cout of a tap a block of 256, grid sum of ceil(cin/64) * taps * ceil(cout/32)
 // Traffic    quantize reads 4 bytes a weight three times (twice from L2), writes 2 or 1; transposed reads 4, writes 2: memory-bound
 // Exactness  bit-equal to QuantizedWeights::quantize of src/ops/spike_conv/mod.rs: maxima and integer sums have no order
 // Tests      tests/spike_conv_cuda.rs
@@ -28,14 +28,14 @@ struct WeightJob {
     const float* master;
     uint4* packed;
     float* scale;
-    uint2* transposed;
+    uint4* transposed;
     int taps, cin, cout;
     int replicate;          // copies of the source that the connection sees
     int bits;               // 16 or 8
     int max_count;          // largest value of an input: the area of the pool
     int of_counts;          // whether the source is counts of a pool
     int first_block;        // of quantize_weights
-    int first_transposed;   // block of pack_transposed
+    int first_transposed;   // block of transpose_weights
     int copies_stride;      // elements from copy to copy: taps * cin * cout
 };
 static_assert(sizeof(WeightJob) == 72, "WeightJob is one layout on both sides");
@@ -188,25 +188,25 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-pack_transposed(const WeightJob* __restrict__ jobs,   // [count]
-                int count) {
+transpose_weights(const WeightJob* __restrict__ jobs, // [count]
+                  int count) {
     const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
     const int piece = blockIdx.x - job.first_transposed;
-    const int steps = (job.cout + 31) / 32 * 2;       // of a tap
-    const int tap = piece / steps % job.taps;
+    const int chunks = (job.cout + 31) / 32;
+    const int tap = piece / chunks % job.taps;
     const int lane = threadIdx.x % 32;
-    const int channel = piece / (steps * job.taps) * 64 + threadIdx.x / 32 * 8 + lane / 4;
-    const int first = piece % steps * 16 + lane % 4 * 2;
-    auto pair = [&](int o) {
+    const int channel = piece / (chunks * job.taps) * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
+    const int first = piece % chunks * 32 + threadIdx.x / 128 * 16 + lane % 4 * 2;
+    // Weights of input channel c and of two output channels from o on.
+    auto pair = [&](int c, int o) {
         float of[2];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            of[h] = channel < job.cin && o + h < job.cout ? weight_at(job, tap * job.cin + channel, o + h) : 0.0f;
-        }
+        for (int h = 0; h < 2; ++h) of[h] = c < job.cin && o + h < job.cout ? weight_at(job, tap * job.cin + c, o + h) : 0.0f;
         return pack_bf16(of[0], of[1]);
     };
-    job.transposed[(size_t)piece * 256 + threadIdx.x] = make_uint2(pair(first), pair(first + 8));
+    job.transposed[(size_t)piece * 256 + threadIdx.x] =
+        make_uint4(pair(channel, first), pair(channel, first + 8), pair(channel + 8, first), pair(channel + 8, first + 8));
 }
 
 KERNEL(quantize_weights, 512)
-KERNEL(pack_transposed, 256)
+KERNEL(transpose_weights, 256)

@@ -12,7 +12,7 @@ use dsr::ops::batch_norm::Normalizer;
 use dsr::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at};
 use dsr::ops::spike_conv::{
     DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, QuantizedWeights, Source, Summand, WeightSource, WeightTable, conv_at,
-    identity_at, neurons, pack_transposed, quantize_weights, statistics, sums,
+    identity_at, neurons, quantize_weights, statistics, sums, transpose_weights,
 };
 use dsr::spikes::Spikes;
 use rand::Rng;
@@ -117,7 +117,7 @@ fn weights_are_rounded_and_packed_as_on_the_cpu() {
     let sources: Vec<WeightSource> = all.iter().map(|on_device| on_device.source).collect();
     let table = WeightTable::new(&gpu, &sources).unwrap();
     quantize_weights(&gpu, &table).unwrap();
-    pack_transposed(&gpu, &table).unwrap();
+    transpose_weights(&gpu, &table).unwrap();
     for (n, (on_device, master)) in all.iter().zip(&masters).enumerate() {
         let OnDevice { weights, source: WeightSource { geometry, replicate, .. }, .. } = on_device;
         let len = master.len() / replicate;
@@ -138,11 +138,12 @@ fn weights_are_rounded_and_packed_as_on_the_cpu() {
             assert_eq!(unpacked(&packed, geometry, weights.bits, step, channel, o), q, "case {n}: step {step}, channel {channel}, {o}");
         }
         let transposed: Vec<u16> = bytemuck::cast_slice(&download(&gpu, weights.transposed)).to_vec();
-        let of_tap = 2 * geometry.cout.div_ceil(32);
+        let chunks = geometry.cout.div_ceil(32);
         for (at, &got) in transposed.iter().enumerate() {
-            let (half, r, lane, eight) = (at % 2, at / 2 % 2, at / 4 % 32, at / 128 % 8);
-            let (o_step, tap, tile) = (at / 1024 % of_tap, at / 1024 / of_tap % geometry.taps(), at / 1024 / of_tap / geometry.taps());
-            let (c, o) = (tile * 64 + eight * 8 + lane / 4, o_step * 16 + r * 8 + lane % 4 * 2 + half);
+            let (half, r, eight, lane) = (at % 2, at / 2 % 2, at / 4 % 2, at / 8 % 32);
+            let (pair, step, piece) = (at / 256 % 4, at / 1024 % 2, at / 2048);
+            let (chunk, tap, tile) = (piece % chunks, piece / chunks % geometry.taps(), piece / chunks / geometry.taps());
+            let (c, o) = (tile * 64 + pair * 16 + eight * 8 + lane / 4, chunk * 32 + step * 16 + r * 8 + lane % 4 * 2 + half);
             let exists = c < geometry.cin && o < geometry.cout;
             let weight = if exists { effective[(tap * geometry.cin + c) * geometry.cout + o] } else { 0.0 };
             assert_eq!(got, bf16(weight), "case {n}: transposed, tap {tap}, {c} to {o}");

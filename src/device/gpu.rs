@@ -28,7 +28,6 @@ pub struct Gpu {
     ordinal: usize,
     listed: Listed,
     shared_limit: usize,
-    clocks: [u32; 3],
     context: Arc<CudaContext>,
     compute: Arc<CudaStream>,
     copies: Arc<CudaStream>,
@@ -84,18 +83,11 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let limit = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         let limit = limit.map_err(failed("asking for the shared memory"))?;
-        let clocks = [
-            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE,
-            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE,
-            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH,
-        ];
-        let clocks = clocks.map(|attribute| context.attribute(attribute).ok().and_then(|v| u32::try_from(v).ok()).unwrap_or(0));
         let stream = || context.new_stream().map_err(failed("making a stream"));
         let event = || context.new_event(None).map_err(failed("making an event"));
         Ok(Arc::new(Gpu {
             ordinal,
             shared_limit: usize::try_from(limit).unwrap_or(0),
-            clocks,
             compute: stream()?,
             copies: stream()?,
             compute_done: event()?,
@@ -125,9 +117,20 @@ impl Gpu {
         self.listed.multiprocessors
     }
 
-    /// Clock of the multiprocessors and of the memory in kHz, and width of the memory's bus in bits.
-    pub fn clocks(&self) -> [u32; 3] {
-        self.clocks
+    /// Clocks of the multiprocessors and of the memory in kHz, width of the memory's bus in bits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver does not say.
+    pub fn clocks(&self) -> Result<[u32; 3]> {
+        let attribute = |attribute| {
+            let value = self.context.attribute(attribute).map_err(|e| self.failed("asking for the clocks", e))?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        Ok([
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        ])
     }
 
     /// Bytes of shared memory that one block can have.

@@ -53,6 +53,8 @@ pub(super) struct Session {
     gpu: Arc<Gpu>,
     resident: Option<Resident>,
     sums: SumsChoice,
+    /// What the device can do at most; none where its driver does not say.
+    peaks: Option<Peaks>,
     /// Parameters or statistics on the host have changed since they were uploaded.
     host_is_newer: bool,
     /// The same of the optimiser's state.
@@ -87,6 +89,7 @@ impl Session {
             gpu: gpu.clone(),
             resident: None,
             sums: SumsChoice::default(),
+            peaks: Peaks::of(gpu).ok(),
             host_is_newer: true,
             optimizer_is_newer: true,
             carried: None,
@@ -199,12 +202,8 @@ impl Network {
             weight_bits: self.weight_bits,
         };
         match (demand.sums, &self.session) {
-            (SumsChoice::Cheapest, Some(session)) => {
-                let (gpu, [clock, memory_clock, bus]) = (&session.gpu, session.gpu.clocks());
-                let peaks = Peaks::new(gpu.capability(), gpu.multiprocessors(), clock, memory_clock, bus);
-                cost::choose(&work, &peaks, needed_later) == Variant::Store
-            }
-            (choice, _) => needed_later || choice == SumsChoice::Store,
+            (SumsChoice::Cheapest, Some(Session { peaks: Some(peaks), .. })) => cost::choose(&work, peaks, needed_later) == Variant::Store,
+            (choice, _) => needed_later || choice != SumsChoice::Recompute,
         }
     }
 
