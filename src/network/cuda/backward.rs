@@ -4,9 +4,10 @@ use super::forward::{Pass, own_norm};
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::network::{Connection, Input, Kind, Network, Source, WeightGradient};
+use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient, inner_backward};
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::Neuron;
-use crate::ops::neuron::cuda::{self as neuron, CurrentGradient, InnerKept, LayerBackward, NeuronGradients};
+use crate::ops::neuron::cuda::{LayerBackward, NeuronGradients, clamp_mapping_backward};
 use crate::ops::rate::cuda::{self as rate, Totals};
 
 impl Network {
@@ -120,7 +121,7 @@ impl Pass<'_> {
             beta: norm.map_or(Slice::NONE, |norm| self.grad(norm.bias)),
         };
         let (grad, scale) = (buffers.layers[index].grad, network.threshold_grad_scale);
-        neuron::clamp_mapping_backward(gpu, grad, &into, &self.of_layer(index), network.neuron, scale, layer.dropout)
+        clamp_mapping_backward(gpu, grad, &into, &self.of_layer(index), network.neuron, scale, layer.dropout)
     }
 
     /// Outputs of the gradient of a current, for these connections of a layer.
@@ -149,7 +150,7 @@ impl Pass<'_> {
         let Pass { network, gpu, buffers, .. } = *self;
         let out = self.outputs(network.layers[index].connections.iter().filter(|c| c.norm.is_none()));
         let unrolled = self.training == Some(WeightGradient::Unrolled);
-        neuron::current_gradient(gpu, &out, buffers.layers[index].grad, &self.of_layer(index), unrolled)
+        current_gradient(gpu, &out, buffers.layers[index].grad, &self.of_layer(index), unrolled)
     }
 
     /// The same for the connection that has one; adds the gradient of that norm's γ. Its β has that of the layer's current, which
@@ -162,7 +163,7 @@ impl Pass<'_> {
         let out = CurrentGradient { weighted: buffers.scratch.weighted, ..self.outputs(std::iter::once(connection)) };
         let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed: inner.weighted_normed };
         let unrolled = self.training == Some(WeightGradient::Unrolled);
-        neuron::inner_backward(gpu, &out, self.grad(network.norms[norm].weight), own.grad, &self.of_layer(index), &kept, unrolled)
+        inner_backward(gpu, &out, self.grad(network.norms[norm].weight), own.grad, &self.of_layer(index), &kept, unrolled)
     }
 
     /// Weight gradient of connection `k`, from `scratch.plain`.

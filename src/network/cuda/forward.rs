@@ -207,7 +207,7 @@ impl Pass<'_> {
         }
         if let (true, Some(inner), Some(k)) = (is_training, &own.inner, own_norm(layer)) {
             let means = [inner.mean_normed, inner.weighted_normed];
-            neuron::time_means(gpu, means, &own.device_inner(), buffers.step_weights, &read[k], [positions, channels])?;
+            batch_norm::time_means(gpu, means, &own.device_inner(), buffers.step_weights, &read[k], [positions, channels])?;
         }
         if self.training == Some(WeightGradient::Unrolled) && layer.norm.is_some() {
             self.outer_products(index, &summands, &read)?;

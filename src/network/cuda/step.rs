@@ -6,7 +6,7 @@ use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
 use crate::network::{Input, Kind, Mode, Network, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
-use crate::ops::spike_conv::{WeightSource, WeightTable, pack_transposed, quantize_weights};
+use crate::ops::spike_conv::{WeightSource, WeightTable, transpose_weights, quantize_weights};
 use crate::optimizer::Optimizer;
 use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 
@@ -105,7 +105,7 @@ impl Network {
     pub(super) fn enqueue_weights(&self, gpu: &Gpu, buffers: &Buffers, weights: &WeightTable, for_training: bool) -> Result<()> {
         update::bound_thresholds(gpu, buffers.values, buffers.thresholds, self.threshold_bound)?;
         quantize_weights(gpu, weights)?;
-        if for_training { pack_transposed(gpu, weights) } else { Ok(()) }
+        if for_training { transpose_weights(gpu, weights) } else { Ok(()) }
     }
 
     /// All convolutions with the buffers of their weights.
