@@ -4,7 +4,9 @@ mod arena;
 pub mod driver;
 mod gpu;
 pub mod kernels;
+pub mod limits;
 mod memory;
+pub mod occupancy;
 
 use std::sync::Arc;
 
