@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::{self, EpochSums, Progress};
 use crate::config::Config;
-use crate::device::Device;
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::metrics::EpochMetrics;

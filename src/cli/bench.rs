@@ -9,8 +9,8 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::bench::{Case, Timing, Work, time_steps, usual_shape};
-use crate::device::Device;
 use crate::config::{Config, NeuronKind};
+use crate::device::Device;
 use crate::error::Result;
 use crate::machine::{Machine, machine};
 use crate::recipes;

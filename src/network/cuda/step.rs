@@ -6,7 +6,7 @@ use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
 use crate::network::{Input, Kind, Mode, Network, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
-use crate::ops::spike_conv::{WeightSource, WeightTable, transpose_weights, quantize_weights};
+use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, transpose_weights};
 use crate::optimizer::Optimizer;
 use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 
