@@ -1,16 +1,16 @@
 // conv.cu: the layer that reads the real-valued input, and what pools and identities do to gradients.
 //
-// Equation   conv_real      sums[b][p][f][o] = sum over taps k and channels c, in this order, of input[b][f][position of k][c] * w[k][c][o]
-//            identity_real  sums[b][p][f][c] = input[b][f][p][c]
-//            unpool         grad[b][p][c] (+)= sum over the pool windows that hold p, in their order, of grad_pooled / window^2
-// Shapes     input [B][F][H][W][C] f32, F = 1 or T;  weights [tap][cin][cout] f32;  sums [B][P][F][stride] f32, stride = cout rounded
-//            up to 16;  grad [B][P][C] f32;  grad_pooled [B][P_pooled][C] f32 or bf16
-// Launch     conv_real: 64 rows (b, p, f) times 64 channels a block of 128, grid (ceil(rows/64), ceil(cout/64)); others: block 256, a thread
-//            4 channels (unpool) or one value
-// Traffic    conv_real: 2*taps*cin operations for 4 bytes written and taps*cin/16 read (from shared memory 3 loads for 32 fmaf a thread):
-//            bound by fmaf; unpool reads 2 or 4 bytes a window, writes 4 (adding reads them, too); the rest: memory-bound
+// Equation   conv_real  sums[b][p][f][o] = sum over taps k and channels c, in this order, of input[b][f][position of k][c] * w[k][c][o]
+//            copy_real  sums[b][p][f][c] = input[b][f][p][c]
+//            unpool     grad[b][p][c] (+)= sum over the pool windows that hold p, in their order, of grad_pooled / window^2
+// Shapes     input [B][F][H][W][C] f32, F = 1 or T;  weights [copies][tap][cin][cout] f32;  sums [B][P][F][stride] f32, stride = cout
+//            rounded up to 16;  grad [B][P][C] and grad_pooled [B][P_pooled][C] f32
+// Launch     conv_real: 64 rows (b, p, f) times 64 channels a block of 128, grid (ceil(rows/64), ceil(cout/64));
+//            copy_real: block 256, a thread a value;  unpool: block 256, a thread 4 channels
+// Traffic    conv_real: 2*taps*cin operations for 4 bytes written; from shared memory 3 loads for 32 fmaf of a warp: bound by fmaf;
+//            unpool reads 4 bytes a window, writes 4 (and reads them to add); copy_real reads 4, writes 4: memory-bound
 // Exactness  conv_real: one fmaf a product, taps outside the image left out: bit-equal to conv_at of ops/conv/cpu.rs; unpool: a product
-//            and a sum a window in the order of windows, equal to unpool_add there
+//            and a sum a window in the order of windows: bit-equal to unpool_add there
 // Tests      tests/conv_cuda.rs
 
 #include "include/device.cuh"
@@ -27,8 +27,9 @@ struct RealConv {
     int batch;
     int frames;          // F
     int stride;          // floats from row to row of the sums
+    int copies;          // of all weights; they are added up in f64, in their order
 };
-static_assert(sizeof(RealConv) == 72, "RealConv is one layout on both sides");
+static_assert(sizeof(RealConv) == 76, "RealConv is one layout on both sides");
 
 // Row (b, p, f) as the image it reads and the first position that its receptive field covers, which may be outside.
 struct Receptive {
@@ -43,11 +44,21 @@ __device__ __forceinline__ Receptive receptive_of(const float* input, int row, c
     return {input + image, position / g.out_w * g.stride - g.pad, position % g.out_w * g.stride - g.pad};
 }
 
+// Weight `row` = (tap, c) to channel o.
+__device__ __forceinline__ float weight_at(const float* __restrict__ weights, int row, int o, const RealConv& p) {
+    const Geometry& g = p.geometry;
+    const size_t at = (size_t)row * g.cout + o, len = (size_t)g.kernel_h * g.kernel_w * g.cin * g.cout;
+    if (p.copies == 1) return weights[at];
+    double sum = 0.0;
+    for (int copy = 0; copy < p.copies; ++copy) sum += (double)weights[copy * len + at];
+    return (float)sum;
+}
+
 // A thread has 8 rows and 4 channels. Bit i of `inside` says whether product i of a row exists.
 extern "C" __global__ void __launch_bounds__(128)
 conv_real(float* __restrict__ sums,                  // [B][P][F][stride]; channels past cout become 0
           const float* __restrict__ input,           // [B][F][H][W][C]
-          const float* __restrict__ weights,         // [tap][cin][cout]
+          const float* __restrict__ weights,         // [copies][tap][cin][cout]
           RealConv p) {
     SHARED(float, values, ROWS * PITCH);
     SHARED(float, of_weights, DEPTH * COLUMNS);
@@ -74,7 +85,7 @@ conv_real(float* __restrict__ sums,                  // [B][P][F][stride]; chann
         }
         for (int i = threadIdx.x; i < DEPTH * COLUMNS; i += 128) {
             const int row = first + i / COLUMNS, channel = first_channel + i % COLUMNS;
-            of_weights[i] = row < products && channel < g.cout ? weights[(size_t)row * g.cout + channel] : 0.0f;
+            of_weights[i] = row < products && channel < g.cout ? weight_at(weights, row, channel, p) : 0.0f;
         }
         __syncthreads();
         uint32_t exists[8];
@@ -111,42 +122,25 @@ conv_real(float* __restrict__ sums,                  // [B][P][F][stride]; chann
     }
 }
 
+// Field for field `CopyReal` in src/ops/conv/cuda.rs.
+struct CopyReal {
+    int batch;
+    int positions;       // P
+    int frames;          // F
+    int channels;        // C
+    int stride;          // floats from row to row of the sums
+};
+
 // The input itself as the currents of a layer: frames go behind positions.
 extern "C" __global__ void __launch_bounds__(256)
-identity_real(float* __restrict__ sums,              // [B][P][F][stride]; channels past C become 0
-              const float* __restrict__ input,       // [B][F][P][C]
-              int values,                            // of the sums
-              int positions, int frames, int channels, int stride) {
+copy_real(float* __restrict__ sums,                  // [B][P][F][stride]; channels past C become 0
+          const float* __restrict__ input,           // [B][F][P][C]
+          CopyReal p) {
     const int i = blockIdx.x * 256 + threadIdx.x;
-    if (i >= values) return;
-    const int c = i % stride, row = i / stride;
-    const int f = row % frames, position = row / frames % positions, b = row / frames / positions;
-    sums[i] = c < channels ? input[(((size_t)b * frames + f) * positions + position) * channels + c] : 0.0f;
-}
-
-// Total of all frames, in their order: what a sample brings to a weight gradient.
-extern "C" __global__ void __launch_bounds__(256)
-sum_frames(float* __restrict__ totals,               // [B][values]
-           const float* __restrict__ input,          // [B][F][values]
-           int batch, int frames, int values) {
-    const int i = blockIdx.x * 256 + threadIdx.x;
-    if (i >= batch * values) return;
-    const float* of_value = input + (size_t)(i / values) * frames * values + i % values;
-    float total = 0.0f;
-    for (int f = 0; f < frames; ++f) total += of_value[(size_t)f * values];
-    totals[i] = total;
-}
-
-// The weights of a source that is replicated: the sum of all copies, in their order, in f64.
-extern "C" __global__ void __launch_bounds__(256)
-sum_copies(float* __restrict__ sums,                 // [len]
-           const float* __restrict__ weights,        // [copies][len]
-           int copies, int len) {
-    const int i = blockIdx.x * 256 + threadIdx.x;
-    if (i >= len) return;
-    double sum = 0.0;
-    for (int copy = 0; copy < copies; ++copy) sum += (double)weights[(size_t)copy * len + i];
-    sums[i] = (float)sum;
+    const int c = i % p.stride, row = i / p.stride;
+    const int f = row % p.frames, position = row / p.frames % p.positions, b = row / p.frames / p.positions;
+    if (b >= p.batch) return;
+    sums[i] = c < p.channels ? input[(((size_t)b * p.frames + f) * p.positions + position) * p.channels + c] : 0.0f;
 }
 
 // Field for field `Unpool` in src/ops/conv/cuda.rs.
@@ -168,17 +162,6 @@ __device__ __forceinline__ void load_channels(float (&to)[4], const float* from,
     for (int i = 0; i < 4; ++i) to[i] = i < live ? from[i] : 0.0f;
 }
 
-__device__ __forceinline__ void load_channels(float (&to)[4], const uint16_t* from, int live, bool aligned) {
-    if (aligned) {
-        const uint2 four = *(const uint2*)from;
-        to[0] = __uint_as_float(four.x << 16), to[1] = __uint_as_float(four.x & 0xffff0000u);
-        to[2] = __uint_as_float(four.y << 16), to[3] = __uint_as_float(four.y & 0xffff0000u);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) to[i] = i < live ? bf16_to_float(from[i]) : 0.0f;
-}
-
 // Windows along one axis that hold position `at`: first..=last.
 __device__ __forceinline__ void windows_of(int at, int pooled, const Geometry& g, int& first, int& last) {
     const int past = at + g.pool_pad - g.pool;       // windows that start at or before this end too early
@@ -186,8 +169,11 @@ __device__ __forceinline__ void windows_of(int at, int pooled, const Geometry& g
     last = min((at + g.pool_pad) / g.pool_stride, pooled - 1);
 }
 
-template <typename Grad>
-__device__ __forceinline__ void unpool(float* __restrict__ grad, const Grad* __restrict__ pooled_grad, const Unpool& p) {
+// Without a pool: what an identity passes on.
+extern "C" __global__ void __launch_bounds__(256)
+unpool(float* __restrict__ grad,                     // [B][P][C]
+       const float* __restrict__ pooled_grad,        // [B][P_pooled][C]
+       Unpool p) {
     const Geometry& g = p.geometry;
     const int quads = (g.cin + 3) / 4;
     const size_t thread = (size_t)blockIdx.x * 256 + threadIdx.x;
@@ -222,24 +208,6 @@ __device__ __forceinline__ void unpool(float* __restrict__ grad, const Grad* __r
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-unpool_f32(float* __restrict__ grad,                 // [B][P][C]
-           const float* __restrict__ pooled_grad,    // [B][P_pooled][C]
-           Unpool p) {
-    unpool(grad, pooled_grad, p);
-}
-
-// Without a pool: what an identity passes on.
-extern "C" __global__ void __launch_bounds__(256)
-unpool_bf16(float* __restrict__ grad,                // [B][P][C]
-            const uint16_t* __restrict__ pooled_grad, // [B][P_pooled][C]
-            Unpool p) {
-    unpool(grad, pooled_grad, p);
-}
-
 KERNEL(conv_real, 128)
-KERNEL(identity_real, 256)
-KERNEL(sum_frames, 256)
-KERNEL(sum_copies, 256)
-KERNEL(unpool_f32, 256)
-KERNEL(unpool_bf16, 256)
+KERNEL(copy_real, 256)
+KERNEL(unpool, 256)

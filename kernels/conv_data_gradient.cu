@@ -1,10 +1,9 @@
-// conv_data_gradient.cu: the gradient of a convolution's source, and the weights in the order in which it reads them.
+// conv_data_gradient.cu: the gradient of a convolution's source.
 //
 // Equation   out[b][y][x][n] (+)= sum over taps (ky, kx) and channels o of grad[b][(y + pad - ky)/stride][(x + pad - kx)/stride][o]
 //            * w[tap][n][o], over those taps for which both divisions leave no rest and the result lies inside
-// Shapes     grad [B][P_out][cout] bf16;  out [B][P_pooled][cin] f32;  weights [tap][cin][cout] f32, of which `pack_transposed` makes
-//            packed [ceil(cin/64)][tap][ceil(cout/32)][2 steps of 16][4 pairs of 8 columns][lane]{b0, b1 of the first 8, b0, b1 of the
-//            second} bf16 in the fragment order of mma.m16n8k16, zeros where there is no channel
+// Shapes     grad [B][P_out][cout] bf16;  out [B][P_pooled][cin] f32;  weights: the transposed ones of weights.cu, bf16
+//            [64 n][tap][32 o][16 o: 2][16 n: 4][lane]{b0, b1 of the first 8 n, b0, b1 of the second}, zeros where there is no channel
 // Rows       positions of one class (y % stride, x % stride) after the other: all rows of a tile have the same taps, and a stride of 2
 //            costs a quarter of the products for a quarter of them, not all of them
 // Launch     block 128, ROWS rows times 64 input channels; grid (row tiles of all classes, ceil(cin/64)); 64 rows where 128 would leave
@@ -24,53 +23,7 @@ constexpr int PITCH = DEPTH + 8;                     // elements from row to row
 constexpr int STAGES = 3;
 constexpr int FRAGMENTS = DEPTH * COLUMNS / 8;       // uint4 of weights of a stage
 
-// --- Weights ------------------------------------------------------------------------------------------------------------------------
-
-// Field for field `Pack` in src/ops/conv/data_gradient.rs.
-struct Pack {
-    int taps, cin, cout;
-    int copies;          // of all weights, added up in f64 in their order
-};
-
-// Weights (tap, n, o), (tap, n, o + 1), the same at o + 8, and all of these at n + 8; 0 where there is none.
-template <typename Sum>
-__device__ __forceinline__ void load_weights(float (&to)[8], const float* __restrict__ weights, const Pack& p, int tap, int n, int o,
-                                             int copies) {
-    Sum sum[8] = {};
-    for (int copy = 0; copy < copies; ++copy) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            const int column = n + i / 4 * 8, k = o + i / 2 % 2 * 8 + i % 2;
-            const size_t at = (((size_t)copy * p.taps + tap) * p.cin + column) * p.cout + k;
-            if (column < p.cin && k < p.cout) sum[i] += (Sum)weights[at];
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < 8; ++i) to[i] = (float)sum[i];
-}
-
-// One thread a lane of a pair of fragments: 8 weights, two neighbours for each operand register.
-extern "C" __global__ void __launch_bounds__(256)
-pack_transposed(uint4* __restrict__ packed,              // see above
-                const float* __restrict__ weights,       // [copies][tap][cin][cout]
-                Pack p) {
-    const int chunks = (p.cout + DEPTH - 1) / DEPTH;
-    const int fragment = threadIdx.x, stage = blockIdx.x; // a block is the weights of one stage
-    const int chunk = stage % chunks, tap = stage / chunks % p.taps, tile = stage / chunks / p.taps;
-    const int lane = fragment % 32, pair = fragment / 32 % 4, step = fragment / 128;
-    const int n = tile * COLUMNS + pair * 16 + lane / 4, o = chunk * DEPTH + step * 16 + lane % 4 * 2;
-    float w[8];
-    load_weights<float>(w, weights, p, tap, n, o, 1);
-    if (p.copies > 1) load_weights<double>(w, weights, p, tap, n, o, p.copies);
-    uint32_t b[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) b[i] = pack_bf16(w[2 * i], w[2 * i + 1]);
-    packed[(size_t)stage * FRAGMENTS + fragment] = make_uint4(b[0], b[1], b[2], b[3]);
-}
-
-// --- Gradient -----------------------------------------------------------------------------------------------------------------------
-
-// Field for field `DataGradient` in src/ops/conv/data_gradient.rs.
+// Field for field `DataGradient` in src/ops/conv/cuda.rs.
 struct DataGradient {
     Geometry geometry;
     int batch;
@@ -281,7 +234,6 @@ data_gradient_64_any(float* __restrict__ out, const uint16_t* __restrict__ grad,
     data_gradient<64, false>(out, grad, packed, p);
 }
 
-KERNEL(pack_transposed, 256)
 KERNEL(data_gradient_128_vector, 128)
 KERNEL(data_gradient_64_vector, 128)
 KERNEL(data_gradient_64_any, 128)

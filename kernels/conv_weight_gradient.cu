@@ -29,7 +29,7 @@ constexpr int GRAD_PITCH = COLUMNS + 8;
 // of 16. ANY: u8, u16 or f32, one by one.
 enum Kind { BITS, COUNTS_8, COUNTS_16, ANY };
 
-// Field for field `Source` in src/ops/conv/weight_gradient.rs: element (b, position, t, c) lies at
+// Field for field `Source` in src/ops/conv/cuda_weight_gradient.rs: element (b, position, t, c) lies at
 // b*of_sample + position*of_position + t*of_step + c, in elements (BITS: words, c/32).
 struct Source {
     long long of_sample;
@@ -37,7 +37,7 @@ struct Source {
     int of_step;
 };
 
-// Field for field `WeightGradient` in src/ops/conv/weight_gradient.rs.
+// Field for field `WeightGradient` in src/ops/conv/cuda_weight_gradient.rs.
 struct WeightGradient {
     Source source;
     Geometry geometry;
@@ -45,7 +45,7 @@ struct WeightGradient {
     int steps;           // S
     int rows;            // B*P_out*S
     int rows_a_split;    // a multiple of DEPTH
-    int padding;
+    int summed;          // ANY: steps of the source that are added up for a row, in their order; else 1
 };
 static_assert(sizeof(WeightGradient) == 96, "WeightGradient is one layout on both sides");
 
@@ -245,12 +245,17 @@ struct Reader<ANY> {
         if (at < 0) return 0.0f;
         return bytes == 1 ? (float)((const uint8_t*)source)[at] : bytes == 2 ? (float)((const uint16_t*)source)[at] : ((const float*)source)[at];
     }
+    __device__ __forceinline__ float total(long long at, const WeightGradient& p) const {
+        float sum = value(at, p.element);
+        for (int step = 1; at >= 0 && step < p.summed; ++step) sum += value(at + (long long)step * p.source.of_step, p.element);
+        return sum;
+    }
     __device__ __forceinline__ void load(Stage& stage, Digits& d, const Digits& step, int row, int end, const WeightGradient& p) {
         for (int first = 0; first < DEPTH; first += AT_ONCE) {
             float values[AT_ONCE];
 #pragma unroll
             for (int i = 0; i < AT_ONCE; ++i) {
-                values[i] = value(row + first + i < end ? element_of(d, column, p) : -1, p.element);
+                values[i] = total(row + first + i < end ? element_of(d, column, p) : -1, p);
                 add(d, step, p);
             }
 #pragma unroll
@@ -386,14 +391,15 @@ weight_gradient_any(float* __restrict__ partial, const void* __restrict__ source
 
 // --- Sum of the parts ---------------------------------------------------------------------------------------------------------------
 
-// Field for field `Reduce` in src/ops/conv/weight_gradient.rs.
+// Field for field `Reduce` in src/ops/conv/cuda_weight_gradient.rs.
 struct Reduce {
     float factor;        // of the sum, and of the threshold where there is one
     int splits;
     int len;             // weights
     int copies;          // of the weights, each of which gets the gradient
-    int add;             // to what is there, or overwrite it
 };
+
+// Adds the sum of all parts, times the factor, to the gradient of every copy.
 
 extern "C" __global__ void __launch_bounds__(256)
 weight_gradient_reduce(float* __restrict__ grad,               // [copies][len]
@@ -406,31 +412,25 @@ weight_gradient_reduce(float* __restrict__ grad,               // [copies][len]
 #pragma unroll 8
     for (int split = 0; split < p.splits; ++split) sum += partial[(size_t)split * p.len + i];
     sum *= threshold == nullptr ? p.factor : p.factor * *threshold;
-    for (int copy = 0; copy < p.copies; ++copy) {
-        float& to = grad[(size_t)copy * p.len + i];
-        to = p.add ? to + sum : sum;
-    }
+    for (int copy = 0; copy < p.copies; ++copy) grad[(size_t)copy * p.len + i] += sum;
 }
 
-// Field for field `SubtractOuter` in src/ops/conv/weight_gradient.rs.
+// Field for field `SubtractOuter` in src/ops/conv/cuda_weight_gradient.rs.
 struct SubtractOuter {
     int len;             // weights
     int channels;        // cout
     int copies;
 };
 
-// What the gradient of normalised currents takes away again (`unrolled`): outer[i]*k[o], and the same of an inner norm.
+// What the gradient lacks in `unrolled` mode: minus the products of normalised currents and sources, times a factor per channel.
 extern "C" __global__ void __launch_bounds__(256)
 subtract_outer(float* __restrict__ grad,                       // [copies][len]
                const float* __restrict__ outer,                // [len]
                const float* __restrict__ k,                    // [cout]
-               const float* __restrict__ inner_outer,          // [len], or null
-               const float* __restrict__ inner_k,              // [cout]
                SubtractOuter p) {
     const int i = blockIdx.x * 256 + threadIdx.x;
     if (i >= p.len) return;
-    float part = outer[i] * k[i % p.channels];
-    if (inner_outer != nullptr) part += inner_outer[i] * inner_k[i % p.channels];
+    const float part = outer[i] * k[i % p.channels];
     for (int copy = 0; copy < p.copies; ++copy) grad[(size_t)copy * p.len + i] -= part;
 }
 

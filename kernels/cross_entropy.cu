@@ -5,7 +5,8 @@
 // Launch     cross_entropy: a warp = one sample, block 256, grid ceil(B / 8);  loss_reduce: one block of 256
 // Traffic    reads 4 bytes a logit twice, writes 4; `factor` is the sum of the squared step weights, which turns the gradient of a logit
 //            into its weighted mean over time
-// Exactness  f64 as on the CPU, but exp and the order of the sum over classes differ in the last bits; the same bits in every run
+// Exactness  f64 as on the CPU, samples in their order, but exp, log and the order of the sum over classes differ in the last bits; the
+//            same bits in every run
 // Tests      tests/cross_entropy_cuda.rs
 
 #include "include/step.cuh"
@@ -52,16 +53,23 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
     }
     if (lane == 0) {
         losses[b] = log(total) - (double)(z[label] - largest);
+        if (first == p.classes || z[0] != z[0]) first = 0;   // no number is larger than the first
         if (first == label) atomicAdd(&result->correct, 1u);
     }
 }
 
-// Mean of the losses, by a fixed tree.
+// Mean of the losses, which are added in the order of samples.
 extern "C" __global__ void __launch_bounds__(256)
 loss_reduce(StepResult* __restrict__ result, const double* __restrict__ losses, int batch) {
+    SHARED(double, part, 256);
     double sum = 0.0;
-    for (int b = threadIdx.x; b < batch; b += 256) sum += losses[b];
-    sum = block_sum<256>(sum);
+    for (int first = 0; first < batch; first += 256) {
+        const int b = first + threadIdx.x;
+        __syncthreads();
+        if (b < batch) part[threadIdx.x] = losses[b];
+        __syncthreads();
+        for (int i = 0; threadIdx.x == 0 && i < min(256, batch - first); ++i) sum += part[i];
+    }
     if (threadIdx.x == 0) result->loss = sum / (double)batch;
 }
 

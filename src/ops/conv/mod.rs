@@ -4,4 +4,5 @@
 
 mod cpu;
 pub mod cuda;
+mod cuda_weight_gradient;
 pub use cpu::{conv_at, data_gradient, pool_rates, unpool_add, weight_gradient};
