@@ -226,8 +226,7 @@ __device__ __forceinline__ void convolve(Accumulators<WEIGHT_BITS>& acc, unsigne
         multiply<WEIGHT_BITS, OF_BYTES>(acc, stages + slot * STAGE_BYTES);
         slot = slot == Size::COUNT - 1 ? 0 : slot + 1;
     }
-    copy_async_wait<0>();
-    __syncthreads();
+    __syncthreads();                                 // every stage has come and gone: the groups still open are empty
 }
 
 // Combines hi and lo and writes the tile [128][PITCH].

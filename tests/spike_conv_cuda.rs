@@ -97,7 +97,7 @@ fn weights_are_rounded_and_packed_as_on_the_cpu() {
         (96, 10, 1, [3, 2, 1], 1, 8, 3.0),
         (130, 130, 1, NO_POOL, 1, 16, 0.02),
         (40, 10, 1, NO_POOL, 49, 16, 0.5),
-        (70, 3, 7, [7, 7, 0], 1, 16, 1.0), // a pool and many inputs take room from the width
+        (140, 3, 7, [7, 7, 0], 1, 16, 1.0), // a pool and many inputs take room from the width
         (5, 70, 3, NO_POOL, 2, 8, 0.0),
     ];
     let masters: Vec<Vec<f32>> = (cases.iter().enumerate())
@@ -121,9 +121,8 @@ fn weights_are_rounded_and_packed_as_on_the_cpu() {
     for (n, (on_device, master)) in all.iter().zip(&masters).enumerate() {
         let OnDevice { weights, source: WeightSource { geometry, replicate, .. }, .. } = on_device;
         let len = master.len() / replicate;
-        let effective: Vec<f32> = (0..len)
-            .map(|i| if *replicate == 1 { master[i] } else { (0..*replicate).map(|r| f64::from(master[r * len + i])).sum::<f64>() as f32 })
-            .collect();
+        let total = |i: usize| master.iter().skip(i).step_by(len).fold(0.0, |sum, &w| sum + f64::from(w)) as f32;
+        let effective: Vec<f32> = if *replicate == 1 { master.clone() } else { (0..len).map(total).collect() };
         let mut expected = QuantizedWeights::default();
         expected.quantize(Isa::Portable, &effective, geometry.cout, weights.bits, geometry.area());
         let scale = download(&gpu, weights.scale);
@@ -179,13 +178,31 @@ fn case(summands: [Kind; 2], out: [usize; 2], channels: usize, time_steps: usize
     Case { summands, out, channels, time_steps, batch, bits, neuron: IF, dropped: false }
 }
 
+/// Every pair of awkward numbers of channels; kernels, steps, batches, widths and neurons go round.
+fn pairs() -> Vec<Case> {
+    const CHANNELS: [usize; 9] = [1, 3, 16, 31, 32, 33, 64, 96, 130];
+    let pairs = CHANNELS.into_iter().flat_map(|cin| CHANNELS.map(|cout| (cin, cout)));
+    pairs
+        .enumerate()
+        .map(|(n, (cin, cout))| {
+            let (source, kernel, stride, pad, out) =
+                [([2, 3], 3, 1, 1, [2, 3]), ([5, 3], 3, 2, 1, [3, 2]), ([3, 5], 1, 2, 0, [2, 3]), ([2, 2], 2, 1, 0, [1, 1])][n % 4];
+            let (time_steps, batch) = [(1, 3), (5, 3), (20, 1), (33, 1), (5, 1)][n % 5];
+            let conv = Conv(cin, source, NO_POOL, [kernel; 2], stride, pad);
+            let case = case([conv, NoSummand], out, cout, time_steps, batch, if n % 3 == 0 { 8 } else { 16 });
+            Case { neuron: if n % 2 == 0 { IF } else { LIF }, dropped: n % 7 == 0, ..case }
+        })
+        .collect()
+}
+
+/// What layers are made of, and [`pairs`].
 fn cases() -> Vec<Case> {
     let conv3 = |cin, source| Conv(cin, source, NO_POOL, [3, 3], 1, 1);
     let down3 = |cin, source| Conv(cin, source, NO_POOL, [3, 3], 2, 1);
     let down1 = |cin, source| Conv(cin, source, NO_POOL, [1, 1], 2, 0);
     let lif = |case: Case| Case { neuron: LIF, ..case };
     let dropped = |case: Case| Case { dropped: true, ..case };
-    vec![
+    let layers = [
         case([conv3(1, [1, 1]), NoSummand], [1, 1], 1, 1, 1, 16),
         lif(case([conv3(3, [5, 7]), NoSummand], [5, 7], 16, 5, 1, 16)),
         case([conv3(16, [3, 5]), NoSummand], [3, 5], 31, 20, 1, 8),
@@ -197,6 +214,7 @@ fn cases() -> Vec<Case> {
         lif(case([conv3(32, [2, 3]), NoSummand], [2, 3], 33, 33, 1, 16)),
         case([conv3(3, [1, 3]), Bits], [1, 3], 3, 130, 1, 16),
         lif(case([conv3(32, [3, 3]), down1(16, [5, 5])], [3, 3], 31, 130, 1, 8)),
+        lif(case([conv3(5, [2, 2]), Bits], [2, 2], 40, 40, 1, 16)), // more steps than a word has bits, uncut
         // identities in either place
         case([conv3(32, [3, 5]), Bits], [3, 5], 32, 5, 1, 16),
         lif(dropped(case([Bits, conv3(33, [3, 3])], [3, 3], 70, 20, 1, 16))),
@@ -213,7 +231,8 @@ fn cases() -> Vec<Case> {
         lif(case([Conv(64, [7, 7], [3, 2, 1], [2, 2], 2, 0), NoSummand], [2, 2], 33, 20, 1, 8)),
         case([Conv(31, [4, 4], [4, 4, 0], [1, 1], 1, 0), Conv(3, [1, 1], NO_POOL, [1, 1], 1, 0)], [1, 1], 16, 130, 3, 16),
         case([conv3(16, [3, 3]), Conv(64, [6, 6], [2, 2, 0], [1, 1], 1, 0)], [3, 3], 65, 4, 1, 16),
-    ]
+    ];
+    layers.into_iter().chain(pairs()).collect()
 }
 
 /// A summand on both sides; `sums` is `[B][P][T][stride]`.
@@ -343,6 +362,33 @@ fn sums_and_statistics_equal_the_cpu() {
             let product = |k: usize| (at(2 + 2 * k + 1) << 32) + at(2 + 2 * k);
             assert_eq!([at(0), at(1), product(0), product(1), product(2)], expected, "case {n}, channel {c}: {case:?}");
         }
+    }
+}
+
+/// 65536 inputs that all fire, with the largest weights of both signs: sums come close to 2^31, their squares use all of 64 bits.
+#[test]
+fn largest_sums_do_not_overflow() {
+    let gpu = device::gpu();
+    let geometry = Geometry { cin: 1 << 14, cout: 2, source: [2, 2], pool: NO_POOL, kernel: [2, 2], stride: 1, pad: 0 };
+    let weight = 32639.0 / 32768.0;
+    let master: Vec<f32> = (0..2 << 16).map(|at| if at % 2 == 0 { weight } else { -weight }).collect();
+    let weights = on_device(&gpu, &master, geometry, 1, 16);
+    quantize_weights(&gpu, &WeightTable::new(&gpu, &[weights.source]).unwrap()).unwrap();
+    let spikes = gpu.memory_of(&vec![u32::MAX; 4 * 3 * 512]).unwrap();
+    let summand = Summand::Conv { source: Source::Bits(spikes.slice()), weights: weights.weights, geometry };
+    let layer = LayerSums { summands: [summand, Summand::None], batch: 1, positions: 1, time_steps: 3, channels: 2 };
+    let stored = gpu.zeroed::<i32>(3 * 16).unwrap();
+    let counted = gpu.zeroed::<u64>(16).unwrap();
+    sums(&gpu, &layer, [stored.slice(), Slice::NONE], counted.slice()).unwrap();
+    let largest = 65536 * 32639;
+    for step in stored.to_vec().unwrap().chunks_exact(16) {
+        assert_eq!(step[..3], [largest, -largest, 0]);
+    }
+    let counted = counted.to_vec().unwrap();
+    for (c, sign) in [(0, 1), (1, -1)] {
+        let square = i128::from(largest) * i128::from(largest);
+        let got = (i128::from(counted[6 + c] as i64) << 32) + i128::from(counted[4 + c] as i64);
+        assert_eq!((counted[c] as i64, got), (3 * sign * i64::from(largest), 3 * square));
     }
 }
 
