@@ -96,9 +96,8 @@ fn slices_are_parts_and_casts_of_memory() {
     let all = memory.slice();
     assert_eq!((all.part(1..3).address() - all.address(), all.part(1..3).len()), (4, 2));
     assert_eq!((all.cast::<u8>().len(), all.cast::<f64>().len(), all.bytes()), (16, 2, 16));
-    for bad in [|s: Slice<u32>| drop(s.part(3..5)), |s: Slice<u32>| drop(s.part(1..2).cast::<f64>())] {
-        assert!(std::panic::catch_unwind(|| bad(all)).is_err());
-    }
+    assert!(std::panic::catch_unwind(|| all.part(3..5)).is_err());
+    assert!(std::panic::catch_unwind(|| all.part(1..2).cast::<f64>()).is_err());
     assert!(Slice::<f32>::NONE.is_none() && Slice::<f32>::NONE.is_empty() && !all.is_none());
 }
 
