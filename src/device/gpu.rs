@@ -106,6 +106,22 @@ impl Gpu {
         self.listed.multiprocessors
     }
 
+    /// Clocks of the multiprocessors and of the memory in kHz, width of the memory's bus in bits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver does not say.
+    pub fn clocks(&self) -> Result<[u32; 3]> {
+        let attribute = |attribute| {
+            let value = self.context.attribute(attribute).map_err(|e| self.failed("asking for the clocks", e))?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        Ok([
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        ])
+    }
+
     /// Bytes of shared memory that one block can have.
     pub fn shared_limit(&self) -> usize {
         self.shared_limit

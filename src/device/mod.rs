@@ -23,6 +23,16 @@ pub enum Device {
     Cuda(Arc<Gpu>),
 }
 
+impl std::fmt::Display for Device {
+    /// `cpu`, or `cuda:0 (name)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(gpu) => write!(f, "{gpu:?}"),
+        }
+    }
+}
+
 /// Instruction set of the CPU's inner loops. All give the same bits; they differ in speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
