@@ -1,6 +1,5 @@
 //! The CUDA device that tests run on.
 
-<<<<<<< HEAD
 use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,16 +15,6 @@ thread_local! {
 /// One for each thread: `cargo test` runs tests as threads of a process, and the stream that one of them captures must not see
 /// the work of another.
 pub fn gpu() -> Arc<Gpu> {
-=======
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
-
-use dsr::device::{Gpu, kernels};
-
-/// The real device where there is one and this build has kernels for it, else the driver stand-in; one for the whole process.
-pub fn gpu() -> Arc<Gpu> {
-    static GPU: OnceLock<Arc<Gpu>> = OnceLock::new();
->>>>>>> main
     let open = || {
         if !is_real() {
             emulator::load();
@@ -34,11 +23,7 @@ pub fn gpu() -> Arc<Gpu> {
         println!("device: {gpu:?}");
         gpu
     };
-<<<<<<< HEAD
     GPU.with(|gpu| gpu.get_or_init(open).clone())
-=======
-    GPU.get_or_init(open).clone()
->>>>>>> main
 }
 
 /// Whether [`gpu`] is silicon. Asked of the system and not of the driver: once a driver is opened, a process cannot take another.
