@@ -373,80 +373,95 @@ __device__ __forceinline__ void sums_body(int* first_sums, int* second_sums, uns
     });
 }
 
-template <int WEIGHT_BITS>
-__device__ __forceinline__ void neurons_body(uint32_t* __restrict__ spikes, uint8_t* __restrict__ counts, float* __restrict__ mean_normed,
-                                             float* __restrict__ weighted_normed, unsigned long long* __restrict__ fired,
-                                             const unsigned char* first_source, const uint4* first_weights,
-                                             const unsigned char* second_source, const uint4* second_weights,
-                                             const float* __restrict__ normalizer, const float* __restrict__ threshold,
-                                             const float* __restrict__ step_weights, const uint32_t* __restrict__ dropped,
-                                             const SpikeConvNeurons& p) {
-    DYNAMIC_SHARED(shared);
+// What the neurons of a layer write; all but the spikes may be null.
+struct Outputs {
+    uint32_t* spikes;
+    uint8_t* counts;
+    float* mean_normed;
+    float* weighted_normed;
+    unsigned long long* fired;
+};
+
+// What they read beside the sums of the convolutions.
+struct Inputs {
+    const unsigned char* other_source;   // of the summand that is no convolution
+    const float* normalizer;
+    const float* threshold;
+    const float* step_weights;           // null where no weighted mean is wanted
+    const uint32_t* dropped;             // null where none is
+};
+
+// Runs the neurons of a tile from step `first` on. A warp takes every other position and one word of 32 channels.
+__device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
+                                            NeuronState* carried, int first) {
     const SpikeConv& layer = p.layer;
     const int time_steps = layer.time_steps;
-    const int lane = threadIdx.x % 32;
-    const int warp = threadIdx.x / 32;
+    const int end = min(first + p.tile_steps, time_steps);
     const int first_position = blockIdx.x * p.tile_positions;
     const int positions = min(p.tile_positions, layer.positions - first_position);
-    const bool first_is_conv = is_conv(layer.first.kind);
-    const int other = first_is_conv ? layer.second.kind : layer.first.kind;
-    const unsigned char* other_source = first_is_conv ? second_source : first_source;
-    // Before the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
-    NeuronState* carried = reinterpret_cast<NeuronState*>(shared);
-    unsigned char* tiles = shared + (p.tile_steps < time_steps ? p.tile_positions * COLUMNS * sizeof(NeuronState) : 0);
-    const int* tile = reinterpret_cast<const int*>(tiles);
-
-    // A warp takes every other position and one word of 32 channels.
-    const int column = warp % 2 * 32 + lane;
+    const int column = threadIdx.x % COLUMNS;
     const int c = blockIdx.y * COLUMNS + column;
     const int word = c / 32;
     const int words = (layer.channels + 31) / 32;
-    const float* shares = weighted_normed == nullptr ? nullptr : step_weights;
-    int spikes_of_lane = 0;
-
-    for (int first = 0; first < time_steps; first += p.tile_steps) {
-        const int end = min(first + p.tile_steps, time_steps);
-        const int own = threadIdx.x / p.tile_steps;
-        const int t = first + threadIdx.x % p.tile_steps;
-        const Row row{own < positions && t < end, first_position + own, t};
-        convolve_summands<WEIGHT_BITS>(tiles, layer, row, first_source, first_weights, second_source, second_weights);
-        for (int at = warp / 2; at < positions && word < words; at += 2) {
-            const size_t q = first_position + at;
-            const NeuronChannel channel = neuron_channel(normalizer, threshold, p.neurons.padded, c);
-            const uint32_t keep = kept_channels(dropped, q, word, p.neurons);
-            const size_t train = q * time_steps * words + word;
-            const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
-            NeuronState state = {};
-            if (first > 0) state = carried[at * COLUMNS + column];
-            auto run = [&](auto normed) {
-                neuron_steps(state, spikes + train, keep, p.neurons, channel, shares, first, end, normed);
-            };
-            auto both = [&](int conv, int second) {
-                return first_is_conv ? normalize(channel, (float)conv, (float)second) : normalize(channel, (float)second, (float)conv);
-            };
-            if (other == NONE) {
-                run([&](int t) { return normalize(channel, (float)sums[t * PITCH]); });
-            } else if (other == BITS) {
-                BitTrain bits{reinterpret_cast<const uint32_t*>(other_source) + train, words, first, end, 0};
-                run([&](int t) { return both(sums[t * PITCH], bits.at(t)); });
-            } else if (other == SUMS) {
-                const int* stored = reinterpret_cast<const int*>(other_source) + q * time_steps * layer.stride + c;
-                const bool exists = c < layer.stride;
-                run([&](int t) { return both(sums[t * PITCH], exists ? __ldg(stored + (size_t)t * layer.stride) : 0); });
-            } else {
-                run([&](int t) { return both(sums[t * PITCH], sums[t * PITCH + TILE_BYTES / 4]); });
-            }
-            if (end < time_steps) {
-                carried[at * COLUMNS + column] = state;
-            } else {
-                spikes_of_lane += neuron_finish(state, counts, mean_normed, weighted_normed, q, c, keep, p.neurons);
-            }
+    if (word >= words) return;
+    const bool first_is_conv = is_conv(layer.first.kind);
+    const int other = first_is_conv ? layer.second.kind : layer.first.kind;
+    const NeuronChannel channel = neuron_channel(from.normalizer, from.threshold, p.neurons.padded, c);
+    int fired = 0;
+    for (int at = threadIdx.x / COLUMNS; at < positions; at += ROWS / COLUMNS) {
+        const size_t q = first_position + at;
+        const uint32_t keep = kept_channels(from.dropped, q, word, p.neurons);
+        const size_t train = q * time_steps * words + word;
+        const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
+        NeuronState state = {};
+        if (first > 0) state = carried[at * COLUMNS + column];
+        auto run = [&](auto normed) {
+            neuron_steps(state, to.spikes + train, keep, p.neurons, channel, from.step_weights, first, end, normed);
+        };
+        auto both = [&](int conv, int second) {
+            return first_is_conv ? normalize(channel, (float)conv, (float)second) : normalize(channel, (float)second, (float)conv);
+        };
+        if (other == NONE) {
+            run([&](int t) { return normalize(channel, (float)sums[t * PITCH]); });
+        } else if (other == BITS) {
+            BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words, first, end, 0};
+            run([&](int t) { return both(sums[t * PITCH], bits.at(t)); });
+        } else if (other == SUMS) {
+            const int* stored = reinterpret_cast<const int*>(from.other_source) + q * time_steps * layer.stride + c;
+            const bool exists = c < layer.stride;
+            run([&](int t) { return both(sums[t * PITCH], exists ? __ldg(stored + (size_t)t * layer.stride) : 0); });
+        } else {
+            run([&](int t) { return both(sums[t * PITCH], sums[t * PITCH + TILE_BYTES / 4]); });
         }
-        if (end < time_steps) __syncthreads();       // the next steps reuse the tiles
+        if (end < time_steps) {
+            carried[at * COLUMNS + column] = state;
+        } else {
+            fired += neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
+        }
     }
-    if (fired == nullptr) return;
-    const int spikes_of_warp = warp_sum(spikes_of_lane);
-    if (lane == 0 && spikes_of_warp > 0) atomicAdd(fired, (unsigned long long)spikes_of_warp);
+    if (end < time_steps || to.fired == nullptr) return;
+    const int of_warp = warp_sum(fired);
+    if (threadIdx.x % 32 == 0 && of_warp > 0) atomicAdd(to.fired, (unsigned long long)of_warp);
+}
+
+template <int WEIGHT_BITS>
+__device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& from, const unsigned char* first_source,
+                                             const uint4* first_weights, const unsigned char* second_source, const uint4* second_weights,
+                                             const SpikeConvNeurons& p) {
+    DYNAMIC_SHARED(shared);
+    const int time_steps = p.layer.time_steps;
+    // Before the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
+    unsigned char* tiles = shared + (p.tile_steps < time_steps ? p.tile_positions * COLUMNS * sizeof(NeuronState) : 0);
+#pragma unroll 1
+    for (int first = 0; first < time_steps; first += p.tile_steps) {
+        if (first > 0) __syncthreads();              // the tiles of the steps before have been read
+        const int at = threadIdx.x / p.tile_steps;
+        const int q = blockIdx.x * p.tile_positions + at;
+        const int t = first + threadIdx.x % p.tile_steps;
+        const Row row{at < p.tile_positions && q < p.layer.positions && t < time_steps, q, t};
+        convolve_summands<WEIGHT_BITS>(tiles, p.layer, row, first_source, first_weights, second_source, second_weights);
+        run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first);
+    }
 }
 
 // Sums of a layer's convolutions and the statistics of both summands; each output unless null. `statistics` is zero before.
@@ -483,8 +498,10 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                       const float* __restrict__ step_weights,       // [T], or null
                       const uint32_t* __restrict__ dropped,         // [B][P][words], or null
                       SpikeConvNeurons p) {
-    neurons_body<16>(spikes, counts, mean_normed, weighted_normed, fired, first_source, first_weights, second_source, second_weights,
-                     normalizer, threshold, step_weights, dropped, p);
+    neurons_body<16>({spikes, counts, mean_normed, weighted_normed, fired},
+                     {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                      weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                     first_source, first_weights, second_source, second_weights, p);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
@@ -500,8 +517,10 @@ spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      const float* __restrict__ step_weights,
                      const uint32_t* __restrict__ dropped,
                      SpikeConvNeurons p) {
-    neurons_body<8>(spikes, counts, mean_normed, weighted_normed, fired, first_source, first_weights, second_source, second_weights,
-                    normalizer, threshold, step_weights, dropped, p);
+    neurons_body<8>({spikes, counts, mean_normed, weighted_normed, fired},
+                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                    first_source, first_weights, second_source, second_weights, p);
 }
 
 KERNEL(spike_conv_sums_16, 128)

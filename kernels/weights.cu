@@ -9,14 +9,14 @@
 //              8 bits   [64 cout][K step][16 cout: 4][lane]{b0, b1 of the first 8, b0, b1 of the second}
 //              b0, b1 are the operand of mma m16n8k32: byte b of register r of lane 4*g + j is output channel g of the 8 and input
 //              channel 8*b + 2*j + r of the 32 (for counts of a pool 16*r + 4*j + b): the order that spike_conv.cu gives A
-//            transposed, for the data gradient, N = cin and K = (tap, cout):
-//              [64 cin][tap][16 cout: 2*ceil(cout/32)][8 cin: 8][lane]{b0, b1} bf16 pairs of mma m16n8k16:
+//            transposed, for the data gradient (conv_data_gradient.cu), N = cin and K = (tap, cout), bf16 pairs of mma m16n8k16:
+//              [64 cin][tap][32 cout][16 cout: 2][16 cin: 4][lane]{b0, b1 of the first 8 cin, b0, b1 of the second}
 //              half h of register r of lane 4*g + j is input channel g of the 8 and output channel 8*r + 2*j + h of the 16
 //            What lies behind the last channel or step is zero.
 // Units      weight = q * scale; sums of spike_conv.cu are in units of scale
 // Launch     one launch each for all connections: a table of jobs, each with the first block of its own
 //            quantize_weights: 32 output channels a block of 512 (16 threads a channel), grid sum of 2*ceil(cout/64)
-//            pack_transposed: one [64 cin][16 cout] piece a block of 256, grid sum of ceil(cin/64) * taps * 2*ceil(cout/32)
+//            transpose_weights: 64 cin and 32 cout of a tap a block of 256, grid sum of ceil(cin/64) * taps * ceil(cout/32)
 // Traffic    quantize reads 4 bytes a weight three times (twice from L2), writes 2 or 1; transposed reads 4, writes 2: memory-bound
 // Exactness  bit-equal to QuantizedWeights::quantize of src/ops/spike_conv/mod.rs: maxima and integer sums have no order
 // Tests      tests/spike_conv_cuda.rs
@@ -28,14 +28,14 @@ struct WeightJob {
     const float* master;
     uint4* packed;
     float* scale;
-    uint2* transposed;
+    uint4* transposed;
     int taps, cin, cout;
     int replicate;          // copies of the source that the connection sees
     int bits;               // 16 or 8
     int max_count;          // largest value of an input: the area of the pool
     int of_counts;          // whether the source is counts of a pool
     int first_block;        // of quantize_weights
-    int first_transposed;   // block of pack_transposed
+    int first_transposed;   // block of transpose_weights
     int copies_stride;      // elements from copy to copy: taps * cin * cout
 };
 static_assert(sizeof(WeightJob) == 72, "WeightJob is one layout on both sides");
@@ -67,9 +67,23 @@ __device__ __forceinline__ float weight_at(const WeightJob& job, int row, int o)
     return (float)sum;
 }
 
+// Visits every LANES-th weight of output channel o, from row `first` on.
+template <class Visit>
+__device__ __forceinline__ void for_each_weight(const WeightJob& job, int first, int o, Visit visit) {
+    const int rows = job.taps * job.cin;
+    if (job.replicate > 1) {
+        for (int row = first; row < rows; row += LANES) visit(weight_at(job, row, o));
+        return;
+    }
+    const float* from = job.master + (size_t)first * job.cout + o;
+    const size_t pitch = (size_t)LANES * job.cout;
+#pragma unroll 4
+    for (int row = first; row < rows; row += LANES, from += pitch) visit(__ldg(from));
+}
+
 __device__ __forceinline__ float power_of_two(int e) { return __int_as_float((e + 127) << 23); }
 
-__device__ __forceinline__ int quantized(const WeightJob& job, int row, int o, float up) { return (int)rintf(weight_at(job, row, o) * up); }
+__device__ __forceinline__ int quantized(float weight, float up) { return (int)rintf(weight * up); }
 
 // Largest e <= 24 for which largest * 2^e, rounded, is at most the limit; scaling by 2 is exact in f64.
 __device__ __forceinline__ int largest_exponent(float largest, int limit) {
@@ -82,20 +96,19 @@ __device__ __forceinline__ int largest_exponent(float largest, int limit) {
     return e;
 }
 
-// Bytes of one register of the operand B: byte b is weight 4*r.. of the order in the header.
+// One register of the operand B: a byte of four weights, high and low.
 struct Halves {
     uint32_t hi, lo;
 };
 
-__device__ __forceinline__ Halves pack_register(const WeightJob& job, int step, int o, int j, int r, float up) {
-    const int words = (job.cin + 31) / 32;
-    const int tap = step / words;
+// Weights of output channel o for lane j and register r, in the order of the header; `first` is the first row of the 32 channels.
+__device__ __forceinline__ Halves pack_register(const WeightJob& job, int first, int channels, int o, int j, int r, float up) {
     Halves packed = {};
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
-        const int channel = step % words * 32 + (job.of_counts ? 16 * r + 4 * j + b : 8 * b + 2 * j + r);
-        if (tap >= job.taps || channel >= job.cin || o >= job.cout) continue;
-        const int q = quantized(job, tap * job.cin + channel, o, up);
+        const int channel = job.of_counts ? 16 * r + 4 * j + b : 8 * b + 2 * j + r;
+        if (channel >= channels) continue;
+        const int q = quantized(weight_at(job, first + channel, o), up);
         const int lo = (int)(signed char)(q & 255);
         packed.lo |= (uint32_t)(lo & 255) << 8 * b;
         packed.hi |= (uint32_t)((q - lo) >> 8 & 255) << 8 * b;
@@ -110,18 +123,14 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
     SHARED(unsigned, total, CHANNELS);                // sum of |q|; no more than 2^16 rows of at most 2^15 each
     SHARED(int, exponent, CHANNELS);
     SHARED(int, too_large, 1);
-    const WeightJob job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_block; })];
+    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_block; })];
     const int first = (blockIdx.x - job.first_block) * CHANNELS;
     const int column = threadIdx.x % CHANNELS;
     const int first_row = threadIdx.x / CHANNELS;
     const int o = first + column;
-    const int rows = job.taps * job.cin;
 
     float largest = 0.0f;
-    if (o < job.cout) {
-#pragma unroll 4
-        for (int row = first_row; row < rows; row += LANES) largest = fmaxf(largest, fabsf(weight_at(job, row, o)));
-    }
+    if (o < job.cout) for_each_weight(job, first_row, o, [&](float weight) { largest = fmaxf(largest, fabsf(weight)); });
     largest_of_lane[threadIdx.x] = largest;
     __syncthreads();
     if (threadIdx.x < CHANNELS) {
@@ -136,11 +145,10 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
         if (o < job.cout) {
             const float up = power_of_two(exponent[column]);
             unsigned sum = 0;
-#pragma unroll 4
-            for (int row = first_row; row < rows; row += LANES) {
-                const int q = quantized(job, row, o, up);
+            for_each_weight(job, first_row, o, [&](float weight) {
+                const int q = quantized(weight, up);
                 sum += (unsigned)(q < 0 ? -q : q);
-            }
+            });
             atomicAdd(&total[column], sum);
         }
         __syncthreads();
@@ -155,16 +163,20 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
     }
     if (threadIdx.x < CHANNELS) job.scale[first + threadIdx.x] = power_of_two(-exponent[threadIdx.x]);
 
-    const int steps = (job.taps * ((job.cin + 31) / 32) + 1) / 2 * 2;
+    const int words = (job.cin + 31) / 32;
+    const int steps = (job.taps * words + 1) / 2 * 2;
     const int tile = first / 64;
     for (int piece = threadIdx.x; piece < steps * 128; piece += LANES * CHANNELS) {
         const int step = piece / 128;
         const int of_tile = first % 64 / 8 + piece / 32 % 4;       // which 8 of the 64 output channels
         const int lane = piece % 32;
         const int channel = tile * 64 + of_tile * 8 + lane / 4;
+        const int tap = step / words;
+        const int of_tap = step % words * 32;                      // the first input channel
+        const int channels = tap < job.taps && channel < job.cout ? job.cin - of_tap : 0;
         const float up = power_of_two(exponent[channel - first]);
-        const Halves b0 = pack_register(job, step, channel, lane % 4, 0, up);
-        const Halves b1 = pack_register(job, step, channel, lane % 4, 1, up);
+        const Halves b0 = pack_register(job, tap * job.cin + of_tap, channels, channel, lane % 4, 0, up);
+        const Halves b1 = pack_register(job, tap * job.cin + of_tap, channels, channel, lane % 4, 1, up);
         const size_t of_step = (size_t)tile * steps + step;
         if (job.bits == 16) {
             job.packed[(of_step * 8 + of_tile) * 32 + lane] = make_uint4(b0.hi, b1.hi, b0.lo, b1.lo);
@@ -176,25 +188,25 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-pack_transposed(const WeightJob* __restrict__ jobs,   // [count]
-                int count) {
-    const WeightJob job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
+transpose_weights(const WeightJob* __restrict__ jobs, // [count]
+                  int count) {
+    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
     const int piece = blockIdx.x - job.first_transposed;
-    const int steps = (job.cout + 31) / 32 * 2;       // of a tap
-    const int tap = piece / steps % job.taps;
+    const int chunks = (job.cout + 31) / 32;
+    const int tap = piece / chunks % job.taps;
     const int lane = threadIdx.x % 32;
-    const int channel = piece / (steps * job.taps) * 64 + threadIdx.x / 32 * 8 + lane / 4;
-    const int first = piece % steps * 16 + lane % 4 * 2;
-    auto pair = [&](int o) {
+    const int channel = piece / (chunks * job.taps) * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
+    const int first = piece % chunks * 32 + threadIdx.x / 128 * 16 + lane % 4 * 2;
+    // Weights of input channel c and of two output channels from o on.
+    auto pair = [&](int c, int o) {
         float of[2];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            of[h] = channel < job.cin && o + h < job.cout ? weight_at(job, tap * job.cin + channel, o + h) : 0.0f;
-        }
+        for (int h = 0; h < 2; ++h) of[h] = c < job.cin && o + h < job.cout ? weight_at(job, tap * job.cin + c, o + h) : 0.0f;
         return pack_bf16(of[0], of[1]);
     };
-    job.transposed[(size_t)piece * 256 + threadIdx.x] = make_uint2(pair(first), pair(first + 8));
+    job.transposed[(size_t)piece * 256 + threadIdx.x] =
+        make_uint4(pair(channel, first), pair(channel, first + 8), pair(channel + 8, first), pair(channel + 8, first + 8));
 }
 
 KERNEL(quantize_weights, 512)
-KERNEL(pack_transposed, 256)
+KERNEL(transpose_weights, 256)

@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::machine::{forget_peak_rss, peak_rss};
 use crate::models;
@@ -34,6 +35,8 @@ pub struct Case {
     pub config: Config,
     /// Height, width, channels of the random images.
     pub shape: [usize; 3],
+    /// Where to compute.
+    pub device: Device,
 }
 
 /// What came out.
@@ -126,6 +129,9 @@ impl Bench {
         if case.work == Work::Infer {
             settle_batch_norm(&mut network, &Input { data: &data, batch, frames: case.frames() })?;
         }
+        network.place(&case.device)?;
+        let training = optimizer.as_ref().map(|_| case.config.gradient());
+        network.reserve(batch, case.frames(), training, optimizer.as_ref())?;
         Ok(Bench { case: case.clone(), network, optimizer, data, labels, steps: 0 })
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::{self, EpochSums, Progress};
 use crate::config::Config;
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::metrics::EpochMetrics;
@@ -50,15 +51,17 @@ pub enum End {
     Stopped,
 }
 
-/// A new run: parameters drawn from the seed.
+/// A new run: parameters drawn from the seed, on `device`, with all the memory it needs there.
 ///
 /// # Errors
-/// [`Error::Config`] if settings, network and data do not suit each other.
-pub fn start(config: Config, dataset: Arc<Dataset>) -> Result<Run> {
+/// [`Error::Config`] if settings, network and data do not suit each other, [`Error::Device`] if the device has too little memory.
+pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device) -> Result<Run> {
     config.check()?;
     check_batch(&dataset, config.batch)?;
-    let network = config.network(dataset.shape, dataset.classes.len())?;
+    let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let optimizer = config.optimizer(network.len());
+    network.place(device)?;
+    network.reserve(config.batch, 1, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
     Ok(Run { config, dataset, network, optimizer, progress })
 }
@@ -159,7 +162,8 @@ fn dropout_seed(seed: u64, iteration: u64) -> u64 {
 }
 
 /// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.
-fn save(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
+fn save(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()> {
+    run.network.synchronize(&mut run.optimizer)?;
     if let Some(layer) = run.network.first_not_finite() {
         return Err(not_finite(run.progress.iteration, folder, layer));
     }

@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::{Device, Gpu, driver};
@@ -143,10 +143,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    let needs_network = matches!(cli.command, Command::Train(_) | Command::Eval(_) | Command::Bench(_));
-    if let (Wanted::Cuda(number), true) = (cli.global.device, needs_network) {
-        bail!("--device cuda:{number}: this build has no CUDA device yet; use --device cpu");
-    }
     let output = cli.global.output;
     if matches!(output, Output::Md | Output::Csv) && !matches!(cli.command, Command::Bench(_)) {
         return Err(Error::config("output", format!("{output:?} is for bench only; give text or json").to_lowercase()).into());

@@ -5,6 +5,7 @@ pub mod driver;
 mod gpu;
 pub mod kernels;
 pub mod limits;
+mod loaded;
 mod memory;
 pub mod occupancy;
 
@@ -20,6 +21,16 @@ pub use memory::{Arg, Memory, Pinned, Scalars, Slice, scalars};
 pub enum Device {
     Cpu,
     Cuda(Arc<Gpu>),
+}
+
+impl std::fmt::Display for Device {
+    /// `cpu`, or `cuda:0 (name)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(gpu) => write!(f, "{gpu:?}"),
+        }
+    }
 }
 
 /// Instruction set of the CPU's inner loops. All give the same bits; they differ in speed.

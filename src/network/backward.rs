@@ -44,6 +44,9 @@ impl Network {
         if grad_logits.len() != input.batch * self.classes {
             return Err(Error::shape("backward", (input.batch, self.classes), grad_logits.len()));
         }
+        if self.session.is_some() {
+            return self.backward_on_device(input, grad_logits, input_grad);
+        }
         let mut arena = std::mem::take(&mut self.grads);
         let kept = std::mem::take(&mut self.kept);
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];

@@ -175,6 +175,7 @@ impl Builder {
             quantized: Vec::new(),
             kept: Vec::new(),
             workspace: Default::default(),
+            session: None,
         };
         for index in 0..network.parameters.len() {
             let mut values = vec![0.0; network.parameters[index].len];

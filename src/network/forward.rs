@@ -63,13 +63,9 @@ impl Network {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the input does not fit the network.
     pub fn forward(&mut self, input: &Input, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<Forward> {
-        let frame: usize = self.input.iter().product();
-        if input.batch == 0
-            || !(input.frames == 1 || input.frames == self.time_steps)
-            || input.data.len() != input.batch * input.frames * frame
-        {
-            let expected = format!("[B, 1 or {}, {:?}]", self.time_steps, self.input);
-            return Err(Error::shape("forward", expected, (input.batch, input.frames, input.data.len())));
+        self.check_input(input)?;
+        if self.session.is_some() {
+            return self.forward_on_device(input, mode, keep_spikes);
         }
         let mut forward = Forward { logits: Vec::new(), spikes: Vec::new(), rates: Vec::new() };
         let mut workspace = std::mem::take(&mut self.workspace);
@@ -103,6 +99,17 @@ impl Network {
         }
         self.workspace = workspace;
         Ok(forward)
+    }
+
+    /// Refuses a batch that does not fit the network.
+    pub(super) fn check_input(&self, input: &Input) -> Result<()> {
+        let Input { data, batch, frames } = *input;
+        let frame: usize = self.input.iter().product();
+        if batch == 0 || !(frames == 1 || frames == self.time_steps) || data.len() != batch * frames * frame {
+            let expected = format!("[B, 1 or {}, {:?}]", self.time_steps, self.input);
+            return Err(Error::shape("forward", expected, (batch, frames, data.len())));
+        }
+        Ok(())
     }
 
     /// Representation of the last layer, `[B][classes]`.

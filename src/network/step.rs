@@ -24,6 +24,9 @@ impl Network {
     /// # Errors
     /// [`crate::error::Error::ShapeMismatch`] if the input does not fit the network.
     pub fn train_step(&mut self, optimizer: &mut Optimizer, lr: f32, input: &Input, labels: &[u32], mode: Mode) -> Result<Step> {
+        if self.session.is_some() {
+            return self.train_step_on_device(optimizer, lr, input, labels, mode);
+        }
         let (loss, forward) = self.gradients(input, labels, mode)?;
         let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
         let correct = forward.logits.chunks_exact(self.classes).zip(labels).filter(|&pair| right(pair)).count() as u64;

@@ -1,5 +1,7 @@
 //! Softmax cross-entropy over the batch.
 
+pub mod cuda;
+
 /// Mean loss over the batch and its gradient, `logits` and `grad` are `[B][classes]`.
 pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut [f32]) -> f64 {
     let batch = labels.len();

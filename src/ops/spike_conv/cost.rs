@@ -17,6 +17,8 @@
 //! generation; 0.6 and 0.8 are shares of the peaks that such kernels may be expected to reach. None of this was measured on a device.
 
 use super::Tiles;
+use crate::device::Gpu;
+use crate::error::Result;
 
 /// Peaks of a device, from what its driver says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +30,15 @@ pub struct Peaks {
 }
 
 impl Peaks {
+    /// Of an open device.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Device`] if the driver does not say.
+    pub fn of(gpu: &Gpu) -> Result<Self> {
+        let [clock, memory_clock, bus] = gpu.clocks()?;
+        Ok(Peaks::new(gpu.capability(), gpu.multiprocessors(), clock, memory_clock, bus))
+    }
+
     /// From the driver's attributes: clocks in kHz, width of the memory's bus in bits.
     pub fn new(capability: (u32, u32), multiprocessors: u32, clock: u32, memory_clock: u32, bus: u32) -> Self {
         let rate = match capability {

@@ -54,7 +54,7 @@ impl From<&Geometry> for DeviceGeometry {
 }
 
 /// Normalizer of a layer on the device: `[6][padded]` f32 = factor0, factor1, offset, gamma, beta, scale; padded = C rounded up to 64.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceNormalizer {
     pub values: Slice<f32>,
     pub padded: usize,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use std::sync::Arc;
 
 /// Weights of one connection as kernels read them; the layouts are in the head of `kernels/weights.cu`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PackedWeights {
     /// Fixed-point weights in the order of the tensor cores' operands.
     pub packed: Slice<u32>,
@@ -27,15 +27,15 @@ impl PackedWeights {
         PackedWeights {
             packed: layout.take(geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32),
             scale: layout.take(geometry.cout.next_multiple_of(64)),
-            transposed: layout.take(transposed_pieces(geometry) * 256 * 2),
+            transposed: layout.take(transposed_pieces(geometry) * 256 * 4),
             bits,
         }
     }
 }
 
-/// Pieces of 64 input and 16 output channels that the transposed weights have.
+/// Pieces of 64 input and 32 output channels that the transposed weights have.
 fn transposed_pieces(geometry: &Geometry) -> usize {
-    geometry.cin.div_ceil(64) * geometry.taps() * 2 * geometry.cout.div_ceil(32)
+    geometry.cin.div_ceil(64) * geometry.taps() * geometry.cout.div_ceil(32)
 }
 
 /// One connection; field for field `struct WeightJob` in `kernels/weights.cu`.
@@ -129,8 +129,8 @@ pub fn quantize_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Device`] if the launch fails.
-pub fn pack_transposed(gpu: &Gpu, table: &WeightTable) -> Result<()> {
-    launch(gpu, &kernels::PACK_TRANSPOSED, table.transposed_blocks, table)
+pub fn transpose_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
+    launch(gpu, &kernels::TRANSPOSE_WEIGHTS, table.transposed_blocks, table)
 }
 
 fn launch(gpu: &Gpu, kernel: &kernels::Kernel, blocks: usize, table: &WeightTable) -> Result<()> {
