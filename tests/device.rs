@@ -287,7 +287,9 @@ fn what_is_missing_is_said_in_one_line() {
         std::fs::write(broken.path().join(name), "no library").unwrap();
     }
     let standin = emulator::directory();
-    let cases: [(&Path, &[(&str, &str)], &str, &[&str]); 6] = [
+    /// Where drivers are looked for, variables of the stand-in, `--device`, and what the error must say.
+    type Case<'a> = (&'a Path, &'a [(&'a str, &'a str)], &'a str, &'a [&'a str]);
+    let cases: [Case; 6] = [
         (broken.path(), &[], "cuda", &["no CUDA driver", "libcuda.so.1", "--device cpu"]),
         (standin, &[("DSR_STANDIN_VERSION", "12020")], "cuda", &["too old", "CUDA 12.2", "needs", "update the driver"]),
         (standin, &[("DSR_STANDIN_DEVICES", "0")], "cuda", &["finds no GPU", "nvidia-smi", "CUDA_VISIBLE_DEVICES"]),
