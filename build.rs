@@ -66,10 +66,10 @@ fn build() -> Result<(), String> {
 
 /// All kernel files by name, each with its kernels.
 fn read_sources(folder: &Path) -> Result<Vec<Source>, String> {
-    let mut sources = Vec::new();
+    let includes: Result<String, String> = files(&folder.join("include"), "cuh")?.iter().map(|path| read(path)).collect();
+    let (includes, mut sources) = (includes?, Vec::new());
     for path in files(folder, "cu")? {
-        let text = read(&path)?;
-        let kernels = declared(&text).map_err(|problem| format!("{}: {problem}", path.display()))?;
+        let kernels = declared(&read(&path)?, &includes).map_err(|problem| format!("{}: {problem}", path.display()))?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         sources.push(Source { path, stem, kernels });
     }
@@ -81,15 +81,17 @@ fn read_sources(folder: &Path) -> Result<Vec<Source>, String> {
     }
 }
 
-/// The `KERNEL(name, block)` lines of a file.
-fn declared(text: &str) -> Result<Vec<Kernel>, String> {
+/// The `KERNEL(name, block)` lines of a file; the block may be named by a constant of the file or of an include.
+fn declared(text: &str, includes: &str) -> Result<Vec<Kernel>, String> {
     let mut kernels = Vec::new();
     for line in text.lines() {
         let Some(inside) = line.trim().strip_prefix("KERNEL(").and_then(|rest| rest.split(')').next()) else { continue };
         let (name, block) = inside.split_once(',').ok_or_else(|| format!("KERNEL({inside}): expected KERNEL(name, block)"))?;
         let (name, block) = (name.trim(), block.trim());
-        let threads = product(block, text).filter(|n| (1..=1024).contains(n));
-        let threads = threads.ok_or_else(|| format!("KERNEL({name}, {block}): the block is not a number in 1..=1024"))?;
+        let threads = product(block, text).or_else(|| product(block, includes));
+        let threads = threads
+            .filter(|n| (1..=1024).contains(n))
+            .ok_or_else(|| format!("KERNEL({name}, {block}): the block is not a number in 1..=1024"))?;
         if !text.contains(&format!("{name}(")) {
             return Err(format!("KERNEL({name}, {block}): the file has no function of this name"));
         }
@@ -98,7 +100,7 @@ fn declared(text: &str) -> Result<Vec<Kernel>, String> {
     Ok(kernels)
 }
 
-/// Value of a product of numbers and of `constexpr int NAME = …;` of the same file.
+/// Value of a product of numbers and of `constexpr int NAME = …;` of the text.
 fn product(expression: &str, text: &str) -> Option<u32> {
     let factor = |word: &str| {
         let word = word.trim();

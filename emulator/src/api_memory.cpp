@@ -1,0 +1,253 @@
+// api_memory.cpp: driver calls that allocate, copy, and fill.
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "cuda_codes.h"
+#include "driver.h"
+#include "memory.h"
+
+using namespace standin;
+
+namespace {
+
+using Address = uint64_t;
+
+char* pointer(Address address) { return reinterpret_cast<char*>(address); }
+
+bool on_device(const void* at, size_t bytes) { return device_memory().find(at, bytes) != nullptr; }
+
+int refuse(const char* call, const void* at, size_t bytes) {
+    report(text("%s of %zu bytes at %p, ", call, bytes, at) + device_memory().describe(at));
+    return CUDA_INVALID_VALUE;
+}
+
+// Checked again when the work is done: memory may be freed between.
+Action copy_action(const char* call, char* to, const char* from, size_t bytes) {
+    return [=]() -> Problem {
+        for (const char* at : {static_cast<const char*>(to), from}) {
+            if (device_memory().in_range(at) && !on_device(at, bytes)) {
+                return {CUDA_ILLEGAL_ADDRESS, text("%s of %zu bytes at %p, ", call, bytes, static_cast<const void*>(at)) + device_memory().describe(at)};
+            }
+        }
+        memmove(to, from, bytes);
+        return {};
+    };
+}
+
+// A copy that is done when the call returns: on the default stream, and waited for.
+int copy_now(const char* call, char* to, const char* from, size_t bytes) {
+    if (int code = driver().refuse_in_capture(call)) return code;
+    driver().issue(driver().default_stream, copy_action(call, to, from, bytes));
+    return driver().run_stream(driver().default_stream);
+}
+
+// Host memory that is not page-locked: a graph would keep the pointer, and the program may free what it points to.
+int refuse_pageable_in_graph(const StreamPointer& stream, const char* call) {
+    report(text("%s in a capture: the host memory is not page-locked", call));
+    stream->capture->invalid = true;
+    return CUDA_CAPTURE_UNSUPPORTED;
+}
+
+Action fill_action(char* to, std::vector<char> value, size_t count) {
+    return [=]() -> Problem {
+        const size_t bytes = value.size() * count;
+        if (!on_device(to, bytes)) return {CUDA_ILLEGAL_ADDRESS, text("memset of %zu bytes at %p, ", bytes, static_cast<void*>(to)) + device_memory().describe(to)};
+        if (value.size() == 1) {
+            memset(to, value[0], count);
+        } else {
+            for (size_t i = 0; i < count; ++i) memcpy(to + i * value.size(), value.data(), value.size());
+        }
+        return {};
+    };
+}
+
+template <typename T>
+int fill(const char* call, Address to, T value, size_t count, void* stream_handle, bool wait) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const StreamPointer stream = driver().stream(stream_handle);
+    if (!stream) return CUDA_INVALID_HANDLE;
+    if (count == 0) return CUDA_OK;
+    if (to % sizeof(T) != 0 || !on_device(pointer(to), count * sizeof(T))) return refuse(call, pointer(to), count * sizeof(T));
+    std::vector<char> bytes(sizeof(T));
+    memcpy(bytes.data(), &value, sizeof(T));
+    if (wait) {
+        if (int code = driver().refuse_in_capture(call)) return code;
+    }
+    if (int code = driver().issue(stream, fill_action(pointer(to), bytes, count))) return code;
+    return wait ? driver().run_stream(stream) : CUDA_OK;
+}
+
+}  // namespace
+
+DRIVER_CALL cuMemGetInfo_v2(size_t* free, size_t* total) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    *total = device_memory().total();
+    *free = *total - device_memory().used();
+    return CUDA_OK;
+}
+
+DRIVER_CALL cuMemAlloc_v2(Address* address, size_t bytes) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    if (int code = driver().refuse_in_capture("cuMemAlloc")) return code;
+    char* start = nullptr;
+    const int code = device_memory().allocate(bytes, &start);
+    *address = reinterpret_cast<Address>(start);
+    return code;
+}
+
+// Waits for all work, as a device does.
+DRIVER_CALL cuMemFree_v2(Address address) {
+    Lock lock;
+    if (int code = driver().refuse_in_capture("cuMemFree")) return code;
+    driver().run_all();
+    const int freed = device_memory().release(pointer(address));
+    const int code = context_code();
+    return code ? code : freed;
+}
+
+DRIVER_CALL cuMemAllocAsync(Address* address, size_t bytes, void* stream) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const StreamPointer on = driver().stream(stream);
+    if (!on) return CUDA_INVALID_HANDLE;
+    if (on->capture) return driver().spoil(on->capture, "cuMemAllocAsync");
+    char* start = nullptr;
+    const int code = device_memory().allocate(bytes, &start);
+    *address = reinterpret_cast<Address>(start);
+    return code;
+}
+
+DRIVER_CALL cuMemFreeAsync(Address address, void* stream) {
+    Lock lock;
+    const StreamPointer on = driver().stream(stream);
+    if (!on) return CUDA_INVALID_HANDLE;
+    if (on->capture) return driver().spoil(on->capture, "cuMemFreeAsync");
+    if (driver().context.problem.code) {
+        device_memory().release(pointer(address));
+        return driver().context.problem.code;
+    }
+    if (int code = context_code()) return code;
+    if (!on_device(pointer(address), 0)) return refuse("cuMemFreeAsync", pointer(address), 0);
+    return driver().issue(on, [=]() -> Problem {
+        const int code = device_memory().release(pointer(address));
+        return code ? Problem{code, "cuMemFreeAsync of memory that is already free"} : Problem{};
+    });
+}
+
+DRIVER_CALL cuMemHostAlloc(void** start, size_t bytes, unsigned) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    if (int code = driver().refuse_in_capture("cuMemHostAlloc")) return code;
+    return pinned_memory().allocate(bytes, start);
+}
+
+DRIVER_CALL cuMemAllocHost_v2(void** start, size_t bytes) { return cuMemHostAlloc(start, bytes, 0); }
+
+DRIVER_CALL cuMemFreeHost(void* start) {
+    Lock lock;
+    if (int code = driver().refuse_in_capture("cuMemFreeHost")) return code;
+    driver().run_all();
+    const int freed = pinned_memory().release(start);
+    const int code = context_code();
+    return code ? code : freed;
+}
+
+DRIVER_CALL cuMemHostRegister_v2(void* start, size_t bytes, unsigned) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    return pinned_memory().add(start, bytes);
+}
+
+DRIVER_CALL cuMemHostUnregister(void* start) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    driver().run_all();
+    return pinned_memory().remove(start);
+}
+
+DRIVER_CALL cuMemHostGetDevicePointer_v2(Address* address, void* start, unsigned) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    *address = reinterpret_cast<Address>(start);
+    return pinned_memory().contains(start, 1) ? CUDA_OK : CUDA_INVALID_VALUE;
+}
+
+DRIVER_CALL cuMemcpyHtoD_v2(Address to, const void* from, size_t bytes) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    if (bytes == 0) return CUDA_OK;
+    if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyHtoD", pointer(to), bytes);
+    if (device_memory().in_range(from)) return refuse("cuMemcpyHtoD from host memory", from, bytes);
+    return copy_now("cuMemcpyHtoD", pointer(to), static_cast<const char*>(from), bytes);
+}
+
+DRIVER_CALL cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    if (bytes == 0) return CUDA_OK;
+    if (!on_device(pointer(from), bytes)) return refuse("cuMemcpyDtoH", pointer(from), bytes);
+    if (device_memory().in_range(to)) return refuse("cuMemcpyDtoH to host memory", to, bytes);
+    return copy_now("cuMemcpyDtoH", static_cast<char*>(to), pointer(from), bytes);
+}
+
+DRIVER_CALL cuMemcpyDtoD_v2(Address to, Address from, size_t bytes) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    if (bytes == 0) return CUDA_OK;
+    if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyDtoD", pointer(to), bytes);
+    if (!on_device(pointer(from), bytes)) return refuse("cuMemcpyDtoD", pointer(from), bytes);
+    return copy_now("cuMemcpyDtoD", pointer(to), pointer(from), bytes);
+}
+
+// From page-locked memory, the bytes are read when the copy runs; from other memory, before the call returns.
+DRIVER_CALL cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream_handle) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const StreamPointer stream = driver().stream(stream_handle);
+    if (!stream) return CUDA_INVALID_HANDLE;
+    if (bytes == 0) return CUDA_OK;
+    if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyHtoDAsync", pointer(to), bytes);
+    if (device_memory().in_range(from)) return refuse("cuMemcpyHtoDAsync from host memory", from, bytes);
+    const char* host = static_cast<const char*>(from);
+    if (pinned_memory().contains(from, bytes)) return driver().issue(stream, copy_action("cuMemcpyHtoDAsync", pointer(to), host, bytes));
+    if (stream->capture) return refuse_pageable_in_graph(stream, "cuMemcpyHtoDAsync");
+    auto staged = std::make_shared<std::vector<char>>(host, host + bytes);
+    return driver().issue(stream, [=] { return copy_action("cuMemcpyHtoDAsync", pointer(to), staged->data(), bytes)(); });
+}
+
+// To page-locked memory, the bytes arrive when somebody waits for them; to other memory, before the call returns.
+DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream_handle) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const StreamPointer stream = driver().stream(stream_handle);
+    if (!stream) return CUDA_INVALID_HANDLE;
+    if (bytes == 0) return CUDA_OK;
+    if (!on_device(pointer(from), bytes)) return refuse("cuMemcpyDtoHAsync", pointer(from), bytes);
+    if (device_memory().in_range(to)) return refuse("cuMemcpyDtoHAsync to host memory", to, bytes);
+    const bool pinned = pinned_memory().contains(to, bytes);
+    if (stream->capture && !pinned) return refuse_pageable_in_graph(stream, "cuMemcpyDtoHAsync");
+    if (int code = driver().issue(stream, copy_action("cuMemcpyDtoHAsync", static_cast<char*>(to), pointer(from), bytes))) return code;
+    return pinned ? CUDA_OK : driver().run_stream(stream);
+}
+
+DRIVER_CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream_handle) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const StreamPointer stream = driver().stream(stream_handle);
+    if (!stream) return CUDA_INVALID_HANDLE;
+    if (bytes == 0) return CUDA_OK;
+    if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyDtoDAsync", pointer(to), bytes);
+    if (!on_device(pointer(from), bytes)) return refuse("cuMemcpyDtoDAsync", pointer(from), bytes);
+    return driver().issue(stream, copy_action("cuMemcpyDtoDAsync", pointer(to), pointer(from), bytes));
+}
+
+DRIVER_CALL cuMemsetD8Async(Address to, unsigned char value, size_t count, void* stream) { return fill("cuMemsetD8Async", to, value, count, stream, false); }
+DRIVER_CALL cuMemsetD16Async(Address to, unsigned short value, size_t count, void* stream) { return fill("cuMemsetD16Async", to, value, count, stream, false); }
+DRIVER_CALL cuMemsetD32Async(Address to, unsigned value, size_t count, void* stream) { return fill("cuMemsetD32Async", to, value, count, stream, false); }
+DRIVER_CALL cuMemsetD8_v2(Address to, unsigned char value, size_t count) { return fill("cuMemsetD8", to, value, count, nullptr, true); }
+DRIVER_CALL cuMemsetD16_v2(Address to, unsigned short value, size_t count) { return fill("cuMemsetD16", to, value, count, nullptr, true); }
+DRIVER_CALL cuMemsetD32_v2(Address to, unsigned value, size_t count) { return fill("cuMemsetD32", to, value, count, nullptr, true); }

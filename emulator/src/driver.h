@@ -1,0 +1,135 @@
+// driver.h: the state behind the driver calls: streams and their work, events, captures, the one context.
+//
+// Work of a stream waits in its queue until somebody waits for it: no call that only issues work has done any of it when it
+// returns. So a program that reads a result too early, or lacks an event between two streams, always shows it here.
+#pragma once
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "block.h"
+#include "grid.h"
+
+namespace standin {
+
+using Action = std::function<Problem()>;
+
+struct Stream;
+using StreamPointer = std::shared_ptr<Stream>;
+
+// "When this stream has done its first `count` pieces of work."
+struct Point {
+    StreamPointer stream;
+    uint64_t count = 0;
+};
+
+struct Work {
+    Action action;
+    std::vector<Point> after;
+};
+
+struct Graph { std::vector<Action> nodes; };         // in the order of capture, which respects every dependency
+
+// A capture under way. Every stream in it knows how many nodes of each stream come before its next one.
+struct Capture {
+    Graph graph;
+    Stream* origin;
+    int mode;                                        // 0 global, 1 this OS thread, 2 relaxed
+    std::thread::id os_thread;
+    bool invalid = false;
+    std::map<const Stream*, size_t> added;           // nodes of each stream
+};
+using CapturePointer = std::shared_ptr<Capture>;
+using Seen = std::map<const Stream*, size_t>;
+
+struct Stream {
+    bool blocking = true;                            // orders itself with the default stream
+    std::deque<Work> queue;
+    uint64_t issued = 0, done = 0;
+    std::vector<Point> waits_for;                    // events that the next work comes after
+    CapturePointer capture;
+    Seen seen;                                       // in the capture
+};
+
+struct Event {
+    Point recorded;
+    double milliseconds = 0;                         // on the host's clock, once it has happened
+    bool timing = true;
+    CapturePointer capture;                          // recorded in a capture: what that stream had seen
+    Seen seen;
+};
+
+struct Module { int unused; };
+struct GraphExec { Graph graph; };
+struct PrimaryContext { int references = 0; Problem problem; };
+
+// Live objects by their handle.
+template <typename T>
+class Handles {
+public:
+    T* add(std::shared_ptr<T> object) { return (all_[object.get()] = object).get(); }
+    std::shared_ptr<T> find(void* handle) const {
+        const auto found = all_.find(static_cast<T*>(handle));
+        return found == all_.end() ? nullptr : found->second;
+    }
+    bool remove(void* handle) { return all_.erase(static_cast<T*>(handle)) > 0; }
+    size_t count() const { return all_.size(); }
+    void clear() { all_.clear(); }
+    const std::map<T*, std::shared_ptr<T>>& all() const { return all_; }
+
+private:
+    std::map<T*, std::shared_ptr<T>> all_;
+};
+
+struct Driver {
+    std::recursive_mutex lock;
+    bool initialized = false;
+    PrimaryContext context;
+    StreamPointer default_stream = std::make_shared<Stream>();
+    Handles<Stream> streams;
+    Handles<Event> events;
+    Handles<Module> modules;
+    Handles<Graph> graphs;
+    Handles<GraphExec> executables;
+    bool leaked = false;
+
+    // The stream of a handle, the default one for null; null for a handle that is not live.
+    StreamPointer stream(void* handle);
+    // Queues it, or makes it a node of the stream's capture.
+    int issue(const StreamPointer& stream, Action action);
+    // Runs what has to run; a code of the context's problem, if there is one then.
+    int run_until(const Point& point);
+    int run_all();
+    int run_stream(const StreamPointer& stream);
+
+    // The capture that forbids a call like an allocation to this OS thread, or null.
+    CapturePointer forbidding_capture();
+    // CUDA_OK, or 900 after a line on stderr; the capture is then spoilt.
+    int refuse_in_capture(const char* call);
+    int spoil(const CapturePointer& capture, const char* call);
+
+    void report_leaks(const char* when);
+    void end_context();
+};
+
+Driver& driver();
+
+// Held by every driver call.
+struct Lock {
+    Lock() : guard(driver().lock) {}
+    std::lock_guard<std::recursive_mutex> guard;
+};
+
+// What every call needs that works in a context: CUDA_OK, or why not.
+int context_code();
+bool context_is_current();
+void set_current_context(bool current);
+
+}  // namespace standin
+
+#define DRIVER_CALL extern "C" STANDIN_API int

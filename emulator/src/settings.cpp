@@ -1,0 +1,101 @@
+// settings.cpp: reads the environment variables DSR_STANDIN_*.
+#include "settings.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+namespace standin {
+
+namespace {
+
+const char* variable(const char* name) {
+    const char* value = getenv(name);
+    return value && *value ? value : nullptr;
+}
+
+uint64_t number(const char* name, uint64_t otherwise) {
+    const char* value = variable(name);
+    if (!value) return otherwise;
+    char* end;
+    const uint64_t result = strtoull(value, &end, 10);
+    if (*end == 0) return result;
+    report(text("%s=%s is not a number; it is ignored", name, value));
+    return otherwise;
+}
+
+Order order() {
+    const char* value = variable("DSR_STANDIN_ORDER");
+    if (!value || strcmp(value, "fifo") == 0) return Order::Fifo;
+    if (strcmp(value, "lifo") == 0) return Order::Lifo;
+    if (strcmp(value, "random") == 0) return Order::Random;
+    report(text("DSR_STANDIN_ORDER=%s is none of fifo, lifo, random; it is ignored", value));
+    return Order::Fifo;
+}
+
+// "kernel=registers,kernel=registers"
+std::map<std::string, unsigned> registers() {
+    std::map<std::string, unsigned> result;
+    const char* value = variable("DSR_STANDIN_REGISTERS");
+    std::string rest = value ? value : "";
+    while (!rest.empty()) {
+        const size_t comma = rest.find(',');
+        const std::string entry = rest.substr(0, comma);
+        rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+        const size_t equals = entry.find('=');
+        if (equals == std::string::npos) {
+            report("DSR_STANDIN_REGISTERS: '" + entry + "' is not kernel=registers; it is ignored");
+            continue;
+        }
+        result[entry.substr(0, equals)] = static_cast<unsigned>(atoi(entry.c_str() + equals + 1));
+    }
+    return result;
+}
+
+Settings read() {
+    Settings s;
+    s.order = order();
+    s.seed = number("DSR_STANDIN_SEED", 1);
+    s.os_threads = static_cast<unsigned>(number("DSR_STANDIN_THREADS", 0));
+    if (s.os_threads == 0) s.os_threads = std::thread::hardware_concurrency();
+    if (s.os_threads == 0) s.os_threads = 1;
+    s.memory_bytes = number("DSR_STANDIN_MEMORY", 8ull << 30);
+    s.devices = static_cast<int>(number("DSR_STANDIN_DEVICES", 1));
+    s.driver_version = static_cast<int>(number("DSR_STANDIN_VERSION", 13000));
+    s.capability_major = 8;
+    s.capability_minor = 0;
+    if (const char* capability = variable("DSR_STANDIN_CAPABILITY")) sscanf(capability, "%d.%d", &s.capability_major, &s.capability_minor);
+    s.report_leaks = number("DSR_STANDIN_LEAKS", 0) != 0;
+    const char* streams = variable("DSR_STANDIN_STREAMS");
+    s.streams_at_once = streams && strcmp(streams, "now") == 0;
+    s.registers = registers();
+    const char* libraries = variable("DSR_STANDIN_KERNELS");
+    s.kernel_libraries = libraries ? libraries : "";
+    return s;
+}
+
+}  // namespace
+
+Settings& settings() {
+    static Settings* const all = new Settings(read());       // never freed: threads may outlive static objects
+    return *all;
+}
+
+void report(const std::string& line) {
+    const std::string whole = "dsr stand-in: " + line + "\n";
+    fwrite(whole.data(), 1, whole.size(), stderr);
+    fflush(stderr);
+}
+
+std::string text(const char* format, ...) {
+    char buffer[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(buffer, sizeof(buffer), format, arguments);
+    va_end(arguments);
+    return buffer;
+}
+
+}  // namespace standin

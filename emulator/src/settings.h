@@ -1,0 +1,35 @@
+// settings.h: what the environment says about the pretended device; emulator/README.md lists the variables.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace standin {
+
+// Which of the threads that can go on runs: the first of the block, the last, or one by random priorities of warps.
+enum class Order { Fifo, Lifo, Random };
+
+struct Settings {
+    Order order;
+    uint64_t seed;
+    unsigned os_threads;
+    size_t memory_bytes;
+    int devices;
+    int driver_version;
+    int capability_major, capability_minor;
+    bool report_leaks;
+    bool streams_at_once;                  // run work when it is issued, not when somebody waits for it
+    std::map<std::string, unsigned> registers;
+    std::string kernel_libraries;
+};
+
+// Read from the environment at the first call.
+Settings& settings();
+
+// A line on stderr, marked as the stand-in's.
+void report(const std::string& text);
+
+std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+}  // namespace standin
