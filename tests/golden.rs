@@ -3,6 +3,8 @@
 //! Reads each file of the folder that `DSR_GOLDEN` names (else the full set beside the repository where that is checked out, else
 //! `tests/golden/`); the prefix of a name decides what it is.
 
+#[path = "support/device.rs"]
+mod device;
 #[path = "support/golden_blocks.rs"]
 mod golden_blocks;
 #[path = "support/golden_file.rs"]
@@ -10,6 +12,7 @@ mod golden_file;
 
 use std::path::{Path, PathBuf};
 
+use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, SpikingLayer, WeightGradient, imagenet_resnet, preact_resnet, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
 use dsr::optimizer::{Optimizer, Rule, Schedule};
@@ -23,17 +26,27 @@ fn folder() -> PathBuf {
 
 #[test]
 fn every_golden_case_holds() {
+    every_case_holds_on(&Device::Cpu);
+}
+
+#[test]
+fn every_golden_case_holds_on_cuda() {
+    every_case_holds_on(&Device::Cuda(device::gpu()));
+}
+
+fn every_case_holds_on(device: &Device) {
     let mut paths: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
     paths.retain(|p| p.file_name().is_some_and(|n| n != "README.md"));
     paths.sort();
     assert!(!paths.is_empty(), "no golden file in {}", folder().display());
     for path in &paths {
-        let case = if path.extension().is_some_and(|e| e == "json") { None } else { Some(Case::open(path)) };
+        let case = if path.extension().is_some_and(|e| e == "json") { None } else { Some(Case::open(path, device)) };
         let name = golden_file::name(path);
         match (name.split('_').next().unwrap_or_default(), case) {
             ("grid", Some(case)) => grid(&case),
             ("model", Some(case)) => model(&case),
-            ("neuron", Some(case)) => golden_blocks::neuron(&case),
+            ("neuron", Some(case)) if matches!(device, Device::Cpu) => golden_blocks::neuron(&case),
+            ("neuron", Some(case)) => golden_blocks::neuron_as_network(&case),
             ("convbn" | "preact" | "bottleneck", Some(case)) => golden_blocks::block(&case),
             ("readout", Some(case)) => golden_blocks::readout(&case),
             ("lr", None) => lr_schedule(path),
@@ -41,7 +54,7 @@ fn every_golden_case_holds() {
         }
         println!("ok {name}");
     }
-    println!("{} golden cases in {}", paths.len(), folder().display());
+    println!("{} golden cases in {} on {device}", paths.len(), folder().display());
 }
 
 /// The network that a file describes, with its parameters.
@@ -118,6 +131,7 @@ fn gradient(case: &Case, network: &Network, index: usize, prefix: &str, toleranc
         return;
     }
     let distance = distance(&got, &expected.data);
+    let tolerance = case.gradient_tolerance(tolerance);
     assert!(distance <= tolerance, "{}: {prefix}{name}: off by {distance:.2e} of the norm", case.name);
 }
 

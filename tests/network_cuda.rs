@@ -133,7 +133,8 @@ fn training_steps_follow_the_cpu() {
     let rules = [Rule::Sgd { momentum: 0.9, nesterov: true }, Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }];
     for (small, rule) in small_networks::all().iter().zip(rules.iter().cycle()) {
         let network = small.network();
-        let (mut cpu, mut gpu, mut again) = (network.clone(), on_gpu(&network, SumsChoice::Cheapest), on_gpu(&network, SumsChoice::Cheapest));
+        let (mut cpu, mut gpu, mut again) =
+            (network.clone(), on_gpu(&network, SumsChoice::Cheapest), on_gpu(&network, SumsChoice::Cheapest));
         let (expected, got) = (train(small, &mut cpu, *rule, 3), train(small, &mut gpu, *rule, 3));
         assert!((got[0] - expected[0]).abs() < 1e-9 * expected[0], "{}: first loss {} and {}", small.name, got[0], expected[0]);
         println!("{}: losses {got:?}, on the CPU {expected:?}", small.name);
