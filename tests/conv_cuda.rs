@@ -105,7 +105,7 @@ fn forward_has_the_bits_of_the_cpu() {
 #[test]
 fn the_input_is_copied_position_by_position() {
     let gpu = device::gpu();
-    for (channels, source, batch, frames) in [(1, [1, 1], 1, 1), (3, [5, 7], 2, 5), (33, [3, 2], 3, 1), (16, [4, 4], 1, 20)] {
+    for (channels, source, batch, frames) in [(1usize, [1, 1], 1, 1), (3, [5, 7], 2, 5), (33, [3, 2], 3, 1), (16, [4, 4], 1, 20)] {
         let (positions, stride) = (source[0] * source[1], channels.next_multiple_of(16));
         let input = seeded::values(1, batch * frames * positions * channels, -2.0..2.0);
         let mut expected = vec![0.0f32; batch * positions * frames * stride];
@@ -328,7 +328,8 @@ fn plain_weight_gradient(geometry: &Geometry, source: &Source, grad: &[f32], bat
 fn weight_gradients_are_as_near_as_bf16_operands_allow() {
     let gpu = device::gpu();
     // Maps large enough for several parts of the sum, and several steps of them.
-    let mut cases: Vec<(Geometry, usize, usize, usize)> = gradient_cases().into_iter().map(|(g, batch, copies)| (g, batch, copies, 5)).collect();
+    let mut cases: Vec<(Geometry, usize, usize, usize)> =
+        gradient_cases().into_iter().map(|(g, batch, copies)| (g, batch, copies, 5)).collect();
     cases.push((geometry(3, 10, [19, 17], 3, 1, 1), 2, 1, 3));
     cases.push((geometry(32, 16, [11, 13], 3, 2, 1), 2, 2, 33));
     cases.push((geometry(48, 33, [7, 5], 1, 1, 0), 20, 1, 1));
@@ -357,7 +358,12 @@ fn weight_gradients_are_as_near_as_bf16_operands_allow() {
                 into.values()
             };
             let fresh = run(&vec![0.0; replicate * len]);
-            assert_as_near(&what, &fresh[..len], &plain.iter().map(|v| v * 0.125).collect::<Vec<_>>(), &exact.iter().map(|v| v * 0.125).collect::<Vec<_>>());
+            assert_as_near(
+                &what,
+                &fresh[..len],
+                &plain.iter().map(|v| v * 0.125).collect::<Vec<_>>(),
+                &exact.iter().map(|v| v * 0.125).collect::<Vec<_>>(),
+            );
             for copy in fresh.chunks_exact(len) {
                 assert_eq!(bits(copy), bits(&fresh[..len]), "every copy gets the same: {what}");
             }
@@ -400,8 +406,7 @@ fn outer_products_are_subtracted_from_every_copy() {
         let len = geometry.taps() * geometry.cin * geometry.cout;
         let before = seeded::values(1, replicate * len, -1.0..1.0);
         let (outer, k) = (seeded::values(2, len, -1.0..1.0), seeded::values(3, geometry.cout, -1.0..1.0));
-        let expected: Vec<f32> =
-            before.iter().enumerate().map(|(i, v)| v - outer[i % len] * k[i % len % geometry.cout]).collect();
+        let expected: Vec<f32> = before.iter().enumerate().map(|(i, v)| v - outer[i % len] * k[i % len % geometry.cout]).collect();
         let into = Output::of(&gpu, &before);
         let (outer, k) = (upload(&gpu, &outer), upload(&gpu, &k));
         subtract_outer(&gpu, into.slice(), outer.slice(), k.slice(), &geometry, replicate).unwrap();
