@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use std::{env, fs};
 
 /// What every translation unit gets. No contraction: a multiply-add is fused where the source says so, and only there.
-const COMMON: &[&str] = &["-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv", "-fPIC", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra"];
+const COMMON: &[&str] =
+    &["-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fwrapv", "-fPIC", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra"];
 
 /// Checks that the compiler puts into kernels; `src/faults.cpp` has their handlers. The device language has no warnings of its
 /// own for unsigned indices and `#pragma unroll`.
@@ -47,7 +48,12 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CXX");
     println!("cargo:rustc-env=STANDIN_DRIVER={}", driver.display());
 
-    let headers = [files(&here.join("src"), "h"), files(&here.join("src/host"), "h"), files(&kernels.join("include"), "cuh"), vec![here.join("build.rs")]];
+    let headers = [
+        files(&here.join("src"), "h"),
+        files(&here.join("src/host"), "h"),
+        files(&kernels.join("include"), "cuh"),
+        vec![here.join("build.rs")],
+    ];
     let build = Build {
         compiler: env::var("CXX").unwrap_or_else(|_| "g++".into()),
         includes: vec![here.join("src"), kernels.clone()],
@@ -134,7 +140,8 @@ fn stop(message: &str) -> ! {
 /// The files of a folder with this extension, by name; none where there is no folder.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
     paths.sort();
     paths
 }

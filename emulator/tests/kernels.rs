@@ -48,7 +48,15 @@ fn a_kernel_without_barriers_covers_a_ragged_grid() {
         let scaling = Scaling { factor: 0.5, count: count as i32 };
         let kernel = d.kernel("scale");
         // SAFETY: the kernel's parameters, in order.
-        unsafe { d.stream.launch_builder(&kernel).arg(&mut to).arg(&from).arg(&scaling).launch(shape(count.div_ceil(128) as u32, 128, 0)).unwrap() };
+        unsafe {
+            d.stream
+                .launch_builder(&kernel)
+                .arg(&mut to)
+                .arg(&from)
+                .arg(&scaling)
+                .launch(shape(count.div_ceil(128) as u32, 128, 0))
+                .unwrap()
+        };
         let expected: Vec<f32> = values.iter().map(|v| 0.5 * v).collect();
         assert_eq!(d.stream.clone_dtoh(&to).unwrap(), expected);
     }
@@ -66,7 +74,9 @@ fn barriers_and_ballots_reach_every_thread() {
         let kernel = d.kernel("sum_blocks");
         let n = count as i32;
         // SAFETY: the kernel's parameters, in order.
-        unsafe { d.stream.launch_builder(&kernel).arg(&mut sums).arg(&mut odd).arg(&from).arg(&n).launch(shape(blocks as u32, 256, 0)).unwrap() };
+        unsafe {
+            d.stream.launch_builder(&kernel).arg(&mut sums).arg(&mut odd).arg(&from).arg(&n).launch(shape(blocks as u32, 256, 0)).unwrap()
+        };
         let expected: Vec<i32> = values.chunks(256).map(|part| part.iter().sum()).collect();
         assert_eq!(d.stream.clone_dtoh(&sums).unwrap(), expected);
         assert_eq!(d.stream.clone_dtoh(&odd).unwrap()[0] as usize, values.iter().filter(|v| **v % 2 == 1).count());
@@ -139,7 +149,9 @@ fn bf16_products_through_asynchronous_copies() {
         let kernel = d.kernel("product_bf16");
         let n = steps as i32;
         // SAFETY: the kernel's parameters, in order.
-        unsafe { d.stream.launch_builder(&kernel).arg(&mut c).arg(&a_there).arg(&b_there).arg(&n).launch(shape(1, 32, 2 * 48 * 24 * 2)).unwrap() };
+        unsafe {
+            d.stream.launch_builder(&kernel).arg(&mut c).arg(&a_there).arg(&b_there).arg(&n).launch(shape(1, 32, 2 * 48 * 24 * 2)).unwrap()
+        };
         let found = d.stream.clone_dtoh(&c).unwrap();
         for i in 0..32 {
             for j in 0..16 {
@@ -211,7 +223,9 @@ fn parameters_of_every_size() {
     let (a, b, c, e, f) = (1u8, 0.5f64, 300u16, 0u64, -7i32);
     let odd = Odd([0, 0, 0, 0, 9]);
     // SAFETY: the kernel's parameters, in order.
-    unsafe { d.stream.launch_builder(&kernel).arg(&mut to).arg(&a).arg(&b).arg(&c).arg(&odd).arg(&e).arg(&f).launch(shape(1, 1, 0)).unwrap() };
+    unsafe {
+        d.stream.launch_builder(&kernel).arg(&mut to).arg(&a).arg(&b).arg(&c).arg(&odd).arg(&e).arg(&f).launch(shape(1, 1, 0)).unwrap()
+    };
     assert_eq!(d.stream.clone_dtoh(&to).unwrap(), [1.0 + 0.5 + 300.0 + 9.0 - 7.0]);
 }
 
