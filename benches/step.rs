@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use dsr::device::Device;
 use dsr::bench::{Bench, Case, Work};
 use dsr::config::Config;
+use dsr::device::Device;
 
 fn step(criterion: &mut Criterion) {
     for (name, work) in [("train", Work::Train), ("infer", Work::Infer)] {
