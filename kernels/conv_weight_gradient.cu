@@ -32,7 +32,7 @@ enum Kind { BITS, COUNTS_8, COUNTS_16, ANY };
 // Field for field `Source` in src/ops/conv/cuda_weight_gradient.rs: element (b, position, t, c) lies at
 // b*of_sample + position*of_position + t*of_step + c, in elements (BITS: words, c/32).
 struct Source {
-    long long of_sample;
+    int of_sample;
     int of_position;
     int of_step;
 };
@@ -47,7 +47,7 @@ struct WeightGradient {
     int rows_a_split;    // a multiple of DEPTH
     int summed;          // ANY: steps of the source that are added up for a row, in their order; else 1
 };
-static_assert(sizeof(WeightGradient) == 96, "WeightGradient is one layout on both sides");
+static_assert(sizeof(WeightGradient) == 92, "WeightGradient is one layout on both sides");
 
 // --- Rows ---------------------------------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ __device__ __forceinline__ long long element_of(const Digits& d, const Column& c
     const Geometry& g = p.geometry;
     const int y = d.y * g.stride + column.dy, x = d.x * g.stride + column.dx;
     const bool inside = column.exists && (unsigned)y < (unsigned)g.pooled_h && (unsigned)x < (unsigned)g.pooled_w;
-    const long long at = d.b * p.source.of_sample + (long long)(y * g.pooled_w + x) * p.source.of_position;
+    const long long at = (long long)d.b * p.source.of_sample + (y * g.pooled_w + x) * p.source.of_position;
     return inside ? at + d.t * p.source.of_step + column.offset : -1;
 }
 

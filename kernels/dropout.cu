@@ -4,7 +4,7 @@
 // Shapes     dropped [B][P][words] u32, bit c%32 of word c/32
 // Launch     one thread = one word of the mask, block 256, grid ceil(P*words / 256) x B
 // Traffic    writes 1/8 of a byte a neuron; about 3 blocks of ChaCha8 a thread, 10 operations a neuron
-// Exactness  bit-equal to draw_dropped in src/network/forward.rs, which uses the crates rand and rand_chacha
+// Exactness  bit-equal to draw_dropped in src/ops/dropout/cpu.rs, which uses the crates rand and rand_chacha
 // Tests      tests/dropout_cuda.rs
 
 #include "include/step.cuh"

@@ -165,6 +165,9 @@ pub struct Network {
     pub values: Vec<f32>,
     /// Gradients of all parameters.
     pub grads: Vec<f32>,
+    /// Whether backward rounds the operands of its products to bf16, as a CUDA device does. On the CPU that is no faster; it tells
+    /// what the rounding does to a training.
+    pub bf16_gradients: bool,
     /// Instruction set of the inner loops.
     pub isa: Isa,
     /// Fixed-point weights of every connection from spikes, refreshed when parameters change.

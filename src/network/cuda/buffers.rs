@@ -93,8 +93,8 @@ pub(super) struct InnerBuffers {
 pub(super) struct Scratch {
     /// Sums `[B][P][T or 1][stride]` of the first and second connection.
     pub sums: [Slice<i32>; 2],
-    /// Spikes in pool windows, `[B][P_pooled][T][C padded]`.
-    pub pooled: Slice<u8>,
+    /// Spikes in the pool windows of either connection, `[B][P_pooled][T][C padded]`.
+    pub pooled: [Slice<u8>; 2],
     /// `[samples][2][C]` of the layer that reads the input.
     pub real_statistics: Slice<f64>,
     /// x̂[t] in `unrolled` mode, `[B][P][T or 1][C]` bf16.
@@ -238,7 +238,8 @@ impl Scratch {
         let in_training = |len: usize| if is_training { len } else { 0 };
         let is_unrolled = demand.training == Some(WeightGradient::Unrolled);
         let mut sums = [0; 2];
-        let (mut pooled, mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, 0, 0, 0);
+        let mut pooled = [0; 2];
+        let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, 0, 0);
         let (mut pooled_grad, mut totals, mut workspace) = (0, 0, 0);
         for (index, layer) in network.layers.iter().enumerate() {
             let positions = batch * layer.positions();
@@ -253,7 +254,7 @@ impl Scratch {
                     sums[k] = sums[k].max(positions * frames * channels.next_multiple_of(LANES));
                 }
                 if is_pooled && is_conv {
-                    pooled = pooled.max(pooled_positions * time_steps * geometry.cin.next_multiple_of(32));
+                    pooled[k] = pooled[k].max(pooled_positions * time_steps * geometry.cin.next_multiple_of(32));
                     totals = totals.max(pooled_positions * geometry.cin);
                 }
                 if is_pooled {
@@ -276,7 +277,7 @@ impl Scratch {
         }
         Scratch {
             sums: sums.map(|len| take(layout, len)),
-            pooled: take(layout, pooled),
+            pooled: pooled.map(|len| take(layout, len)),
             real_statistics: take(layout, in_training(real)),
             normed: take(layout, in_training(normed)),
             partial: take(layout, in_training(partial)),

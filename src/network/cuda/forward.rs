@@ -241,9 +241,9 @@ impl Pass<'_> {
                     let shape = [batch, network.time_steps];
                     match kind {
                         Kind::Conv { .. } if is_pooled => {
-                            rate::pool_counts(gpu, buffers.scratch.pooled, spikes, &geometry, shape)?;
-                            let source = spike_conv::Source::Counts(buffers.scratch.pooled);
-                            Summand::Conv { source, weights: own.packed, geometry }
+                            let counts = buffers.scratch.pooled[k];
+                            rate::pool_counts(gpu, counts, spikes, &geometry, shape)?;
+                            Summand::Conv { source: spike_conv::Source::Counts(counts), weights: own.packed, geometry }
                         }
                         Kind::Conv { .. } => Summand::Conv { source: spike_conv::Source::Bits(spikes), weights: own.packed, geometry },
                         Kind::Identity if is_pooled => {
@@ -323,13 +323,9 @@ impl Pass<'_> {
     fn outer_product(&self, connection: &Connection, summand: &Summand, outer: Slice<f32>, steps: usize) -> Result<()> {
         let Pass { network, gpu, buffers, batch, .. } = *self;
         let geometry = &connection.geometry;
-        let operand = match (summand, connection.source) {
-            (Summand::Conv { source: spike_conv::Source::Bits(bits), .. }, _) => conv::Operand::Bits { bits: *bits, steps },
-            (Summand::Conv { source: spike_conv::Source::Counts(_), .. }, Source::Layer(source)) => {
-                // The scratch of the pool may have served another connection since.
-                rate::pool_counts(gpu, buffers.scratch.pooled, buffers.layers[source].spikes, geometry, [batch, steps])?;
-                conv::Operand::PooledSteps { counts: buffers.scratch.pooled, steps }
-            }
+        let operand = match summand {
+            Summand::Conv { source: spike_conv::Source::Bits(bits), .. } => conv::Operand::Bits { bits: *bits, steps },
+            Summand::Conv { source: spike_conv::Source::Counts(counts), .. } => conv::Operand::PooledSteps { counts: *counts, steps },
             _ => conv::Operand::Real { input: buffers.input, frames: steps },
         };
         let (value, factor) = match connection.source {

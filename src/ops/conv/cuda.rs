@@ -143,6 +143,22 @@ pub fn data_gradient(
     batch: usize,
     adds: bool,
 ) -> Result<()> {
+    let blocks = tiles(geometry, batch, 128) * geometry.cin.div_ceil(COLUMNS);
+    let rows = if blocks >= 2 * gpu.multiprocessors() as usize { 128 } else { 64 };
+    data_gradient_in_tiles(gpu, out, grad, weights, geometry, batch, adds, rows)
+}
+
+/// The same in tiles of 128 or of 64 source positions: for speed only, the bits are the same.
+pub fn data_gradient_in_tiles(
+    gpu: &Gpu,
+    out: Slice<f32>,
+    grad: Slice<u16>,
+    weights: Slice<u32>,
+    geometry: &Geometry,
+    batch: usize,
+    adds: bool,
+    rows: usize,
+) -> Result<()> {
     const OP: &str = "data_gradient";
     let columns = geometry.cin.div_ceil(COLUMNS);
     let (outputs, inputs) = (batch * geometry.positions() * geometry.cout, batch * pooled_positions(geometry) * geometry.cin);
@@ -151,10 +167,9 @@ pub fn data_gradient(
     expect(OP, "transposed weights", columns * geometry.taps() * geometry.cout.div_ceil(32) * 1024, weights)?;
     int(OP, "elements", outputs.max(inputs))?;
     let p = Backward { geometry: geometry.into(), batch: batch as i32, add: i32::from(adds) };
-    let is_busy = tiles(geometry, batch, 128) * columns >= 2 * gpu.multiprocessors() as usize;
-    let (kernel, rows) = match (geometry.cout.is_multiple_of(8), is_busy) {
-        (true, true) => (&kernels::DATA_GRADIENT_128_VECTOR, 128),
-        (true, false) => (&kernels::DATA_GRADIENT_64_VECTOR, 64),
+    let (kernel, rows) = match (geometry.cout.is_multiple_of(8), rows) {
+        (true, 128) => (&kernels::DATA_GRADIENT_128_VECTOR, 128),
+        (true, _) => (&kernels::DATA_GRADIENT_64_VECTOR, 64),
         (false, _) => (&kernels::DATA_GRADIENT_64_ANY, 64),
     };
     let grid = [tiles(geometry, batch, rows) as u32, columns as u32, 1];

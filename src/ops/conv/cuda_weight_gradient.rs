@@ -36,7 +36,7 @@ const ROWS_AT_LEAST: usize = 256;
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Source {
-    of_sample: i64,
+    of_sample: i32,
     of_position: i32,
     of_step: i32,
 }
@@ -53,7 +53,7 @@ struct WeightGradient {
     rows_a_split: i32,
     summed: i32,
 }
-const _: () = assert!(size_of::<WeightGradient>() == 96);
+const _: () = assert!(size_of::<WeightGradient>() == 92);
 
 /// Field for field `struct Reduce` there.
 #[repr(C)]
@@ -94,13 +94,13 @@ impl Operand {
             kernel,
             address,
             lengths: [len, batch * positions * steps * pitch],
-            source: Source { of_sample: (positions * steps * pitch) as i64, of_position: (steps * pitch) as i32, of_step: pitch as i32 },
+            source: Source { of_sample: (positions * steps * pitch) as i32, of_position: (steps * pitch) as i32, of_step: pitch as i32 },
             element,
             steps,
             summed: 1,
         };
         let of_frames = |input: Slice<f32>, frames: usize| Reading {
-            source: Source { of_sample: (frames * positions * cin) as i64, of_position: cin as i32, of_step: (positions * cin) as i32 },
+            source: Source { of_sample: (frames * positions * cin) as i32, of_position: cin as i32, of_step: (positions * cin) as i32 },
             ..dense(kernels::WEIGHT_GRADIENT_ANY, input.address(), input.len(), cin, 4, frames)
         };
         // 16 channels at a time where a row has nothing else.
@@ -157,6 +157,7 @@ pub fn weight_gradient(
     if has < needs {
         return Err(Error::shape(format!("{OP}: source"), needs, has));
     }
+    int(OP, "values of a sample", needs / batch.max(1))?;
     expect(OP, "gradient of the weights", replicate * len, into)?;
     expect(OP, "gradient", rows * geometry.cout, grad)?;
     expect(OP, "workspace", splits * len, workspace)?;

@@ -1,33 +1,6 @@
-//! Which neurons are silent in a step: on the device by `kernels/dropout.cu`, on the CPU by `draw_dropped` in `network/forward.rs`.
+//! Which neurons are silent in a training step: one mask for all time steps of a sample, a function of seed, layer and place in the batch.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::{Gpu, Slice, kernels, scalars};
-use crate::error::Result;
-use crate::optimizer::cuda::StepParameters;
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Scalars {
-    positions: i32,
-    channels: i32,
-    layer: u32,
-    share: f32,
-}
-
-/// Draws the mask `[B][P][words]` of layer `index` of the network; a share of `share` of its neurons is dropped.
-///
-/// # Errors
-/// [`crate::error::Error::Device`] if the launch fails.
-pub fn draw(
-    gpu: &Gpu,
-    dropped: Slice<u32>,
-    parameters: Slice<StepParameters>,
-    index: usize,
-    [batch, positions, channels]: [usize; 3],
-    share: f32,
-) -> Result<()> {
-    let p = Scalars { positions: positions as i32, channels: channels as i32, layer: index as u32, share };
-    let grid = [(positions * channels.div_ceil(32)).div_ceil(256) as u32, batch as u32, 1];
-    gpu.launch(&kernels::DRAW_DROPPED, grid, 0, &[&dropped, &parameters, &scalars(&p)])
-}
+mod cpu;
+mod cuda;
+pub use cpu::draw_dropped;
+pub use cuda::draw;
