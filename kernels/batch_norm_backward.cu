@@ -132,12 +132,13 @@ inner_sums(double* __restrict__ partial,                       // [blocks of row
     double product[4] = {};
     NormColumns norm = {};
     if (part.live) norm = norm_columns(normalizer, mean, k, padded, part.c);
+#pragma unroll 1                                           // two 16-byte loads a thread keep memory busy; more cost registers
     for (int row = part.first; row < part.end; row += part.step) {
         const size_t at = (size_t)row * p.channels + part.c;
         float g[4], u[4];
         load_four(g, grad + at, part.live, aligned);
-        load_four(u, inner_mean_normed + at, part.live, aligned);
         center(g, norm);
+        load_four(u, inner_mean_normed + at, part.live, aligned);
 #pragma unroll
         for (int i = 0; i < 4; ++i) product[i] = fma((double)g[i], (double)u[i], product[i]);
     }

@@ -19,7 +19,7 @@
 //            transpose_weights: 64 cin and 32 cout of a tap a block of 256, grid sum of ceil(cin/64) * taps * ceil(cout/32)
 // Traffic    quantize reads 4 bytes a weight three times (twice from L2), writes 2 or 1; transposed reads 4, writes 2: memory-bound
 // Exactness  bit-equal to QuantizedWeights::quantize of src/ops/spike_conv/mod.rs: maxima and integer sums have no order
-// Tests      tests/spike_conv_cuda.rs
+// Tests      tests/weights_cuda.rs
 
 #include "include/device.cuh"
 

@@ -1,20 +1,23 @@
-//! Spiking convolution and its weights on the device: integers, and neurons that must come out bit for bit as on the CPU.
+//! Spiking convolution on the device: integers, and neurons that come out bit for bit as on the CPU.
 
 #[path = "support/device.rs"]
 mod device;
+#[path = "support/packed_weights.rs"]
+mod packed_weights;
 #[path = "support/seeded.rs"]
 mod seeded;
 
 use std::sync::Arc;
 
-use dsr::device::{Gpu, Isa, Layout, Memory, Slice};
+use dsr::device::{Gpu, Isa, Memory, Slice};
 use dsr::ops::batch_norm::Normalizer;
 use dsr::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at};
 use dsr::ops::spike_conv::{
-    DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, QuantizedWeights, Source, Summand, WeightSource, WeightTable, conv_at,
-    identity_at, neurons, quantize_weights, statistics, sums, transpose_weights,
+    DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, QuantizedWeights, Source, Summand, WeightTable, conv_at, identity_at,
+    neurons, quantize_weights, statistics, sums,
 };
 use dsr::spikes::Spikes;
+use packed_weights::{OnDevice, on_device};
 use rand::Rng;
 
 const NO_POOL: [usize; 3] = [1, 1, 0];
@@ -31,124 +34,6 @@ fn spikes(seed: u64, time_steps: usize, batch: usize, positions: usize, channels
         }
     }
     spikes
-}
-
-/// Integer weight of a row (`tap · cin + c`) and output channel.
-fn integer(weights: &QuantizedWeights, rows: usize, row: usize, o: usize) -> i32 {
-    i32::from(weights.data[(o / weights.block * rows + row) * weights.block + o % weights.block])
-}
-
-/// Weights of one connection on the device and what holds them.
-struct OnDevice {
-    weights: PackedWeights,
-    source: WeightSource,
-    _memory: (Memory<u8>, Memory<f32>),
-}
-
-fn on_device(gpu: &Arc<Gpu>, master: &[f32], geometry: Geometry, replicate: usize, bits: u8) -> OnDevice {
-    let mut layout = Layout::measure();
-    PackedWeights::take(&mut layout, &geometry, bits);
-    let memory = gpu.memory_of(&vec![0xa5u8; layout.bytes()]).unwrap(); // whatever was there must be overwritten
-    let weights = PackedWeights::take(&mut Layout::of(&memory), &geometry, bits);
-    let on_device = gpu.memory_of(master).unwrap();
-    let source = WeightSource { master: on_device.slice(), geometry, replicate, weights };
-    OnDevice { weights, source, _memory: (memory, on_device) }
-}
-
-fn download<T: bytemuck::Pod>(gpu: &Gpu, slice: Slice<T>) -> Vec<T> {
-    let mut values = vec![T::zeroed(); slice.len()];
-    gpu.download(slice, &mut values).unwrap();
-    values
-}
-
-/// Weight that the packed operands hold for tap, word, channel of the word and output channel: the layout, read backwards.
-fn unpacked(packed: &[u32], geometry: &Geometry, bits: u8, step: usize, channel: usize, o: usize) -> i32 {
-    let steps = (geometry.taps() * geometry.cin.div_ceil(32)).next_multiple_of(2);
-    let (r, j, b) =
-        if geometry.is_pooled() { (channel / 16, channel % 16 / 4, channel % 4) } else { (channel % 2, channel % 8 / 2, channel / 8) };
-    let lane = o % 8 * 4 + j;
-    let byte = |word: u32| i32::from((word >> (8 * b)) as u8 as i8);
-    let of_step = o / 64 * steps + step;
-    if bits == 16 {
-        let at = ((of_step * 8 + o % 64 / 8) * 32 + lane) * 4;
-        256 * byte(packed[at + r]) + byte(packed[at + 2 + r])
-    } else {
-        byte(packed[((of_step * 4 + o % 64 / 16) * 32 + lane) * 4 + o % 16 / 8 * 2 + r])
-    }
-}
-
-/// Round to bf16, to nearest and ties to even.
-fn bf16(value: f32) -> u16 {
-    half::bf16::from_f32(value).to_bits()
-}
-
-#[test]
-fn weights_are_rounded_and_packed_as_on_the_cpu() {
-    let gpu = device::gpu();
-    // cin, cout, kernel, pool, replicate, bits, largest weight
-    let cases: [(usize, usize, usize, [usize; 3], usize, u8, f32); 12] = [
-        (1, 1, 1, NO_POOL, 1, 16, 1.0),
-        (3, 16, 3, NO_POOL, 1, 16, 0.1),
-        (16, 31, 3, NO_POOL, 1, 8, 0.1),
-        (31, 33, 1, NO_POOL, 1, 16, 1e-30),
-        (32, 64, 3, NO_POOL, 1, 16, 1e30),
-        (33, 65, 3, NO_POOL, 1, 8, 40.0),
-        (64, 32, 2, [2, 2, 0], 1, 16, 3.0),
-        (96, 10, 1, [3, 2, 1], 1, 8, 3.0),
-        (130, 130, 1, NO_POOL, 1, 16, 0.02),
-        (40, 10, 1, NO_POOL, 49, 16, 0.5),
-        (70, 3, 7, [7, 7, 0], 1, 16, 1.0), // a pool and many inputs take room from the width
-        (5, 70, 3, NO_POOL, 2, 8, 0.0),
-    ];
-    let masters: Vec<Vec<f32>> = (cases.iter().enumerate())
-        .map(|(n, &(cin, cout, kernel, _, replicate, _, largest))| {
-            let len = replicate * kernel * kernel * cin * cout;
-            // Some channels are near zero, and one weight of alike magnitude decides the scale of a channel.
-            let scale = |at: usize| if at % cout % 7 == 6 { 1e-4 } else { 1.0 };
-            seeded::values(n as u64, len, -1.0..1.0).iter().enumerate().map(|(at, v)| v * largest * scale(at)).collect()
-        })
-        .collect();
-    let all: Vec<OnDevice> = (cases.iter().zip(&masters))
-        .map(|(&(cin, cout, kernel, pool, replicate, bits, _), master)| {
-            let geometry = Geometry { cin, cout, source: [7, 7], pool, kernel: [kernel; 2], stride: 1, pad: 0 };
-            on_device(&gpu, master, geometry, replicate, bits)
-        })
-        .collect();
-    let sources: Vec<WeightSource> = all.iter().map(|on_device| on_device.source).collect();
-    let table = WeightTable::new(&gpu, &sources).unwrap();
-    quantize_weights(&gpu, &table).unwrap();
-    transpose_weights(&gpu, &table).unwrap();
-    for (n, (on_device, master)) in all.iter().zip(&masters).enumerate() {
-        let OnDevice { weights, source: WeightSource { geometry, replicate, .. }, .. } = on_device;
-        let len = master.len() / replicate;
-        let effective: Vec<f32> = (0..len)
-            .map(|i| if *replicate == 1 { master[i] } else { (0..*replicate).map(|r| f64::from(master[r * len + i])).sum::<f64>() as f32 })
-            .collect();
-        let mut expected = QuantizedWeights::default();
-        expected.quantize(Isa::Portable, &effective, geometry.cout, weights.bits, geometry.area());
-        let scale = download(&gpu, weights.scale);
-        assert_eq!(scale[..geometry.cout], expected.scale, "case {n}: scales");
-        let packed = download(&gpu, weights.packed);
-        let (words, rows) = (geometry.cin.div_ceil(32), geometry.taps() * geometry.cin);
-        let (steps, columns) = ((geometry.taps() * words).next_multiple_of(2), geometry.cout.next_multiple_of(64));
-        for (step, channel, o) in (0..steps).flat_map(|s| (0..32).flat_map(move |c| (0..columns).map(move |o| (s, c, o)))) {
-            let (tap, of_tap) = (step / words, step % words * 32 + channel);
-            let exists = tap < geometry.taps() && of_tap < geometry.cin && o < geometry.cout;
-            let q = if exists { integer(&expected, rows, tap * geometry.cin + of_tap, o) } else { 0 };
-            assert_eq!(unpacked(&packed, geometry, weights.bits, step, channel, o), q, "case {n}: step {step}, channel {channel}, {o}");
-        }
-        let transposed: Vec<u16> = bytemuck::cast_slice(&download(&gpu, weights.transposed)).to_vec();
-        let chunks = geometry.cout.div_ceil(32);
-        for (at, &got) in transposed.iter().enumerate() {
-            let (half, r, eight, lane) = (at % 2, at / 2 % 2, at / 4 % 2, at / 8 % 32);
-            let (pair, step, piece) = (at / 256 % 4, at / 1024 % 2, at / 2048);
-            let (chunk, tap, tile) = (piece % chunks, piece / chunks % geometry.taps(), piece / chunks / geometry.taps());
-            let (c, o) = (tile * 64 + pair * 16 + eight * 8 + lane / 4, chunk * 32 + step * 16 + r * 8 + lane % 4 * 2 + half);
-            let exists = c < geometry.cin && o < geometry.cout;
-            let weight = if exists { effective[(tap * geometry.cin + c) * geometry.cout + o] } else { 0.0 };
-            assert_eq!(got, bf16(weight), "case {n}: transposed, tap {tap}, {c} to {o}");
-        }
-    }
 }
 
 /// A summand of a case.
@@ -179,13 +64,31 @@ fn case(summands: [Kind; 2], out: [usize; 2], channels: usize, time_steps: usize
     Case { summands, out, channels, time_steps, batch, bits, neuron: IF, dropped: false }
 }
 
+/// Every pair of awkward numbers of channels; kernels, steps, batches, widths and neurons go round.
+fn pairs() -> Vec<Case> {
+    const CHANNELS: [usize; 9] = [1, 3, 16, 31, 32, 33, 64, 96, 130];
+    let pairs = CHANNELS.into_iter().flat_map(|cin| CHANNELS.map(|cout| (cin, cout)));
+    pairs
+        .enumerate()
+        .map(|(n, (cin, cout))| {
+            let (source, kernel, stride, pad, out) =
+                [([2, 3], 3, 1, 1, [2, 3]), ([5, 3], 3, 2, 1, [3, 2]), ([3, 5], 1, 2, 0, [2, 3]), ([2, 2], 2, 1, 0, [1, 1])][n % 4];
+            let (time_steps, batch) = [(1, 3), (5, 3), (20, 1), (33, 1), (5, 1)][n % 5];
+            let conv = Conv(cin, source, NO_POOL, [kernel; 2], stride, pad);
+            let case = case([conv, NoSummand], out, cout, time_steps, batch, if n % 3 == 0 { 8 } else { 16 });
+            Case { neuron: if n % 2 == 0 { IF } else { LIF }, dropped: n % 7 == 0, ..case }
+        })
+        .collect()
+}
+
+/// What layers are made of, and [`pairs`].
 fn cases() -> Vec<Case> {
     let conv3 = |cin, source| Conv(cin, source, NO_POOL, [3, 3], 1, 1);
     let down3 = |cin, source| Conv(cin, source, NO_POOL, [3, 3], 2, 1);
     let down1 = |cin, source| Conv(cin, source, NO_POOL, [1, 1], 2, 0);
     let lif = |case: Case| Case { neuron: LIF, ..case };
     let dropped = |case: Case| Case { dropped: true, ..case };
-    vec![
+    let layers = [
         case([conv3(1, [1, 1]), NoSummand], [1, 1], 1, 1, 1, 16),
         lif(case([conv3(3, [5, 7]), NoSummand], [5, 7], 16, 5, 1, 16)),
         case([conv3(16, [3, 5]), NoSummand], [3, 5], 31, 20, 1, 8),
@@ -197,6 +100,7 @@ fn cases() -> Vec<Case> {
         lif(case([conv3(32, [2, 3]), NoSummand], [2, 3], 33, 33, 1, 16)),
         case([conv3(3, [1, 3]), Bits], [1, 3], 3, 130, 1, 16),
         lif(case([conv3(32, [3, 3]), down1(16, [5, 5])], [3, 3], 31, 130, 1, 8)),
+        lif(case([conv3(5, [2, 2]), Bits], [2, 2], 40, 40, 1, 16)), // more steps than a word has bits, uncut
         // identities in either place
         case([conv3(32, [3, 5]), Bits], [3, 5], 32, 5, 1, 16),
         lif(dropped(case([Bits, conv3(33, [3, 3])], [3, 3], 70, 20, 1, 16))),
@@ -213,7 +117,8 @@ fn cases() -> Vec<Case> {
         lif(case([Conv(64, [7, 7], [3, 2, 1], [2, 2], 2, 0), NoSummand], [2, 2], 33, 20, 1, 8)),
         case([Conv(31, [4, 4], [4, 4, 0], [1, 1], 1, 0), Conv(3, [1, 1], NO_POOL, [1, 1], 1, 0)], [1, 1], 16, 130, 3, 16),
         case([conv3(16, [3, 3]), Conv(64, [6, 6], [2, 2, 0], [1, 1], 1, 0)], [3, 3], 65, 4, 1, 16),
-    ]
+    ];
+    layers.into_iter().chain(pairs()).collect()
 }
 
 /// A summand on both sides; `sums` is `[B][P][T][stride]`.
@@ -343,6 +248,33 @@ fn sums_and_statistics_equal_the_cpu() {
             let product = |k: usize| (at(2 + 2 * k + 1) << 32) + at(2 + 2 * k);
             assert_eq!([at(0), at(1), product(0), product(1), product(2)], expected, "case {n}, channel {c}: {case:?}");
         }
+    }
+}
+
+/// 65536 inputs that all fire, with the largest weights of both signs: sums come close to 2^31, their squares use all of 64 bits.
+#[test]
+fn largest_sums_do_not_overflow() {
+    let gpu = device::gpu();
+    let geometry = Geometry { cin: 1 << 14, cout: 2, source: [2, 2], pool: NO_POOL, kernel: [2, 2], stride: 1, pad: 0 };
+    let weight = 32639.0 / 32768.0;
+    let master: Vec<f32> = (0..2 << 16).map(|at| if at % 2 == 0 { weight } else { -weight }).collect();
+    let weights = on_device(&gpu, &master, geometry, 1, 16);
+    quantize_weights(&gpu, &WeightTable::new(&gpu, &[weights.source]).unwrap()).unwrap();
+    let spikes = gpu.memory_of(&vec![u32::MAX; 4 * 3 * 512]).unwrap();
+    let summand = Summand::Conv { source: Source::Bits(spikes.slice()), weights: weights.weights, geometry };
+    let layer = LayerSums { summands: [summand, Summand::None], batch: 1, positions: 1, time_steps: 3, channels: 2 };
+    let stored = gpu.zeroed::<i32>(3 * 16).unwrap();
+    let counted = gpu.zeroed::<u64>(16).unwrap();
+    sums(&gpu, &layer, [stored.slice(), Slice::NONE], counted.slice()).unwrap();
+    let largest = 65536 * 32639;
+    for step in stored.to_vec().unwrap().chunks_exact(16) {
+        assert_eq!(step[..3], [largest, -largest, 0]);
+    }
+    let counted = counted.to_vec().unwrap();
+    for (c, sign) in [(0, 1), (1, -1)] {
+        let square = i128::from(largest) * i128::from(largest);
+        let got = (i128::from(counted[6 + c] as i64) << 32) + i128::from(counted[4 + c] as i64);
+        assert_eq!((counted[c] as i64, got), (3 * sign * i64::from(largest), 3 * square));
     }
 }
 

@@ -88,6 +88,22 @@ fn failure(problem: impl Into<String>) -> Error {
     Error::device("cuda", problem)
 }
 
+/// Whether a kernel did what it must not; whoever waits next is told, and the device takes no more work.
+pub(super) fn is_fault(error: CUresult) -> bool {
+    matches!(
+        error,
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+    )
+}
+
 /// An error of the driver with its name and its meaning.
 pub(super) fn explain(error: DriverError) -> String {
     let meaning = error.error_string().ok().and_then(|text| text.to_str().ok()).unwrap_or("unknown to the driver");

@@ -5,23 +5,21 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
 use super::driver::{self, Listed, explain};
-use super::kernels::{self, Kernel};
+use super::kernels::Kernel;
+use super::loaded::{Loaded, load};
 use super::memory::{Arg, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 
 /// The first compute capability with the instructions that the kernels use (Ampere).
 const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
-/// Shared memory of a block that needs no asking.
-const SHARED_WITHOUT_ASKING: usize = 48 << 10;
 
 /// A CUDA device with all kernels loaded.
 pub struct Gpu {
@@ -34,15 +32,6 @@ pub struct Gpu {
     compute_done: CudaEvent,
     copies_done: CudaEvent,
     loaded: Arc<HashMap<&'static str, Loaded>>,
-}
-
-/// A kernel on the device.
-struct Loaded {
-    function: CudaFunction,
-    /// Dynamic shared memory that was asked for so far.
-    shared: AtomicUsize,
-    /// Bytes of each parameter; read in debug builds only.
-    parameters: Option<Vec<usize>>,
 }
 
 /// A mark in a stream.
@@ -286,12 +275,7 @@ impl Gpu {
     /// [`Error::Device`] if anything that they did has failed.
     pub fn synchronize(&self) -> Result<()> {
         let finished = self.copies.synchronize().and_then(|()| self.compute.synchronize());
-        finished.map_err(|e| match e.0 {
-            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
-                self.failed("waiting while a graph is captured", e)
-            }
-            _ => self.error(format!("an earlier kernel or copy failed: {}; CUDA_LAUNCH_BLOCKING=1 names the kernel", explain(e))),
-        })
+        finished.map_err(|e| self.failed("waiting for the device", e))
     }
 
     /// Records what `body` puts on the compute stream, without doing it.
@@ -390,50 +374,21 @@ impl Gpu {
     }
 
     fn failed(&self, doing: &str, error: DriverError) -> Error {
-        self.error(format!("{doing} failed: {}", explain(error)))
+        let what = explain(error);
+        match error.0 {
+            fault if driver::is_fault(fault) => {
+                self.error(format!("an earlier kernel failed, as {doing} shows: {what}; CUDA_LAUNCH_BLOCKING=1 names the kernel"))
+            }
+            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
+                self.error(format!("{doing} cannot be part of a graph: {what}"))
+            }
+            _ => self.error(format!("{doing} failed: {what}")),
+        }
     }
 
     fn error(&self, problem: String) -> Error {
         Error::device(format!("{self:?}"), problem)
     }
-}
-
-/// Loads every image and finds every kernel in it.
-fn load(context: &Arc<CudaContext>, device: &str, (major, minor): (u32, u32)) -> Result<HashMap<&'static str, Loaded>> {
-    let mut loaded = HashMap::new();
-    for &(file, image) in kernels::IMAGES {
-        let module = context.load_module(Ptx::from_binary(image.to_vec())).map_err(|e| {
-            let remedy = "scripts/install_cuda_toolchain.sh installs one, then build again; or use --device cpu";
-            let problem = match kernels::NVCC {
-                None => format!("this binary was built without CUDA kernels, because no nvcc was found: {remedy}"),
-                Some(nvcc) => format!(
-                    "no kernels for compute capability {major}.{minor}: nvcc {nvcc} built {} for {}; {}",
-                    file,
-                    kernels::TARGETS.join(", "),
-                    explain(e)
-                ),
-            };
-            Error::device(device, problem)
-        })?;
-        for kernel in kernels::ALL.iter().filter(|kernel| kernel.file == file) {
-            let missing = |e| Error::device(device, format!("kernel {} is not in its image {file}: {}", kernel.name, explain(e)));
-            let function = module.load_function(kernel.name).map_err(missing)?;
-            let parameters = cfg!(debug_assertions).then(|| parameters(&function));
-            loaded.insert(kernel.name, Loaded { function, shared: AtomicUsize::new(SHARED_WITHOUT_ASKING), parameters });
-        }
-    }
-    Ok(loaded)
-}
-
-/// Bytes of each parameter.
-fn parameters(function: &CudaFunction) -> Vec<usize> {
-    let size = |index| {
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: writes two numbers; an index past the last parameter is an error.
-        let status = unsafe { sys::cuFuncGetParamInfo(function.cu_function(), index, &mut offset, &mut size) };
-        status.result().ok().map(|()| size)
-    };
-    (0..).map_while(size).collect()
 }
 
 /// Bytes for people.

@@ -5,6 +5,7 @@ pub mod driver;
 mod gpu;
 pub mod kernels;
 pub mod limits;
+mod loaded;
 mod memory;
 pub mod occupancy;
 

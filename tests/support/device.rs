@@ -1,13 +1,20 @@
 //! The CUDA device that tests run on.
 
+use std::cell::OnceCell;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use dsr::device::{Gpu, kernels};
 
-/// The real device where there is one and this build has kernels for it, else the driver stand-in; one for the whole process.
+thread_local! {
+    static GPU: OnceCell<Arc<Gpu>> = const { OnceCell::new() };
+}
+
+/// The real device where there is one and this build has kernels for it, else the driver stand-in.
+///
+/// One for each thread: `cargo test` runs tests as threads of a process, and the stream that one of them captures must not see
+/// the work of another.
 pub fn gpu() -> Arc<Gpu> {
-    static GPU: OnceLock<Arc<Gpu>> = OnceLock::new();
     let open = || {
         if !is_real() {
             emulator::load();
@@ -16,7 +23,7 @@ pub fn gpu() -> Arc<Gpu> {
         println!("device: {gpu:?}");
         gpu
     };
-    GPU.get_or_init(open).clone()
+    GPU.with(|gpu| gpu.get_or_init(open).clone())
 }
 
 /// Whether [`gpu`] is silicon. Asked of the system and not of the driver: once a driver is opened, a process cannot take another.
