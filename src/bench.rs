@@ -8,13 +8,13 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::machine::{forget_peak_rss, peak_rss};
 use crate::models;
 use crate::network::{Init, Input, Mode, Network, WeightGradient};
 use crate::ops::batch_norm::MOMENTUM;
 use crate::optimizer::Optimizer;
-use crate::train::gradients;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -35,6 +35,8 @@ pub struct Case {
     pub config: Config,
     /// Height, width, channels of the random images.
     pub shape: [usize; 3],
+    /// Where to compute.
+    pub device: Device,
 }
 
 /// What came out.
@@ -127,6 +129,9 @@ impl Bench {
         if case.work == Work::Infer {
             settle_batch_norm(&mut network, &Input { data: &data, batch, frames: case.frames() })?;
         }
+        network.place(&case.device)?;
+        let training = optimizer.as_ref().map(|_| case.config.gradient());
+        network.reserve(batch, case.frames(), training, optimizer.as_ref())?;
         Ok(Bench { case: case.clone(), network, optimizer, data, labels, steps: 0 })
     }
 
@@ -139,16 +144,15 @@ impl Bench {
         let input = Input { data, batch: config.batch, frames: data.len() / config.batch / network.input.iter().product::<usize>() };
         *steps += 1;
         let Some(optimizer) = optimizer else {
-            return Ok(network.forward(&input, Mode::Eval, |_| false)?.mean_rate(network));
+            let forward = network.forward(&input, Mode::Eval, |_| false)?;
+            return Ok(network.mean_rate(&forward.rates));
         };
-        let (loss, forward) = gradients(network, &input, labels, Mode::Train { gradient: config.gradient(), seed: *steps })?;
-        if !loss.is_finite() {
-            let layer = network.first_not_finite().unwrap_or("the logits".into());
-            return Err(Error::NotFinite { step: *steps, layer, checkpoint: None });
+        let mode = Mode::Train { gradient: config.gradient(), seed: *steps };
+        let step = network.train_step(optimizer, config.lr as f32, &input, labels, mode)?;
+        match step.not_finite {
+            Some(layer) => Err(Error::NotFinite { step: *steps, layer, checkpoint: None }),
+            None => Ok(network.mean_rate(&step.rates)),
         }
-        optimizer.step(config.lr as f32, &mut network.values, &network.grads);
-        network.prepare();
-        Ok(forward.mean_rate(network))
     }
 }
 

@@ -17,6 +17,9 @@ pub enum Error {
     /// The operating system refused a file.
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    /// A CUDA device, its driver or a kernel failed.
+    #[error("{device}: {problem}")]
+    Device { device: String, problem: String },
     /// Training produced a value that is no number.
     #[error("the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr; {}", kept(checkpoint))]
     NotFinite { step: u64, layer: String, checkpoint: Option<PathBuf> },
@@ -45,6 +48,11 @@ impl Error {
     /// A shape that does not fit.
     pub fn shape(op: impl Into<String>, expected: impl std::fmt::Debug, got: impl std::fmt::Debug) -> Self {
         Error::ShapeMismatch { op: op.into(), expected: format!("{expected:?}"), got: format!("{got:?}") }
+    }
+
+    /// A device with its problem.
+    pub fn device(device: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Device { device: device.into(), problem: problem.into() }
     }
 
     /// Adds the path to an operating-system error.

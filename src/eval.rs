@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::data::{Batch, Dataset, Loader};
 use crate::error::Result;
 use crate::network::{Forward, Input, Mode, Network};
-use crate::ops::cross_entropy::cross_entropy;
+use crate::ops::cross_entropy::{cross_entropy, first_largest};
 
 /// Outputs of a network for the whole test split.
 #[derive(Clone, Debug, Default)]
@@ -64,11 +64,6 @@ impl Evaluation {
         let total: f64 = network.layers.iter().map(neurons).sum();
         network.layers.iter().zip(&self.rates).map(|(layer, rate)| neurons(layer) * rate).sum::<f64>() / total
     }
-}
-
-/// Index of the largest value, the first of equals.
-pub fn first_largest(values: &[f32]) -> usize {
-    values.iter().enumerate().fold(0, |best, (index, value)| if *value > values[best] { index } else { best })
 }
 
 /// Interval that holds the true rate in 95 of 100 cases (Wilson, 1927), given `hits` of `n`.

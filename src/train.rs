@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::{self, EpochSums, Progress};
 use crate::config::Config;
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::{evaluate, first_largest};
+use crate::eval::evaluate;
 use crate::metrics::EpochMetrics;
 use crate::network::{Forward, Input, Mode, Network};
-use crate::ops::cross_entropy::cross_entropy;
 use crate::optimizer::Optimizer;
 use crate::run_folder::RunFolder;
 
@@ -51,15 +51,17 @@ pub enum End {
     Stopped,
 }
 
-/// A new run: parameters drawn from the seed.
+/// A new run: parameters drawn from the seed, on `device`, with all the memory it needs there.
 ///
 /// # Errors
-/// [`Error::Config`] if settings, network and data do not suit each other.
-pub fn start(config: Config, dataset: Arc<Dataset>) -> Result<Run> {
+/// [`Error::Config`] if settings, network and data do not suit each other, [`Error::Device`] if the device has too little memory.
+pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device) -> Result<Run> {
     config.check()?;
     check_batch(&dataset, config.batch)?;
-    let network = config.network(dataset.shape, dataset.classes.len())?;
+    let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let optimizer = config.optimizer(network.len());
+    network.place(device)?;
+    network.reserve(config.batch, 1, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
     Ok(Run { config, dataset, network, optimizer, progress })
 }
@@ -135,37 +137,18 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
     Ok(End::Done)
 }
 
-/// Forward in training `mode`, cross-entropy, backward: leaves the gradients of the mean loss in [`Network::grads`] and returns that loss.
-///
-/// # Errors
-/// [`Error::ShapeMismatch`] if the input does not fit the network.
-pub fn gradients(network: &mut Network, input: &Input, labels: &[u32], mode: Mode) -> Result<(f64, Forward)> {
-    let forward = network.forward(input, mode, |_| false)?;
-    let mut grad_logits = vec![0.0; forward.logits.len()];
-    let loss = cross_entropy(&forward.logits, labels, network.classes, &mut grad_logits);
-    network.grads.fill(0.0);
-    network.backward(input, &grad_logits, None);
-    Ok((loss, forward))
-}
-
 /// Forward, loss, backward, update.
 fn step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
-    let (config, network, progress) = (&run.config, &mut run.network, &mut run.progress);
+    let (config, progress) = (&run.config, &mut run.progress);
     let lr = config.schedule().rate(progress.epoch, progress.iteration as usize);
     let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
     let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
-    let (loss, forward) = gradients(network, &input, &batch.labels, mode)?;
-    if let Some(layer) = network.first_not_finite() {
-        return Err(not_finite(progress.iteration + 1, folder, layer));
+    let step = run.network.train_step(&mut run.optimizer, lr as f32, &input, &batch.labels, mode)?;
+    if let Some(place) = step.not_finite {
+        return Err(not_finite(progress.iteration + 1, folder, place));
     }
-    if !loss.is_finite() {
-        return Err(not_finite(progress.iteration + 1, folder, "the logits".into()));
-    }
-    run.optimizer.step(lr as f32, &mut network.values, &network.grads);
-    network.prepare();
-    let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
-    progress.sums.loss += loss * batch.labels.len() as f64;
-    progress.sums.correct += forward.logits.chunks_exact(network.classes).zip(&batch.labels).filter(|&pair| right(pair)).count() as u64;
+    progress.sums.loss += step.loss * batch.labels.len() as f64;
+    progress.sums.correct += step.correct;
     progress.sums.seen += batch.labels.len() as u64;
     progress.step += 1;
     progress.iteration += 1;
@@ -179,7 +162,8 @@ fn dropout_seed(seed: u64, iteration: u64) -> u64 {
 }
 
 /// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.
-fn save(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
+fn save(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()> {
+    run.network.synchronize(&mut run.optimizer)?;
     if let Some(layer) = run.network.first_not_finite() {
         return Err(not_finite(run.progress.iteration, folder, layer));
     }

@@ -1,8 +1,9 @@
 //! Accuracy, intervals and operation counts against values worked out by hand or by plain loops.
 
 use dsr::config::Config;
-use dsr::eval::{Evaluation, first_largest, wilson_interval};
+use dsr::eval::{Evaluation, wilson_interval};
 use dsr::network::{Input, Mode};
+use dsr::ops::cross_entropy::first_largest;
 use dsr::ops::spike_conv::Geometry;
 use dsr::synaptic::{Operations, add_operations, readers};
 

@@ -3,7 +3,6 @@
 
 use dsr::config::Config;
 use dsr::network::{Input, Mode, Network, WeightGradient};
-use dsr::train::gradients;
 
 /// Most memory this process has had at once, bytes.
 fn peak() -> usize {
@@ -21,8 +20,8 @@ fn step(network: &mut Network, config: &Config, batch: usize, time_steps: usize)
     let input = Input { data: &data, batch, frames: 1 };
     let mode = Mode::Train { gradient: WeightGradient::Rate, seed: 0 };
     let mut optimizer = config.optimizer(network.len());
-    let (loss, forward) = gradients(network, &input, &labels, mode).unwrap();
-    let rate = forward.mean_rate(network);
+    let (loss, forward) = network.gradients(&input, &labels, mode).unwrap();
+    let rate = network.mean_rate(&forward.rates);
     assert!(loss.is_finite() && rate > 0.02, "a silent network would be no test: loss {loss}, firing rate {rate}");
     let kept = network.kept_bytes();
     optimizer.step(config.lr as f32, &mut network.values, &network.grads);

@@ -165,7 +165,7 @@ fn training_has_the_same_bits_on_any_number_of_threads() {
                     cross_entropy(&forward.logits, &labels, network.classes, &mut grad);
                     network.grads.fill(0.0);
                     let mut input_grad = Vec::new();
-                    network.backward(&batch.input(), &grad, Some(&mut input_grad));
+                    network.backward(&batch.input(), &grad, Some(&mut input_grad)).unwrap();
                     all.extend(bits(&network, &forward));
                     all.push(("gradient of the input".into(), input_grad.iter().map(|g| g.to_bits()).collect()));
                     for index in 0..network.parameters.len() {
@@ -274,7 +274,7 @@ fn dropout_takes_one_mask_for_all_steps() {
     // Kept spikes are worth 1/(1 - p) to their readers, and so are their gradients; dropped ones get none.
     assert_eq!((network.spike_value(0, true), network.spike_value(0, false)), (2.0, 1.0));
     let (mut input_grad, grad) = (Vec::new(), seeded::values(2, 16, -1.0..1.0));
-    network.backward(&batch.input(), &grad, Some(&mut input_grad));
+    network.backward(&batch.input(), &grad, Some(&mut input_grad)).unwrap();
     for (i, (is_kept, got)) in masks[2].iter().zip(&input_grad).enumerate() {
         let of_readers = 0.01 * grad[i / 495 * 4..][..4].iter().sum::<f32>() / 6.0; // Σ w_t² = 1/T
         assert_relative_eq!(*got, if *is_kept { 2.0 * of_readers } else { 0.0 }, max_relative = 1e-5);

@@ -10,6 +10,7 @@ use toml::{Table, Value};
 
 use crate::bench::{Case, Timing, Work, time_steps, usual_shape};
 use crate::config::{Config, NeuronKind};
+use crate::device::Device;
 use crate::error::Result;
 use crate::machine::{Machine, machine};
 use crate::recipes;
@@ -106,6 +107,7 @@ struct Plan {
 /// One case with its result.
 #[derive(Serialize)]
 struct Row {
+    device: String,
     mode: Work,
     model: String,
     image: String,
@@ -133,7 +135,8 @@ struct Row {
 /// One line that says what is wrong with a setting; all of them are checked before the first case is measured.
 pub fn run(global: &Global, args: BenchArgs) -> anyhow::Result<u8> {
     let Command::Throughput(args) = args.command;
-    let cases = cases(global, &args)?;
+    let device = global.open_device()?;
+    let cases = cases(global, &args, &device)?;
     cases.iter().try_for_each(Case::check)?;
     super::use_threads(cases.first().map_or(0, |case| case.config.threads))?;
     let seed = cases.first().map_or(0, |case| case.config.seed);
@@ -156,7 +159,7 @@ pub fn run(global: &Global, args: BenchArgs) -> anyhow::Result<u8> {
 }
 
 /// All combinations of the lists, each with its settings resolved: recipe, then `--config`, then flags.
-fn cases(global: &Global, args: &ThroughputArgs) -> Result<Vec<Case>> {
+fn cases(global: &Global, args: &ThroughputArgs, device: &Device) -> Result<Vec<Case>> {
     let mut flags = settings::table(&args.layers)?;
     if let (Some(Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
         let two = vec![Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18
@@ -184,7 +187,7 @@ fn cases(global: &Global, args: &ThroughputArgs) -> Result<Vec<Case>> {
         layers.insert(0, recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?);
         let config = recipes::resolve(&Config::default(), &layers)?;
         let shape = args.image.as_ref().map_or_else(|| usual_shape(&config.model), |shape| shape.0);
-        cases.extend(args.mode.iter().map(|&work| Case { work, config: config.clone(), shape }));
+        cases.extend(args.mode.iter().map(|&work| Case { work, config: config.clone(), shape, device: device.clone() }));
     }
     Ok(cases)
 }
@@ -204,6 +207,7 @@ fn product(axes: &[(&str, Vec<Value>)]) -> Vec<Table> {
 fn row(case: &Case, timing: &Timing, threads: usize) -> Row {
     let (config, [min_s, median_s, max_s]) = (&case.config, timing.spread());
     Row {
+        device: case.device.to_string(),
         mode: case.work,
         model: config.model_name(),
         image: case.shape.map(|n| n.to_string()).join("x"),

@@ -80,9 +80,11 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.predictions.is_some() && steps.len() > 1 {
         return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
     }
+    let device = global.open_device()?;
     let dataset = Arc::new(data::load(&config.dataset, config.data_dir.as_deref())?);
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut network, None)?;
+    network.place(&device)?;
     if global.verbose {
         complain(config.to_toml()?.trim_end());
     }

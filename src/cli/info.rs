@@ -2,50 +2,176 @@
 
 use std::thread::available_parallelism;
 
-use crate::device::Isa;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::device::driver::{self, Listed};
+use crate::device::limits::{self, Limits};
+use crate::device::{Device, Isa, kernels};
 use crate::{data, models, recipes};
 
-use super::{DONE, Global, Output, say};
+use super::{DONE, Global, Output, Wanted, say};
 
-/// Prints version, processor, data sets, networks and recipes.
+/// Says what this build and machine have.
+#[derive(Args)]
+pub struct InfoArgs {
+    /// Registers, spills, shared memory and occupancy of every CUDA kernel on every target of this build.
+    #[arg(long)]
+    kernels: bool,
+}
+
+/// Prints version, processor, CUDA devices, data sets, networks and recipes, or a table of the kernels.
 ///
 /// # Errors
-/// None so far.
-pub fn run(global: &Global) -> anyhow::Result<u8> {
+/// [`crate::error::Error::Device`] if `--device` names a CUDA device that cannot be used.
+pub fn run(global: &Global, args: &InfoArgs) -> anyhow::Result<u8> {
+    match (args.kernels, global.output == Output::Json) {
+        (true, true) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
+        (true, false) => kernel_table().iter().for_each(|line| say(line)),
+        (false, as_json) => machine(global, as_json)?,
+    }
+    Ok(DONE)
+}
+
+fn machine(global: &Global, as_json: bool) -> anyhow::Result<()> {
+    // A device that is asked for by name is opened: the shortest way to see whether it can be used.
+    let opened = match global.device {
+        Wanted::Cuda(_) => match global.open_device()? {
+            Device::Cuda(gpu) => Some(gpu),
+            Device::Cpu => None,
+        },
+        Wanted::Auto | Wanted::Cpu => None,
+    };
+    let (driver, gpus) = (driver::version().ok().map(driver::dotted), driver::devices());
     let isa = |isa: &Isa| format!("{isa:?}").to_lowercase();
     let sets: Vec<String> = Isa::available().iter().map(isa).collect();
     let threads = global.threads.or(available_parallelism().ok()).map_or(1, usize::from);
     let (version, build) = (env!("CARGO_PKG_VERSION"), if cfg!(debug_assertions) { "debug" } else { "release" });
     let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-    let info = serde_json::json!({
-        "version": version,
-        "build": build,
-        "target": target,
-        "devices": ["cpu"],
-        "instruction_sets": sets,
-        "instruction_set": isa(&Isa::detect()),
-        "cpu_features": cpu_features(),
-        "threads": threads,
-        "datasets": data::names(),
-        "models": models::names(),
-        "recipes": recipes::names(),
-    });
-    if global.output == Output::Json {
+    let mut devices = vec!["cpu".to_string()];
+    devices.extend((0..gpus.as_ref().map_or(0, Vec::len)).map(|index| format!("cuda:{index}")));
+    if as_json {
+        let info = json!({
+            "version": version,
+            "build": build,
+            "target": target,
+            "devices": devices,
+            "instruction_sets": sets,
+            "instruction_set": isa(&Isa::detect()),
+            "cpu_features": cpu_features(),
+            "threads": threads,
+            "cuda": {
+                "driver": driver,
+                "devices": gpus.as_ref().map_or(Vec::new(), |gpus| gpus.iter().map(listed).collect()),
+                "problem": gpus.as_ref().err().map(ToString::to_string),
+                "opened": opened.map(|gpu| gpu.ordinal()),
+                "nvcc": kernels::NVCC,
+                "kernels": kernels::ALL.len(),
+                "targets": kernels::TARGETS,
+            },
+            "datasets": data::names(),
+            "models": models::names(),
+            "recipes": recipes::names(),
+        });
         say(&info.to_string());
-        return Ok(DONE);
+        return Ok(());
     }
-    let rows = [
+    let mut rows = vec![
         ("version", format!("{version} ({build}, {target})")),
-        ("devices", "cpu".into()),
+        ("devices", devices.join(", ")),
         ("CPU features", cpu_features().join(" ")),
         ("instruction set", format!("{} (of {})", isa(&Isa::detect()), sets.join(", "))),
         ("threads", threads.to_string()),
+        ("CUDA driver", driver.unwrap_or_else(|| "none".into())),
+    ];
+    match gpus {
+        Ok(gpus) => rows.extend(gpus.iter().enumerate().map(|(index, gpu)| ("CUDA device", described(index, gpu)))),
+        Err(problem) => rows.push(("CUDA device", format!("none: {problem}"))),
+    }
+    if let Some(gpu) = opened {
+        rows.push(("opened", format!("{gpu:?}, every kernel is loaded")));
+    }
+    rows.extend([
+        ("CUDA kernels", built()),
         ("data sets", data::names().join(", ")),
         ("networks", models::names().join(", ")),
         ("recipes", recipes::names().join(", ")),
-    ];
+    ]);
     rows.iter().for_each(|(name, value)| say(&format!("{name:16} {value}")));
-    Ok(DONE)
+    Ok(())
+}
+
+fn described(index: usize, gpu: &Listed) -> String {
+    let (major, minor) = gpu.capability;
+    let gib = gpu.memory as f64 / f64::from(1 << 30);
+    format!("cuda:{index} {}, compute capability {major}.{minor}, {gib:.1} GiB, {} multiprocessors", gpu.name, gpu.multiprocessors)
+}
+
+fn listed(gpu: &Listed) -> Value {
+    let (major, minor) = gpu.capability;
+    json!({
+        "name": gpu.name,
+        "capability": format!("{major}.{minor}"),
+        "memory_bytes": gpu.memory,
+        "multiprocessors": gpu.multiprocessors,
+    })
+}
+
+/// How the kernels of this binary were built.
+fn built() -> String {
+    match kernels::NVCC {
+        Some(nvcc) => format!("{} by nvcc {nvcc} for {}", kernels::ALL.len(), kernels::TARGETS.join(", ")),
+        None => "none: this binary was built without nvcc".into(),
+    }
+}
+
+/// An object for each kernel and target.
+fn kernel_rows() -> Vec<Value> {
+    let rows_of = |kernel: &'static kernels::Kernel| {
+        limits::ALL.iter().filter(|limits| limits.kernel == kernel.name).map(|limits| {
+            json!({
+                "kernel": limits.kernel,
+                "target": limits.target,
+                "registers": limits.registers,
+                "spill_bytes": limits.spill_bytes,
+                "local_bytes": limits.local_bytes,
+                "shared_bytes": limits.shared_bytes,
+                "occupancy": limits.occupancy(kernel.block),
+            })
+        })
+    };
+    kernels::ALL.iter().flat_map(rows_of).collect()
+}
+
+/// A line a kernel, with registers and occupancy for each target, and a line for each kernel that uses local memory.
+fn kernel_table() -> Vec<String> {
+    if limits::ALL.is_empty() {
+        return vec![format!("CUDA kernels: {}", built())];
+    }
+    let width = kernels::ALL.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
+    let heads: String = kernels::TARGETS.iter().map(|target| format!(" {target:>8}")).collect();
+    let mut lines = vec![
+        "Registers of a thread and occupancy without dynamic shared memory, by target.".into(),
+        format!("{:width$} {:>5} {:>6}{heads}", "kernel", "block", "shared"),
+    ];
+    let mut faults = Vec::new();
+    for kernel in kernels::ALL {
+        let found: Vec<Option<&Limits>> = kernels::TARGETS.iter().map(|target| Limits::of(kernel, target)).collect();
+        let cells: String = found.iter().map(|limits| format!(" {:>8}", limits.map_or("-".into(), |l| cell(l, kernel.block)))).collect();
+        let shared = found.iter().flatten().map(|limits| limits.shared_bytes).max().unwrap_or(0);
+        lines.push(format!("{:width$} {:>5} {shared:>6}{cells}", kernel.name, kernel.block));
+        for limits in found.iter().flatten().filter(|limits| limits.spill_bytes + limits.local_bytes > 0) {
+            let Limits { kernel, target, spill_bytes, local_bytes, .. } = limits;
+            faults.push(format!("{kernel} on {target}: {local_bytes} bytes of local memory, {spill_bytes} bytes of spills"));
+        }
+    }
+    lines.push(if faults.is_empty() { "No kernel spills registers or uses local memory.".into() } else { faults.join("\n") });
+    lines
+}
+
+fn cell(limits: &Limits, block: u32) -> String {
+    let occupancy = limits.occupancy(block).map_or("?".into(), |share| format!("{:.0}%", 100.0 * share));
+    format!("{} {occupancy:>4}", limits.registers)
 }
 
 /// Features of this processor that the inner loops use or may come to use.

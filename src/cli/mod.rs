@@ -12,9 +12,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::{Device, Gpu, driver};
 use crate::error::Error;
 
 /// Done.
@@ -41,8 +42,7 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     Bench(bench::BenchArgs),
     Data(data::DataArgs),
-    /// Says what this build and machine have.
-    Info,
+    Info(info::InfoArgs),
 }
 
 /// Flags of every subcommand.
@@ -50,7 +50,7 @@ enum Command {
 pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, global = true, default_value = "auto", value_parser = parse_device, help_heading = "Global")]
-    device: Device,
+    device: Wanted,
     /// Threads; one a core without this. Results do not depend on it.
     #[arg(long, global = true, value_name = "N", help_heading = "Global")]
     threads: Option<NonZeroUsize>,
@@ -83,19 +83,46 @@ enum Output {
     Csv,
 }
 
+/// Where to compute, as the user asks for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Device {
+enum Wanted {
+    Auto,
     Cpu,
     Cuda(usize),
 }
 
-fn parse_device(text: &str) -> Result<Device, String> {
+fn parse_device(text: &str) -> Result<Wanted, String> {
     let number = match text {
-        "auto" | "cpu" => return Ok(Device::Cpu),
+        "auto" => return Ok(Wanted::Auto),
+        "cpu" => return Ok(Wanted::Cpu),
         "cuda" => "0",
         other => other.strip_prefix("cuda:").unwrap_or_default(),
     };
-    number.parse().map(Device::Cuda).map_err(|_| "give auto, cpu, cuda or cuda:N".into())
+    number.parse().map(Wanted::Cuda).map_err(|_| "give auto, cpu, cuda or cuda:N".into())
+}
+
+impl Global {
+    /// Opens the device that the user asked for; `auto` is the first CUDA device, and the CPU where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a CUDA device was asked for by name and cannot be used.
+    pub fn open_device(&self) -> anyhow::Result<Device> {
+        match self.device {
+            Wanted::Cpu => Ok(Device::Cpu),
+            Wanted::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
+            // Most machines have no driver, and their users do not want to read that.
+            Wanted::Auto if driver::version().is_err() => Ok(Device::Cpu),
+            Wanted::Auto => Ok(Gpu::open(0).map_or_else(
+                |problem| {
+                    if !self.quiet {
+                        complain(&format!("note: computing on the CPU: {problem}"));
+                    }
+                    Device::Cpu
+                },
+                Device::Cuda,
+            )),
+        }
+    }
 }
 
 /// Parses the command line, runs it and says how it went.
@@ -116,9 +143,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    if let Device::Cuda(number) = cli.global.device {
-        bail!("--device cuda:{number}: this build has no CUDA device yet; use --device cpu");
-    }
     let output = cli.global.output;
     if matches!(output, Output::Md | Output::Csv) && !matches!(cli.command, Command::Bench(_)) {
         return Err(Error::config("output", format!("{output:?} is for bench only; give text or json").to_lowercase()).into());
@@ -128,7 +152,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Eval(args) => eval::run(&cli.global, *args),
         Command::Bench(args) => bench::run(&cli.global, args),
         Command::Data(args) => data::run(&args, output == Output::Json).map(|()| DONE),
-        Command::Info => info::run(&cli.global),
+        Command::Info(args) => info::run(&cli.global, &args),
     }
 }
 

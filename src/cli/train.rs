@@ -66,8 +66,9 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let plan = plan(global, &args)?;
     super::use_threads(plan.config.threads)?;
     let text = plan.config.to_toml()?;
+    let device = global.open_device()?;
     let dataset = Arc::new(data::load(&plan.config.dataset, plan.config.data_dir.as_deref())?);
-    let mut run = train::start(plan.config, dataset)?;
+    let mut run = train::start(plan.config, dataset, &device)?;
     if let Some(path) = &args.init_from {
         checkpoint::load(path, &mut run.network, None)?;
     }

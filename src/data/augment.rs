@@ -92,6 +92,11 @@ impl Pixels {
         Pixels { shape: dataset.shape, table: dataset.mean.iter().zip(&dataset.std).map(channel).collect() }
     }
 
+    /// The same as one piece, `[C][256]`.
+    pub fn table(&self) -> Vec<f32> {
+        self.table.concat()
+    }
+
     /// Appends an image, `[H][W][C]` bytes, as it is.
     pub fn append(&self, image: &[u8], out: &mut Vec<f32>) {
         for pixel in image.chunks_exact(self.shape[2]) {

@@ -4,13 +4,18 @@
 //! below, `r(·)` is that mean, and every buffer is `[B][P][C]` without a time axis. Source: DSR, section 4; the formulas
 //! of batch norm over T·B·H·W follow from `grad_x[t] = γ/σ·(g - mean(g) - x̂[t]·mean(g·mean_t x̂))`.
 
+use std::borrow::Cow;
+
+use half::bf16;
 use rayon::prelude::*;
 
 use super::kept::{InnerKept, LayerKept};
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
+use crate::error::{Error, Result};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, unpool_add, weight_gradient};
 use crate::ops::neuron::clamp_mapping_backward;
+use crate::ops::spike_conv::add_scaled;
 
 /// Which gradient the weights get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +41,16 @@ impl Network {
     ///
     /// `grad_logits` is `[B][classes]`; a forward pass of the same input in training mode must have come before.
     /// Adds r(gradient of the input), `[B][H][W][C]`, to `input_grad` where given.
-    pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) {
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if the gradient does not fit the network.
+    pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) -> Result<()> {
+        if grad_logits.len() != input.batch * self.classes {
+            return Err(Error::shape("backward", (input.batch, self.classes), grad_logits.len()));
+        }
+        if self.session.is_some() {
+            return self.backward_on_device(input, grad_logits, input_grad);
+        }
         let mut arena = std::mem::take(&mut self.grads);
         let kept = std::mem::take(&mut self.kept);
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
@@ -77,6 +91,7 @@ impl Network {
         }
         self.kept = kept;
         self.grads = arena;
+        Ok(())
     }
 
     /// Dropout, clamp mapping and batch norm, in place: from r(gradient of the spikes) to `A = γ/σ·(g - mean g)`.
@@ -190,6 +205,13 @@ impl Network {
         let pooled = geometry.pooled().iter().product::<usize>() * geometry.cin;
         let mut totals = vec![0.0f32; input.batch * pooled];
         let samples = totals.par_chunks_mut(pooled).enumerate();
+        let rounded;
+        let grad = if self.bf16_gradients {
+            rounded = to_bf16(grad);
+            &rounded[..]
+        } else {
+            grad
+        };
         match connection.source {
             Source::Layer(source) => {
                 let value = self.spike_value(source, true);
@@ -200,7 +222,12 @@ impl Network {
             Source::Input => {
                 let copies = (self.time_steps / input.frames) as f32;
                 samples.for_each(|(b, totals)| {
-                    (0..input.frames).for_each(|t| crate::ops::spike_conv::add_scaled(isa, copies, input.frame(b, t), totals))
+                    if self.bf16_gradients {
+                        (0..input.frames).for_each(|t| add_scaled(isa, 1.0, input.frame(b, t), totals));
+                        totals.iter_mut().for_each(|v| *v = copies * bf16::from_f32(*v).to_f32());
+                        return;
+                    }
+                    (0..input.frames).for_each(|t| add_scaled(isa, copies, input.frame(b, t), totals))
                 });
             }
         }
@@ -229,13 +256,16 @@ impl Network {
         let from = match connection.kind {
             Kind::Identity => grad,
             Kind::Conv { .. } => {
-                let weights = self.effective_weights(connection);
+                let (mut weights, mut grad) = (self.effective_weights(connection), Cow::Borrowed(grad));
+                if self.bf16_gradients {
+                    (weights, grad) = (to_bf16(&weights).into(), to_bf16(&grad).into());
+                }
                 if !is_pooled {
-                    data_gradient(grad, &weights, geometry, target);
+                    data_gradient(&grad, &weights, geometry, target);
                     return;
                 }
                 buffer.resize(batch * pooled, 0.0);
-                data_gradient(grad, &weights, geometry, &mut buffer);
+                data_gradient(&grad, &weights, geometry, &mut buffer);
                 &buffer
             }
         };
@@ -266,6 +296,11 @@ impl Network {
         let rows = 1024 * k.len();
         g.par_chunks_mut(rows).zip(m.par_chunks(rows)).for_each(|(g, m)| subtract_scaled(self.isa, k, m, g));
     }
+}
+
+/// Rounded to bf16, nearest and ties to even.
+fn to_bf16(values: &[f32]) -> Vec<f32> {
+    values.par_iter().map(|&v| bf16::from_f32(v).to_f32()).collect()
 }
 
 /// `into += factor · from`.

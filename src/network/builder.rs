@@ -171,10 +171,12 @@ impl Builder {
             grads: vec![0.0; self.len],
             parameters: self.parameters,
             norms: self.norms,
+            bf16_gradients: false,
             isa: Isa::detect(),
             quantized: Vec::new(),
             kept: Vec::new(),
             workspace: Default::default(),
+            session: None,
         };
         for index in 0..network.parameters.len() {
             let mut values = vec![0.0; network.parameters[index].len];

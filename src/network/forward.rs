@@ -1,14 +1,13 @@
 //! Forward over all layers and time steps: evaluation in one pass a layer; training takes exact statistics first.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::currents::{Reader, Worker};
 use super::kept::{LayerKept, Workspace};
-use super::{Network, Source, SpikingLayer, WeightGradient};
+use super::{Network, Source, WeightGradient};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{IntegerSums, Moments, Normalizer, accumulate, time_means};
+use crate::ops::dropout::draw_dropped;
 use crate::ops::neuron::{Currents, Neuron, NeuronOut, drop_spikes, neuron_at};
 use crate::spikes::Spikes;
 
@@ -50,15 +49,6 @@ pub struct Forward {
     pub rates: Vec<f32>,
 }
 
-impl Forward {
-    /// Mean firing rate over all neurons of the network.
-    pub fn mean_rate(&self, network: &Network) -> f32 {
-        let neurons: usize = network.layers.iter().map(SpikingLayer::neurons).sum();
-        let spikes: f64 = network.layers.iter().zip(&self.rates).map(|(l, &r)| l.neurons() as f64 * f64::from(r)).sum();
-        (spikes / neurons as f64) as f32
-    }
-}
-
 /// Sums that a first pass has stored, `[B][P][frames][stride]`; empty where the neurons' pass computes them itself.
 #[derive(Clone, Copy, Default)]
 struct Stored<'a> {
@@ -72,13 +62,9 @@ impl Network {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the input does not fit the network.
     pub fn forward(&mut self, input: &Input, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<Forward> {
-        let frame: usize = self.input.iter().product();
-        if input.batch == 0
-            || !(input.frames == 1 || input.frames == self.time_steps)
-            || input.data.len() != input.batch * input.frames * frame
-        {
-            let expected = format!("[B, 1 or {}, {:?}]", self.time_steps, self.input);
-            return Err(Error::shape("forward", expected, (input.batch, input.frames, input.data.len())));
+        self.check_input(input)?;
+        if self.session.is_some() {
+            return self.forward_on_device(input, mode, keep_spikes);
         }
         let mut forward = Forward { logits: Vec::new(), spikes: Vec::new(), rates: Vec::new() };
         let mut workspace = std::mem::take(&mut self.workspace);
@@ -112,6 +98,17 @@ impl Network {
         }
         self.workspace = workspace;
         Ok(forward)
+    }
+
+    /// Refuses a batch that does not fit the network.
+    pub(super) fn check_input(&self, input: &Input) -> Result<()> {
+        let Input { data, batch, frames } = *input;
+        let frame: usize = self.input.iter().product();
+        if batch == 0 || !(frames == 1 || frames == self.time_steps) || data.len() != batch * frames * frame {
+            let expected = format!("[B, 1 or {}, {:?}]", self.time_steps, self.input);
+            return Err(Error::shape("forward", expected, (batch, frames, data.len())));
+        }
+        Ok(())
     }
 
     /// Representation of the last layer, `[B][classes]`.
@@ -166,7 +163,7 @@ impl Network {
         kept.counts.resize(neurons_of_batch, 0);
         kept.mean_normed.resize(neurons_of_batch, 0.0);
         kept.weighted_normed.resize(if is_weighted { neurons_of_batch } else { 0 }, 0.0);
-        draw_dropped(layer, index, batch, seed, &mut kept.dropped);
+        draw_dropped(&mut kept.dropped, seed, index, [batch, layer.positions(), layer.shape[2]], layer.dropout);
         let fired = neurons(&reader, &norm, Stored { first, second }, spikes, &mut kept);
         kept.norm = norm;
         kept.inner = inner.map(|mut inner| {
@@ -309,26 +306,6 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
             fired
         })
         .sum()
-}
-
-/// Draws one mask for all time steps of a sample; empty without dropout.
-fn draw_dropped(layer: &SpikingLayer, index: usize, batch: usize, seed: u64, dropped: &mut Vec<u32>) {
-    dropped.clear();
-    if layer.dropout == 0.0 {
-        return;
-    }
-    let channels = layer.shape[2];
-    let words = channels.div_ceil(32);
-    dropped.resize(batch * layer.positions() * words, 0);
-    dropped.par_chunks_mut(layer.positions() * words).enumerate().for_each(|(b, dropped)| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream((index as u64) << 32 | b as u64);
-        for position in dropped.chunks_exact_mut(words) {
-            for c in 0..channels {
-                position[c / 32] |= u32::from(rng.random::<f32>() < layer.dropout) << (c % 32);
-            }
-        }
-    });
 }
 
 /// The first `len` elements of a buffer that grows where needed and never shrinks.

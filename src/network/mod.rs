@@ -2,6 +2,7 @@
 
 mod backward;
 mod builder;
+mod cuda;
 mod currents;
 mod forward;
 mod imagenet_resnet;
@@ -9,23 +10,28 @@ mod init;
 mod kept;
 mod normalizer;
 mod preact_resnet;
+mod step;
 mod unrolled;
 mod vgg;
 
 pub use backward::WeightGradient;
 pub use builder::{Builder, Conv};
+pub use cuda::SumsChoice;
 pub use forward::{Forward, Input, Mode};
 pub use imagenet_resnet::imagenet_resnet;
 pub use init::Init;
 pub use preact_resnet::preact_resnet;
+pub use step::Step;
 pub use vgg::vgg;
 
 use kept::{LayerKept, Workspace};
 use rayon::prelude::*;
 
-use crate::device::Isa;
+use crate::device::{Device, Isa};
+use crate::error::Result;
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::{Geometry, QuantizedWeights};
+use crate::optimizer::Optimizer;
 
 /// Where a connection reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +165,9 @@ pub struct Network {
     pub values: Vec<f32>,
     /// Gradients of all parameters.
     pub grads: Vec<f32>,
+    /// Whether backward rounds the operands of its products to bf16, as a CUDA device does. On the CPU that is no faster; it tells
+    /// what the rounding does to a training.
+    pub bf16_gradients: bool,
     /// Instruction set of the inner loops.
     pub isa: Isa,
     /// Fixed-point weights of every connection from spikes, refreshed when parameters change.
@@ -167,6 +176,8 @@ pub struct Network {
     kept: Vec<LayerKept>,
     /// Buffers that a step would otherwise allocate anew.
     workspace: Workspace,
+    /// What lies on a CUDA device; none on the CPU. A copy of the network gets a session of its own, from the values on the host.
+    session: Option<cuda::Session>,
 }
 
 impl Network {
@@ -213,7 +224,41 @@ impl Network {
 
     /// Bytes that the last forward pass in training mode kept for backward.
     pub fn kept_bytes(&self) -> usize {
-        self.kept.iter().map(LayerKept::bytes).sum()
+        match &self.session {
+            None => self.kept.iter().map(LayerKept::bytes).sum(),
+            Some(session) => session.kept_bytes(),
+        }
+    }
+
+    /// Makes forward and backward run on a device. A network starts on the CPU.
+    ///
+    /// On a CUDA device `values`, `norms` and `grads` stay what the host sees, with one exception: steps of
+    /// [`Network::train_step`] leave them behind until [`Network::synchronize`].
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Device`] if values have to be fetched from the device that it leaves, and that fails.
+    pub fn place(&mut self, device: &Device) -> Result<()> {
+        self.fetch(None)?;
+        self.session = match device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(cuda::Session::new(gpu)),
+        };
+        self.kept.clear();
+        self.prepare();
+        Ok(())
+    }
+
+    /// Where forward and backward run.
+    pub fn device(&self) -> Device {
+        self.session.as_ref().map_or(Device::Cpu, |session| Device::Cuda(session.gpu().clone()))
+    }
+
+    /// Fetches parameters, running statistics and optimiser state from the device, where training steps have left them.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Device`] if a copy or an earlier kernel has failed.
+    pub fn synchronize(&mut self, optimizer: &mut Optimizer) -> Result<()> {
+        self.fetch(Some(optimizer))
     }
 
     /// What a spike of this layer is worth to its readers; `training` scales for dropout.
@@ -245,6 +290,10 @@ impl Network {
         for layer in 0..self.layers.len() {
             let start = self.parameters[self.layers[layer].threshold].start;
             self.values[start] = (self.values[start] - self.threshold_bound).max(0.0) + self.threshold_bound;
+        }
+        if let Some(session) = &mut self.session {
+            session.host_is_newer();
+            return;
         }
         let mut quantized = std::mem::take(&mut self.quantized);
         quantized.resize_with(self.layers.len(), Vec::new);

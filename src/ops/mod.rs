@@ -3,5 +3,7 @@
 pub mod batch_norm;
 pub mod conv;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod neuron;
+pub mod rate;
 pub mod spike_conv;

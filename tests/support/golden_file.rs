@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use dsr::device::Device;
 use dsr::network::Network;
 use dsr::ops::neuron::Neuron;
 use safetensors::{Dtype, SafeTensors};
@@ -15,6 +16,8 @@ pub struct Case {
     pub name: String,
     bytes: Vec<u8>,
     pub meta: Value,
+    /// Where the networks of the case run.
+    pub device: Device,
 }
 
 /// Name of the case that a file holds: without `.safetensors`, `.safetensors.gz` or `.json`.
@@ -36,7 +39,7 @@ pub struct Tensor {
 }
 
 impl Case {
-    pub fn open(path: &Path) -> Case {
+    pub fn open(path: &Path, device: &Device) -> Case {
         let mut bytes = std::fs::read(path).unwrap();
         if path.extension().is_some_and(|e| e == "gz") {
             bytes = unpacked(&bytes);
@@ -44,7 +47,7 @@ impl Case {
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let meta = header.metadata().as_ref().and_then(|m| m.get("meta")).map_or("{}", String::as_str);
         let meta = serde_json::from_str(meta).unwrap();
-        Case { name: name(path), bytes, meta }
+        Case { name: name(path), bytes, meta, device: device.clone() }
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -109,7 +112,24 @@ impl Case {
             norm.running_mean = self.tensor(&format!("{prefix}{}.running_mean", norm.name)).f32();
             norm.running_var = self.tensor(&format!("{prefix}{}.running_var", norm.name)).f32();
         }
-        network.prepare();
+        network.place(&self.device).unwrap();
+    }
+
+    /// What a gradient may be off by, as a share of its length. Products of gradients have bf16 operands on a CUDA device, 8 bits of
+    /// precision: about 1 %. How close the device comes to exactly these operands is for `network_cuda` to say.
+    pub fn gradient_tolerance(&self, on_cpu: f64) -> f64 {
+        if matches!(self.device, Device::Cpu) { on_cpu } else { on_cpu.max(0.03) }
+    }
+
+    /// The length that a gradient's difference is a share of: its own. A threshold's is one number, a sum of terms of both signs that may
+    /// nearly cancel, which leaves bf16 operands nothing to hold on to: on a CUDA device all thresholds are taken together.
+    pub fn gradient_length(&self, name: &str, prefix: &str) -> f64 {
+        let names = self.below(prefix);
+        let is_one = |other: &String| *other == name;
+        let is_threshold = |other: &String| other.ends_with("Vth");
+        let together = !matches!(self.device, Device::Cpu) && name.ends_with("Vth");
+        let among = names.iter().filter(|other| if together { is_threshold(other) } else { is_one(other) });
+        among.flat_map(|other| self.tensor(&format!("{prefix}{other}")).data).map(|v| v * v).sum::<f64>().sqrt()
     }
 
     /// Spikes `[T][B][P][C]` of a neuron from NumPy's packed bits over `[T·B, C, H, W]`.

@@ -7,7 +7,13 @@
 //! alone (ImageNet's downsample) only changes `a₂` and the constant.
 
 mod cpu;
+pub mod cuda;
+pub mod cuda_backward;
+mod normalizer;
 pub use cpu::{IntegerSums, accumulate, center, gradient_sums, normalize, subtract_scaled, time_means};
+pub use normalizer::{
+    BatchNormalizer, Contribution, InnerNormalizer, Norm, Statistics, batch_normalizer, running_normalizer, update_running,
+};
 
 /// eps of every batch norm here.
 pub const EPS: f64 = 1e-5;

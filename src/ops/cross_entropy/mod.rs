@@ -1,5 +1,7 @@
 //! Softmax cross-entropy over the batch.
 
+pub mod cuda;
+
 /// Mean loss over the batch and its gradient, `logits` and `grad` are `[B][classes]`.
 pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut [f32]) -> f64 {
     let batch = labels.len();
@@ -15,4 +17,9 @@ pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut 
         }
     }
     loss / batch as f64
+}
+
+/// Index of the largest value, the first of equals.
+pub fn first_largest(values: &[f32]) -> usize {
+    values.iter().enumerate().fold(0, |best, (index, value)| if *value > values[best] { index } else { best })
 }

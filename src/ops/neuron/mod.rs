@@ -5,7 +5,10 @@
 //! Invariant: the potential never leaves this op, and what it keeps for backward has no time axis.
 
 mod cpu;
+pub mod cuda;
+mod device;
 pub use cpu::{ClampMapping, LANES, clamp_mapping_backward, drop_spikes, neuron_at};
+pub use device::{DeviceNeurons, NeuronInputs, NeuronOutputs};
 
 use crate::error::{Error, Result};
 

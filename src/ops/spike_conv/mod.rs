@@ -2,10 +2,15 @@
 //!
 //! In the path of a batch: spikes of an earlier layer → **spike_conv** → batch norm and neuron.
 
+pub mod cost;
 mod cpu;
+mod cuda;
+mod cuda_weights;
 use crate::device::Isa;
 use crate::per_isa;
 pub use cpu::{Events, add_scaled, conv_at, for_each_in_window, identity_at, spike_outer};
+pub use cuda::{DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, Tiles, neurons, statistics, sums};
+pub use cuda_weights::{PackedWeights, WeightSource, WeightTable, quantize_weights, transpose_weights};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,11 @@ impl Geometry {
     /// Positions of the output.
     pub fn positions(&self) -> usize {
         self.out().iter().product()
+    }
+
+    /// Whether there is a pool before the convolution.
+    pub fn is_pooled(&self) -> bool {
+        self.pool != [1, 1, 0]
     }
 
     /// Elements a pool window has.

@@ -1,5 +1,7 @@
 //! SGD and Adam over the whole arena, and the learning-rate schedule. The formulas are PyTorch's.
 
+pub mod cuda;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -55,10 +57,7 @@ impl Optimizer {
                 });
             }
             Rule::Adam { beta1, beta2, eps } => {
-                let steps = self.steps.min(i32::MAX as u64) as i32;
-                let correction = |beta: f32| 1.0 - f64::from(beta).powi(steps);
-                let rate = (f64::from(lr) / correction(beta1)) as f32;
-                let root = correction(beta2).sqrt() as f32;
+                let (rate, root) = adam_rates(lr, beta1, beta2, self.steps);
                 let state = self.first.par_chunks_mut(PART).zip(self.second.par_chunks_mut(PART));
                 values.par_chunks_mut(PART).zip(grads.par_chunks(PART)).zip(state).for_each(|((values, grads), (first, second))| {
                     for (((value, grad), first), second) in values.iter_mut().zip(grads).zip(first).zip(second) {
@@ -71,6 +70,13 @@ impl Optimizer {
             }
         }
     }
+}
+
+/// Learning rate over the correction of Adam's first moment in step `steps` (the first is 1), and root of that of the second.
+fn adam_rates(lr: f32, beta1: f32, beta2: f32, steps: u64) -> (f32, f32) {
+    let steps = steps.min(i32::MAX as u64) as i32;
+    let correction = |beta: f32| 1.0 - f64::from(beta).powi(steps);
+    ((f64::from(lr) / correction(beta1)) as f32, correction(beta2).sqrt() as f32)
 }
 
 /// Learning rate: cosine per epoch down to zero, after a linear warm-up over the first iterations.

@@ -1,4 +1,37 @@
-//! The processor a network runs on.
+//! The processor a network runs on: the CPU by its instruction sets, or a CUDA device.
+
+mod arena;
+pub mod driver;
+mod gpu;
+pub mod kernels;
+pub mod limits;
+mod loaded;
+mod memory;
+pub mod occupancy;
+
+use std::sync::Arc;
+
+pub use arena::Layout;
+pub use gpu::{Gpu, Graph};
+pub use kernels::Kernel;
+pub use memory::{Arg, Memory, Pinned, Scalars, Slice, scalars};
+
+/// Where to compute.
+#[derive(Clone, Debug)]
+pub enum Device {
+    Cpu,
+    Cuda(Arc<Gpu>),
+}
+
+impl std::fmt::Display for Device {
+    /// `cpu`, or `cuda:0 (name)`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(gpu) => write!(f, "{gpu:?}"),
+        }
+    }
+}
 
 /// Instruction set of the CPU's inner loops. All give the same bits; they differ in speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,77 @@
+// cross_entropy.cu: softmax cross-entropy of a batch, and the gradient that backward starts from.
+//
+// Equation   loss = mean over b of log(sum_k exp(z_k - max z)) - (z_label - max z);  grad_k = (softmax_k - [k = label]) / B, times `factor`
+// Shapes     logits and grad [B][classes] f32;  labels [B] u32;  losses [B] f64
+// Launch     cross_entropy: a warp = one sample, block 256, grid ceil(B / 8);  loss_reduce: one block of 256
+// Traffic    reads 4 bytes a logit twice, writes 4; `factor` is the sum of the squared step weights, which turns the gradient of a logit
+//            into its weighted mean over time
+// Exactness  f64 as on the CPU, samples in their order, but exp, log and the order of the sum over classes differ in the last bits; the
+//            same bits in every run
+// Tests      tests/cross_entropy_cuda.rs
+
+#include "include/step.cuh"
+
+struct CrossEntropy {
+    int batch, classes;
+    float factor;
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+cross_entropy(float* __restrict__ grad,              // [B][classes]
+              double* __restrict__ losses,           // [B]
+              StepResult* __restrict__ result,       // counts the samples whose first largest logit is that of their label
+              const float* __restrict__ logits,      // [B][classes]
+              const uint32_t* __restrict__ labels,   // [B]
+              CrossEntropy p) {
+    const int b = (blockIdx.x * 256 + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (b >= p.batch) return;
+    const float* z = logits + (size_t)b * p.classes;
+    float largest = __int_as_float(0xff800000);      // minus infinity
+    int first = p.classes;
+    for (int k = lane; k < p.classes; k += 32) {
+        if (z[k] > largest) {
+            largest = z[k];
+            first = k;
+        }
+    }
+    for (int offset = 16; offset > 0; offset /= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, largest, offset);
+        const int other_first = __shfl_xor_sync(0xffffffffu, first, offset);
+        if (other > largest || (other == largest && other_first < first)) {
+            largest = other;
+            first = other_first;
+        }
+    }
+    double total = 0.0;
+    for (int k = lane; k < p.classes; k += 32) total += exp((double)(z[k] - largest));
+    total = warp_sum(total);
+    const int label = (int)labels[b];
+    for (int k = lane; k < p.classes; k += 32) {
+        const double share = exp((double)(z[k] - largest)) / total;
+        const double target = k == label ? 1.0 : 0.0;
+        grad[(size_t)b * p.classes + k] = (float)((share - target) / (double)p.batch) * p.factor;
+    }
+    if (lane == 0) {
+        losses[b] = log(total) - (double)(z[label] - largest);
+        if (first == p.classes || z[0] != z[0]) first = 0;   // no number is larger than the first
+        if (first == label) atomicAdd(&result->correct, 1u);
+    }
+}
+
+// Mean of the losses, which are added in the order of samples.
+extern "C" __global__ void __launch_bounds__(256)
+loss_reduce(StepResult* __restrict__ result, const double* __restrict__ losses, int batch) {
+    SHARED(double, part, 256);
+    double sum = 0.0;
+    for (int first = 0; first < batch; first += 256) {
+        const int b = first + threadIdx.x;
+        __syncthreads();
+        if (b < batch) part[threadIdx.x] = losses[b];
+        __syncthreads();
+        for (int i = 0; threadIdx.x == 0 && i < min(256, batch - first); ++i) sum += part[i];
+    }
+    if (threadIdx.x == 0) result->loss = sum / (double)batch;
+}
+
+KERNEL(cross_entropy, 256)
+KERNEL(loss_reduce, 256)

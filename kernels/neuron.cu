@@ -1,0 +1,217 @@
+// neuron.cu: IF and LIF neurons over all time steps from stored sums, and the backward of their clamp mapping.
+//
+// Equation   forward: neuron.cuh.  Backward, with r(.) the (weighted) mean over time and G = r(gradient of the spikes), one a neuron:
+//            m = fmaf(gamma, r(xhat), beta);  g = slope*G where 0 <= m <= upper (LIF: <), else 0
+//            gradients: threshold += factor * sum of G where m > upper;  beta += T * sum of g;  gamma += T * sum of g*mean_t xhat
+//            and what batch norm needs: mean g, k = scale * mean(g*mean_t xhat)                         (batch_norm_backward.cu)
+// Shapes     sums [B*P][T or 1][stride], bits and spikes [B*P][T][words] u32, counts [B*P][C] u8, means and gradients [B*P][C] f32
+//            normalizer [6][padded] f32, see batch_norm.cu; padded = C rounded up to 64
+// Units      potential, current and threshold share one unit; gradients are those of the loss by the current of a neuron
+// Launch     neurons: a warp = 32 channels of a position, block 256, grid ceil(B*P*words / 8)
+//            clamp_mapping_backward: columns.cuh, grid (blocks of rows, ceil(C / 4 quads)); reduce: block 256, grid ceil(C/32) + 1
+// Traffic    neurons reads 4*T bytes a sum (bits: T/8), writes T/8 + 5 (LIF: 9) bytes a neuron; 6 operations a step
+//            clamp_mapping_backward reads 8 (LIF: 12), writes 4 bytes a neuron: both memory-bound, one pass
+// Exactness  forward bit-equal to src/ops/neuron/cpu.rs; backward the same f32 operations, and sums of a channel in f64 in an order that
+//            shapes alone decide
+// Tests      tests/neuron_cuda.rs
+
+#include "include/columns.cuh"
+#include "include/neuron.cuh"
+#include "include/summand.cuh"
+
+// --- Forward ------------------------------------------------------------------------------------------------------------------------
+
+// One summand over time, for the channel of a lane; four steps are loaded ahead, since a warp has little else to wait for.
+struct Train {
+    BitTrain bits;
+    const int* values;   // of this channel at step 0
+    int pitch;           // 0 where one step stands for all
+    int kind;            // as AnySummand
+    int end;
+    bool live;
+    int ahead[4];
+
+    // Value of this lane's channel at step t, in the order of t; the whole warp calls.
+    __device__ __forceinline__ float at(int t) {
+        if (kind == 1) return (float)bits.at(t);
+        const int slot = t % 4;
+        if (slot == 0) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) ahead[i] = live && t + i < end ? __ldg(values + (size_t)(t + i) * pitch) : 0;
+        }
+        const int value = slot == 0 ? ahead[0] : slot == 1 ? ahead[1] : slot == 2 ? ahead[2] : ahead[3];
+        return kind == 2 ? __int_as_float(value) : (float)value;
+    }
+};
+
+__device__ __forceinline__ Train train_of(const AnySummand& from, size_t q, int frames, int word, const Neurons& layer) {
+    const int c = word * 32 + threadIdx.x % 32;
+    Train train = {};
+    train.kind = from.kind;
+    train.bits = {(const uint32_t*)from.values + q * layer.time_steps * from.pitch + word, from.pitch, 0, layer.time_steps, 0u};
+    train.values = (const int*)from.values + q * frames * from.pitch + c;
+    train.pitch = frames == 1 ? 0 : from.pitch;
+    train.end = layer.time_steps;
+    train.live = c < layer.channels;
+    return train;
+}
+
+// Field for field `Place` in src/ops/neuron/cuda.rs.
+struct Place {
+    int positions;       // B*P
+    int frames;          // steps that the first summand has: T, or 1 that stands for all
+};
+
+// Neurons of a layer from its stored sums. An output that is null is not written; `fired` is added to.
+extern "C" __global__ void __launch_bounds__(256)
+neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
+        uint8_t* __restrict__ counts,                    // [B*P][C]
+        float* __restrict__ mean_normed,                 // [B*P][C]
+        float* __restrict__ weighted_normed,             // [B*P][C]
+        unsigned long long* __restrict__ fired,          // [1] spikes of the layer, or null
+        const float* __restrict__ normalizer,            // [6][padded]
+        const float* __restrict__ threshold,             // [1]
+        const float* __restrict__ step_weights,          // [T]
+        const uint32_t* __restrict__ dropped,            // [B*P][words]
+        AnySummand first, AnySummand second, Neurons layer, Place p) {
+    const int words = (layer.channels + 31) / 32;
+    const int warp = blockIdx.x * 8 + threadIdx.x / 32;
+    int spikes_of_thread = 0;
+    if (warp < p.positions * words) {                    // whole warps, so that the ballots stay full
+        const size_t q = warp / words;
+        const int word = warp % words;
+        const int c = word * 32 + threadIdx.x % 32;
+        const NeuronChannel channel = neuron_channel(normalizer, threshold, layer.padded, c);
+        const uint32_t keep = kept_channels(dropped, q, word, layer);
+        uint32_t* train = spikes + q * layer.time_steps * words + word;
+        const float* shares = weighted_normed == nullptr ? nullptr : step_weights;
+        NeuronState state{};
+        Train x = train_of(first, q, p.frames, word, layer);
+        if (second.values == nullptr) {
+            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps,
+                         [&](int t) { return normalize(channel, x.at(t)); });
+        } else {
+            Train y = train_of(second, q, layer.time_steps, word, layer);
+            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps, [&](int t) {
+                const float value = x.at(t);
+                return normalize(channel, value, y.at(t));
+            });
+        }
+        spikes_of_thread = neuron_finish(state, counts, mean_normed, weighted_normed, q, c, keep, layer);
+    }
+    if (fired == nullptr) return;
+    const int spikes_of_block = block_sum<256>(spikes_of_thread);
+    if (threadIdx.x == 0) atomicAdd(fired, (unsigned long long)spikes_of_block);
+}
+
+// --- Backward -----------------------------------------------------------------------------------------------------------------------
+
+// Field for field `ClampMappingArgs` in src/ops/neuron/cuda.rs.
+struct ClampMapping {
+    Columns columns;
+    float tau, delta_t;  // LIF
+    float slope;         // 1 (IF), 1 / tau (LIF)
+    float keep;          // 1 / (1 - dropout)
+    int is_lif;
+    int padded;
+};
+static_assert(sizeof(ClampMapping) == 40, "ClampMapping is one layout on both sides");
+
+// In place from r(gradient of the spikes) to r(gradient of the current); partial sums of g above the range, of g, and of g*mean_t xhat.
+extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
+clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
+                       double* __restrict__ partial,                 // [3][blocks of rows][C]
+                       const float* representation,                  // [B*P][C] r(xhat); the same as mean_normed for IF
+                       const float* mean_normed,                     // [B*P][C]
+                       const uint32_t* __restrict__ dropped,         // [B*P][words], or null
+                       const float* __restrict__ normalizer,         // [6][padded]
+                       const float* __restrict__ threshold,          // [1]
+                       ClampMapping p) {
+    SHARED(double, between, COLUMN_BLOCK * 4);
+    const Part part = part_of_columns(p.columns);
+    const int channels = p.columns.channels;
+    const bool aligned = is_aligned(channels);
+    const int words = (channels + 31) / 32;
+    const float upper = p.is_lif ? *threshold / p.delta_t * p.tau : *threshold;
+    double above[4] = {}, sum[4] = {}, product[4] = {};
+    float gamma[4] = {}, beta[4] = {};
+    if (part.live) {
+        load_four(gamma, normalizer + 3 * p.padded + part.c, 4, true);
+        load_four(beta, normalizer + 4 * p.padded + part.c, 4, true);
+    }
+    for (int row = part.first; row < part.end; row += part.step) {
+        const size_t at = (size_t)row * channels + part.c;
+        float g[4], mean[4], normed[4];
+        load_four(g, grad + at, part.live, aligned);
+        load_four(mean, mean_normed + at, part.live, aligned);
+        if (representation == mean_normed) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) normed[i] = mean[i];
+        } else {
+            load_four(normed, representation + at, part.live, aligned);
+        }
+        if (dropped != nullptr) {
+            const uint32_t bits = dropped[(size_t)row * words + part.c / 32] >> (part.c % 32);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) g[i] = bits >> i & 1 ? 0.0f : g[i] * p.keep;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float mean_current = fmaf(gamma[i], normed[i], beta[i]);
+            const bool inside = p.is_lif ? mean_current > 0.0f && mean_current < upper : mean_current >= 0.0f && mean_current <= upper;
+            above[i] += mean_current > upper ? (double)g[i] : 0.0;
+            g[i] = inside ? p.slope * g[i] : 0.0f;
+            sum[i] += (double)g[i];
+            product[i] = fma((double)g[i], (double)mean[i], product[i]);
+        }
+        store_four(grad + at, g, part.live, aligned);
+    }
+    store_partial(partial, 0, above, between, part, p.columns);
+    store_partial(partial, 1, sum, between, part, p.columns);
+    store_partial(partial, 2, product, between, part, p.columns);
+}
+
+// Field for field `ClampReduceArgs` in src/ops/neuron/cuda.rs.
+struct ClampReduce {
+    double steps;              // T
+    double threshold_factor;   // factor of the threshold gradient, times T
+    int blocks;                // of rows, in the partial sums
+    int rows;                  // B*P
+    int channels;
+    int padded;
+};
+static_assert(sizeof(ClampReduce) == 32, "ClampReduce is one layout on both sides");
+
+// Adds the gradients of threshold, gamma and beta; leaves mean g and k. The last block adds up the threshold's.
+extern "C" __global__ void __launch_bounds__(256)
+clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]
+                     float* __restrict__ grad_gamma,          // [C]; null without batch norm, as the next three
+                     float* __restrict__ grad_beta,           // [C]
+                     float* __restrict__ mean,                // [padded]
+                     float* __restrict__ k,                   // [padded]
+                     const double* __restrict__ partial,      // [3][blocks][C]
+                     const float* __restrict__ normalizer,    // [6][padded]
+                     ClampReduce p) {
+    SHARED(double, between, 256);
+    if (blockIdx.x + 1 == gridDim.x) {
+        double above = 0.0;
+        for (size_t i = threadIdx.x; i < (size_t)p.blocks * p.channels; i += 256) above += partial[i];
+        above = block_sum<256>(above);
+        if (threadIdx.x == 0) *grad_threshold += (float)(p.threshold_factor * above);
+        return;
+    }
+    if (grad_gamma == nullptr) return;
+    const int c = blockIdx.x * 32 + threadIdx.x % 32;
+    const double sum = sum_of_partials(partial, 1, p.blocks, p.channels, c, between);
+    const double product = sum_of_partials(partial, 2, p.blocks, p.channels, c, between);
+    if (threadIdx.x >= 32 || c >= p.channels) return;
+    const double rows = p.rows;
+    grad_beta[c] += (float)(p.steps * sum);
+    grad_gamma[c] += (float)(p.steps * product);
+    mean[c] = (float)(sum / rows);
+    k[c] = (float)((double)normalizer[5 * p.padded + c] * product / rows);
+}
+
+KERNEL(neurons, 256)
+KERNEL(clamp_mapping_backward, 256)
+KERNEL(clamp_mapping_reduce, 256)

@@ -1,0 +1,320 @@
+// spike_conv.cu: the convolution of spikes over all time steps on integer tensor cores, alone or with the neurons behind it.
+//
+// Equation   acc[m][o] = sum over taps k and channels c of spikes[position of m and k][t][c] * q[k][c][o],  q = 256*hi + lo
+//            neurons: neuron.cuh, from acc of up to two summands
+// Shapes     rows m = (b*P + p)*T + t;  spikes [B][P][T][words] u32, or counts of a pool [B][P][T][32*words] u8;
+//            sums [B][P][T][stride] i32, stride = C rounded up to 16;  weights and statistics: weights.cu and `add_statistics` below
+// Units      acc in units of the weights' scale 2^-e (weights.cu): integers, below 2^31 by the choice of e
+// Launch     grid (row tiles, ceil(cout/64)), block 128, dynamic shared memory: see `Tiles` in src/ops/spike_conv/cuda.rs
+//            Time lies inside the tile. `sums`: 128 consecutive m. `neurons`: `tile_positions` positions times `tile_steps` steps,
+//            as many as fit 128 rows; where T takes several tiles, the block goes through them in order and keeps the potentials in
+//            shared memory in between. So a weight is read once for all steps of a tile, and a potential never leaves the block.
+// Traffic    per tile and K step: spike_tile.cuh. `sums` writes 4 bytes a row and channel; `neurons` 1/8, and 1 to 9 a neuron in training.
+//            Statistics: 6 to 16 atomic additions a column and tile.
+// Exactness  sums and statistics are integers: equal to ops/spike_conv/cpu.rs in any order; neurons as in neuron.cuh
+// Tests      tests/spike_conv_cuda.rs
+
+#include "include/geometry.cuh"
+#include "include/neuron.cuh"
+#include "include/spike_tile.cuh"
+
+enum Kind { NONE, CONV_OF_BITS, CONV_OF_BYTES, BITS, SUMS };
+
+// One summand of the current.
+struct Summand {
+    int kind;               // Kind
+    Geometry geometry;      // of a convolution
+};
+
+// A layer, field for field `SpikeConv` in src/ops/spike_conv/cuda.rs.
+struct SpikeConv {
+    Summand first, second;
+    int positions;          // B*P
+    int time_steps;         // T
+    int channels;           // C
+    int stride;             // C rounded up to 16
+};
+static_assert(sizeof(SpikeConv) == 144, "SpikeConv is one layout on both sides");
+
+// A layer with its neurons, field for field `SpikeConvNeurons` in src/ops/spike_conv/cuda.rs.
+struct SpikeConvNeurons {
+    SpikeConv layer;
+    Neurons neurons;
+    int tile_positions;     // positions of a block
+    int tile_steps;         // steps of a tile; tile_positions * tile_steps <= 128
+};
+static_assert(sizeof(SpikeConvNeurons) == 176, "SpikeConvNeurons is one layout on both sides");
+
+__device__ __forceinline__ bool is_conv(int kind) { return kind == CONV_OF_BITS || kind == CONV_OF_BYTES; }
+
+// Sums of every convolution of the layer, a tile each, the first one's at `shared`. Ends with a barrier.
+template <int WEIGHT_BITS>
+__device__ __forceinline__ void convolve_summands(unsigned char* shared, const SpikeConv& layer, Row row,
+                                                  const unsigned char* first_source, const uint4* first_weights,
+                                                  const unsigned char* second_source, const uint4* second_weights) {
+    const int last = is_conv(layer.first.kind) && is_conv(layer.second.kind) ? 1 : 0;
+    unsigned char* stages = shared + last * TILE_BYTES;   // in the place of the last tile, which comes when the stages have gone
+#pragma unroll 1
+    for (int index = 0; index <= last; ++index) {
+        const bool is_second = index == 1 || !is_conv(layer.first.kind);
+        const Summand summand = is_second ? layer.second : layer.first;
+        const unsigned char* source = is_second ? second_source : first_source;
+        const uint4* weights = is_second ? second_weights : first_weights;
+        Accumulators<WEIGHT_BITS> acc = {};
+        if (summand.kind == CONV_OF_BITS) {
+            convolve<WEIGHT_BITS, false>(acc, stages, source, weights, summand.geometry, row, layer.time_steps);
+        } else {
+            convolve<WEIGHT_BITS, true>(acc, stages, source, weights, summand.geometry, row, layer.time_steps);
+        }
+        store_tile<WEIGHT_BITS>(reinterpret_cast<int*>(shared + index * TILE_BYTES), acc);
+    }
+    __syncthreads();
+}
+
+// Writes one tile of sums to [m][stride], 16 bytes a thread.
+__device__ __forceinline__ void write_sums(int* __restrict__ sums, const int* tile, int first_row, int rows, int stride) {
+    const int first_column = blockIdx.y * COLUMNS;
+    for (int at = threadIdx.x; at < ROWS * COLUMNS / 4; at += ROWS) {
+        const int r = at / (COLUMNS / 4);
+        const int column = at % (COLUMNS / 4) * 4;
+        if (first_row + r >= rows || first_column + column >= stride) continue;
+        const int4 values = *reinterpret_cast<const int4*>(tile + r * PITCH + column);
+        *reinterpret_cast<int4*>(sums + (size_t)(first_row + r) * stride + first_column + column) = values;
+    }
+}
+
+// Sum of products below 2^62 in magnitude: two of them fit 64 bits, then low and high halves go separate ways.
+struct ProductSum {
+    unsigned long long low, high;
+
+    __device__ __forceinline__ void add(long long pair) {
+        low += (uint32_t)pair;
+        high += (unsigned long long)(pair >> 32);
+    }
+};
+
+// Adds the sums of one tile to `statistics` [8][C]: acc0, acc1, then low and high halves of acc0*acc0, acc0*acc1, acc1*acc1.
+// A product's sum is (high << 32) + low in 128 bits. `value(r, both)` gives the two sums of row r; a thread takes a column and 64 rows.
+template <class Value>
+__device__ __forceinline__ void add_statistics(unsigned long long* __restrict__ statistics, int channels, bool has_second, Value value) {
+    const int c = blockIdx.y * COLUMNS + threadIdx.x % COLUMNS;
+    const int first_row = threadIdx.x / COLUMNS * (ROWS / 2);
+    long long sum[2] = {};
+    ProductSum squares = {}, products = {}, second_squares = {};
+#pragma unroll 2
+    for (int r = first_row; r < first_row + ROWS / 2; r += 2) {
+        const int2 a = value(r);
+        const int2 b = value(r + 1);
+        sum[0] += (long long)a.x + b.x;
+        squares.add((long long)a.x * a.x + (long long)b.x * b.x);
+        if (has_second) {
+            sum[1] += (long long)a.y + b.y;
+            products.add((long long)a.x * a.y + (long long)b.x * b.y);
+            second_squares.add((long long)a.y * a.y + (long long)b.y * b.y);
+        }
+    }
+    if (c >= channels) return;
+    unsigned long long* of_channel = statistics + c;
+    atomicAdd(of_channel, (unsigned long long)sum[0]);
+    atomicAdd(of_channel + 2 * channels, squares.low);
+    atomicAdd(of_channel + 3 * channels, squares.high);
+    if (!has_second) return;
+    atomicAdd(of_channel + channels, (unsigned long long)sum[1]);
+    atomicAdd(of_channel + 4 * channels, products.low);
+    atomicAdd(of_channel + 5 * channels, products.high);
+    atomicAdd(of_channel + 6 * channels, second_squares.low);
+    atomicAdd(of_channel + 7 * channels, second_squares.high);
+}
+
+template <int WEIGHT_BITS>
+__device__ __forceinline__ void sums_body(int* first_sums, int* second_sums, unsigned long long* statistics,
+                                          const unsigned char* first_source, const uint4* first_weights,
+                                          const unsigned char* second_source, const uint4* second_weights, const SpikeConv& layer) {
+    DYNAMIC_SHARED(shared);
+    const int rows = layer.positions * layer.time_steps;
+    const int first_row = blockIdx.x * ROWS;
+    const int m = first_row + threadIdx.x;
+    const Row row{m < rows, m / layer.time_steps, m % layer.time_steps};
+    convolve_summands<WEIGHT_BITS>(shared, layer, row, first_source, first_weights, second_source, second_weights);
+    const int* tile = reinterpret_cast<const int*>(shared);
+    const bool first_is_conv = is_conv(layer.first.kind);
+    const bool both = first_is_conv && is_conv(layer.second.kind);
+    if (first_sums != nullptr && first_is_conv) write_sums(first_sums, tile, first_row, rows, layer.stride);
+    if (second_sums != nullptr && is_conv(layer.second.kind)) {
+        write_sums(second_sums, tile + (both ? TILE_BYTES / 4 : 0), first_row, rows, layer.stride);
+    }
+    if (statistics == nullptr) return;
+    const int column = threadIdx.x % COLUMNS;
+    const int c = blockIdx.y * COLUMNS + column;
+    const int words = (layer.channels + 31) / 32;
+    const int other = first_is_conv ? layer.second.kind : layer.first.kind;
+    const unsigned char* other_source = first_is_conv ? second_source : first_source;
+    // The sum of the other summand, which has no tile of its own unless it is a convolution.
+    auto other_sum = [&](int r) {
+        if (both) return tile[TILE_BYTES / 4 + r * PITCH + column];
+        if (other == NONE || first_row + r >= rows || c >= layer.channels) return 0;
+        const size_t of_row = first_row + r;
+        if (other == BITS) return (int)(__ldg(reinterpret_cast<const uint32_t*>(other_source) + of_row * words + c / 32) >> c % 32 & 1u);
+        return __ldg(reinterpret_cast<const int*>(other_source) + of_row * layer.stride + c);
+    };
+    add_statistics(statistics, layer.channels, other != NONE, [&](int r) {
+        const int conv = tile[r * PITCH + column];
+        const int second = other_sum(r);
+        return first_is_conv ? make_int2(conv, second) : make_int2(second, conv);
+    });
+}
+
+// What the neurons of a layer write; all but the spikes may be null.
+struct Outputs {
+    uint32_t* spikes;
+    uint8_t* counts;
+    float* mean_normed;
+    float* weighted_normed;
+    unsigned long long* fired;
+};
+
+// What they read beside the sums of the convolutions.
+struct Inputs {
+    const unsigned char* other_source;   // of the summand that is no convolution
+    const float* normalizer;
+    const float* threshold;
+    const float* step_weights;           // null where no weighted mean is wanted
+    const uint32_t* dropped;             // null where none is
+};
+
+// Runs the neurons of a tile from step `first` on. A warp takes every other position and one word of 32 channels.
+__device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
+                                            NeuronState* carried, int first) {
+    const SpikeConv& layer = p.layer;
+    const int time_steps = layer.time_steps;
+    const int end = min(first + p.tile_steps, time_steps);
+    const int first_position = blockIdx.x * p.tile_positions;
+    const int positions = min(p.tile_positions, layer.positions - first_position);
+    const int column = threadIdx.x % COLUMNS;
+    const int c = blockIdx.y * COLUMNS + column;
+    const int word = c / 32;
+    const int words = (layer.channels + 31) / 32;
+    if (word >= words) return;
+    const bool first_is_conv = is_conv(layer.first.kind);
+    const int other = first_is_conv ? layer.second.kind : layer.first.kind;
+    const NeuronChannel channel = neuron_channel(from.normalizer, from.threshold, p.neurons.padded, c);
+    int fired = 0;
+    for (int at = threadIdx.x / COLUMNS; at < positions; at += ROWS / COLUMNS) {
+        const size_t q = first_position + at;
+        const uint32_t keep = kept_channels(from.dropped, q, word, p.neurons);
+        const size_t train = q * time_steps * words + word;
+        const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
+        NeuronState state = {};
+        if (first > 0) state = carried[at * COLUMNS + column];
+        auto run = [&](auto normed) {
+            neuron_steps(state, to.spikes + train, keep, p.neurons, channel, from.step_weights, first, end, normed);
+        };
+        auto both = [&](int conv, int second) {
+            return first_is_conv ? normalize(channel, (float)conv, (float)second) : normalize(channel, (float)second, (float)conv);
+        };
+        if (other == NONE) {
+            run([&](int t) { return normalize(channel, (float)sums[t * PITCH]); });
+        } else if (other == BITS) {
+            BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words, first, end, 0};
+            run([&](int t) { return both(sums[t * PITCH], bits.at(t)); });
+        } else if (other == SUMS) {
+            const int* stored = reinterpret_cast<const int*>(from.other_source) + q * time_steps * layer.stride + c;
+            const bool exists = c < layer.stride;
+            run([&](int t) { return both(sums[t * PITCH], exists ? __ldg(stored + (size_t)t * layer.stride) : 0); });
+        } else {
+            run([&](int t) { return both(sums[t * PITCH], sums[t * PITCH + TILE_BYTES / 4]); });
+        }
+        if (end < time_steps) {
+            carried[at * COLUMNS + column] = state;
+        } else {
+            fired += neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
+        }
+    }
+    if (end < time_steps || to.fired == nullptr) return;
+    const int of_warp = warp_sum(fired);
+    if (threadIdx.x % 32 == 0 && of_warp > 0) atomicAdd(to.fired, (unsigned long long)of_warp);
+}
+
+template <int WEIGHT_BITS>
+__device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& from, const unsigned char* first_source,
+                                             const uint4* first_weights, const unsigned char* second_source, const uint4* second_weights,
+                                             const SpikeConvNeurons& p) {
+    DYNAMIC_SHARED(shared);
+    const int time_steps = p.layer.time_steps;
+    // Before the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
+    unsigned char* tiles = shared + (p.tile_steps < time_steps ? p.tile_positions * COLUMNS * sizeof(NeuronState) : 0);
+#pragma unroll 1
+    for (int first = 0; first < time_steps; first += p.tile_steps) {
+        if (first > 0) __syncthreads();              // the tiles of the steps before have been read
+        const int at = threadIdx.x / p.tile_steps;
+        const int q = blockIdx.x * p.tile_positions + at;
+        const int t = first + threadIdx.x % p.tile_steps;
+        const Row row{at < p.tile_positions && q < p.layer.positions && t < time_steps, q, t};
+        convolve_summands<WEIGHT_BITS>(tiles, p.layer, row, first_source, first_weights, second_source, second_weights);
+        run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first);
+    }
+}
+
+// Sums of a layer's convolutions and the statistics of both summands; each output unless null. `statistics` is zero before.
+// A source is spikes [B][P][T][words], counts of a pool [B][P][T][32*words], or stored sums [m][stride]: its summand's kind.
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_sums_16(int* __restrict__ first_sums,                    // [m][stride]
+                   int* __restrict__ second_sums,                   // [m][stride]
+                   unsigned long long* __restrict__ statistics,     // [8][C]
+                   const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                   const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer) {
+    sums_body<16>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_sums_8(int* __restrict__ first_sums,                     // as above
+                  int* __restrict__ second_sums,
+                  unsigned long long* __restrict__ statistics,
+                  const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer) {
+    sums_body<8>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+}
+
+// A layer's neurons from the spikes of its sources, nothing stored in between. All outputs but `spikes` may be null.
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T][words]
+                      uint8_t* __restrict__ counts,                 // [B][P][C]
+                      float* __restrict__ mean_normed,              // [B][P][C]
+                      float* __restrict__ weighted_normed,          // [B][P][C], with step_weights
+                      unsigned long long* __restrict__ fired,       // spikes are added to it
+                      const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                      const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                      const float* __restrict__ normalizer,         // [6][padded]
+                      const float* __restrict__ threshold,          // [1]
+                      const float* __restrict__ step_weights,       // [T], or null
+                      const uint32_t* __restrict__ dropped,         // [B][P][words], or null
+                      SpikeConvNeurons p) {
+    neurons_body<16>({spikes, counts, mean_normed, weighted_normed, fired},
+                     {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                      weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                     first_source, first_weights, second_source, second_weights, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
+                     uint8_t* __restrict__ counts,
+                     float* __restrict__ mean_normed,
+                     float* __restrict__ weighted_normed,
+                     unsigned long long* __restrict__ fired,
+                     const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                     const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                     const float* __restrict__ normalizer,
+                     const float* __restrict__ threshold,
+                     const float* __restrict__ step_weights,
+                     const uint32_t* __restrict__ dropped,
+                     SpikeConvNeurons p) {
+    neurons_body<8>({spikes, counts, mean_normed, weighted_normed, fired},
+                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                    first_source, first_weights, second_source, second_weights, p);
+}
+
+KERNEL(spike_conv_sums_16, 128)
+KERNEL(spike_conv_sums_8, 128)
+KERNEL(spike_conv_neurons_16, 128)
+KERNEL(spike_conv_neurons_8, 128)

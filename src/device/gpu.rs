@@ -1,0 +1,429 @@
+//! One CUDA device: its kernels, two streams, copies, launches and graphs.
+//!
+//! Kernels and most copies go to the compute stream, in order. The copy stream only brings host memory to the device while the
+//! compute stream works; [`Gpu::after_copies`] and [`Gpu::after_compute`] make one wait for the other.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytemuck::Pod;
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
+
+use super::driver::{self, Listed, explain};
+use super::kernels::Kernel;
+use super::loaded::{Loaded, load};
+use super::memory::{Arg, Memory, Pinned, Slice};
+use crate::error::{Error, Result};
+
+/// The first compute capability with the instructions that the kernels use (Ampere).
+const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
+
+/// A CUDA device with all kernels loaded.
+pub struct Gpu {
+    ordinal: usize,
+    listed: Listed,
+    shared_limit: usize,
+    context: Arc<CudaContext>,
+    compute: Arc<CudaStream>,
+    copies: Arc<CudaStream>,
+    compute_done: CudaEvent,
+    copies_done: CudaEvent,
+    loaded: Arc<HashMap<&'static str, Loaded>>,
+}
+
+/// A mark in a stream.
+#[derive(Debug)]
+pub(super) struct Event(CudaEvent);
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cuda:{} ({})", self.ordinal, self.listed.name)
+    }
+}
+
+impl Gpu {
+    /// Opens device `ordinal` and loads every kernel.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: no driver, driver too old, no such device, or one that this build has no kernels for.
+    pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
+        let mut devices = driver::devices()?;
+        if ordinal >= devices.len() {
+            let names: Vec<String> = devices.iter().enumerate().map(|(index, device)| format!("cuda:{index} {}", device.name)).collect();
+            let problem = format!("there is no such device; the driver lists {}: {}", names.len(), names.join(", "));
+            return Err(Error::device(format!("cuda:{ordinal}"), problem));
+        }
+        let listed = devices.swap_remove(ordinal);
+        let device = format!("cuda:{ordinal} ({})", listed.name);
+        if listed.capability < OLDEST_CAPABILITY {
+            let (major, minor) = listed.capability;
+            let problem = format!("no kernels for compute capability {major}.{minor}: 8.0 (Ampere) or newer is needed; use --device cpu");
+            return Err(Error::device(device, problem));
+        }
+        let failed = |doing: &str| {
+            let (device, doing) = (device.clone(), doing.to_string());
+            move |error| Error::device(device, format!("{doing} failed: {}", explain(error)))
+        };
+        let context = CudaContext::new(ordinal).map_err(failed("opening the device"))?;
+        // SAFETY: streams are ordered by `after_copies` and `after_compute`; tracking by allocation would break graph capture.
+        unsafe { context.disable_event_tracking() };
+        let limit = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+        let limit = limit.map_err(failed("asking for the shared memory"))?;
+        let stream = || context.new_stream().map_err(failed("making a stream"));
+        let event = || context.new_event(None).map_err(failed("making an event"));
+        Ok(Arc::new(Gpu {
+            ordinal,
+            shared_limit: usize::try_from(limit).unwrap_or(0),
+            compute: stream()?,
+            copies: stream()?,
+            compute_done: event()?,
+            copies_done: event()?,
+            loaded: Arc::new(load(&context, &device, listed.capability)?),
+            context,
+            listed,
+        }))
+    }
+
+    /// As the driver calls it.
+    pub fn name(&self) -> &str {
+        &self.listed.name
+    }
+
+    /// Index among the devices of the driver.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// Compute capability, major and minor.
+    pub fn capability(&self) -> (u32, u32) {
+        self.listed.capability
+    }
+
+    pub fn multiprocessors(&self) -> u32 {
+        self.listed.multiprocessors
+    }
+
+    /// Clocks of the multiprocessors and of the memory in kHz, width of the memory's bus in bits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver does not say.
+    pub fn clocks(&self) -> Result<[u32; 3]> {
+        let attribute = |attribute| {
+            let value = self.context.attribute(attribute).map_err(|e| self.failed("asking for the clocks", e))?;
+            Ok(u32::try_from(value).unwrap_or(0))
+        };
+        Ok([
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        ])
+    }
+
+    /// Bytes of shared memory that one block can have.
+    pub fn shared_limit(&self) -> usize {
+        self.shared_limit
+    }
+
+    /// Free and total bytes.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver does not say.
+    pub fn memory(&self) -> Result<[usize; 2]> {
+        let (free, total) = self.context.mem_get_info().map_err(|e| self.failed("asking for the free memory", e))?;
+        Ok([free, total])
+    }
+
+    /// Puts a kernel on the compute stream: `grid` blocks, each with `shared_bytes` of dynamic shared memory.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if (in debug builds) the arguments have not the sizes of the kernel's parameters.
+    /// [`Error::Device`] with the name of the kernel if the driver refuses the launch.
+    pub fn launch(&self, kernel: &Kernel, grid: [u32; 3], shared_bytes: usize, args: &[&dyn Arg]) -> Result<()> {
+        let refused = |problem: String| {
+            let (Kernel { name, block, .. }, [x, y, z]) = (kernel, grid);
+            self.error(format!("kernel {name} (grid {x}x{y}x{z}, block {block}, shared memory {shared_bytes} bytes): {problem}"))
+        };
+        let loaded = self.loaded.get(kernel.name).ok_or_else(|| refused("is not in this build".into()))?;
+        if let Some(expected) = &loaded.parameters {
+            let got: Vec<usize> = args.iter().map(|arg| arg.bytes().len()).collect();
+            if *expected != got {
+                return Err(Error::shape(format!("arguments of kernel {} in bytes", kernel.name), expected, got));
+            }
+        }
+        if shared_bytes > self.shared_limit {
+            return Err(refused(format!("the device has {} bytes of shared memory for a block", self.shared_limit)));
+        }
+        self.bind()?;
+        if shared_bytes > loaded.shared.load(Ordering::Relaxed) {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let asked = loaded.function.set_attribute(attribute, shared_bytes as i32);
+            asked.map_err(|e| refused(format!("has no room in shared memory: {}", explain(e))))?;
+            loaded.shared.fetch_max(shared_bytes, Ordering::Relaxed);
+        }
+        let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| arg.bytes().as_ptr() as *mut c_void).collect();
+        // SAFETY: `Arg` promises the bytes that the parameters have, and the driver copies them before it returns.
+        // That the kernel stays inside its buffers is its launcher's to see to.
+        let launched = unsafe {
+            let (function, stream) = (loaded.function.cu_function(), self.compute.cu_stream());
+            result::launch_kernel(function, grid.into(), (kernel.block, 1, 1), shared_bytes as u32, stream, &mut pointers)
+        };
+        launched.map_err(|e| refused(explain(e)))
+    }
+
+    /// Copies host memory to the device; `from` may change afterwards.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for unequal lengths, [`Error::Device`] if this or earlier work failed.
+    pub fn upload<T: Pod>(&self, from: &[T], to: Slice<T>) -> Result<()> {
+        self.check_lengths("upload", to.len(), from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the lengths are equal, and `from` lives until the copy is done, which is waited for.
+        let copied = unsafe { result::memcpy_htod_async(to.address(), from, self.compute.cu_stream()) };
+        copied.map_err(|e| self.failed("copying to the device", e))?;
+        self.synchronize()
+    }
+
+    /// Copies device memory to the host, after all work so far.
+    ///
+    /// # Errors
+    /// As [`Gpu::upload`].
+    pub fn download<T: Pod>(&self, from: Slice<T>, to: &mut [T]) -> Result<()> {
+        self.check_lengths("download", from.len(), to.len())?;
+        if to.is_empty() {
+            return self.synchronize();
+        }
+        self.bind()?;
+        // SAFETY: as in `upload`.
+        let copied = unsafe { result::memcpy_dtoh_async(to, from.address(), self.compute.cu_stream()) };
+        copied.map_err(|e| self.failed("copying to the host", e))?;
+        self.synchronize()
+    }
+
+    /// Sets every byte to zero, on the compute stream.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn fill_zero<T: Pod>(&self, to: Slice<T>) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the range is device memory, by `Slice`.
+        let filled = unsafe { result::memset_d8_async(to.address(), 0, to.bytes(), self.compute.cu_stream()) };
+        filled.map_err(|e| self.failed("clearing device memory", e))
+    }
+
+    /// Copies device memory to device memory, on the compute stream.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for unequal lengths, [`Error::Device`] if the driver refuses.
+    pub fn copy<T: Pod>(&self, from: Slice<T>, to: Slice<T>) -> Result<()> {
+        self.check_lengths("copy", to.len(), from.len())?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: both ranges are device memory of this size, by `Slice`.
+        let copied = unsafe { result::memcpy_dtod_async(to.address(), from.address(), from.bytes(), self.compute.cu_stream()) };
+        copied.map_err(|e| self.failed("copying on the device", e))
+    }
+
+    /// Starts to copy the first `to.len()` elements of `from`, on the copy stream, and returns at once.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if `from` is shorter than `to`, [`Error::Device`] if the driver refuses.
+    pub fn upload_async<T: Pod>(&self, from: &Pinned<T>, to: Slice<T>) -> Result<()> {
+        let host = from.as_slice();
+        let host = host.get(..to.len()).ok_or_else(|| Error::shape("upload_async", to.len(), host.len()))?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the lengths are equal; `Pinned` waits for `copied` before it lets go of the memory or gives it out for writing.
+        let started = unsafe { result::memcpy_htod_async(to.address(), host, self.copies.cu_stream()) };
+        let started = started.and_then(|()| from.copied().0.record(&self.copies));
+        started.map_err(|e| self.failed("copying to the device", e))
+    }
+
+    /// What is put on the compute stream from now on waits for the copies that were started so far.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses, as it does inside [`Gpu::capture`].
+    pub fn after_copies(&self) -> Result<()> {
+        let waits = self.copies_done.record(&self.copies).and_then(|()| self.compute.wait(&self.copies_done));
+        waits.map_err(|e| self.failed("waiting for copies", e))
+    }
+
+    /// Copies that are started from now on wait for what is on the compute stream so far.
+    ///
+    /// # Errors
+    /// As [`Gpu::after_copies`].
+    pub fn after_compute(&self) -> Result<()> {
+        let waits = self.compute_done.record(&self.compute).and_then(|()| self.copies.wait(&self.compute_done));
+        waits.map_err(|e| self.failed("waiting for kernels", e))
+    }
+
+    /// Waits for both streams.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if anything that they did has failed.
+    pub fn synchronize(&self) -> Result<()> {
+        let finished = self.copies.synchronize().and_then(|()| self.compute.synchronize());
+        finished.map_err(|e| self.failed("waiting for the device", e))
+    }
+
+    /// Records what `body` puts on the compute stream, without doing it.
+    ///
+    /// # Errors
+    /// Those of `body`, and [`Error::Device`] if it did what cannot be recorded, such as waiting or allocating.
+    pub fn capture(&self, body: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.compute.begin_capture(mode).map_err(|e| self.failed("starting to capture a graph", e))?;
+        let done = body();
+        // Ended in any case: a stream that is still capturing does no work.
+        let captured = self.compute.end_capture(sys::CUgraphInstantiate_flags(0));
+        done?;
+        let graph = captured.map_err(|e| self.failed("capturing a graph", e))?;
+        let graph = graph.ok_or_else(|| self.error("capturing a graph gave none".into()))?;
+        Ok(Graph { recorded: Mutex::new(Recorded(graph)), device: format!("{self:?}"), _loaded: self.loaded.clone() })
+    }
+
+    /// An allocation of its own with a copy of `from`: for tests and small tables.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not so much memory.
+    pub fn memory_of<T: Pod>(self: &Arc<Self>, from: &[T]) -> Result<Memory<T>> {
+        let memory = self.allocate(from.len())?;
+        self.upload(from, memory.slice())?;
+        Ok(memory)
+    }
+
+    /// An allocation of its own, all zero.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not so much memory: it says how much was asked for, and how much is free.
+    pub fn zeroed<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Memory<T>> {
+        let memory = self.allocate(len)?;
+        self.fill_zero(memory.slice())?;
+        Ok(memory)
+    }
+
+    fn allocate<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Memory<T>> {
+        if len == 0 {
+            return Ok(Memory::new(self.clone(), Slice::NONE));
+        }
+        self.bind()?;
+        let bytes = len.saturating_mul(size_of::<T>());
+        // SAFETY: the number of bytes is not zero; `Memory` frees them.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Ok(Memory::new(self.clone(), Slice::at(address, len))),
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let [free, total] = self.memory()?.map(mib);
+                let asked = mib(bytes);
+                let remedy = "use a smaller batch (-b) or fewer time steps (-T)";
+                Err(self.error(format!("out of memory: asked for {asked}, and {free} of {total} are free; {remedy}")))
+            }
+            Err(error) => Err(self.failed("allocating device memory", error)),
+        }
+    }
+
+    /// Gives memory back when nothing uses it any more. What fails here is reported by the next call, as cudarc does.
+    pub(super) fn free(&self, address: u64) {
+        if address != 0 {
+            let ready = self.context.bind_to_thread().and_then(|()| self.copies.synchronize()).and_then(|()| self.compute.synchronize());
+            self.context.record_err(ready);
+            // SAFETY: `Memory` owns the address, and no stream is at work.
+            self.context.record_err(unsafe { result::free_sync(address) });
+        }
+    }
+
+    pub(super) fn event(&self) -> Result<Event> {
+        self.context.new_event(None).map(Event).map_err(|e| self.failed("making an event", e))
+    }
+
+    /// Waits until the stream has passed the mark; at once if it was never set.
+    pub(super) fn wait_for(&self, event: &Event) -> Result<()> {
+        event.0.synchronize().map_err(|e| self.failed("waiting for a copy", e))
+    }
+
+    pub(super) fn alloc_host(&self, bytes: usize) -> Result<*mut c_void> {
+        self.bind()?;
+        // SAFETY: the number of bytes is not zero; `Pinned` frees them.
+        let start = unsafe { result::malloc_host(bytes.max(1), 0) };
+        start.map_err(|e| self.failed(&format!("locking {} of host memory", mib(bytes)), e))
+    }
+
+    pub(super) fn free_host(&self, start: *mut c_void, copied: &Event) {
+        self.context.record_err(copied.0.synchronize());
+        // SAFETY: `Pinned` owns it, and no copy reads it any more.
+        self.context.record_err(unsafe { result::free_host(start) });
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| self.failed("an earlier call", e))
+    }
+
+    fn check_lengths(&self, what: &str, device: usize, host: usize) -> Result<()> {
+        if device == host { Ok(()) } else { Err(Error::shape(what, device, host)) }
+    }
+
+    fn failed(&self, doing: &str, error: DriverError) -> Error {
+        let what = explain(error);
+        match error.0 {
+            fault if driver::is_fault(fault) => {
+                self.error(format!("an earlier kernel failed, as {doing} shows: {what}; CUDA_LAUNCH_BLOCKING=1 names the kernel"))
+            }
+            CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED | CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED => {
+                self.error(format!("{doing} cannot be part of a graph: {what}"))
+            }
+            _ => self.error(format!("{doing} failed: {what}")),
+        }
+    }
+
+    fn error(&self, problem: String) -> Error {
+        Error::device(format!("{self:?}"), problem)
+    }
+}
+
+/// Bytes for people.
+fn mib(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Work that was recorded once and is launched as a whole.
+///
+/// The addresses of its buffers are part of it: they must outlive it.
+pub struct Graph {
+    recorded: Mutex<Recorded>,
+    device: String,
+    /// Its kernels stay loaded as long as it can be launched.
+    _loaded: Arc<HashMap<&'static str, Loaded>>,
+}
+
+struct Recorded(CudaGraph);
+
+// SAFETY: a graph belongs to a context and to no thread; the mutex keeps its users apart.
+unsafe impl Send for Recorded {}
+
+impl Graph {
+    /// Puts the recorded work on the compute stream.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses.
+    pub fn launch(&self) -> Result<()> {
+        let graph = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        graph.0.launch().map_err(|e| Error::device(&self.device, format!("launching a graph failed: {}", explain(e))))
+    }
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "graph on {}", self.device)
+    }
+}

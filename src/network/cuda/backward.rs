@@ -1,0 +1,224 @@
+//! Backward on a CUDA device: one pass over the layers in reverse; the formulas are those of `network/backward.rs`.
+
+use super::forward::{Pass, own_norm};
+use crate::device::Slice;
+use crate::error::{Error, Result};
+use crate::network::{Connection, Input, Kind, Network, Source, WeightGradient};
+use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient, inner_backward};
+use crate::ops::conv::cuda as conv;
+use crate::ops::neuron::Neuron;
+use crate::ops::neuron::cuda::{LayerBackward, NeuronGradients, clamp_mapping_backward};
+use crate::ops::rate::cuda::{self as rate, Totals};
+
+impl Network {
+    /// [`Network::backward`] on the device: adds to the gradients on the host.
+    pub(in crate::network) fn backward_on_device(
+        &mut self,
+        input: &Input,
+        grad_logits: &[f32],
+        input_grad: Option<&mut Vec<f32>>,
+    ) -> Result<()> {
+        let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else {
+            return Err(Error::shape("backward", "a forward pass in training mode", "none"));
+        };
+        let (gpu, buffers, training) = (session.gpu.clone(), resident.buffers.clone(), resident.demand.training);
+        let squares = self.squares();
+        let scaled: Vec<f32> = grad_logits.iter().map(|g| g * squares).collect();
+        let last = buffers.layers.len() - 1;
+        gpu.upload(&scaled, buffers.layers[last].grad.part(0..scaled.len()))?;
+        gpu.fill_zero(buffers.grads)?;
+        let stores = self.stores(training);
+        let (batch, frames) = (input.batch, input.frames);
+        let pass = Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores };
+        pass.enqueue_backward(input_grad.is_some())?;
+        let mut grads = vec![0.0; self.grads.len()];
+        gpu.download(buffers.grads, &mut grads)?;
+        self.grads.iter_mut().zip(&grads).for_each(|(into, grad)| *into += grad);
+        if let Some(into) = input_grad {
+            let len = batch * self.input.iter().product::<usize>();
+            let mut grad = vec![0.0; len];
+            gpu.download(buffers.input_grad.part(0..len), &mut grad)?;
+            into.resize(len, 0.0);
+            into.iter_mut().zip(&grad).for_each(|(into, grad)| *into += grad);
+        }
+        Ok(())
+    }
+
+    /// `Σ_t w²` of the step weights: from the gradient of the logits to its weighted mean.
+    pub(super) fn squares(&self) -> f32 {
+        self.neuron.step_weights(self.time_steps).iter().map(|w| w * w).sum()
+    }
+}
+
+impl Pass<'_> {
+    /// Launches backward of all layers. The gradient of the last layer's representation, times [`Network::squares`], is there already.
+    pub fn enqueue_backward(&self, wants_input_grad: bool) -> Result<()> {
+        let Pass { network, buffers, .. } = *self;
+        // The first reader of a layer sets its gradient, the others add to it.
+        let mut is_begun = vec![false; network.layers.len()];
+        is_begun[network.layers.len() - 1] = true;
+        let mut input_is_begun = false;
+        for index in (0..network.layers.len()).rev() {
+            if !is_begun[index] {
+                continue; // no later layer reads this one
+            }
+            self.neurons_backward(index)?;
+            let own = own_norm(&network.layers[index]);
+            // The connection with a norm of its own first: it reads the gradient that both start from.
+            let order = own.into_iter().chain((0..network.layers[index].connections.len()).filter(|k| Some(*k) != own));
+            let mut shared_is_there = false;
+            for k in order {
+                let connection = &network.layers[index].connections[k];
+                if Some(k) == own {
+                    self.inner_gradient(index, k)?;
+                } else if !shared_is_there {
+                    self.shared_gradient(index)?;
+                    shared_is_there = true;
+                }
+                self.weights_backward(index, k)?;
+                let (target, begun) = match connection.source {
+                    Source::Input if wants_input_grad => (buffers.input_grad, &mut input_is_begun),
+                    Source::Input => continue,
+                    Source::Layer(source) => (buffers.layers[source].grad, &mut is_begun[source]),
+                };
+                self.source_backward(index, k, target, std::mem::replace(begun, true))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn of_layer(&self, index: usize) -> LayerBackward {
+        let Pass { network, buffers, batch, .. } = *self;
+        let (layer, own, scratch) = (&network.layers[index], &buffers.layers[index], &buffers.scratch);
+        let of_norm = |slice: Slice<f32>| if layer.norm.is_some() { slice } else { Slice::NONE };
+        LayerBackward {
+            rows: batch * layer.positions(),
+            channels: layer.shape[2],
+            time_steps: network.time_steps,
+            normalizer: own.normalizer,
+            threshold: buffers.parameter(network, buffers.values, layer.threshold),
+            mean_normed: own.mean_normed,
+            representation: if own.weighted_normed.is_none() { own.mean_normed } else { own.weighted_normed },
+            dropped: own.dropped,
+            mean: of_norm(scratch.mean),
+            k: of_norm(scratch.k),
+            partial: scratch.partial,
+        }
+    }
+
+    fn grad(&self, parameter: usize) -> Slice<f32> {
+        self.buffers.parameter(self.network, self.buffers.grads, parameter)
+    }
+
+    /// Dropout and clamp mapping, in place; gradients of threshold, γ and β.
+    fn neurons_backward(&self, index: usize) -> Result<()> {
+        let Pass { network, gpu, buffers, .. } = *self;
+        let layer = &network.layers[index];
+        let norm = layer.norm.map(|norm| &network.norms[norm]);
+        let into = NeuronGradients {
+            threshold: self.grad(layer.threshold),
+            gamma: norm.map_or(Slice::NONE, |norm| self.grad(norm.weight)),
+            beta: norm.map_or(Slice::NONE, |norm| self.grad(norm.bias)),
+        };
+        let (grad, scale) = (buffers.layers[index].grad, network.threshold_grad_scale);
+        clamp_mapping_backward(gpu, grad, &into, &self.of_layer(index), network.neuron, scale, layer.dropout)
+    }
+
+    /// Outputs of the gradient of a current, for these connections of a layer.
+    fn outputs<'b>(&self, connections: impl Iterator<Item = &'b Connection> + Clone) -> CurrentGradient {
+        let scratch = &self.buffers.scratch;
+        let is_conv = |c: &&Connection| matches!(c.kind, Kind::Conv { .. });
+        let bias = |c: &Connection| if let Kind::Conv { bias: Some(bias), .. } = c.kind { self.grad(bias) } else { Slice::NONE };
+        let mut biases = connections.clone().map(bias).filter(|bias| !bias.is_none());
+        let has_conv = connections.clone().any(|c| is_conv(&c));
+        CurrentGradient {
+            plain: if has_conv { scratch.plain } else { Slice::NONE },
+            weighted: if has_conv && self.is_weighted() { scratch.weighted } else { Slice::NONE },
+            plain_f32: Slice::NONE,
+            weighted_f32: if connections.clone().any(|c| !is_conv(&c)) { scratch.weighted_f32 } else { Slice::NONE },
+            biases: [biases.next().unwrap_or(Slice::NONE), biases.next().unwrap_or(Slice::NONE)],
+        }
+    }
+
+    /// Whether r(gradient) and its plain time mean differ.
+    fn is_weighted(&self) -> bool {
+        matches!(self.network.neuron, Neuron::Lif { .. }) || self.training == Some(WeightGradient::Unrolled)
+    }
+
+    /// Gradient of the current for the connections without a norm of their own.
+    fn shared_gradient(&self, index: usize) -> Result<()> {
+        let Pass { network, gpu, buffers, .. } = *self;
+        let out = self.outputs(network.layers[index].connections.iter().filter(|c| c.norm.is_none()));
+        let unrolled = self.training == Some(WeightGradient::Unrolled);
+        current_gradient(gpu, &out, buffers.layers[index].grad, &self.of_layer(index), unrolled)
+    }
+
+    /// The same for the connection that has one; adds the gradient of that norm's γ. Its β has that of the layer's current, which
+    /// batch norm makes zero.
+    fn inner_gradient(&self, index: usize, k: usize) -> Result<()> {
+        let Pass { network, gpu, buffers, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let connection = &layer.connections[k];
+        let (Some(norm), Some(inner)) = (connection.norm, &own.inner) else { return Ok(()) };
+        let out = CurrentGradient { weighted: buffers.scratch.weighted, ..self.outputs(std::iter::once(connection)) };
+        let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed: inner.weighted_normed };
+        let unrolled = self.training == Some(WeightGradient::Unrolled);
+        inner_backward(gpu, &out, self.grad(network.norms[norm].weight), own.grad, &self.of_layer(index), &kept, unrolled)
+    }
+
+    /// Weight gradient of connection `k`, from `scratch.plain`.
+    fn weights_backward(&self, index: usize, k: usize) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, frames, .. } = *self;
+        let connection = &network.layers[index].connections[k];
+        let Kind::Conv { weight, .. } = connection.kind else { return Ok(()) };
+        let (own, scratch, geometry) = (&buffers.layers[index], &buffers.scratch, &connection.geometry);
+        let (operand, (value, factor)) = match connection.source {
+            Source::Input => {
+                let copies = (network.time_steps / frames) as f32;
+                (conv::Operand::RealSum { input: buffers.input, frames }, (Slice::NONE, copies))
+            }
+            Source::Layer(source) => {
+                let counts = buffers.layers[source].counts;
+                let operand = if geometry.is_pooled() {
+                    rate::pool_totals(gpu, Totals::Halfwords(scratch.totals), counts, geometry, [batch, network.time_steps])?;
+                    conv::Operand::Totals(scratch.totals)
+                } else {
+                    conv::Operand::Counts(counts)
+                };
+                (operand, self.spike_value(source, geometry.area()))
+            }
+        };
+        let into = self.grad(weight);
+        conv::weight_gradient(gpu, into, operand, scratch.plain, geometry, connection.replicate, batch, value, factor, scratch.workspace)?;
+        // What `unrolled` lacks: minus Σ_t x̂[t] ⊗ o[t] times a factor per channel.
+        let outer = own.connections[k].outer;
+        if self.training != Some(WeightGradient::Unrolled) || outer.is_none() {
+            return Ok(());
+        }
+        match (&own.inner, connection.norm) {
+            (Some(inner), Some(_)) => {
+                let constants = own.device_inner();
+                conv::subtract_outer(gpu, into, outer, constants.row(3), geometry, connection.replicate)?;
+                conv::subtract_outer(gpu, into, inner.outer, constants.row(4), geometry, connection.replicate)
+            }
+            _ => conv::subtract_outer(gpu, into, outer, scratch.k, geometry, connection.replicate),
+        }
+    }
+
+    /// What connection `k` passes to its source: sets `target`, or adds to it.
+    fn source_backward(&self, index: usize, k: usize, target: Slice<f32>, adds: bool) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, .. } = *self;
+        let connection = &network.layers[index].connections[k];
+        let (own, scratch, geometry) = (&buffers.layers[index], &buffers.scratch, &connection.geometry);
+        if matches!(connection.kind, Kind::Identity) {
+            return conv::unpool_add(gpu, target, scratch.weighted_f32, geometry, batch, adds);
+        }
+        let grad = if self.is_weighted() || connection.norm.is_some() { scratch.weighted } else { scratch.plain };
+        let weights = own.connections[k].packed.transposed;
+        if geometry.is_pooled() {
+            conv::data_gradient(gpu, scratch.pooled_grad, grad, weights, geometry, batch, false)?;
+            return conv::unpool_add(gpu, target, scratch.pooled_grad, geometry, batch, adds);
+        }
+        conv::data_gradient(gpu, target, grad, weights, geometry, batch, adds)
+    }
+}

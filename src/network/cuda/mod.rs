@@ -1,0 +1,317 @@
+//! A network on a CUDA device: what lies where, and what is launched in which order.
+//!
+//! The device holds its own copy of parameters, running statistics and optimiser state. [`Network::prepare`] says that the host has
+//! changed them; a training step leaves the newer ones on the device, and [`Network::synchronize`] fetches them.
+
+mod backward;
+mod buffers;
+mod forward;
+mod step;
+
+use std::sync::Arc;
+
+use buffers::Buffers;
+use step::Recorded;
+
+use super::{Input, Kind, Mode, Network, Source, WeightGradient};
+use crate::device::{Gpu, Layout, Memory};
+use crate::error::{Error, Result};
+use crate::ops::spike_conv::WeightTable;
+use crate::ops::spike_conv::cost::{self, LayerWork, Peaks, Variant};
+use crate::optimizer::Optimizer;
+
+/// How training gets from sums to statistics to neurons; both give the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SumsChoice {
+    /// A layer at a time, by the cost model of `ops/spike_conv/cost.rs`.
+    #[default]
+    Cheapest,
+    /// Sums are computed once and stored between the two passes.
+    Store,
+    /// Sums are computed twice, wherever nothing else needs them.
+    Recompute,
+}
+
+/// What a session has room for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Demand {
+    /// Most samples of a batch.
+    pub batch: usize,
+    /// Frames a sample: 1 or T.
+    pub frames: usize,
+    /// None for evaluation only.
+    pub training: Option<WeightGradient>,
+    /// Whether the optimiser keeps a second value a parameter.
+    pub second_moment: bool,
+    pub time_steps: usize,
+    pub sums: SumsChoice,
+}
+
+/// A network's place on a device.
+#[derive(Debug)]
+pub(super) struct Session {
+    gpu: Arc<Gpu>,
+    resident: Option<Resident>,
+    sums: SumsChoice,
+    /// What the device can do at most; none where its driver does not say.
+    peaks: Option<Peaks>,
+    /// Parameters or statistics on the host have changed since they were uploaded.
+    host_is_newer: bool,
+    /// The same of the optimiser's state.
+    optimizer_is_newer: bool,
+    /// Optimiser state that was on the device when its memory was planned anew.
+    carried: Option<[Vec<f32>; 2]>,
+    /// Training steps have changed them on the device.
+    device_is_newer: bool,
+}
+
+/// What has memory.
+#[derive(Debug)]
+struct Resident {
+    demand: Demand,
+    buffers: Buffers,
+    weights: WeightTable,
+    recorded: Vec<Recorded>,
+    /// The arena that `buffers` are cut from.
+    _memory: Memory<u8>,
+}
+
+impl Clone for Session {
+    /// A session of its own, not yet in memory. The network that is cloned has fetched what the device had newer.
+    fn clone(&self) -> Self {
+        Session { sums: self.sums, ..Session::new(&self.gpu) }
+    }
+}
+
+impl Session {
+    pub fn new(gpu: &Arc<Gpu>) -> Self {
+        Session {
+            gpu: gpu.clone(),
+            resident: None,
+            sums: SumsChoice::default(),
+            peaks: Peaks::of(gpu).ok(),
+            host_is_newer: true,
+            optimizer_is_newer: true,
+            carried: None,
+            device_is_newer: false,
+        }
+    }
+
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// The host has changed parameters, statistics or optimiser state.
+    pub fn host_is_newer(&mut self) {
+        (self.host_is_newer, self.optimizer_is_newer, self.carried) = (true, true, None);
+    }
+
+    pub fn kept_bytes(&self) -> usize {
+        self.resident.as_ref().map_or(0, |resident| resident.buffers.kept_bytes())
+    }
+}
+
+impl Network {
+    /// Fixes how training on a CUDA device gets from sums to neurons; without effect on the CPU and on results.
+    pub fn choose_sums(&mut self, sums: SumsChoice) {
+        if let Some(session) = &mut self.session {
+            session.sums = sums;
+        }
+    }
+
+    /// Plans and takes the memory that training (or, without `training`, evaluation) of batches up to `batch` needs on the device;
+    /// on the CPU nothing is planned.
+    ///
+    /// Without this the first step does it; called at the start it tells early whether the memory suffices.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device has not so much memory: it says what is needed and what is free.
+    pub fn reserve(&mut self, batch: usize, frames: usize, training: Option<WeightGradient>, optimizer: Option<&Optimizer>) -> Result<()> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let second_moment = optimizer.is_some_and(|optimizer| !optimizer.second.is_empty());
+        let wanted = Demand { batch, frames, training, second_moment, time_steps: self.time_steps, sums: session.sums };
+        let demand = match session.resident.as_ref().map(|resident| resident.demand) {
+            Some(has) if has.covers(&wanted) => return Ok(()),
+            Some(has) => has.joined(&wanted),
+            None => wanted,
+        };
+        self.check_device_limits()?;
+        // What is newer on the device survives on the host.
+        self.carry()?;
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.resident = None; // frees the old arena before the new one is taken
+        let gpu = session.gpu.clone();
+        let mut measure = Layout::measure();
+        Buffers::lay_out(self, &demand, &mut measure);
+        let memory = gpu.zeroed::<u8>(measure.bytes())?;
+        let buffers = Buffers::lay_out(self, &demand, &mut Layout::of(&memory));
+        gpu.upload(&self.neuron.step_weights(self.time_steps), buffers.step_weights)?;
+        let thresholds: Vec<u32> = self.layers.iter().map(|layer| self.parameters[layer.threshold].start as u32).collect();
+        gpu.upload(&thresholds, buffers.thresholds)?;
+        let weights = WeightTable::new(&gpu, &self.weight_sources(&buffers))?;
+        let Some(session) = &mut self.session else { return Ok(()) };
+        session.resident = Some(Resident { demand, buffers, weights, recorded: Vec::new(), _memory: memory });
+        (session.host_is_newer, session.optimizer_is_newer) = (true, true);
+        Ok(())
+    }
+
+    /// Bytes of device memory that the network has taken; 0 on the CPU and before the first use.
+    pub fn device_bytes(&self) -> usize {
+        self.session.as_ref().and_then(|s| s.resident.as_ref()).map_or(0, |resident| resident._memory.slice().bytes())
+    }
+
+    /// Refuses what kernels do not take.
+    fn check_device_limits(&self) -> Result<()> {
+        for layer in &self.layers {
+            for connection in &layer.connections {
+                if connection.geometry.area() > 255 {
+                    let window = connection.geometry.pool;
+                    return Err(Error::shape(format!("{} on CUDA", layer.name), "a pool window of at most 255 positions", window));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether forward in training stores the sums of connection `k` of a layer.
+    fn stores_sums(&self, index: usize, k: usize, demand: &Demand) -> bool {
+        let layer = &self.layers[index];
+        let connection = &layer.connections[k];
+        let is_conv = matches!(connection.kind, Kind::Conv { .. });
+        let is_pooled = connection.geometry.pool != [1, 1, 0];
+        match connection.source {
+            Source::Input => true,
+            Source::Layer(_) if !is_conv => is_pooled,
+            Source::Layer(_) => {
+                demand.training.is_some_and(|gradient| layer.norm.is_some() && self.stores_convolutions(index, gradient, demand))
+            }
+        }
+    }
+
+    /// Whether forward in training stores the sums of the convolutions of a layer with batch norm.
+    fn stores_convolutions(&self, index: usize, gradient: WeightGradient, demand: &Demand) -> bool {
+        let layer = &self.layers[index];
+        let needed_later = gradient == WeightGradient::Unrolled || layer.connections.iter().any(|c| c.norm.is_some());
+        let convolutions = || layer.connections.iter().filter(|c| matches!(c.kind, Kind::Conv { .. }));
+        let work = LayerWork {
+            positions: demand.batch * layer.positions(),
+            time_steps: self.time_steps,
+            channels: layer.shape[2],
+            k_steps: convolutions().map(|c| c.geometry.taps() * c.geometry.cin.div_ceil(32)).sum(),
+            convolutions: convolutions().count(),
+            weight_bits: self.weight_bits,
+        };
+        match (demand.sums, &self.session) {
+            (SumsChoice::Cheapest, Some(Session { peaks: Some(peaks), .. })) => cost::choose(&work, peaks, needed_later) == Variant::Store,
+            (choice, _) => needed_later || choice != SumsChoice::Recompute,
+        }
+    }
+
+    /// Brings parameters and running statistics to the device where the host has newer ones, and makes the weights of forward.
+    fn bring(&mut self) -> Result<()> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let (true, Some(resident)) = (session.host_is_newer, &session.resident) else { return Ok(()) };
+        let (gpu, buffers) = (&session.gpu, &resident.buffers);
+        gpu.upload(&self.values, buffers.values)?;
+        let running: Vec<f32> = self.norms.iter().flat_map(|norm| norm.running_mean.iter().chain(&norm.running_var)).copied().collect();
+        gpu.upload(&running, buffers.running)?;
+        self.enqueue_weights(gpu, buffers, &resident.weights, resident.demand.training.is_some())?;
+        if let Some(session) = &mut self.session {
+            session.host_is_newer = false;
+        }
+        Ok(())
+    }
+
+    /// The same for the optimiser's state.
+    fn bring_optimizer(&mut self, optimizer: &Optimizer) -> Result<()> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let (true, Some(resident)) = (session.optimizer_is_newer, &session.resident) else { return Ok(()) };
+        let [first, second] = match &session.carried {
+            Some([first, second]) => [first, second],
+            None => [&optimizer.first, &optimizer.second],
+        };
+        session.gpu.upload(first, resident.buffers.first)?;
+        if !second.is_empty() {
+            session.gpu.upload(second, resident.buffers.second)?;
+        }
+        (session.optimizer_is_newer, session.carried) = (false, None);
+        Ok(())
+    }
+
+    /// Before the memory of the session goes: what training steps have changed on the device, to the host.
+    fn carry(&mut self) -> Result<()> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if let (true, Some(resident)) = (session.device_is_newer, &session.resident) {
+            let mut state = [vec![0.0; resident.buffers.first.len()], vec![0.0; resident.buffers.second.len()]];
+            session.gpu.download(resident.buffers.first, &mut state[0])?;
+            session.gpu.download(resident.buffers.second, &mut state[1])?;
+            session.carried = Some(state);
+        }
+        self.fetch(None)
+    }
+
+    /// Fetches what training steps have changed on the device.
+    pub(super) fn fetch(&mut self, mut optimizer: Option<&mut Optimizer>) -> Result<()> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if let (Some(optimizer), Some([first, second])) = (&mut optimizer, &session.carried) {
+            (optimizer.first, optimizer.second) = (first.clone(), second.clone());
+        }
+        let (true, Some(resident)) = (session.device_is_newer, &session.resident) else { return Ok(()) };
+        let (gpu, buffers) = (session.gpu.clone(), &resident.buffers);
+        gpu.download(buffers.values, &mut self.values)?;
+        gpu.download(buffers.grads, &mut self.grads)?;
+        let mut running = vec![0.0; buffers.running.len()];
+        gpu.download(buffers.running, &mut running)?;
+        if let Some(optimizer) = optimizer {
+            gpu.download(buffers.first, &mut optimizer.first)?;
+            if !optimizer.second.is_empty() {
+                gpu.download(buffers.second, &mut optimizer.second)?;
+            }
+        }
+        session.device_is_newer = false;
+        self.set_running(&running);
+        Ok(())
+    }
+
+    /// Sets the running statistics from those of all norms, mean and variance of each in turn.
+    fn set_running(&mut self, mut running: &[f32]) {
+        for norm in &mut self.norms {
+            for values in [&mut norm.running_mean, &mut norm.running_var] {
+                let (own, rest) = running.split_at(values.len());
+                values.copy_from_slice(own);
+                running = rest;
+            }
+        }
+    }
+
+    /// What a batch in this mode needs.
+    fn reserve_for(&mut self, input: &Input, mode: Mode, optimizer: Option<&Optimizer>) -> Result<()> {
+        let training = match mode {
+            Mode::Eval => None,
+            Mode::Train { gradient, .. } => Some(gradient),
+        };
+        self.reserve(input.batch, input.frames, training, optimizer)
+    }
+}
+
+impl Demand {
+    /// Whether memory for `self` serves `other`, too.
+    fn covers(&self, other: &Demand) -> bool {
+        self.joined(other) == *self
+    }
+
+    /// The least that covers both, as far as they can be joined: T and the choice of sums are those of `other`.
+    fn joined(&self, other: &Demand) -> Demand {
+        Demand {
+            batch: self.batch.max(other.batch),
+            frames: self.frames.max(other.frames),
+            training: match (self.training, other.training) {
+                (Some(WeightGradient::Unrolled), _) | (_, Some(WeightGradient::Unrolled)) => Some(WeightGradient::Unrolled),
+                (first, second) => first.or(second),
+            },
+            second_moment: self.second_moment || other.second_moment,
+            time_steps: other.time_steps,
+            sums: other.sums,
+        }
+    }
+}

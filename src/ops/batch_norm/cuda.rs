@@ -1,0 +1,349 @@
+//! Launch geometry and arguments of `kernels/batch_norm.cu`; no arithmetic lives here.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Arg, Gpu, Slice, kernels, scalars};
+use crate::error::{Error, Result};
+use crate::ops::neuron::{LANES, Neuron};
+use crate::ops::spike_conv::{DeviceNormalizer, Summand};
+
+/// Rows of a normalizer are padded to a multiple of this.
+pub const PADDING: usize = 64;
+/// Threads of a block of `kernels/include/columns.cuh`.
+const COLUMN_BLOCK: usize = 256;
+/// Blocks that keep every multiprocessor busy; more would only make more partial sums.
+const BLOCKS_WANTED: usize = 1024;
+
+/// How a kernel goes over rows of channels; field for field `struct Columns` in `kernels/include/columns.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Columns {
+    rows: i32,
+    channels: i32,
+    quads: i32,
+    rows_a_block: i32,
+}
+const _: () = assert!(size_of::<Columns>() == 16);
+
+impl Columns {
+    /// Depends on the shape alone, and with it the order of every sum.
+    pub fn new(rows: usize, channels: usize) -> Self {
+        let quads = channels.div_ceil(4).next_power_of_two().min(16);
+        let lanes = COLUMN_BLOCK / quads;
+        let across = channels.div_ceil(4 * quads);
+        let rows_a_block = rows.div_ceil(BLOCKS_WANTED.div_ceil(across)).next_multiple_of(lanes).max(4 * lanes);
+        Columns { rows: rows as i32, channels: channels as i32, quads: quads as i32, rows_a_block: rows_a_block as i32 }
+    }
+
+    /// Blocks of rows: partial sums a channel.
+    pub fn blocks(&self) -> usize {
+        (self.rows as usize).div_ceil(self.rows_a_block as usize)
+    }
+
+    pub(crate) fn grid(&self) -> [u32; 3] {
+        [self.blocks() as u32, (self.channels as usize).div_ceil(4 * self.quads as usize) as u32, 1]
+    }
+}
+
+/// A summand as kernels take it; field for field `struct IntegerSummand` and `struct AnySummand` in `kernels/include/summand.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct StoredSummand {
+    values: u64,
+    pitch: i32,
+    kind: i32,
+}
+const _: () = assert!(size_of::<StoredSummand>() == 16);
+
+impl StoredSummand {
+    /// Of a layer with these channels; a convolution has to be stored before.
+    pub fn new(op: &str, summand: &Summand, channels: usize) -> Result<Self> {
+        let (stride, words) = (channels.next_multiple_of(LANES) as i32, channels.div_ceil(32) as i32);
+        match summand {
+            Summand::None => Ok(StoredSummand::zeroed()),
+            Summand::Sums { sums } => Ok(StoredSummand { values: sums.address(), pitch: stride, kind: 0 }),
+            Summand::Bits { spikes } => Ok(StoredSummand { values: spikes.address(), pitch: words, kind: 1 }),
+            Summand::Real { sums, .. } => Ok(StoredSummand { values: sums.address(), pitch: stride, kind: 2 }),
+            Summand::Conv { .. } => Err(Error::shape(op, "stored sums, bits or real values", "a convolution")),
+        }
+    }
+
+    /// The same of integers only.
+    pub fn integers(op: &str, summand: &Summand, channels: usize) -> Result<Self> {
+        match summand {
+            Summand::Real { .. } => Err(Error::shape(op, "stored sums or bits", "real values")),
+            _ => StoredSummand::new(op, summand, channels),
+        }
+    }
+}
+
+/// Adds the sums and products of stored integer summands over `rows` = B·P·T to `statistics`, `[8][C]`, which were zeroed before.
+///
+/// The layout is that of `spike_conv`'s statistics: acc₀, acc₁, then low and high halves of acc₀², acc₀·acc₁, acc₁².
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] for another kind of summand, [`Error::Device`] if the launch fails; so do all functions below.
+pub fn statistics_of_sums(
+    gpu: &Gpu,
+    statistics: Slice<u64>,
+    first: &Summand,
+    second: &Summand,
+    rows: usize,
+    channels: usize,
+) -> Result<()> {
+    let op = "statistics_of_sums";
+    let columns = Columns::new(rows, channels);
+    let first = StoredSummand::integers(op, first, channels)?;
+    if matches!(second, Summand::None) {
+        return gpu.launch(&kernels::STATISTICS_OF_SUMS, columns.grid(), 0, &[&statistics, &scalars(&first), &scalars(&columns)]);
+    }
+    let second = StoredSummand::integers(op, second, channels)?;
+    let args: [&dyn Arg; 4] = [&statistics, &scalars(&first), &scalars(&second), &scalars(&columns)];
+    gpu.launch(&kernels::STATISTICS_OF_PAIRS, columns.grid(), 0, &args)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RealStatistics {
+    rows: i32,
+    channels: i32,
+    stride: i32,
+}
+
+/// Sums and squares of real sums, `[B][rows][stride]` with `rows` = P·frames of a sample, to `statistics`, `[B][2][C]`.
+pub fn statistics_of_real(gpu: &Gpu, statistics: Slice<f64>, sums: Slice<f32>, batch: usize, rows: usize, channels: usize) -> Result<()> {
+    let p = RealStatistics { rows: rows as i32, channels: channels as i32, stride: channels.next_multiple_of(LANES) as i32 };
+    let grid = [channels.div_ceil(64) as u32, batch as u32, 1];
+    gpu.launch(&kernels::STATISTICS_OF_REAL, grid, 0, &[&statistics, &sums, &scalars(&p)])
+}
+
+/// What one connection brings to the current of its layer, on the device; see `Contribution`.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceContribution {
+    /// Threshold of the source; none for the real input.
+    pub threshold: Slice<f32>,
+    /// Scale of its fixed-point weights, `[C]`; none for an identity and for the real input.
+    pub weight_scale: Slice<f32>,
+    /// `[C]`, or none.
+    pub bias: Slice<f32>,
+    /// `1 - dropout` of the source in training, 1 in evaluation.
+    pub keep: f32,
+    /// Positions of a pool window.
+    pub area: usize,
+}
+
+/// Parameters and running statistics of a batch norm, each `[C]`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceNorm {
+    pub gamma: Slice<f32>,
+    pub beta: Slice<f32>,
+    pub running_mean: Slice<f32>,
+    pub running_var: Slice<f32>,
+}
+
+/// What the constants of a layer follow from, all on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerNorms<'a> {
+    pub connections: &'a [DeviceContribution],
+    pub norm: Option<DeviceNorm>,
+    /// The connection with a norm of its own, and that norm.
+    pub inner: Option<(usize, DeviceNorm)>,
+    pub neuron: Neuron,
+    pub channels: usize,
+}
+
+/// Statistics of a batch, as the functions above and `spike_conv` leave them.
+#[derive(Clone, Copy, Debug)]
+pub enum DeviceStatistics {
+    /// A layer without batch norm needs none.
+    None,
+    /// `[8][C]`.
+    Integers(Slice<u64>),
+    /// `[batch][2][C]`.
+    Reals { sums: Slice<f64>, batch: usize },
+}
+
+/// Constants of the connection that has a norm of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceInner {
+    /// `[5][padded]`: factor, offset, scale; and scale·k, own k, which backward leaves here.
+    pub values: Slice<f32>,
+    /// `[padded]`: `mean(x̂ · û)`.
+    pub correlation: Slice<f64>,
+    pub padded: usize,
+}
+
+impl DeviceInner {
+    /// One of the five rows.
+    pub fn row(&self, row: usize) -> Slice<f32> {
+        self.values.part(row * self.padded..(row + 1) * self.padded)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ContributionArgs {
+    threshold: u64,
+    weight_scale: u64,
+    bias: u64,
+    keep: f32,
+    area: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct NormArgs {
+    gamma: u64,
+    beta: u64,
+    running_mean: u64,
+    running_var: u64,
+}
+
+/// Field for field `struct NormalizerArgs` in `kernels/batch_norm.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct NormalizerArgs {
+    connections: [ContributionArgs; 2],
+    norm: NormArgs,
+    inner: NormArgs,
+    integers: u64,
+    reals: u64,
+    values: i64,
+    n: f64,
+    samples: i32,
+    count: i32,
+    inner_at: i32,
+    channels: i32,
+    padded: i32,
+    delta_t: f32,
+}
+const _: () = assert!(size_of::<ContributionArgs>() == 32 && size_of::<NormArgs>() == 32);
+const _: () = assert!(size_of::<NormalizerArgs>() == 184);
+
+fn normalizer_args(layer: &LayerNorms, padded: usize) -> Result<NormalizerArgs> {
+    let LayerNorms { connections, norm, inner, neuron, channels } = *layer;
+    if connections.is_empty() || connections.len() > 2 {
+        return Err(Error::shape("normalizer", "one or two connections", connections.len()));
+    }
+    let norm_args = |norm: DeviceNorm| NormArgs {
+        gamma: norm.gamma.address(),
+        beta: norm.beta.address(),
+        running_mean: norm.running_mean.address(),
+        running_var: norm.running_var.address(),
+    };
+    let mut args = NormalizerArgs {
+        count: connections.len() as i32,
+        channels: channels as i32,
+        padded: padded as i32,
+        norm: norm_args(norm.unwrap_or_default()),
+        ..NormalizerArgs::zeroed()
+    };
+    for (into, from) in args.connections.iter_mut().zip(connections) {
+        *into = ContributionArgs {
+            threshold: from.threshold.address(),
+            weight_scale: from.weight_scale.address(),
+            bias: from.bias.address(),
+            keep: from.keep,
+            area: from.area as i32,
+        };
+    }
+    if let Some((at, norm)) = inner {
+        (args.inner_at, args.inner) = (at as i32, norm_args(norm));
+    }
+    if let Neuron::Lif { delta_t, .. } = neuron {
+        args.delta_t = delta_t;
+    }
+    Ok(args)
+}
+
+fn normalizer_grid(padded: usize) -> [u32; 3] {
+    [padded.div_ceil(PADDING) as u32, 1, 1]
+}
+
+/// Constants of training, from the statistics of this batch; updates the running statistics (the count of batches is the host's).
+///
+/// `values` is B·P·frames, what the statistics saw of a channel; `n` is B·P·T.
+pub fn batch_normalizer(
+    gpu: &Gpu,
+    out: &DeviceNormalizer,
+    inner: &DeviceInner,
+    layer: &LayerNorms,
+    statistics: DeviceStatistics,
+    [values, n]: [usize; 2],
+) -> Result<()> {
+    let mut args = normalizer_args(layer, out.padded)?;
+    (args.values, args.n) = (values as i64, n as f64);
+    match statistics {
+        DeviceStatistics::None if layer.norm.is_some() => {
+            return Err(Error::shape("batch_normalizer", "statistics for the batch norm", "none"));
+        }
+        DeviceStatistics::None => {}
+        DeviceStatistics::Integers(sums) => args.integers = sums.address(),
+        DeviceStatistics::Reals { sums, batch } => (args.reals, args.samples) = (sums.address(), batch as i32),
+    }
+    let grid = normalizer_grid(out.padded);
+    gpu.launch(&kernels::BATCH_NORMALIZER, grid, 0, &[&out.values, &inner.values, &inner.correlation, &scalars(&args)])
+}
+
+/// Constants of evaluation, from the running statistics.
+pub fn running_normalizer(gpu: &Gpu, out: &DeviceNormalizer, layer: &LayerNorms) -> Result<()> {
+    let args = normalizer_args(layer, out.padded)?;
+    gpu.launch(&kernels::RUNNING_NORMALIZER, normalizer_grid(out.padded), 0, &[&out.values, &scalars(&args)])
+}
+
+/// Normalised currents x̂ of `rows` = B·P·(T, or 1 frame) as bf16, `[rows][C]`.
+pub fn normalize_rows(
+    gpu: &Gpu,
+    normed: Slice<u16>,
+    normalizer: &DeviceNormalizer,
+    first: &Summand,
+    second: &Summand,
+    rows: usize,
+    channels: usize,
+) -> Result<()> {
+    let row = |row: usize| normalizer.values.part(row * normalizer.padded..(row + 1) * normalizer.padded);
+    normalize(gpu, normed, [row(0), row(1), row(2)], first, second, rows, channels)
+}
+
+/// The same of û, the current of the connection with a norm of its own, from its sums.
+pub fn normalize_inner_rows(
+    gpu: &Gpu,
+    normed: Slice<u16>,
+    inner: &DeviceInner,
+    sums: &Summand,
+    rows: usize,
+    channels: usize,
+) -> Result<()> {
+    normalize(gpu, normed, [inner.row(0), Slice::NONE, inner.row(1)], sums, &Summand::None, rows, channels)
+}
+
+fn normalize(
+    gpu: &Gpu,
+    normed: Slice<u16>,
+    [factor, other_factor, offset]: [Slice<f32>; 3],
+    first: &Summand,
+    second: &Summand,
+    rows: usize,
+    channels: usize,
+) -> Result<()> {
+    let op = "normalize_rows";
+    let (first, second) = (StoredSummand::new(op, first, channels)?, StoredSummand::integers(op, second, channels)?);
+    let columns = Columns::new(rows, channels);
+    let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&columns)];
+    gpu.launch(&kernels::NORMALIZE_ROWS, columns.grid(), 0, &args)
+}
+
+/// Plain and weighted time mean of û, `[B][P][C]`, from the stored sums of the connection with a norm of its own.
+pub fn time_means(
+    gpu: &Gpu,
+    [plain, weighted]: [Slice<f32>; 2],
+    inner: &DeviceInner,
+    step_weights: Slice<f32>,
+    sums: &Summand,
+    [positions, channels]: [usize; 2],
+) -> Result<()> {
+    let (columns, sums) = (Columns::new(positions, channels), StoredSummand::integers("time_means", sums, channels)?);
+    let (time_steps, padded) = (step_weights.len() as i32, inner.padded as i32);
+    let args: [&dyn Arg; 8] = [&plain, &weighted, &inner.values, &step_weights, &scalars(&sums), &scalars(&columns), &time_steps, &padded];
+    gpu.launch(&kernels::TIME_MEANS, columns.grid(), 0, &args)
+}

@@ -1,0 +1,149 @@
+//! Launch geometry and arguments of `kernels/batch_norm_backward.cu`; no arithmetic lives here.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::cuda::{Columns, DeviceInner};
+use crate::device::{Arg, Gpu, Slice, kernels, scalars};
+use crate::error::Result;
+use crate::ops::neuron::cuda::LayerBackward;
+
+/// Where the gradient of a current goes, `[B][P][C]`; what is none is not written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CurrentGradient {
+    /// Time mean of the gradient (`unrolled`: the part of it that is constant in time), as bf16: for the weights.
+    pub plain: Slice<u16>,
+    /// r(gradient), as bf16: for the sources.
+    pub weighted: Slice<u16>,
+    /// The same in f32.
+    pub plain_f32: Slice<f32>,
+    pub weighted_f32: Slice<f32>,
+    /// Gradients of the biases of up to two connections, `[C]`; they are added to.
+    pub biases: [Slice<f32>; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CurrentGradientArgs {
+    plain: u64,
+    weighted: u64,
+    plain_f32: u64,
+    weighted_f32: u64,
+    bias_partial: u64,
+}
+
+impl CurrentGradient {
+    fn has_bias(&self) -> bool {
+        self.biases.iter().any(|bias| !bias.is_none())
+    }
+
+    fn args(&self, partial: Slice<f64>) -> CurrentGradientArgs {
+        CurrentGradientArgs {
+            plain: self.plain.address(),
+            weighted: self.weighted.address(),
+            plain_f32: self.plain_f32.address(),
+            weighted_f32: self.weighted_f32.address(),
+            bias_partial: if self.has_bias() { partial.address() } else { 0 },
+        }
+    }
+
+    fn add_biases(&self, gpu: &Gpu, layer: &LayerBackward, columns: &Columns) -> Result<()> {
+        if !self.has_bias() {
+            return Ok(());
+        }
+        let (blocks, channels, steps) = (columns.blocks() as i32, layer.channels as i32, layer.time_steps as f32);
+        let args: [&dyn Arg; 6] = [&self.biases[0], &self.biases[1], &layer.partial, &blocks, &channels, &steps];
+        gpu.launch(&kernels::BIAS_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)
+    }
+}
+
+/// From g to the gradient of the current that connections without a norm of their own share.
+///
+/// IF has one gradient for both uses in `rate` mode: ask for `plain` alone.
+pub fn current_gradient(gpu: &Gpu, out: &CurrentGradient, grad: Slice<f32>, layer: &LayerBackward, unrolled: bool) -> Result<()> {
+    let columns = Columns::new(layer.rows, layer.channels);
+    let has_norm = !layer.mean.is_none();
+    let of_norm = |means: Slice<f32>| if has_norm { means } else { Slice::NONE };
+    let (outputs, padded) = (out.args(layer.partial), layer.normalizer.padded as i32);
+    let args: [&dyn Arg; 9] = [
+        &scalars(&outputs),
+        &grad,
+        &layer.normalizer.values,
+        &layer.mean,
+        &layer.k,
+        &if unrolled { Slice::NONE } else { of_norm(layer.mean_normed) },
+        &of_norm(layer.representation),
+        &scalars(&columns),
+        &padded,
+    ];
+    gpu.launch(&kernels::CURRENT_GRADIENT, columns.grid(), 0, &args)?;
+    out.add_biases(gpu, layer, &columns)
+}
+
+/// What forward has kept of û, `[B][P][C]`.
+#[derive(Clone, Copy, Debug)]
+pub struct InnerKept {
+    pub inner: DeviceInner,
+    pub mean_normed: Slice<f32>,
+    /// The weighted mean, for IF too.
+    pub weighted_normed: Slice<f32>,
+}
+
+/// Field for field `struct InnerReduce` in `kernels/batch_norm_backward.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct InnerReduceArgs {
+    steps: f64,
+    blocks: i32,
+    rows: i32,
+    channels: i32,
+    padded: i32,
+}
+const _: () = assert!(size_of::<InnerReduceArgs>() == 24);
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct InnerMeans {
+    mean_normed: u64,
+    representation: u64,
+    inner_mean_normed: u64,
+    inner_representation: u64,
+}
+
+/// From g to the gradient of the current of the connection with a norm of its own; adds to the gradient of that norm's γ, `[C]`.
+///
+/// Leaves scale·k and the norm's own k in rows 3 and 4 of the inner constants, for the unrolled weight gradient.
+pub fn inner_backward(
+    gpu: &Gpu,
+    out: &CurrentGradient,
+    grad_gamma: Slice<f32>,
+    grad: Slice<f32>,
+    layer: &LayerBackward,
+    kept: &InnerKept,
+    unrolled: bool,
+) -> Result<()> {
+    let columns = Columns::new(layer.rows, layer.channels);
+    let padded = layer.normalizer.padded as i32;
+    let (values, mean, k) = (&layer.normalizer.values, &layer.mean, &layer.k);
+    let args: [&dyn Arg; 8] = [&layer.partial, &grad, values, mean, k, &kept.mean_normed, &scalars(&columns), &padded];
+    gpu.launch(&kernels::INNER_SUMS, columns.grid(), 0, &args)?;
+    let reduce = InnerReduceArgs {
+        steps: layer.time_steps as f64,
+        blocks: columns.blocks() as i32,
+        rows: layer.rows as i32,
+        channels: layer.channels as i32,
+        padded,
+    };
+    let args: [&dyn Arg; 6] = [&grad_gamma, &kept.inner.values, &layer.partial, &kept.inner.correlation, &layer.k, &scalars(&reduce)];
+    gpu.launch(&kernels::INNER_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)?;
+    let means = InnerMeans {
+        mean_normed: if unrolled { 0 } else { layer.mean_normed.address() },
+        representation: layer.representation.address(),
+        inner_mean_normed: kept.mean_normed.address(),
+        inner_representation: kept.weighted_normed.address(),
+    };
+    let outputs = out.args(layer.partial);
+    let args: [&dyn Arg; 9] =
+        [&scalars(&outputs), &grad, values, mean, k, &kept.inner.values, &scalars(&means), &scalars(&columns), &padded];
+    gpu.launch(&kernels::INNER_GRADIENT, columns.grid(), 0, &args)?;
+    out.add_biases(gpu, layer, &columns)
+}

@@ -1,0 +1,177 @@
+//! Launch geometry and arguments of `kernels/conv.cu` and `kernels/conv_data_gradient.cu`; no arithmetic lives here.
+
+use bytemuck::{Pod, Zeroable};
+
+pub use super::cuda_weight_gradient::{Operand, subtract_outer, weight_gradient, weight_gradient_workspace};
+use crate::device::{Gpu, Slice, kernels, scalars};
+use crate::error::{Error, Result};
+use crate::ops::neuron::LANES;
+use crate::ops::spike_conv::{DeviceGeometry, Geometry};
+
+/// A buffer holds at least what will be touched.
+pub(super) fn expect<T>(op: &str, what: &str, expected: usize, slice: Slice<T>) -> Result<()> {
+    if slice.len() >= expected { Ok(()) } else { Err(Error::shape(format!("{op}: {what}"), expected, slice.len())) }
+}
+
+/// A number of elements or threads that kernels count in 32 bits.
+pub(super) fn int(op: &str, what: &str, n: usize) -> Result<i32> {
+    i32::try_from(n).map_err(|_| Error::shape(format!("{op}: {what}"), "less than 2^31", n))
+}
+
+pub(super) fn weights_of(geometry: &Geometry) -> usize {
+    geometry.taps() * geometry.cin * geometry.cout
+}
+
+fn pooled_positions(geometry: &Geometry) -> usize {
+    geometry.pooled().iter().product()
+}
+
+fn source_positions(geometry: &Geometry) -> usize {
+    geometry.source.iter().product()
+}
+
+/// Field for field `struct RealConv` in `kernels/conv.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct RealConv {
+    geometry: DeviceGeometry,
+    batch: i32,
+    frames: i32,
+    stride: i32,
+    copies: i32,
+}
+const _: () = assert!(size_of::<RealConv>() == 76);
+
+/// Convolution of the real-valued input `[B][F][H][W][C]`, the same bits as [`super::conv_at`]: sums are `[B][P][F][stride]`, weights
+/// `[replicate][tap][cin][cout]`.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] for a buffer that is too small, [`Error::Device`] if the launch fails; so do all functions here.
+pub fn conv_real(
+    gpu: &Gpu,
+    sums: Slice<f32>,
+    input: Slice<f32>,
+    weights: Slice<f32>,
+    geometry: &Geometry,
+    replicate: usize,
+    [batch, frames]: [usize; 2],
+) -> Result<()> {
+    const OP: &str = "conv_real";
+    if geometry.is_pooled() {
+        return Err(Error::shape(OP, "an input without pool", geometry.pool));
+    }
+    let (rows, stride) = (batch * geometry.positions() * frames, geometry.cout.next_multiple_of(LANES));
+    expect(OP, "sums", rows * stride, sums)?;
+    expect(OP, "input", batch * frames * source_positions(geometry) * geometry.cin, input)?;
+    expect(OP, "weights", replicate * weights_of(geometry), weights)?;
+    let p =
+        RealConv { geometry: geometry.into(), batch: batch as i32, frames: frames as i32, stride: stride as i32, copies: replicate as i32 };
+    let grid = [int(OP, "rows", rows)?.unsigned_abs().div_ceil(64), geometry.cout.div_ceil(64) as u32, 1];
+    gpu.launch(&kernels::CONV_REAL, grid, 0, &[&sums, &input, &weights, &scalars(&p)])
+}
+
+/// Field for field `struct CopyReal` in `kernels/conv.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct CopyReal {
+    batch: i32,
+    positions: i32,
+    frames: i32,
+    channels: i32,
+    stride: i32,
+}
+
+/// The input `[B][F][H][W][C]` itself as sums `[B][P][F][stride]`.
+pub fn copy_real(gpu: &Gpu, sums: Slice<f32>, input: Slice<f32>, geometry: &Geometry, [batch, frames]: [usize; 2]) -> Result<()> {
+    const OP: &str = "copy_real";
+    let (positions, channels) = (source_positions(geometry), geometry.cin);
+    let stride = channels.next_multiple_of(LANES);
+    expect(OP, "sums", batch * positions * frames * stride, sums)?;
+    expect(OP, "input", batch * positions * frames * channels, input)?;
+    let values = int(OP, "sums", batch * positions * frames * stride)?.unsigned_abs();
+    let [batch, positions, frames, channels, stride] = [batch, positions, frames, channels, stride].map(|n| n as i32);
+    let p = CopyReal { batch, positions, frames, channels, stride };
+    gpu.launch(&kernels::COPY_REAL, [values.div_ceil(256), 1, 1], 0, &[&sums, &input, &scalars(&p)])
+}
+
+/// A geometry and whether to add to the output; field for field `struct Unpool` in `kernels/conv.cu` and `struct DataGradient` in
+/// `kernels/conv_data_gradient.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Backward {
+    geometry: DeviceGeometry,
+    batch: i32,
+    add: i32,
+}
+const _: () = assert!(size_of::<Backward>() == 68);
+
+/// Gradient of a source `[B][P][C]` from that of its pool `[B][P_pooled][C]`; without a pool, what an identity passes on.
+///
+/// Sets `grad`, or `adds` to it.
+pub fn unpool_add(gpu: &Gpu, grad: Slice<f32>, pooled: Slice<f32>, geometry: &Geometry, batch: usize, adds: bool) -> Result<()> {
+    const OP: &str = "unpool_add";
+    let positions = batch * source_positions(geometry);
+    expect(OP, "gradient", positions * geometry.cin, grad)?;
+    expect(OP, "gradient of the pool", batch * pooled_positions(geometry) * geometry.cin, pooled)?;
+    let p = Backward { geometry: geometry.into(), batch: batch as i32, add: i32::from(adds) };
+    let threads = int(OP, "elements", positions * geometry.cin.div_ceil(4))?.unsigned_abs();
+    gpu.launch(&kernels::UNPOOL, [threads.div_ceil(256), 1, 1], 0, &[&grad, &pooled, &scalars(&p)])
+}
+
+/// Input channels of a tile of the data gradient.
+const COLUMNS: usize = 64;
+
+/// Tiles of `rows` source positions: those of one remainder by the stride after the other.
+fn tiles(geometry: &Geometry, batch: usize, rows: usize) -> usize {
+    let stride = geometry.stride;
+    let count = |n: usize, remainder: usize| (n + stride - 1 - remainder) / stride;
+    let [height, width] = geometry.pooled();
+    let classes = (0..stride).flat_map(|y| (0..stride).map(move |x| (y, x)));
+    classes.map(|(y, x)| (batch * count(height, y) * count(width, x)).div_ceil(rows)).sum()
+}
+
+/// Gradient of the (pooled) source, `[B][P_pooled][C_in]`, from that of the output, bf16 `[B][P_out][C_out]`, and the transposed weights
+/// of [`crate::ops::spike_conv::transpose_weights`].
+///
+/// Sets `out`, or `adds` to it.
+pub fn data_gradient(
+    gpu: &Gpu,
+    out: Slice<f32>,
+    grad: Slice<u16>,
+    weights: Slice<u32>,
+    geometry: &Geometry,
+    batch: usize,
+    adds: bool,
+) -> Result<()> {
+    let blocks = tiles(geometry, batch, 128) * geometry.cin.div_ceil(COLUMNS);
+    let rows = if blocks >= 2 * gpu.multiprocessors() as usize { 128 } else { 64 };
+    data_gradient_in_tiles(gpu, out, grad, weights, geometry, batch, adds, rows)
+}
+
+/// The same in tiles of 128 or of 64 source positions: for speed only, the bits are the same.
+pub fn data_gradient_in_tiles(
+    gpu: &Gpu,
+    out: Slice<f32>,
+    grad: Slice<u16>,
+    weights: Slice<u32>,
+    geometry: &Geometry,
+    batch: usize,
+    adds: bool,
+    rows: usize,
+) -> Result<()> {
+    const OP: &str = "data_gradient";
+    let columns = geometry.cin.div_ceil(COLUMNS);
+    let (outputs, inputs) = (batch * geometry.positions() * geometry.cout, batch * pooled_positions(geometry) * geometry.cin);
+    expect(OP, "gradient of the source", inputs, out)?;
+    expect(OP, "gradient", outputs, grad)?;
+    expect(OP, "transposed weights", columns * geometry.taps() * geometry.cout.div_ceil(32) * 1024, weights)?;
+    int(OP, "elements", outputs.max(inputs))?;
+    let p = Backward { geometry: geometry.into(), batch: batch as i32, add: i32::from(adds) };
+    let (kernel, rows) = match (geometry.cout.is_multiple_of(8), rows) {
+        (true, 128) => (&kernels::DATA_GRADIENT_128_VECTOR, 128),
+        (true, _) => (&kernels::DATA_GRADIENT_64_VECTOR, 64),
+        (false, _) => (&kernels::DATA_GRADIENT_64_ANY, 64),
+    };
+    let grid = [tiles(geometry, batch, rows) as u32, columns as u32, 1];
+    gpu.launch(kernel, grid, 0, &[&out, &grad, &weights, &scalars(&p)])
+}

@@ -1,0 +1,45 @@
+//! Launch geometry and arguments of `kernels/cross_entropy.cu`; no arithmetic lives here.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Gpu, Slice, kernels, scalars};
+use crate::error::Result;
+use crate::optimizer::cuda::StepResult;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Scalars {
+    batch: i32,
+    classes: i32,
+    factor: f32,
+}
+
+/// What [`cross_entropy`] writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Outputs {
+    /// Gradient of the logits times the factor, `[B][classes]`.
+    pub grad: Slice<f32>,
+    /// Loss of each sample, `[B]`.
+    pub losses: Slice<f64>,
+    /// Mean loss, and the number of correct samples is added.
+    pub result: Slice<StepResult>,
+}
+
+/// Mean loss over the batch and its gradient by the logits `[B][classes]`, times `factor`. `labels` are below `classes`.
+///
+/// # Errors
+/// [`crate::error::Error::Device`] if a launch fails.
+pub fn cross_entropy(
+    gpu: &Gpu,
+    out: &Outputs,
+    logits: Slice<f32>,
+    labels: Slice<u32>,
+    [batch, classes]: [usize; 2],
+    factor: f32,
+) -> Result<()> {
+    let p = Scalars { batch: batch as i32, classes: classes as i32, factor };
+    let Outputs { grad, losses, result } = out;
+    let grid = [batch.div_ceil(8) as u32, 1, 1];
+    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, &labels, &scalars(&p)])?;
+    gpu.launch(&kernels::LOSS_REDUCE, [1, 1, 1], 0, &[result, losses, &(batch as i32)])
+}

@@ -1,0 +1,33 @@
+//! Launch geometry and arguments of `kernels/dropout.cu`; no arithmetic lives here.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::{Gpu, Slice, kernels, scalars};
+use crate::error::Result;
+use crate::optimizer::cuda::StepParameters;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Scalars {
+    positions: i32,
+    channels: i32,
+    layer: u32,
+    share: f32,
+}
+
+/// Draws the mask `[B][P][words]` of layer `index` of the network; a share of `share` of its neurons is dropped.
+///
+/// # Errors
+/// [`crate::error::Error::Device`] if the launch fails.
+pub fn draw(
+    gpu: &Gpu,
+    dropped: Slice<u32>,
+    parameters: Slice<StepParameters>,
+    index: usize,
+    [batch, positions, channels]: [usize; 3],
+    share: f32,
+) -> Result<()> {
+    let p = Scalars { positions: positions as i32, channels: channels as i32, layer: index as u32, share };
+    let grid = [(positions * channels.div_ceil(32)).div_ceil(256) as u32, batch as u32, 1];
+    gpu.launch(&kernels::DRAW_DROPPED, grid, 0, &[&dropped, &parameters, &scalars(&p)])
+}

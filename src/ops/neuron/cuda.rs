@@ -1,0 +1,183 @@
+//! Launch geometry and arguments of `kernels/neuron.cu`; no arithmetic lives here.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
+use crate::device::{Arg, Gpu, Slice, kernels, scalars};
+use crate::error::{Error, Result};
+use crate::ops::batch_norm::cuda::{Columns, PADDING, StoredSummand};
+use crate::ops::spike_conv::{DeviceNormalizer, Summand};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Place {
+    positions: i32,
+    frames: i32,
+}
+
+/// Neurons of a layer from stored summands; `positions` = B·P.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] for a summand that is not stored or an output that is too short, [`Error::Device`] if the launch fails;
+/// so do all functions below.
+pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[Summand; 2], positions: usize) -> Result<()> {
+    const OP: &str = "neurons";
+    let layer = DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons };
+    let (channels, time_steps) = (layer.channels as usize, layer.time_steps as usize);
+    let words = channels.div_ceil(32);
+    for (what, expected, got) in [
+        ("spikes", positions * time_steps * words, to.spikes.len()),
+        ("counts", positions * channels, len_or(to.counts, positions * channels)),
+        ("means", positions * channels, len_or(to.mean_normed, positions * channels)),
+        ("weighted means", positions * channels, len_or(to.weighted_normed, positions * channels)),
+        ("dropped neurons", positions * words, len_or(from.dropped, positions * words)),
+        ("step weights", if to.weighted_normed.is_none() { 0 } else { time_steps }, from.step_weights.len()),
+        ("normalizer", 6 * channels.next_multiple_of(PADDING), from.normalizer.values.len()),
+    ] {
+        if got < expected {
+            return Err(Error::shape(format!("{OP}: {what}"), expected, got));
+        }
+    }
+    let frames = if let Summand::Real { frames, .. } = summands[0] { frames as i32 } else { layer.time_steps };
+    let (first, second) = (StoredSummand::new(OP, &summands[0], channels)?, StoredSummand::integers(OP, &summands[1], channels)?);
+    let place = Place { positions: positions as i32, frames };
+    let grid = [(positions * words).div_ceil(8) as u32, 1, 1];
+    let args: [&dyn Arg; 13] = [
+        &to.spikes,
+        &to.counts,
+        &to.mean_normed,
+        &to.weighted_normed,
+        &to.fired,
+        &from.normalizer.values,
+        &from.threshold,
+        &from.step_weights,
+        &from.dropped,
+        &scalars(&first),
+        &scalars(&second),
+        &scalars(&layer),
+        &scalars(&place),
+    ];
+    gpu.launch(&kernels::NEURONS, grid, 0, &args)
+}
+
+/// Length of a buffer, or that of an absent one.
+fn len_or<T>(slice: Slice<T>, absent: usize) -> usize {
+    if slice.is_none() { absent } else { slice.len() }
+}
+
+/// A layer in backward: what forward has kept, and room for what goes from one kernel to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerBackward {
+    /// B·P.
+    pub rows: usize,
+    pub channels: usize,
+    pub time_steps: usize,
+    pub normalizer: DeviceNormalizer,
+    /// `[1]`.
+    pub threshold: Slice<f32>,
+    /// `[B][P][C]`.
+    pub mean_normed: Slice<f32>,
+    /// What decides the clamp mapping, `[B][P][C]`: the weighted mean (LIF), or `mean_normed` itself (IF).
+    pub representation: Slice<f32>,
+    /// `[B][P][words]`, or none.
+    pub dropped: Slice<u32>,
+    /// Mean gradient and k of each channel, `[padded]`; none without batch norm. Written by [`clamp_mapping_backward`].
+    pub mean: Slice<f32>,
+    pub k: Slice<f32>,
+    /// [`partial_len`] values that any layer may overwrite.
+    pub partial: Slice<f64>,
+}
+
+/// Partial sums that backward of a layer needs room for.
+pub fn partial_len(rows: usize, channels: usize) -> usize {
+    3 * Columns::new(rows, channels).blocks() * channels
+}
+
+/// Parameter gradients of a layer's neurons and norm, in the arena of gradients; they are added to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NeuronGradients {
+    /// `[1]`.
+    pub threshold: Slice<f32>,
+    /// `[C]`; none without batch norm.
+    pub gamma: Slice<f32>,
+    pub beta: Slice<f32>,
+}
+
+/// Field for field `struct ClampMapping` in `kernels/neuron.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ClampMappingArgs {
+    columns: Columns,
+    tau: f32,
+    delta_t: f32,
+    slope: f32,
+    keep: f32,
+    is_lif: i32,
+    padded: i32,
+}
+const _: () = assert!(size_of::<ClampMappingArgs>() == 40);
+
+/// Field for field `struct ClampReduce` in `kernels/neuron.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ClampReduceArgs {
+    steps: f64,
+    threshold_factor: f64,
+    blocks: i32,
+    rows: i32,
+    channels: i32,
+    padded: i32,
+}
+const _: () = assert!(size_of::<ClampReduceArgs>() == 32);
+
+/// Dropout and clamp mapping, `grad` in place from r(gradient of the spikes) to r(gradient of the current) g; adds the gradients of
+/// threshold, γ and β, and leaves mean and k of each channel.
+///
+/// `threshold_grad_scale` is the network's further factor, `dropout` the share that was dropped.
+pub fn clamp_mapping_backward(
+    gpu: &Gpu,
+    grad: Slice<f32>,
+    into: &NeuronGradients,
+    layer: &LayerBackward,
+    neuron: Neuron,
+    threshold_grad_scale: f32,
+    dropout: f32,
+) -> Result<()> {
+    if layer.mean.is_none() != into.gamma.is_none() {
+        return Err(Error::shape("clamp_mapping_backward", "mean and k where there is a batch norm, and only there", layer.mean.len()));
+    }
+    let columns = Columns::new(layer.rows, layer.channels);
+    let (tau, delta_t) = if let Neuron::Lif { tau, delta_t, .. } = neuron { (tau, delta_t) } else { (1.0, 1.0) };
+    let p = ClampMappingArgs {
+        columns,
+        tau,
+        delta_t,
+        slope: neuron.slope(),
+        keep: 1.0 / (1.0 - dropout),
+        is_lif: i32::from(matches!(neuron, Neuron::Lif { .. })),
+        padded: layer.normalizer.padded as i32,
+    };
+    let args: [&dyn Arg; 8] = [
+        &grad,
+        &layer.partial,
+        &layer.representation,
+        &layer.mean_normed,
+        &layer.dropped,
+        &layer.normalizer.values,
+        &layer.threshold,
+        &scalars(&p),
+    ];
+    gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
+    let factor = f64::from(neuron.threshold_grad_factor() * threshold_grad_scale) * layer.time_steps as f64;
+    let reduce = ClampReduceArgs {
+        steps: layer.time_steps as f64,
+        threshold_factor: factor,
+        blocks: columns.blocks() as i32,
+        rows: layer.rows as i32,
+        channels: layer.channels as i32,
+        padded: layer.normalizer.padded as i32,
+    };
+    let args: [&dyn Arg; 8] =
+        [&into.threshold, &into.gamma, &into.beta, &layer.mean, &layer.k, &layer.partial, &layer.normalizer.values, &scalars(&reduce)];
+    gpu.launch(&kernels::CLAMP_MAPPING_REDUCE, [layer.channels.div_ceil(32) as u32 + 1, 1, 1], 0, &args)
+}

@@ -1,0 +1,141 @@
+//! Weights on the device: `kernels/weights.cu` rounds and packs those of all connections in one launch.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Geometry;
+use crate::device::{Gpu, Layout, Memory, Slice, kernels};
+use crate::error::{Error, Result};
+use std::sync::Arc;
+
+/// Weights of one connection as kernels read them; the layouts are in the head of `kernels/weights.cu`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PackedWeights {
+    /// Fixed-point weights in the order of the tensor cores' operands.
+    pub packed: Slice<u32>,
+    /// `2^-e` per output channel, padded to a multiple of 64.
+    pub scale: Slice<f32>,
+    /// bf16 weights for the data gradient.
+    pub transposed: Slice<u32>,
+    /// 16 or 8.
+    pub bits: u8,
+}
+
+impl PackedWeights {
+    /// Cuts the buffers of one connection.
+    pub fn take(layout: &mut Layout, geometry: &Geometry, bits: u8) -> Self {
+        let steps = (geometry.taps() * geometry.cin.div_ceil(32)).next_multiple_of(2);
+        PackedWeights {
+            packed: layout.take(geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32),
+            scale: layout.take(geometry.cout.next_multiple_of(64)),
+            transposed: layout.take(transposed_pieces(geometry) * 256 * 4),
+            bits,
+        }
+    }
+}
+
+/// Pieces of 64 input and 32 output channels that the transposed weights have.
+fn transposed_pieces(geometry: &Geometry) -> usize {
+    geometry.cin.div_ceil(64) * geometry.taps() * geometry.cout.div_ceil(32)
+}
+
+/// One connection; field for field `struct WeightJob` in `kernels/weights.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+struct WeightJob {
+    master: u64,
+    packed: u64,
+    scale: u64,
+    transposed: u64,
+    taps: i32,
+    cin: i32,
+    cout: i32,
+    replicate: i32,
+    bits: i32,
+    max_count: i32,
+    of_counts: i32,
+    first_block: i32,
+    first_transposed: i32,
+    copies_stride: i32,
+}
+const _: () = assert!(size_of::<WeightJob>() == 72);
+
+/// A connection whose weights are to be packed.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightSource {
+    /// `[replicate][tap][cin][cout]` in the arena of parameters.
+    pub master: Slice<f32>,
+    pub geometry: Geometry,
+    /// Copies of the source that the connection sees; their weights are summed.
+    pub replicate: usize,
+    pub weights: PackedWeights,
+}
+
+/// The connections of a network, as the kernels look them up.
+#[derive(Debug)]
+pub struct WeightTable {
+    jobs: Memory<u8>,
+    count: i32,
+    blocks: usize,
+    transposed_blocks: usize,
+}
+
+impl WeightTable {
+    /// Uploads the table; it stays valid as long as the buffers that it names.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if a slice has not the size that its geometry asks for, or [`Error::Device`].
+    pub fn new(gpu: &Arc<Gpu>, sources: &[WeightSource]) -> Result<Self> {
+        let (mut blocks, mut transposed_blocks) = (0, 0);
+        let mut jobs = Vec::with_capacity(sources.len());
+        for source in sources {
+            let WeightSource { master, geometry, replicate, weights } = source;
+            let len = geometry.taps() * geometry.cin * geometry.cout;
+            if master.len() != replicate * len {
+                return Err(Error::shape("quantize_weights", replicate * len, master.len()));
+            }
+            jobs.push(WeightJob {
+                master: master.address(),
+                packed: weights.packed.address(),
+                scale: weights.scale.address(),
+                transposed: weights.transposed.address(),
+                taps: geometry.taps() as i32,
+                cin: geometry.cin as i32,
+                cout: geometry.cout as i32,
+                replicate: *replicate as i32,
+                bits: i32::from(weights.bits),
+                max_count: geometry.area() as i32,
+                of_counts: i32::from(geometry.is_pooled()),
+                first_block: blocks as i32,
+                first_transposed: transposed_blocks as i32,
+                copies_stride: len as i32,
+            });
+            blocks += 2 * geometry.cout.div_ceil(64);
+            transposed_blocks += transposed_pieces(geometry);
+        }
+        let bytes = bytemuck::cast_slice(&jobs);
+        Ok(WeightTable { jobs: gpu.memory_of(bytes)?, count: jobs.len() as i32, blocks, transposed_blocks })
+    }
+}
+
+/// Rounds all weights to fixed point; the same integers and scales as [`super::QuantizedWeights::quantize`].
+///
+/// # Errors
+/// [`Error::Device`] if the launch fails.
+pub fn quantize_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
+    launch(gpu, &kernels::QUANTIZE_WEIGHTS, table.blocks, table)
+}
+
+/// Packs all weights for the data gradient.
+///
+/// # Errors
+/// [`Error::Device`] if the launch fails.
+pub fn transpose_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
+    launch(gpu, &kernels::TRANSPOSE_WEIGHTS, table.transposed_blocks, table)
+}
+
+fn launch(gpu: &Gpu, kernel: &kernels::Kernel, blocks: usize, table: &WeightTable) -> Result<()> {
+    if blocks == 0 {
+        return Ok(());
+    }
+    gpu.launch(kernel, [blocks as u32, 1, 1], 0, &[&table.jobs.slice(), &table.count])
+}

@@ -1,0 +1,124 @@
+//! Launch geometry and arguments of `kernels/optimizer.cu`, and what a replayed step reads and reports.
+
+use bytemuck::{Pod, Zeroable};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Optimizer, Rule};
+use crate::device::{Gpu, Slice, kernels, scalars};
+use crate::error::Result;
+
+/// What changes from step to step; field for field `struct StepParameters` in `kernels/include/step.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct StepParameters {
+    lr: f32,
+    root: f32,
+    key: [u32; 8],
+    padding: [u32; 2],
+}
+const _: () = assert!(size_of::<StepParameters>() == 48);
+
+impl StepParameters {
+    /// Of the next step of `optimizer` at this learning rate, with the dropout masks of `seed`.
+    pub fn new(optimizer: Option<&Optimizer>, lr: f32, seed: u64) -> Self {
+        let (lr, root) = match optimizer {
+            Some(Optimizer { rule: Rule::Adam { beta1, beta2, .. }, steps, .. }) => super::adam_rates(lr, *beta1, *beta2, steps + 1),
+            _ => (lr, 1.0),
+        };
+        let seed = ChaCha8Rng::seed_from_u64(seed).get_seed();
+        let word = |i: usize| u32::from_le_bytes([seed[4 * i], seed[4 * i + 1], seed[4 * i + 2], seed[4 * i + 3]]);
+        StepParameters { lr, root, key: std::array::from_fn(word), padding: [0; 2] }
+    }
+}
+
+/// What a step reports; field for field `struct StepResult` in `kernels/include/step.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct StepResult {
+    /// Mean loss over the batch.
+    pub loss: f64,
+    /// Samples whose largest logit is that of their class.
+    pub correct: u32,
+    first_bad: u32,
+}
+const _: () = assert!(size_of::<StepResult>() == 16);
+
+impl StepResult {
+    /// Index of the first value or gradient of the arena that is not finite.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        (self.first_bad != 0).then(|| (u32::MAX - self.first_bad) as usize)
+    }
+}
+
+/// Arenas of one length: parameters, their gradients, and the optimiser's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Arenas {
+    pub values: Slice<f32>,
+    pub grads: Slice<f32>,
+    pub first: Slice<f32>,
+    /// None for SGD.
+    pub second: Slice<f32>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Sgd {
+    momentum: f32,
+    decay: f32,
+    nesterov: i32,
+    len: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Adam {
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    decay: f32,
+    len: i32,
+}
+
+/// Blocks of a loop over the arena: enough to fill every device.
+const MOST_BLOCKS: usize = 2048;
+
+/// Looks for values and gradients that are not finite; [`step`] then changes nothing.
+///
+/// # Errors
+/// [`crate::error::Error::Device`] if the launch fails; so do the others.
+pub fn first_not_finite(gpu: &Gpu, result: Slice<StepResult>, values: Slice<f32>, grads: Slice<f32>) -> Result<()> {
+    let grid = [values.len().div_ceil(256).min(MOST_BLOCKS) as u32, 1, 1];
+    gpu.launch(&kernels::FIRST_NOT_FINITE, grid, 0, &[&result, &values, &grads, &(values.len() as i32)])
+}
+
+/// Updates the values, unless `result` reports something that is not finite.
+pub fn step(
+    gpu: &Gpu,
+    rule: Rule,
+    weight_decay: f32,
+    arenas: &Arenas,
+    parameters: Slice<StepParameters>,
+    result: Slice<StepResult>,
+) -> Result<()> {
+    let Arenas { values, grads, first, second } = arenas;
+    let len = values.len() as i32;
+    match rule {
+        Rule::Sgd { momentum, nesterov } => {
+            let p = Sgd { momentum, decay: weight_decay, nesterov: i32::from(nesterov), len };
+            let grid = [values.len().div_ceil(1024) as u32, 1, 1];
+            gpu.launch(&kernels::SGD_STEP, grid, 0, &[values, first, grads, &parameters, &result, &scalars(&p)])
+        }
+        Rule::Adam { beta1, beta2, eps } => {
+            let p = Adam { beta1, beta2, eps, decay: weight_decay, len };
+            let grid = [values.len().div_ceil(256).min(MOST_BLOCKS) as u32, 1, 1];
+            gpu.launch(&kernels::ADAM_STEP, grid, 0, &[values, first, second, grads, &parameters, &result, &scalars(&p)])
+        }
+    }
+}
+
+/// Keeps the thresholds at these places of the arena above their bound.
+pub fn bound_thresholds(gpu: &Gpu, values: Slice<f32>, places: Slice<u32>, bound: f32) -> Result<()> {
+    let grid = [places.len().div_ceil(64) as u32, 1, 1];
+    gpu.launch(&kernels::BOUND_THRESHOLDS, grid, 0, &[&values, &places, &bound, &(places.len() as i32)])
+}

@@ -1,0 +1,60 @@
+//! Augmentation on the device: the bits of the CPU.
+
+#[path = "support/device.rs"]
+mod device;
+#[path = "support/output.rs"]
+mod output;
+#[path = "support/seeded.rs"]
+mod seeded;
+
+use dsr::data::{Augment, Dataset, DeviceDraw, Images, Pixels, Split, augment};
+use dsr::device::Slice;
+use output::Output;
+
+/// A few random images, each channel brighter than the one before.
+fn dataset(shape: [usize; 3], images: usize) -> Dataset {
+    let len = images * shape.iter().product::<usize>();
+    let values = seeded::values(1, len, 0.0..1.0);
+    let pixels = values.iter().enumerate().map(|(i, v)| (v * (80 + 40 * (i % shape[2])) as f32) as u8).collect();
+    let split = Split { images: Images { shape, pixels }, labels: vec![0; images] };
+    Dataset::new("random", vec!["all".into()], split.clone(), split, 255).unwrap()
+}
+
+#[test]
+fn batches_have_the_bits_of_the_cpu() {
+    let gpu = device::gpu();
+    let cases = [([1, 1, 1], 0, false), ([5, 7, 3], 2, true), ([8, 8, 1], 4, false), ([4, 3, 2], 0, true), ([9, 6, 4], 5, true)];
+    for (shape, crop_pad, flip) in cases {
+        let dataset = dataset(shape, 6);
+        let pixels = Pixels::of(&dataset);
+        let images = &dataset.train.images;
+        let order = [3, 0, 0, 5, 1, 4, 2, 3, 3];
+        let how = Augment { crop_pad, flip };
+        let (mut expected, mut draws) = (Vec::new(), Vec::new());
+        for (place, &image) in order.iter().enumerate() {
+            let draw = how.draw(9, 1, place as u64);
+            pixels.append_drawn(images.image(image), crop_pad, draw, &mut expected);
+            draws.push(DeviceDraw::new(image, draw));
+        }
+        let (bytes, table) = (gpu.memory_of(&images.pixels).unwrap(), gpu.memory_of(&pixels.table()).unwrap());
+        let draws = gpu.memory_of(&draws).unwrap();
+        let run = |draws: Slice<DeviceDraw>, batch: usize, pad: usize| {
+            let out = Output::of(&gpu, &vec![f32::NAN; batch * images.size()]);
+            augment(&gpu, out.slice(), bytes.slice(), draws, table.slice(), shape, batch, pad).unwrap();
+            out.values()
+        };
+        assert_eq!(run(draws.slice(), order.len(), crop_pad), expected, "{shape:?}, {how:?}");
+
+        let mut plain = Vec::new();
+        (0..4).for_each(|image| pixels.append(images.image(image), &mut plain));
+        assert_eq!(run(Slice::NONE, 4, 0), plain, "{shape:?}, as they are");
+    }
+}
+
+#[test]
+fn buffers_that_are_too_small_are_refused() {
+    let gpu = device::gpu();
+    let (out, images, table) = (gpu.zeroed::<f32>(150).unwrap(), gpu.zeroed::<u8>(149).unwrap(), gpu.zeroed::<f32>(768).unwrap());
+    let problem = augment(&gpu, out.slice(), images.slice(), Slice::NONE, table.slice(), [5, 5, 3], 2, 0).unwrap_err();
+    assert_eq!(problem.to_string(), "augment: images: expected 150, got 149");
+}

@@ -1,0 +1,161 @@
+//! Networks on a CUDA device against the CPU: the forward pass bit for bit, gradients within what bf16 operands allow.
+
+#[path = "support/device.rs"]
+mod device;
+#[path = "support/seeded.rs"]
+mod seeded;
+#[path = "support/small_networks.rs"]
+mod small_networks;
+
+use dsr::device::Device;
+use dsr::network::{Forward, Mode, Network, SumsChoice, WeightGradient};
+use dsr::ops::cross_entropy::cross_entropy;
+use dsr::optimizer::{Optimizer, Rule};
+use small_networks::{Batch, Small, TRAIN};
+
+/// Everything a forward pass gives, named, as bits.
+fn bits(network: &Network, forward: &Forward) -> Vec<(String, Vec<u32>)> {
+    let of = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+    let layers = network.layers.iter().zip(&forward.spikes);
+    let mut all: Vec<(String, Vec<u32>)> = layers.map(|(l, s)| (l.name.clone(), s.as_ref().unwrap().bits().to_vec())).collect();
+    all.push(("logits".into(), of(&forward.logits)));
+    all.push(("rates".into(), of(&forward.rates)));
+    for norm in &network.norms {
+        all.push((norm.name.clone(), of(&[&norm.running_mean[..], &norm.running_var].concat())));
+    }
+    all
+}
+
+fn assert_same(name: &str, got: &[(String, Vec<u32>)], expected: &[(String, Vec<u32>)]) {
+    assert_eq!(got.len(), expected.len(), "{name}");
+    for ((part, got), (_, expected)) in got.iter().zip(expected) {
+        let differing = got.iter().zip(expected).filter(|(a, b)| a != b).count();
+        let first = got.iter().zip(expected).position(|(a, b)| a != b).map(|i| (i, got[i], expected[i]));
+        assert!(got.len() == expected.len() && differing == 0, "{name}: {part}: {differing} of {} words, first {first:x?}", expected.len());
+    }
+}
+
+fn on_gpu(network: &Network, sums: SumsChoice) -> Network {
+    let mut network = network.clone();
+    network.place(&Device::Cuda(device::gpu())).unwrap();
+    network.choose_sums(sums);
+    network
+}
+
+fn forward(network: &mut Network, batch: &Batch, mode: Mode) -> Vec<(String, Vec<u32>)> {
+    let forward = network.forward(&batch.input(), mode, |_| true).unwrap();
+    bits(network, &forward)
+}
+
+#[test]
+fn forward_has_the_bits_of_the_cpu() {
+    for small in small_networks::all() {
+        let (mut network, batch) = (small.network(), small.data());
+        for sums in [SumsChoice::Store, SumsChoice::Recompute] {
+            let mut on_gpu = on_gpu(&network, sums);
+            for mode in [Mode::Eval, TRAIN] {
+                let expected = forward(&mut network.clone(), &batch, mode);
+                assert_same(&format!("{}, {sums:?}, {mode:?}", small.name), &forward(&mut on_gpu.clone(), &batch, mode), &expected);
+            }
+            // The same memory serves both modes, one after the other.
+            let expected = [TRAIN, Mode::Eval].map(|mode| forward(&mut network.clone(), &batch, mode));
+            let mut cpu = network.clone();
+            assert_same(small.name, &forward(&mut on_gpu, &batch, TRAIN), &expected[0]);
+            forward(&mut cpu, &batch, TRAIN);
+            assert_same(small.name, &forward(&mut on_gpu, &batch, Mode::Eval), &forward(&mut cpu, &batch, Mode::Eval));
+        }
+        network.prepare();
+    }
+}
+
+/// Gradients of all parameters and of the input, by name.
+fn gradients(network: &mut Network, batch: &Batch, gradient: WeightGradient) -> Vec<(String, Vec<f32>)> {
+    let forward = network.forward(&batch.input(), Mode::Train { gradient, seed: 3 }, |_| false).unwrap();
+    let labels: Vec<u32> = (0..batch.size).map(|b| (b % network.classes) as u32).collect();
+    let mut grad = vec![0.0; forward.logits.len()];
+    cross_entropy(&forward.logits, &labels, network.classes, &mut grad);
+    network.grads.fill(0.0);
+    let mut input_grad = Vec::new();
+    network.backward(&batch.input(), &grad, Some(&mut input_grad)).unwrap();
+    let mut all: Vec<(String, Vec<f32>)> =
+        (0..network.parameters.len()).map(|i| (network.parameters[i].name.clone(), network.grad_mut(i).to_vec())).collect();
+    all.push(("the input".into(), input_grad));
+    all
+}
+
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// The products of backward have bf16 operands on the device. The CPU can round its operands, too: then both differ by the order of
+/// sums alone, and by the few values that this moves across a boundary of bf16. And the error against operands in f32 is no more
+/// than twice that of the CPU's rounded operands.
+///
+/// Lengths are compared with the length of the gradient; where it is 0 in exact arithmetic (biases in front of a batch norm), with 1e-3
+/// of the largest gradient an element.
+#[test]
+fn gradients_are_those_of_bf16_operands() {
+    for small in small_networks::all() {
+        let (network, batch) = (small.network(), small.data());
+        for gradient in [WeightGradient::Rate, WeightGradient::Unrolled] {
+            let exact = gradients(&mut network.clone(), &batch, gradient);
+            let mut rounding = network.clone();
+            rounding.bf16_gradients = true;
+            let rounded = gradients(&mut rounding, &batch, gradient);
+            let got = gradients(&mut on_gpu(&network, SumsChoice::Cheapest), &batch, gradient);
+            let largest = exact.iter().flat_map(|(_, g)| g).fold(0.0f32, |m, g| m.max(g.abs()));
+            let (mut worst, mut of_rounding) = ((0.0, ""), 0.0f64);
+            for (((name, got), (_, rounded)), (_, exact)) in got.iter().zip(&rounded).zip(&exact) {
+                assert_eq!(got.len(), exact.len(), "{name}");
+                let floor = f64::from(largest) * 1e-3 * (exact.len() as f64).sqrt();
+                let scale = length(exact.iter().map(|v| f64::from(*v))) + floor;
+                let off = |a: &[f32], b: &[f32]| length(a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b))) / scale;
+                let (share, error, allowed) = (off(got, rounded), off(got, exact), off(rounded, exact));
+                if share > worst.0 {
+                    worst = (share, name);
+                }
+                of_rounding = of_rounding.max(allowed);
+                assert!(share < 2e-3, "{}, {gradient:?}: gradient of {name} is off by {share:.2e} of its length", small.name);
+                assert!(error <= 2.0 * allowed + 1e-4, "{}, {gradient:?}: {name}: error {error:.2e}, of bf16 {allowed:.2e}", small.name);
+            }
+            println!("{}, {gradient:?}: off by {:.1e} ({}), bf16 by {of_rounding:.1e}", small.name, worst.0, worst.1);
+        }
+    }
+}
+
+fn train(small: &Small, network: &mut Network, rule: Rule, steps: u64) -> Vec<f64> {
+    let batch = small.data();
+    let mut optimizer = Optimizer::new(rule, 5e-4, network.len());
+    let labels: Vec<u32> = (0..batch.size).map(|b| (b % network.classes) as u32).collect();
+    let mut losses = Vec::new();
+    for seed in 0..steps {
+        let mode = Mode::Train { gradient: WeightGradient::Rate, seed };
+        let step = network.train_step(&mut optimizer, 0.01, &batch.input(), &labels, mode).unwrap();
+        assert_eq!(step.not_finite, None, "{}", small.name);
+        losses.push(step.loss);
+    }
+    network.synchronize(&mut optimizer).unwrap();
+    assert_eq!(optimizer.steps, steps);
+    assert!(optimizer.first.iter().any(|v| *v != 0.0), "{}: the optimiser's state came back", small.name);
+    losses
+}
+
+/// Steps are recorded and replayed; what they leave behind is the same bits in every run, and on the CPU nearly the same.
+#[test]
+fn training_steps_follow_the_cpu() {
+    let rules = [Rule::Sgd { momentum: 0.9, nesterov: true }, Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }];
+    for (small, rule) in small_networks::all().iter().zip(rules.iter().cycle()) {
+        let network = small.network();
+        let (mut cpu, mut gpu, mut again) =
+            (network.clone(), on_gpu(&network, SumsChoice::Cheapest), on_gpu(&network, SumsChoice::Cheapest));
+        let (expected, got) = (train(small, &mut cpu, *rule, 3), train(small, &mut gpu, *rule, 3));
+        assert!((got[0] - expected[0]).abs() < 1e-9 * expected[0], "{}: first loss {} and {}", small.name, got[0], expected[0]);
+        println!("{}: losses {got:?}, on the CPU {expected:?}", small.name);
+        assert_eq!(train(small, &mut again, *rule, 3), got, "{}: losses of two runs", small.name);
+        let bits = |n: &Network| n.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&again), bits(&gpu), "{}: parameters of two runs", small.name);
+        for (a, b) in gpu.norms.iter().zip(&cpu.norms) {
+            assert_eq!(a.batches, b.batches, "{}: batches of {}", small.name, a.name);
+        }
+    }
+}
