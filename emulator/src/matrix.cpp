@@ -8,6 +8,8 @@
 #include <emmintrin.h>
 #endif
 
+#include <algorithm>
+
 #include "block.h"
 #include "cuda_codes.h"
 
@@ -53,8 +55,12 @@ template <typename C>
 struct Product { C* c; const uint32_t *a, *b; int m, n; };
 
 // Operands of one product for the host: a by rows, b so that the eight columns lie side by side.
-// Integers: pairs of neighbours along k, 16 bits each, in one word.
-struct IntegerA { uint32_t pairs[16][16]; };
+// Integers: pairs of neighbours along k, 16 bits each, in one word. Most spikes are zeros, so each row lists where its pairs
+// are not: a loop over the list is faster than a test of each, which no processor predicts.
+struct IntegerA {
+    uint32_t pairs[16][16];
+    unsigned char used[16][16], used_count[16];
+};
 struct alignas(16) IntegerB { uint32_t pairs[16][8]; };
 struct FloatA { float values[16][16]; };
 struct alignas(16) FloatB { float values[16][8]; };
@@ -67,6 +73,14 @@ void gather(IntegerA& to, void* const* records, int i) {
             pairs[0] = (a[part] & 0xff) | (a[part] & 0xff00) << 8;
             pairs[1] = (a[part] >> 16 & 0xff) | (a[part] >> 24) << 16;
         }
+    }
+    for (int row = 0; row < 16; ++row) {
+        unsigned count = 0;
+        for (int pair = 0; pair < 16; ++pair) {
+            to.used[row][count] = static_cast<unsigned char>(pair);
+            count += to.pairs[row][pair] != 0;
+        }
+        to.used_count[row] = static_cast<unsigned char>(count);
     }
 }
 
@@ -111,12 +125,12 @@ void gather(FloatB& to, void* const* records, int j) {
 }
 
 #if defined(__SSE2__)
-// One row: the processor multiplies pairs of 16 bits and adds the two products.
-void multiply_row(int (&sums)[8], const uint32_t (&a)[16], const IntegerB& b) {
+// The processor multiplies pairs of 16 bits and adds the two products.
+void multiply_row(int (&sums)[8], const IntegerA& a, int row, const IntegerB& b) {
     __m128i low = _mm_setzero_si128(), high = _mm_setzero_si128();
-    for (int pair = 0; pair < 16; ++pair) {
-        if (a[pair] == 0) continue;                  // most spikes are zeros
-        const __m128i both = _mm_set1_epi32(static_cast<int>(a[pair]));
+    for (int i = 0; i < a.used_count[row]; ++i) {
+        const int pair = a.used[row][i];
+        const __m128i both = _mm_set1_epi32(static_cast<int>(a.pairs[row][pair]));
         const __m128i* columns = reinterpret_cast<const __m128i*>(b.pairs[pair]);
         low = _mm_add_epi32(low, _mm_madd_epi16(both, columns[0]));
         high = _mm_add_epi32(high, _mm_madd_epi16(both, columns[1]));
@@ -125,10 +139,11 @@ void multiply_row(int (&sums)[8], const uint32_t (&a)[16], const IntegerB& b) {
     memcpy(sums + 4, &high, sizeof(high));
 }
 #else
-void multiply_row(int (&sums)[8], const uint32_t (&a)[16], const IntegerB& b) {
+void multiply_row(int (&sums)[8], const IntegerA& a, int row, const IntegerB& b) {
     memset(sums, 0, sizeof(sums));
-    for (int pair = 0; pair < 16; ++pair) {
-        const int first = static_cast<int16_t>(a[pair]), second = static_cast<int16_t>(a[pair] >> 16);
+    for (int i = 0; i < a.used_count[row]; ++i) {
+        const int pair = a.used[row][i];
+        const int first = static_cast<int16_t>(a.pairs[row][pair]), second = static_cast<int16_t>(a.pairs[row][pair] >> 16);
         for (int column = 0; column < 8; ++column) {
             sums[column] += first * static_cast<int16_t>(b.pairs[pair][column]) + second * static_cast<int16_t>(b.pairs[pair][column] >> 16);
         }
@@ -139,23 +154,15 @@ void multiply_row(int (&sums)[8], const uint32_t (&a)[16], const IntegerB& b) {
 // Four floats for one instruction, of whatever processor.
 typedef float Four __attribute__((vector_size(16)));
 
-void multiply_row(float (&sums)[8], const float (&a)[16], const FloatB& b) {
+void multiply_row(float (&sums)[8], const FloatA& a, int row, const FloatB& b) {
     Four low = {}, high = {};
     for (int k = 0; k < 16; ++k) {
         const Four* columns = reinterpret_cast<const Four*>(b.values[k]);
-        low += a[k] * columns[0];
-        high += a[k] * columns[1];
+        low += a.values[row][k] * columns[0];
+        high += a.values[row][k] * columns[1];
     }
     memcpy(sums, &low, sizeof(low));
     memcpy(sums + 4, &high, sizeof(high));
-}
-
-void multiply(int (&sums)[16][8], const IntegerA& a, const IntegerB& b) {
-    for (int row = 0; row < 16; ++row) multiply_row(sums[row], a.pairs[row], b);
-}
-
-void multiply(float (&sums)[16][8], const FloatA& a, const FloatB& b) {
-    for (int row = 0; row < 16; ++row) multiply_row(sums[row], a.values[row], b);
 }
 
 template <typename C>
@@ -170,19 +177,24 @@ void scatter(void* const* records, const C (&sums)[16][8], int i, int j, int n) 
     }
 }
 
+// All products of one meeting. Some operands a at a time are kept, so that each b is put together once for all of them.
 template <typename C, typename A, typename B>
 void exchange_product(void* const* records, uint32_t mask) {
     need_whole_warp(mask, "mma");
     const Product<C>& shape = *static_cast<Product<C>*>(records[0]);
-    A a;
+    constexpr int AT_ONCE = 4;
+    A a[AT_ONCE];
     B b;
     C sums[16][8];
-    for (int i = 0; i < shape.m; ++i) {
-        gather(a, records, i);
+    for (int first = 0; first < shape.m; first += AT_ONCE) {
+        const int end = std::min(first + AT_ONCE, shape.m);
+        for (int i = first; i < end; ++i) gather(a[i - first], records, i);
         for (int j = 0; j < shape.n; ++j) {
             gather(b, records, j);
-            multiply(sums, a, b);
-            scatter(records, sums, i, j, shape.n);
+            for (int i = first; i < end; ++i) {
+                for (int row = 0; row < 16; ++row) multiply_row(sums[row], a[i - first], row, b);
+                scatter(records, sums, i, j, shape.n);
+            }
         }
     }
 }
