@@ -23,7 +23,7 @@ const KERNEL: &[&str] = &[
     "c++",
 ];
 
-const DRIVER: &[&str] = &["-O3"];
+const DRIVER: &[&str] = &["-O2"];
 
 struct Unit {
     source: PathBuf,

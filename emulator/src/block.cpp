@@ -57,11 +57,8 @@ void BlockRunner::set_up(const Launch& launch, unsigned block_number) {
     count_ = live_ = block.x * block.y * block.z;
     const bool same_shape = shape_.x == block.x && shape_.y == block.y && shape_.z == block.z;
     shape_ = block;
-    for (unsigned i = 0; i < count_; ++i) {
+    for (unsigned i = 0; i < count_ && !same_shape; ++i) {
         BlockThread& thread = threads_[i];
-        thread.fiber = nullptr;
-        if (!thread.copies.empty()) thread.copies.clear();
-        if (same_shape) continue;
         thread.number = i;
         thread.lane = i % 32;
         thread.index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
@@ -72,7 +69,6 @@ void BlockRunner::set_up(const Launch& launch, unsigned block_number) {
         Warp& warp = warps_[first / 32];
         warp.exist = count_ - first >= 32 ? ~0u : (1u << (count_ - first)) - 1;
         warp.left = warp.runnable = 0;
-        for (Meeting& meeting : warp.meetings) meeting.arrived = 0;
         make_runnable(first / 32, warp.exist);
     }
     at_barrier_ = 0;
@@ -165,6 +161,14 @@ Fiber* BlockRunner::free_fiber() {
 
 // After a problem: what waits on these stacks never goes on.
 void BlockRunner::abandon_fibers() {
+    for (BlockThread& thread : threads_) {
+        thread.fiber = nullptr;
+        thread.copies.clear();
+    }
+    for (Warp& warp : warps_) {
+        warp.waiting = 0;
+        for (Meeting& meeting : warp.meetings) meeting.arrived = 0;
+    }
     free_fibers_.clear();
     for (Fiber& fiber : fibers_) {
         fiber.prepare(&BlockRunner::fiber_main);
@@ -199,12 +203,15 @@ void BlockRunner::leave(BlockThread& thread) {
     Warp& warp = warps_[thread.number / 32];
     const uint32_t bit = 1u << thread.lane;
     for (const Meeting& meeting : warp.meetings) {
+        if (!warp.waiting) break;
         if (meeting.arrived && meeting.mask & bit) {
             fail(CUDA_LAUNCH_FAILED, text("leaves the kernel while lanes %08x of its warp wait for it in %s at %s:%d", meeting.arrived, meeting.what, meeting.file, meeting.line));
         }
     }
     warp.left |= bit;
     --live_;
+    thread.fiber = nullptr;
+    if (!thread.copies.empty()) thread.copies.clear();         // never waited for, and nobody can see them any more
 }
 
 void BlockRunner::barrier(const char* file, int line) {

@@ -46,6 +46,7 @@ struct Meeting {
 
 struct Warp {
     uint32_t exist, left, runnable;                  // lanes
+    unsigned waiting;                                // meetings that have begun
     Meeting meetings[4];                             // parts of a warp may meet at the same time
 };
 
@@ -78,6 +79,7 @@ private:
     BlockThread* pick();
     unsigned pick_warp();
     unsigned pick_lane(uint32_t lanes);
+    Meeting* find_meeting(Warp& warp, uint32_t mask, uint32_t bit, const char* what, const char* file, int line);
     void make_runnable(unsigned warp, uint32_t lanes);
     void suspend();
     void go_on(BlockThread* next, Context& from);

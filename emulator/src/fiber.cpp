@@ -1,4 +1,4 @@
-// fiber.cpp: the switch in assembly for x86-64, by ucontext elsewhere (slower: two system calls a switch).
+// fiber.cpp: stacks, and the switch between them: a few instructions in assembly, a system call each by ucontext.
 #include "fiber.h"
 
 #include <sys/mman.h>
@@ -14,7 +14,7 @@ constexpr size_t GUARD = 16 * PAGE;                  // a multiple of every page
 constexpr size_t STACK = 16 * PAGE;
 }  // namespace
 
-#if defined(__x86_64__)
+#if STANDIN_ASSEMBLY
 // Saves the registers that a callee must keep, then changes stacks. `ret` and not a jump: fibers in lockstep return to the
 // same places, so the processor's return predictor stays right.
 asm(R"(
@@ -65,7 +65,7 @@ bool Fiber::guards(const void* address) const {
 }
 
 void Fiber::prepare(void (*entry)()) {
-#if defined(__x86_64__)
+#if STANDIN_ASSEMBLY
     void** top = reinterpret_cast<void**>(mapping + GUARD + STACK - colour);
     *--top = nullptr;                                // ends a backtrace, and aligns the stack as after a call
     *--top = reinterpret_cast<void*>(entry);

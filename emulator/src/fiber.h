@@ -1,7 +1,12 @@
 // fiber.h: stacks of their own for threads that wait, and the switch between them.
 #pragma once
 #include <cstddef>
-#if !defined(__x86_64__)
+
+// The switch is in assembly for x86-64, and by ucontext elsewhere, or with -DSTANDIN_UCONTEXT.
+#if defined(__x86_64__) && !defined(STANDIN_UCONTEXT)
+#define STANDIN_ASSEMBLY 1
+#else
+#define STANDIN_ASSEMBLY 0
 #include <ucontext.h>
 #endif
 
@@ -9,7 +14,7 @@ namespace standin {
 
 // Where a fiber, or the OS thread below all fibers, goes on.
 struct Context {
-#if defined(__x86_64__)
+#if STANDIN_ASSEMBLY
     void* stack_pointer = nullptr;
 #else
     ucontext_t state;

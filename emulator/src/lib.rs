@@ -3,7 +3,8 @@
 //! The library itself is C++ (`src/*.cpp`, built by `build.rs`); this crate says where it is and loads it.
 //! `README.md` says what it models and which environment variables it reads.
 
-use std::path::Path;
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -18,13 +19,61 @@ pub fn directory() -> &'static Path {
 /// # Panics
 /// If the library cannot be loaded.
 pub fn load() {
+    library();
+}
+
+fn library() -> &'static Library {
     static LOADED: OnceLock<Library> = OnceLock::new();
     LOADED.get_or_init(|| {
         let path = directory().join("libcuda.so.1");
         // SAFETY: the library was built by this crate's build script, and its initialisers only fill tables.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) };
         library.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-    });
+    })
+}
+
+/// Which of the threads of a block that can go on runs next; every order is one that a device may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The first of the block; it runs until it has to wait.
+    Fifo,
+    /// The last.
+    Lifo,
+    /// By random priorities of the warps from this seed, which change now and then.
+    Random(u64),
+}
+
+/// Sets the order for launches from now on, of the whole process; before that, `DSR_STANDIN_ORDER` says it.
+///
+/// # Panics
+/// If the library cannot be loaded.
+pub fn set_order(order: Order) {
+    let (number, seed) = match order {
+        Order::Fifo => (0, 1),
+        Order::Lifo => (1, 1),
+        Order::Random(seed) => (2, seed),
+    };
+    // SAFETY: the function has this type in src/settings.cpp.
+    unsafe { function::<unsafe extern "C" fn(c_int, u64)>(c"dsr_standin_set_order")(number, seed) }
+}
+
+/// Registers of the real kernels, `name=registers,name=registers`, for the limits of a launch; as `DSR_STANDIN_REGISTERS`.
+///
+/// # Panics
+/// If the library cannot be loaded, or the text has a NUL in it.
+pub fn set_registers(of_kernels: &str) {
+    let text = CString::new(of_kernels).unwrap_or_else(|e| panic!("{e}"));
+    // SAFETY: the function has this type in src/settings.cpp, and copies the text.
+    unsafe { function::<unsafe extern "C" fn(*const c_char)>(c"dsr_standin_set_registers")(text.as_ptr()) }
+}
+
+/// A function of the driver library.
+///
+/// # Safety
+/// It has the type `F`.
+unsafe fn function<F: Copy>(name: &CStr) -> F {
+    // SAFETY: the caller says so.
+    *unsafe { library().get::<F>(name) }.unwrap_or_else(|e| panic!("{name:?}: {e}"))
 }
 
 /// Loads a kernel library of this crate's own tests, `tests/kernels/NAME.cu`, beside those of the product.
@@ -34,8 +83,14 @@ pub fn load() {
 #[doc(hidden)]
 pub fn load_test_kernels(name: &str) {
     load();
-    let path = directory().join("planted").join(name).with_extension("so");
+    let path = test_kernels(name);
     // SAFETY: as above.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW) };
     std::mem::forget(library.unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+}
+
+/// Where the library of `tests/kernels/NAME.cu` is.
+#[doc(hidden)]
+pub fn test_kernels(name: &str) -> PathBuf {
+    directory().join("planted").join(name).with_extension("so")
 }

@@ -4,6 +4,12 @@
 // but not the one of a tensor core, whose rounding no document gives.
 #include "host/matrix.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include <algorithm>
+
 #include "block.h"
 #include "cuda_codes.h"
 
@@ -48,83 +54,115 @@ void exchange_load_transposed(void* const* records, uint32_t mask) {
 template <typename C>
 struct Product { C* c; const uint32_t *a, *b; int m, n; };
 
-// Pairs of neighbours along k in 16 bits, so that the compiler finds its multiply-add of pairs: a[row][pair], b[pair][column].
-struct IntegerTile {
-    int16_t a[16][32];
-    int16_t b[16][8][2];
+// Operands of one product for the host: a by rows, b so that the eight columns lie side by side.
+// Integers: pairs of neighbours along k, 16 bits each, in one word. Most spikes are zeros, so each row lists where its pairs
+// are not: a loop over the list is faster than a test of each, which no processor predicts.
+struct IntegerA {
+    uint32_t pairs[16][16];
+    unsigned char used[16][16], used_count[16];
 };
+struct alignas(16) IntegerB { uint32_t pairs[16][8]; };
+struct FloatA { float values[16][16]; };
+struct alignas(16) FloatB { float values[16][8]; };
 
-void gather_a(IntegerTile& tile, void* const* records, int i) {
+void gather(IntegerA& to, void* const* records, int i) {
     for (int lane = 0; lane < 32; ++lane) {
         const uint32_t* a = static_cast<Product<int>*>(records[lane])->a + 4 * i;
         for (int part = 0; part < 4; ++part) {
-            int16_t* to = &tile.a[lane / 4 + part % 2 * 8][lane % 4 * 4 + part / 2 * 16];
-            for (int byte = 0; byte < 4; ++byte) to[byte] = static_cast<uint8_t>(a[part] >> (8 * byte));
+            uint32_t* pairs = &to.pairs[lane / 4 + part % 2 * 8][lane % 4 * 2 + part / 2 * 8];
+            pairs[0] = (a[part] & 0xff) | (a[part] & 0xff00) << 8;
+            pairs[1] = (a[part] >> 16 & 0xff) | (a[part] >> 24) << 16;
         }
+    }
+    for (int row = 0; row < 16; ++row) {
+        unsigned count = 0;
+        for (int pair = 0; pair < 16; ++pair) {
+            to.used[row][count] = static_cast<unsigned char>(pair);
+            count += to.pairs[row][pair] != 0;
+        }
+        to.used_count[row] = static_cast<unsigned char>(count);
     }
 }
 
-void gather_b(IntegerTile& tile, void* const* records, int j) {
+uint32_t signed_pair(uint32_t first, uint32_t second) {
+    return static_cast<uint16_t>(static_cast<int8_t>(first)) | static_cast<uint32_t>(static_cast<int8_t>(second)) << 16;
+}
+
+void gather(IntegerB& to, void* const* records, int j) {
     for (int lane = 0; lane < 32; ++lane) {
         const uint32_t* b = static_cast<Product<int>*>(records[lane])->b + 2 * j;
         for (int part = 0; part < 2; ++part) {
-            for (int byte = 0; byte < 4; ++byte) {
-                const int k = lane % 4 * 4 + part * 16 + byte;
-                tile.b[k / 2][lane / 4][k % 2] = static_cast<int8_t>(b[part] >> (8 * byte));
-            }
+            const int pair = lane % 4 * 2 + part * 8;
+            to.pairs[pair][lane / 4] = signed_pair(b[part], b[part] >> 8);
+            to.pairs[pair + 1][lane / 4] = signed_pair(b[part] >> 16, b[part] >> 24);
         }
     }
 }
-
-void multiply(int (&sums)[16][8], const IntegerTile& tile) {
-    for (int row = 0; row < 16; ++row) {
-        int sum[8] = {};
-        for (int pair = 0; pair < 16; ++pair) {
-            const int first = tile.a[row][2 * pair], second = tile.a[row][2 * pair + 1];
-            if ((first | second) == 0) continue;     // most spikes are zeros
-            for (int column = 0; column < 8; ++column) sum[column] += first * tile.b[pair][column][0] + second * tile.b[pair][column][1];
-        }
-        memcpy(sums[row], sum, sizeof(sum));
-    }
-}
-
-struct FloatTile {
-    float a[16][16];
-    float b[16][8];
-};
 
 float low_half(uint32_t pair) { return same_bits<float>(pair << 16); }
 float high_half(uint32_t pair) { return same_bits<float>(pair & 0xffff0000u); }
 
-void gather_a(FloatTile& tile, void* const* records, int i) {
+void gather(FloatA& to, void* const* records, int i) {
     for (int lane = 0; lane < 32; ++lane) {
         const uint32_t* a = static_cast<Product<float>*>(records[lane])->a + 4 * i;
         for (int part = 0; part < 4; ++part) {
-            float* to = &tile.a[lane / 4 + part % 2 * 8][lane % 4 * 2 + part / 2 * 8];
-            to[0] = low_half(a[part]);
-            to[1] = high_half(a[part]);
+            float* values = &to.values[lane / 4 + part % 2 * 8][lane % 4 * 2 + part / 2 * 8];
+            values[0] = low_half(a[part]);
+            values[1] = high_half(a[part]);
         }
     }
 }
 
-void gather_b(FloatTile& tile, void* const* records, int j) {
+void gather(FloatB& to, void* const* records, int j) {
     for (int lane = 0; lane < 32; ++lane) {
         const uint32_t* b = static_cast<Product<float>*>(records[lane])->b + 2 * j;
         for (int part = 0; part < 2; ++part) {
-            tile.b[lane % 4 * 2 + part * 8][lane / 4] = low_half(b[part]);
-            tile.b[lane % 4 * 2 + part * 8 + 1][lane / 4] = high_half(b[part]);
+            const int k = lane % 4 * 2 + part * 8;
+            to.values[k][lane / 4] = low_half(b[part]);
+            to.values[k + 1][lane / 4] = high_half(b[part]);
         }
     }
 }
 
-void multiply(float (&sums)[16][8], const FloatTile& tile) {
-    for (int row = 0; row < 16; ++row) {
-        float sum[8] = {};
-        for (int k = 0; k < 16; ++k) {
-            for (int column = 0; column < 8; ++column) sum[column] += tile.a[row][k] * tile.b[k][column];
-        }
-        memcpy(sums[row], sum, sizeof(sum));
+#if defined(__SSE2__)
+// The processor multiplies pairs of 16 bits and adds the two products.
+void multiply_row(int (&sums)[8], const IntegerA& a, int row, const IntegerB& b) {
+    __m128i low = _mm_setzero_si128(), high = _mm_setzero_si128();
+    for (int i = 0; i < a.used_count[row]; ++i) {
+        const int pair = a.used[row][i];
+        const __m128i both = _mm_set1_epi32(static_cast<int>(a.pairs[row][pair]));
+        const __m128i* columns = reinterpret_cast<const __m128i*>(b.pairs[pair]);
+        low = _mm_add_epi32(low, _mm_madd_epi16(both, columns[0]));
+        high = _mm_add_epi32(high, _mm_madd_epi16(both, columns[1]));
     }
+    memcpy(sums, &low, sizeof(low));
+    memcpy(sums + 4, &high, sizeof(high));
+}
+#else
+void multiply_row(int (&sums)[8], const IntegerA& a, int row, const IntegerB& b) {
+    memset(sums, 0, sizeof(sums));
+    for (int i = 0; i < a.used_count[row]; ++i) {
+        const int pair = a.used[row][i];
+        const int first = static_cast<int16_t>(a.pairs[row][pair]), second = static_cast<int16_t>(a.pairs[row][pair] >> 16);
+        for (int column = 0; column < 8; ++column) {
+            sums[column] += first * static_cast<int16_t>(b.pairs[pair][column]) + second * static_cast<int16_t>(b.pairs[pair][column] >> 16);
+        }
+    }
+}
+#endif
+
+// Four floats for one instruction, of whatever processor.
+typedef float Four __attribute__((vector_size(16)));
+
+void multiply_row(float (&sums)[8], const FloatA& a, int row, const FloatB& b) {
+    Four low = {}, high = {};
+    for (int k = 0; k < 16; ++k) {
+        const Four* columns = reinterpret_cast<const Four*>(b.values[k]);
+        low += a.values[row][k] * columns[0];
+        high += a.values[row][k] * columns[1];
+    }
+    memcpy(sums, &low, sizeof(low));
+    memcpy(sums + 4, &high, sizeof(high));
 }
 
 template <typename C>
@@ -139,18 +177,24 @@ void scatter(void* const* records, const C (&sums)[16][8], int i, int j, int n) 
     }
 }
 
-template <typename C, typename Tile>
+// All products of one meeting. Some operands a at a time are kept, so that each b is put together once for all of them.
+template <typename C, typename A, typename B>
 void exchange_product(void* const* records, uint32_t mask) {
     need_whole_warp(mask, "mma");
     const Product<C>& shape = *static_cast<Product<C>*>(records[0]);
-    Tile tile;
+    constexpr int AT_ONCE = 4;
+    A a[AT_ONCE];
+    B b;
     C sums[16][8];
-    for (int i = 0; i < shape.m; ++i) {
-        gather_a(tile, records, i);
+    for (int first = 0; first < shape.m; first += AT_ONCE) {
+        const int end = std::min(first + AT_ONCE, shape.m);
+        for (int i = first; i < end; ++i) gather(a[i - first], records, i);
         for (int j = 0; j < shape.n; ++j) {
-            gather_b(tile, records, j);
-            multiply(sums, tile);
-            scatter(records, sums, i, j, shape.n);
+            gather(b, records, j);
+            for (int i = first; i < end; ++i) {
+                for (int row = 0; row < 16; ++row) multiply_row(sums[row], a[i - first], row, b);
+                scatter(records, sums, i, j, shape.n);
+            }
         }
     }
 }
@@ -170,12 +214,12 @@ void load_matrix(uint32_t* r, const void* row, bool transposed, const char* file
 
 void multiply_u8s8(int* c, const uint32_t* a, const uint32_t* b, int m, int n, const char* file, int line) {
     Product<int> record{c, a, b, m, n};
-    runner->meet(ALL, exchange_product<int, IntegerTile>, &record, "mma_u8s8", file, line);
+    runner->meet(ALL, exchange_product<int, IntegerA, IntegerB>, &record, "mma_u8s8", file, line);
 }
 
 void multiply_bf16(float* c, const uint32_t* a, const uint32_t* b, int m, int n, const char* file, int line) {
     Product<float> record{c, a, b, m, n};
-    runner->meet(ALL, exchange_product<float, FloatTile>, &record, "mma_bf16", file, line);
+    runner->meet(ALL, exchange_product<float, FloatA, FloatB>, &record, "mma_bf16", file, line);
 }
 
 }  // namespace standin

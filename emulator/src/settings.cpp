@@ -7,6 +7,8 @@
 #include <cstring>
 #include <thread>
 
+#include "host/types.h"
+
 namespace standin {
 
 namespace {
@@ -36,17 +38,15 @@ Order order() {
 }
 
 // "kernel=registers,kernel=registers"
-std::map<std::string, unsigned> registers() {
+std::map<std::string, unsigned> registers(std::string rest) {
     std::map<std::string, unsigned> result;
-    const char* value = variable("DSR_STANDIN_REGISTERS");
-    std::string rest = value ? value : "";
     while (!rest.empty()) {
         const size_t comma = rest.find(',');
         const std::string entry = rest.substr(0, comma);
         rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
         const size_t equals = entry.find('=');
         if (equals == std::string::npos) {
-            report("DSR_STANDIN_REGISTERS: '" + entry + "' is not kernel=registers; it is ignored");
+            report("registers: '" + entry + "' is not kernel=registers; it is ignored");
             continue;
         }
         result[entry.substr(0, equals)] = static_cast<unsigned>(atoi(entry.c_str() + equals + 1));
@@ -70,7 +70,8 @@ Settings read() {
     s.report_leaks = number("DSR_STANDIN_LEAKS", 0) != 0;
     const char* streams = variable("DSR_STANDIN_STREAMS");
     s.streams_at_once = streams && strcmp(streams, "now") == 0;
-    s.registers = registers();
+    const char* of_kernels = variable("DSR_STANDIN_REGISTERS");
+    s.registers = registers(of_kernels ? of_kernels : "");
     const char* libraries = variable("DSR_STANDIN_KERNELS");
     s.kernel_libraries = libraries ? libraries : "";
     return s;
@@ -99,3 +100,11 @@ std::string text(const char* format, ...) {
 }
 
 }  // namespace standin
+
+// For tests in this process, which cannot set the environment any more.
+extern "C" STANDIN_API void dsr_standin_set_order(int order, uint64_t seed) {
+    standin::settings().order = static_cast<standin::Order>(order);
+    standin::settings().seed = seed;
+}
+
+extern "C" STANDIN_API void dsr_standin_set_registers(const char* registers) { standin::settings().registers = standin::registers(registers); }

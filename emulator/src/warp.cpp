@@ -32,6 +32,23 @@ void exchange_ballot(void* const* records, uint32_t mask) {
 
 }  // namespace
 
+// The meeting of these lanes, begun or not.
+Meeting* BlockRunner::find_meeting(Warp& warp, uint32_t mask, uint32_t bit, const char* what, const char* file, int line) {
+    Meeting* empty = nullptr;
+    for (Meeting& meeting : warp.meetings) {
+        if (!meeting.arrived) {
+            if (!empty) empty = &meeting;
+        } else if (meeting.mask == mask) {
+            return &meeting;
+        } else if (meeting.arrived & mask && meeting.mask & bit) {     // they wait for this lane, and it for them, elsewhere
+            fail(CUDA_LAUNCH_FAILED, text("%s in divergent code: at %s:%d with mask %08x, while lanes %08x wait in %s at %s:%d with mask %08x",
+                                          what, file, line, mask, meeting.arrived, meeting.what, meeting.file, meeting.line, meeting.mask));
+        }
+    }
+    if (!empty) fail(CUDA_LAUNCH_FAILED, text("%s at %s:%d: more than four parts of a warp wait apart", what, file, line));
+    return empty;
+}
+
 void BlockRunner::meet(uint32_t mask, Exchange exchange, void* record, const char* what, const char* file, int line) {
     BlockThread& self = running();
     Warp& warp = warps_[self.number / 32];
@@ -42,21 +59,9 @@ void BlockRunner::meet(uint32_t mask, Exchange exchange, void* record, const cha
         fail(CUDA_LAUNCH_FAILED, text("%s in divergent code at %s:%d: lanes %08x have left the kernel", what, file, line, mask & warp.left));
     }
 
-    Meeting* own = nullptr;
-    Meeting* empty = nullptr;
-    for (Meeting& meeting : warp.meetings) {
-        if (!meeting.arrived) {
-            if (!empty) empty = &meeting;
-        } else if (meeting.mask == mask) {
-            own = &meeting;
-        } else if (meeting.arrived & mask && meeting.mask & bit) {     // they wait for this lane, and it for them, elsewhere
-            fail(CUDA_LAUNCH_FAILED, text("%s in divergent code: at %s:%d with mask %08x, while lanes %08x wait in %s at %s:%d with mask %08x",
-                                          what, file, line, mask, meeting.arrived, meeting.what, meeting.file, meeting.line, meeting.mask));
-        }
-    }
-    if (!own) {
-        if (!empty) fail(CUDA_LAUNCH_FAILED, text("%s at %s:%d: more than four parts of a warp wait apart", what, file, line));
-        own = empty;
+    Meeting* own = warp.waiting ? find_meeting(warp, mask, bit, what, file, line) : &warp.meetings[0];
+    if (!own->arrived) {
+        ++warp.waiting;
         own->mask = mask;
         own->exchange = exchange;
         own->what = what;
@@ -72,6 +77,7 @@ void BlockRunner::meet(uint32_t mask, Exchange exchange, void* record, const cha
     if (own->arrived == mask) {
         exchange(own->records, mask);
         own->arrived = 0;
+        --warp.waiting;
         make_runnable(self.number / 32, mask);
     }
     suspend();

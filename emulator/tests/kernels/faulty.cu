@@ -1,4 +1,4 @@
-// faulty.cu: a kernel for each fault that the stand-in should find, for tests/faults.rs. `to` and `from` have 256 elements.
+// faulty.cu: a kernel for each fault that the stand-in should find, for tests/standin/faults.rs. `to` and `from` have 256 elements.
 #include "include/device.cuh"
 
 #define FAULTY(name) extern "C" __global__ void __launch_bounds__(256) name(float* __restrict__ to, const float* __restrict__ from, int n)

@@ -1,4 +1,4 @@
-// sound.cu: kernels without a fault, for tests/driver.rs and tests/kernels.rs.
+// sound.cu: kernels without a fault, for tests/standin.
 #include "include/device.cuh"
 
 struct Scaling { float factor; int count; };

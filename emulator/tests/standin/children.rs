@@ -2,8 +2,12 @@
 
 use std::process::Command;
 
-/// The name that the environment gives to a child's case.
+/// What the environment calls the case of a child: a kind, and its name.
+const KIND: &str = "STANDIN_TEST_KIND";
 const CASE: &str = "STANDIN_TEST_CASE";
+
+pub const FAULT: &str = "fault";
+pub const CALL: &str = "call";
 
 /// What a child has printed.
 pub struct Outcome {
@@ -13,15 +17,17 @@ pub struct Outcome {
 }
 
 /// The case that this process should run, if it is a child.
-pub fn own_case() -> Option<String> {
-    std::env::var(CASE).ok()
+pub fn own_case() -> Option<(&'static str, String)> {
+    let kind = std::env::var(KIND).ok()?;
+    Some((if kind == FAULT { FAULT } else { CALL }, std::env::var(CASE).ok()?))
 }
 
 /// Runs the test `in_child` of this test binary again, with a case and more environment.
-pub fn run_child(case: &str, environment: &[(&str, &str)]) -> Outcome {
+pub fn run_child(kind: &str, case: &str, environment: &[(&str, &str)]) -> Outcome {
     let binary = std::env::current_exe().unwrap();
     let output = Command::new(binary)
         .args(["--exact", "in_child", "--nocapture", "--test-threads=1"])
+        .env(KIND, kind)
         .env(CASE, case)
         .envs(environment.iter().copied())
         .output()

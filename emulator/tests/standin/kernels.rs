@@ -91,7 +91,8 @@ fn shuffles_read_the_lane_that_cuda_reads() {
     // SAFETY: the kernel's parameters, in order.
     unsafe { d.stream.launch_builder(&kernel).arg(&mut to).launch(shape(1, 32, 0)).unwrap() };
     let found = d.stream.clone_dtoh(&to).unwrap();
-    let rows: [(&str, fn(i32) -> i32); 7] = [
+    type Source = fn(i32) -> i32;
+    let rows: [(&str, Source); 7] = [
         ("from lane 5", |_| 5),
         ("within parts of 8", |lane| lane / 8 * 8 + lane / 2 % 8),
         ("xor 3", |lane| lane ^ 3),

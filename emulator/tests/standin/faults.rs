@@ -1,9 +1,8 @@
-//! Each planted fault of `kernels/faulty.cu` is found: the error code of a real driver, and a line that says what and where.
-
-mod support;
+//! Each planted fault of `tests/kernels/faulty.cu` is found: the error code of a real driver, and a line that says what and where.
 
 use cudarc::driver::sys::{self, CUresult};
-use support::{own_case, run_child};
+
+use super::children::{FAULT, run_child};
 
 const ELEMENTS: usize = 256;
 
@@ -62,7 +61,7 @@ fn faults_are_named() {
     let mut wrong = Vec::new();
     for order in ["fifo", "lifo", "random"] {
         for case in CASES {
-            let outcome = run_child(case.kernel, &[("DSR_STANDIN_ORDER", order)]);
+            let outcome = run_child(FAULT, case.kernel, &[("DSR_STANDIN_ORDER", order)]);
             let line = outcome.stderr.lines().find(|line| line.starts_with("dsr stand-in: ")).unwrap_or("");
             let code = format!("{:?}", case.code);
             let complete = case.said.iter().all(|part| line.contains(part)) && (line.contains(case.kernel) || line.contains("allocation"));
@@ -79,8 +78,10 @@ fn faults_are_named() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+type Expected = fn(usize) -> f32;
+
 /// Faults in time, which show in the results, and what a correct kernel would give.
-const IN_RESULTS: &[(&str, fn(usize) -> f32)] = &[
+const IN_RESULTS: &[(&str, Expected)] = &[
     ("lacks_a_barrier", |i| ((i + 32) % ELEMENTS) as f32),
     ("lacks_a_second_barrier", |i| (6 * ((i + 32) % ELEMENTS)) as f32),
     ("lacks_a_warp_barrier", |i| (i ^ 1) as f32),
@@ -95,7 +96,7 @@ fn races_and_early_reads_show_in_every_order() {
     let mut missed = Vec::new();
     for (kernel, expected) in IN_RESULTS {
         for (order, seed) in [("fifo", "1"), ("lifo", "1"), ("random", "1"), ("random", "2")] {
-            let outcome = run_child(kernel, &[("DSR_STANDIN_ORDER", order), ("DSR_STANDIN_SEED", seed)]);
+            let outcome = run_child(FAULT, kernel, &[("DSR_STANDIN_ORDER", order), ("DSR_STANDIN_SEED", seed)]);
             assert_eq!(outcome.value("code"), "CUDA_SUCCESS", "{kernel}\n{}", outcome.stderr);
             let correct: Vec<f32> = (0..ELEMENTS).map(expected).collect();
             if outcome.value("results") == format!("{correct:?}") {
@@ -115,7 +116,7 @@ fn pointers_that_no_device_can_follow() {
         ("host in a struct", "argument 1 points to", "host memory, which a device does not reach"),
     ];
     for (case, argument, place) in cases {
-        let outcome = run_child(case, &[]);
+        let outcome = run_child(FAULT, case, &[]);
         assert_eq!(outcome.value("code"), "CUDA_ERROR_ILLEGAL_ADDRESS", "{case}\n{}", outcome.stderr);
         assert!(outcome.stderr.contains(argument) && outcome.stderr.contains(place), "{case}: {}", outcome.stderr);
     }
@@ -125,7 +126,7 @@ fn pointers_that_no_device_can_follow() {
 fn the_end_of_an_allocation_of_any_size_is_seen() {
     for bytes in ["4", "20", "1020", "4092", "4096", "100004"] {
         for (kernel, place) in [("writes_past_the_end", "past the end of"), ("writes_before_the_start", "before the start of")] {
-            let outcome = run_child(kernel, &[("STANDIN_TEST_BYTES", bytes)]);
+            let outcome = run_child(FAULT, kernel, &[("STANDIN_TEST_BYTES", bytes)]);
             let named = outcome.stderr.contains(place) && outcome.stderr.contains(&format!("the allocation of {bytes} bytes"));
             assert!(named && outcome.value("code") == "CUDA_ERROR_ILLEGAL_ADDRESS", "{kernel}, {bytes} bytes: {}", outcome.stderr);
         }
@@ -134,20 +135,18 @@ fn the_end_of_an_allocation_of_any_size_is_seen() {
 
 #[test]
 fn an_error_stays_until_the_context_ends() {
-    let outcome = run_child("twice", &[]);
+    let outcome = run_child(FAULT, "twice", &[]);
     assert_eq!(outcome.value("first"), "CUDA_ERROR_ILLEGAL_ADDRESS");
     assert_eq!(outcome.value("allocation"), "CUDA_ERROR_ILLEGAL_ADDRESS");
     assert_eq!(outcome.value("next context"), "CUDA_SUCCESS", "{}", outcome.stderr);
 }
 
-/// Not a test by itself: what the other tests run in a process of their own.
-#[test]
-fn in_child() {
-    let Some(case) = own_case() else { return };
+/// What a child does.
+pub fn run(case: &str) {
     emulator::load_test_kernels("faulty");
     let launch = Launch::new();
     // A child of these tests has one thread; every pointer given to the driver is valid for the call.
-    match case.as_str() {
+    match case {
         "freed" => {
             launch.free_from();
             println!("code={:?}", launch.run("lacks_a_barrier"));

@@ -1,0 +1,220 @@
+//! Calls about streams, events, captures, and graphs.
+
+use std::ptr::null_mut;
+
+use cudarc::driver::sys::{self, CUresult::*, CUstreamCaptureMode as Mode};
+
+use super::calls::{Case, allocate, begin, case, end, event, ok, page_locked, read, scale, start, stream, synchronize, write};
+
+pub const CASES: &[Case] = &[
+    case("work waits", work_waits, &[], &[]),
+    case("work now", work_now, &[("DSR_STANDIN_STREAMS", "now")], &[]),
+    case("pageable copies", pageable_copies, &[], &[]),
+    case("streams without an event", streams_without_an_event, &[], &[]),
+    case("events", events, &[], &[]),
+    case("default stream", default_stream, &[], &[]),
+    case("graph keeps arguments", graph_keeps_arguments, &[], &[]),
+    case("graph of two streams", graph_of_two_streams, &[], &[]),
+    case("unjoined stream", unjoined_stream, &[], &["the first stream does not wait for"]),
+    case("capture forbids", capture_forbids, &[], &["cuMemAlloc", "cuMemFree", "cuMemcpyHtoD", "cuStreamSynchronize", "cuCtxSynchronize"]),
+    case("relaxed capture", relaxed_capture, &[], &[]),
+    case("pageable copy in capture", pageable_copy_in_capture, &[], &["is not page-locked"]),
+];
+
+fn work_waits() {
+    start();
+    let (from, to, s) = (allocate(16), allocate(16), stream());
+    let (source, result) = (page_locked(4), page_locked(4));
+    source.fill(1.0);
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuMemcpyHtoDAsync_v2(from, source.as_ptr().cast(), 16, s));
+        ok(scale(to, from, 3.0, 4, s));
+        ok(sys::cuMemcpyDtoHAsync_v2(result.as_mut_ptr().cast(), to, 16, s));
+    }
+    source.fill(2.0); // too early: the copy reads it when it runs
+    assert!(result[0].is_nan(), "nobody has waited yet");
+    synchronize(s);
+    assert_eq!(result, [6.0; 4]);
+}
+
+fn work_now() {
+    start();
+    let (from, to) = (allocate(16), allocate(16));
+    write(from, &[1.0; 4]);
+    let (result, s) = (page_locked(4), stream());
+    ok(scale(to, from, 3.0, 4, s));
+    // SAFETY: see above.
+    ok(unsafe { sys::cuMemcpyDtoHAsync_v2(result.as_mut_ptr().cast(), to, 16, s) });
+    assert_eq!(result, [3.0; 4]);
+}
+
+fn pageable_copies() {
+    start();
+    let (there, s) = (allocate(16), stream());
+    let mut here = vec![1f32; 4];
+    // SAFETY: see above.
+    ok(unsafe { sys::cuMemcpyHtoDAsync_v2(there, here.as_ptr().cast(), 16, s) });
+    here.fill(2.0); // allowed: pageable memory is read before the call returns
+    // SAFETY: see above.
+    ok(unsafe { sys::cuMemcpyDtoHAsync_v2(here.as_mut_ptr().cast(), there, 16, s) });
+    assert_eq!(here, [1.0; 4]);
+}
+
+fn streams_without_an_event() {
+    start();
+    let (buffer, to) = (allocate(16), allocate(16));
+    let (copies, computes) = (stream(), stream());
+    let source = page_locked(4);
+    source.fill(5.0);
+    write(buffer, &[1.0; 4]);
+    // SAFETY: see above.
+    ok(unsafe { sys::cuMemcpyHtoDAsync_v2(buffer, source.as_ptr().cast(), 16, copies) });
+    ok(scale(to, buffer, 1.0, 4, computes));
+    synchronize(computes);
+    synchronize(copies);
+    assert_eq!(read(to, 4), [1.0; 4], "nothing made the kernel wait for the copy");
+}
+
+fn events() {
+    start();
+    let (buffer, to) = (allocate(16), allocate(16));
+    let (copies, computes, copied, done) = (stream(), stream(), event(), event());
+    let source = page_locked(4);
+    source.fill(5.0);
+    let mut milliseconds = -1f32;
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuMemcpyHtoDAsync_v2(buffer, source.as_ptr().cast(), 16, copies));
+        ok(sys::cuEventRecord(copied, copies));
+        ok(sys::cuStreamWaitEvent(computes, copied, 0));
+        ok(scale(to, buffer, 1.0, 4, computes));
+        ok(sys::cuEventRecord(done, computes));
+        assert_eq!(sys::cuEventElapsedTime_v2(&mut milliseconds, copied, done), CUDA_ERROR_NOT_READY);
+        ok(sys::cuEventSynchronize(done));
+        ok(sys::cuEventQuery(done));
+        ok(sys::cuEventElapsedTime_v2(&mut milliseconds, copied, done));
+    }
+    assert_eq!(read(to, 4), [5.0; 4]);
+    assert!(milliseconds >= 0.0);
+}
+
+fn default_stream() {
+    start();
+    let (buffer, to) = (allocate(16), allocate(16));
+    let mut blocking = null_mut();
+    write(buffer, &[1.0; 4]);
+    // SAFETY: see above.
+    ok(unsafe { sys::cuStreamCreate(&mut blocking, 0) });
+    ok(scale(to, buffer, 2.0, 4, blocking));
+    ok(scale(buffer, to, 3.0, 4, null_mut())); // after all blocking streams
+    ok(scale(to, buffer, 5.0, 4, blocking)); // after the default stream
+    synchronize(blocking);
+    assert_eq!(read(to, 4), [30.0; 4]);
+}
+
+fn graph_keeps_arguments() {
+    start();
+    let (from, to, s) = (allocate(16), allocate(16), stream());
+    let source = page_locked(4);
+    begin(s, Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuMemcpyHtoDAsync_v2(from, source.as_ptr().cast(), 16, s));
+        ok(sys::cuMemsetD32Async(from + 8, 7f32.to_bits(), 1, s));
+    }
+    ok(scale(to, from, 2.0, 4, s)); // the arguments die with this call
+    let graph = end(s);
+    for value in [1.0, 2.0] {
+        source.fill(value);
+        // SAFETY: see above.
+        ok(unsafe { sys::cuGraphLaunch(graph, s) });
+        synchronize(s);
+        assert_eq!(read(to, 4), [2.0 * value, 2.0 * value, 14.0, 2.0 * value]);
+    }
+    // SAFETY: see above.
+    ok(unsafe { sys::cuGraphExecDestroy(graph) });
+}
+
+fn graph_of_two_streams() {
+    start();
+    let (a, b, c) = (allocate(16), allocate(16), allocate(16));
+    let (first, second, forked, joined) = (stream(), stream(), event(), event());
+    write(a, &[1.0; 4]);
+    begin(first, Mode::CU_STREAM_CAPTURE_MODE_GLOBAL);
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuEventRecord(forked, first));
+        ok(sys::cuStreamWaitEvent(second, forked, 0));
+        ok(scale(b, a, 2.0, 4, second));
+        ok(sys::cuEventRecord(joined, second));
+        ok(sys::cuStreamWaitEvent(first, joined, 0));
+        ok(scale(c, b, 3.0, 4, first));
+        assert_eq!(sys::cuEventSynchronize(joined), CUDA_ERROR_CAPTURED_EVENT);
+    }
+    let graph = end(first);
+    // SAFETY: see above.
+    ok(unsafe { sys::cuGraphLaunch(graph, second) });
+    synchronize(second);
+    assert_eq!(read(c, 4), [6.0; 4]);
+}
+
+fn unjoined_stream() {
+    start();
+    let (a, b) = (allocate(16), allocate(16));
+    let (first, second, forked) = (stream(), stream(), event());
+    let mut graph = null_mut();
+    begin(first, Mode::CU_STREAM_CAPTURE_MODE_GLOBAL);
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuEventRecord(forked, first));
+        ok(sys::cuStreamWaitEvent(second, forked, 0));
+        ok(scale(b, a, 2.0, 4, second));
+        assert_eq!(sys::cuStreamEndCapture(first, &mut graph), CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+    }
+}
+
+fn capture_forbids() {
+    start();
+    let (taken, to_free, host) = (allocate(16), allocate(16), [0f32; 4]);
+    // SAFETY: see above.
+    let calls: [(&str, &dyn Fn(sys::CUstream) -> sys::CUresult); 5] = unsafe {
+        [
+            ("allocation", &|_| sys::cuMemAlloc_v2(&mut 0, 16)),
+            ("free", &|_| sys::cuMemFree_v2(to_free)),
+            ("copy", &|_| sys::cuMemcpyHtoD_v2(taken, host.as_ptr().cast(), 16)),
+            ("stream", &|s| sys::cuStreamSynchronize(s)),
+            ("context", &|_| sys::cuCtxSynchronize()),
+        ]
+    };
+    for (name, call) in calls {
+        let s = stream();
+        let mut graph = null_mut();
+        begin(s, Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+        assert_eq!(call(s), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "{name}");
+        // SAFETY: see above.
+        assert_eq!(unsafe { sys::cuStreamEndCapture(s, &mut graph) }, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "{name}");
+        ok(call(s)); // allowed again
+    }
+}
+
+fn relaxed_capture() {
+    start();
+    let s = stream();
+    begin(s, Mode::CU_STREAM_CAPTURE_MODE_RELAXED);
+    allocate(16);
+    end(s);
+}
+
+fn pageable_copy_in_capture() {
+    start();
+    let (there, s, here) = (allocate(16), stream(), [0f32; 4]);
+    let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    begin(s, Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    // SAFETY: see above.
+    unsafe {
+        assert_eq!(sys::cuMemcpyHtoDAsync_v2(there, here.as_ptr().cast(), 16, s), CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        ok(sys::cuStreamIsCapturing(s, &mut status));
+    }
+    assert_eq!(status, sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_INVALIDATED);
+}
