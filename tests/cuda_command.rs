@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 /// A network small enough for the stand-in: six steps an epoch, the last of them smaller.
-const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 -b 64 --epochs 1 --quiet";
+const TINY: &str = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --quiet";
 
 fn dsr(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(cargo_bin("dsr"));
@@ -42,24 +42,14 @@ fn a_run_can_be_stopped_resumed_and_evaluated() {
     ok(folder, "train --resume auto --out parts --device cuda --quiet");
     let last = |run: &str| fs::read(folder.join(run).join("last.safetensors")).unwrap();
     assert!(last("whole") == last("parts"), "a stop in the middle of an epoch changed the checkpoint");
-    assert!(
-        last("whole") == {
-            ok(folder, &format!("{TINY} --device cuda --crop-pad 1 --out again"));
-            last("again")
-        },
-        "two runs differ"
-    );
-
-    let eval = |device: &str| ok(folder, &format!("eval --checkpoint whole/last.safetensors -T 2,3 --rates --device {device} -b 200"));
-    let without_times = |table: &str| table.lines().map(|l| l.split(" ms").next().unwrap().to_string()).collect::<Vec<_>>();
-    let [on_cuda, on_cpu] = [eval("cuda"), eval("cpu")];
-    assert!(on_cuda.contains('%') || on_cuda.contains("accuracy"), "{on_cuda}");
     let numbers = |device: &str| {
-        let mut table = json(&ok(folder, &format!("eval --checkpoint whole/last.safetensors -T 2,3 --device {device} -b 200 -o json")));
+        let mut table = json(&ok(folder, &format!("eval --checkpoint whole/last.safetensors --rates --device {device} -o json")));
         strip_times(&mut table);
         table
     };
-    assert_eq!(numbers("cuda"), numbers("cpu"), "{:?}\n{:?}", without_times(&on_cuda), without_times(&on_cpu));
+    let on_cuda = numbers("cuda");
+    assert!(on_cuda.to_string().contains("top1"), "{on_cuda}");
+    assert_eq!(on_cuda, numbers("cpu"), "the same bits give the same table");
 }
 
 /// Removes what differs from run to run: times, and where it ran.
