@@ -5,6 +5,7 @@ use std::time::Duration;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use dsr::bench::{Bench, Case, Work};
 use dsr::config::Config;
+use dsr::device::Device;
 
 fn step(criterion: &mut Criterion) {
     for (name, work) in [("train", Work::Train), ("infer", Work::Infer)] {
@@ -13,7 +14,7 @@ fn step(criterion: &mut Criterion) {
         for time_steps in [5, 20] {
             let config = Config { vth: 2.0, batch: 8, time_steps, ..Config::default() };
             group.throughput(Throughput::Elements(config.batch as u64));
-            let mut bench = Bench::new(&Case { work, config, shape: [32, 32, 3] }).unwrap();
+            let mut bench = Bench::new(&Case { work, config, shape: [32, 32, 3], device: Device::Cpu }).unwrap();
             group.bench_function(format!("T = {time_steps}"), |bencher| bencher.iter(|| bench.step().unwrap()));
         }
     }

@@ -146,8 +146,8 @@ struct NormalizerArgs {
     double n;                      // values a channel: B*P*T
     int samples;
     int count;                     // connections: 1 or 2
-    int inner_at;
     int channels;
+    int inner_at;
     int padded;
     float delta_t;                 // LIF; 0 for IF
 };

@@ -105,12 +105,12 @@ extern "C" __global__ void __launch_bounds__(256)
 bias_reduce(float* __restrict__ grad_bias,                     // [C]
             float* __restrict__ grad_other_bias,               // [C]
             const double* __restrict__ partial,                // [blocks][C]
-            int blocks, int channels, float steps) {
+            int blocks, int channels, int time_steps) {
     SHARED(double, between, 256);
     const int c = blockIdx.x * 32 + threadIdx.x % 32;
     const double sum = sum_of_partials(partial, 0, blocks, channels, c, between);
     if (threadIdx.x >= 32 || c >= channels) return;
-    const float grad = (float)((double)steps * sum);
+    const float grad = (float)((double)time_steps * sum);
     if (grad_bias != nullptr) grad_bias[c] += grad;
     if (grad_other_bias != nullptr) grad_other_bias[c] += grad;
 }
@@ -147,13 +147,13 @@ inner_sums(double* __restrict__ partial,                       // [blocks of row
 
 // Field for field `InnerReduceArgs` in src/ops/batch_norm/cuda_backward.rs.
 struct InnerReduce {
-    double steps;              // T
+    int time_steps;            // T
     int blocks;                // of rows, in the partial sums
     int rows;                  // B*P
     int channels;
     int padded;
 };
-static_assert(sizeof(InnerReduce) == 24, "InnerReduce is one layout on both sides");
+static_assert(sizeof(InnerReduce) == 20, "InnerReduce is one layout on both sides");
 
 // Adds the gradients of the own norm's gamma; leaves scale*k and own_k in rows 3 and 4 of `inner`.
 extern "C" __global__ void __launch_bounds__(256)
@@ -167,10 +167,10 @@ inner_reduce(float* __restrict__ grad_gamma,                   // [C] of the own
     const int c = blockIdx.x * 32 + threadIdx.x % 32;
     const double product = sum_of_partials(partial, 0, p.blocks, p.channels, c, between);
     if (threadIdx.x >= 32 || c >= p.channels) return;
-    const double rows = p.rows;
+    const double steps = p.time_steps, rows = p.rows;
     const double covariance = product / rows - (double)k[c] * correlation[c];
     const float scale = inner[2 * p.padded + c];
-    grad_gamma[c] += (float)(p.steps * rows * covariance);
+    grad_gamma[c] += (float)(steps * rows * covariance);
     inner[3 * p.padded + c] = k[c] * scale;
     inner[4 * p.padded + c] = (float)covariance * scale;
 }

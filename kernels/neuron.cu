@@ -173,14 +173,14 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
 
 // Field for field `ClampReduceArgs` in src/ops/neuron/cuda.rs.
 struct ClampReduce {
-    double steps;              // T
-    double threshold_factor;   // factor of the threshold gradient, times T
+    float threshold_factor;    // of the threshold gradient
+    int time_steps;            // T
     int blocks;                // of rows, in the partial sums
     int rows;                  // B*P
     int channels;
     int padded;
 };
-static_assert(sizeof(ClampReduce) == 32, "ClampReduce is one layout on both sides");
+static_assert(sizeof(ClampReduce) == 24, "ClampReduce is one layout on both sides");
 
 // Adds the gradients of threshold, gamma and beta; leaves mean g and k. The last block adds up the threshold's.
 extern "C" __global__ void __launch_bounds__(256)
@@ -193,11 +193,12 @@ clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]
                      const float* __restrict__ normalizer,    // [6][padded]
                      ClampReduce p) {
     SHARED(double, between, 256);
+    const double steps = p.time_steps, rows = p.rows;
     if (blockIdx.x + 1 == gridDim.x) {
         double above = 0.0;
         for (size_t i = threadIdx.x; i < (size_t)p.blocks * p.channels; i += 256) above += partial[i];
         above = block_sum<256>(above);
-        if (threadIdx.x == 0) *grad_threshold += (float)(p.threshold_factor * above);
+        if (threadIdx.x == 0) *grad_threshold += (float)((double)p.threshold_factor * steps * above);
         return;
     }
     if (grad_gamma == nullptr) return;
@@ -205,9 +206,8 @@ clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]
     const double sum = sum_of_partials(partial, 1, p.blocks, p.channels, c, between);
     const double product = sum_of_partials(partial, 2, p.blocks, p.channels, c, between);
     if (threadIdx.x >= 32 || c >= p.channels) return;
-    const double rows = p.rows;
-    grad_beta[c] += (float)(p.steps * sum);
-    grad_gamma[c] += (float)(p.steps * product);
+    grad_beta[c] += (float)(steps * sum);
+    grad_gamma[c] += (float)(steps * product);
     mean[c] = (float)(sum / rows);
     k[c] = (float)((double)normalizer[5 * p.padded + c] * product / rows);
 }

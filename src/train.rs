@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::metrics::EpochMetrics;
-use crate::network::{Forward, Input, Mode, Network};
+use crate::network::{Forward, Input, Mode, Network, Samples};
 use crate::optimizer::Optimizer;
 use crate::run_folder::RunFolder;
 
@@ -61,6 +61,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device) -> Result<R
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let optimizer = config.optimizer(network.len());
     network.place(device)?;
+    network.hold_images(&dataset, config.crop_pad)?;
     network.reserve(config.batch, 1, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
     Ok(Run { config, dataset, network, optimizer, progress })
@@ -91,9 +92,16 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         let started = Instant::now();
         let (epoch, before) = (run.progress.epoch, run.progress.sums.seen);
         let augment = Augment { crop_pad: run.config.crop_pad, flip: run.config.flip };
-        let batches = Loader::train(Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);
-        for batch in batches {
-            step(run, &batch, folder)?;
+        let loader = if run.network.holds_images() { Loader::drawn } else { Loader::train };
+        let mut batches = loader(Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);
+        let mut next = batches.next();
+        while let Some(batch) = next {
+            begin_step(run, &batch)?;
+            next = batches.next(); // while a device computes
+            if let Some(next) = &next {
+                run.network.stage(&samples(next), &next.labels)?;
+            }
+            finish_step(run, &batch, folder)?;
             (hooks.step)(run);
             steps += 1;
             if hooks.stop.load(Ordering::Relaxed) || hooks.stop_after.is_some_and(|n| steps >= n) {
@@ -137,13 +145,27 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
     Ok(End::Done)
 }
 
+/// A batch as the network takes it.
+fn samples(batch: &Batch) -> Samples<'_> {
+    if batch.draws.is_empty() {
+        Samples::Real(Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames })
+    } else {
+        Samples::Images(&batch.draws)
+    }
+}
+
 /// Forward, loss, backward, update.
-fn step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
-    let (config, progress) = (&run.config, &mut run.progress);
+fn begin_step(run: &mut Run, batch: &Batch) -> Result<()> {
+    let (config, progress) = (&run.config, &run.progress);
     let lr = config.schedule().rate(progress.epoch, progress.iteration as usize);
-    let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
     let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
-    let step = run.network.train_step(&mut run.optimizer, lr as f32, &input, &batch.labels, mode)?;
+    run.network.begin_step(&mut run.optimizer, lr as f32, &samples(batch), &batch.labels, mode)
+}
+
+/// Waits for the step and adds it to the epoch.
+fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
+    let step = run.network.finish_step(&mut run.optimizer)?;
+    let progress = &mut run.progress;
     if let Some(place) = step.not_finite {
         return Err(not_finite(progress.iteration + 1, folder, place));
     }

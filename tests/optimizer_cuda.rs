@@ -14,6 +14,9 @@ use output::Output;
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
+/// Places of bad values, of bad gradients, the loss, and the first bad place.
+type Bad = (&'static [usize], &'static [usize], f64, Option<usize>);
+
 /// Lengths around vectors of four and around blocks.
 const LENGTHS: [usize; 6] = [1, 3, 4, 1023, 1025, 5000];
 
@@ -56,8 +59,7 @@ fn recorded_steps_have_the_bits_of_the_cpu() {
 fn a_value_that_is_no_number_is_found_and_stops_the_update() {
     let gpu = device::gpu();
     const LEN: usize = 3000;
-    // Places of bad values, of bad gradients, the loss, and the first bad place.
-    let cases: [(&[usize], &[usize], f64, Option<usize>); 6] = [
+    let cases: [Bad; 6] = [
         (&[], &[0], 1.0, Some(0)),
         (&[2999], &[], 1.0, Some(2999)),
         (&[1500, 700], &[701, 2000], 1.0, Some(700)),

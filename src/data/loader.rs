@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use super::augment::{Purpose, below, generator};
-use super::{Augment, Dataset, Pixels, Split};
+use super::{Augment, Dataset, Draw, Pixels, Split};
 use crate::error::{Error, Result};
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
@@ -14,8 +14,10 @@ const AHEAD: usize = 2;
 /// Input of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[B][1][H][W][C]`, normalised.
+    /// `[B][1][H][W][C]`, normalised; empty from [`Loader::drawn`].
     pub data: Vec<f32>,
+    /// Only from [`Loader::drawn`]: images of the training split by index, and what happens to each, `[B]`.
+    pub draws: Vec<(u32, Draw)>,
     /// Classes, `[B]`.
     pub labels: Vec<u32>,
     /// Images a sample: 1, for all sets here are static.
@@ -74,6 +76,8 @@ struct Training {
     seed: u64,
     epoch: u64,
     order: Vec<u32>,
+    /// Whether a device that has the images makes the pixels.
+    only_drawn: bool,
 }
 
 impl Loader {
@@ -83,9 +87,26 @@ impl Loader {
     /// variance; choose a batch size that leaves no single image, or accept one such step an epoch, as in PyTorch without
     /// `drop_last`. The sizes are checked by [`check_batch`]; a `batch` of 0 counts as 1.
     pub fn train(dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
+        Self::start_training(dataset, batch, augment, seed, epoch, first_step, false)
+    }
+
+    /// The same batches for a device that has the images: what to do with which image instead of pixels.
+    pub fn drawn(dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
+        Self::start_training(dataset, batch, augment, seed, epoch, first_step, true)
+    }
+
+    fn start_training(
+        dataset: Arc<Dataset>,
+        batch: usize,
+        augment: Augment,
+        seed: u64,
+        epoch: usize,
+        first_step: usize,
+        only_drawn: bool,
+    ) -> Self {
         let epoch = epoch as u64;
         let order = epoch_order(dataset.train.len(), seed, epoch);
-        Self::start(dataset, batch, Some(Training { augment, seed, epoch, order }), first_step)
+        Self::start(dataset, batch, Some(Training { augment, seed, epoch, order, only_drawn }), first_step)
     }
 
     /// The test images in their order, as they are.
@@ -158,14 +179,19 @@ impl Plan {
     fn prepare(&self, step: usize) -> Batch {
         let split = self.split();
         let places = step * self.batch..((step + 1) * self.batch).min(split.len());
-        let mut data = Vec::with_capacity(places.len() * split.images.size());
-        let mut labels = Vec::with_capacity(places.len());
+        let only_drawn = self.training.as_ref().is_some_and(|training| training.only_drawn);
+        let mut data = Vec::with_capacity(if only_drawn { 0 } else { places.len() * split.images.size() });
+        let (mut draws, mut labels) = (Vec::new(), Vec::with_capacity(places.len()));
         for place in places {
             let index = match &self.training {
-                Some(Training { augment, seed, epoch, order }) => {
+                Some(Training { augment, seed, epoch, order, only_drawn }) => {
                     let index = order[place];
                     let draw = augment.draw(*seed, *epoch, u64::from(index));
-                    self.pixels.append_drawn(split.images.image(index as usize), augment.crop_pad, draw, &mut data);
+                    if *only_drawn {
+                        draws.push((index, draw));
+                    } else {
+                        self.pixels.append_drawn(split.images.image(index as usize), augment.crop_pad, draw, &mut data);
+                    }
                     index as usize
                 }
                 None => {
@@ -175,7 +201,7 @@ impl Plan {
             };
             labels.push(split.labels[index]);
         }
-        Batch { data, labels, frames: 1 }
+        Batch { data, draws, labels, frames: 1 }
     }
 }
 

@@ -176,6 +176,7 @@ impl Builder {
             quantized: Vec::new(),
             kept: Vec::new(),
             workspace: Default::default(),
+            begun: None,
             session: None,
         };
         for index in 0..network.parameters.len() {

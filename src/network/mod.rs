@@ -21,7 +21,7 @@ pub use forward::{Forward, Input, Mode};
 pub use imagenet_resnet::imagenet_resnet;
 pub use init::Init;
 pub use preact_resnet::preact_resnet;
-pub use step::Step;
+pub use step::{Samples, Step};
 pub use vgg::vgg;
 
 use kept::{LayerKept, Workspace};
@@ -176,6 +176,8 @@ pub struct Network {
     kept: Vec<LayerKept>,
     /// Buffers that a step would otherwise allocate anew.
     workspace: Workspace,
+    /// The step that was begun, on the CPU.
+    begun: Option<Step>,
     /// What lies on a CUDA device; none on the CPU. A copy of the network gets a session of its own, from the values on the host.
     session: Option<cuda::Session>,
 }

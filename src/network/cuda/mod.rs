@@ -6,11 +6,13 @@
 mod backward;
 mod buffers;
 mod forward;
+mod staging;
 mod step;
 
 use std::sync::Arc;
 
 use buffers::Buffers;
+use staging::{DeviceImages, Staging};
 use step::Recorded;
 
 use super::{Input, Kind, Mode, Network, Source, WeightGradient};
@@ -52,6 +54,9 @@ pub(super) struct Demand {
 pub(super) struct Session {
     gpu: Arc<Gpu>,
     resident: Option<Resident>,
+    images: Option<DeviceImages>,
+    /// Samples of the step that was begun.
+    begun: Option<usize>,
     sums: SumsChoice,
     /// What the device can do at most; none where its driver does not say.
     peaks: Option<Peaks>,
@@ -71,6 +76,8 @@ struct Resident {
     demand: Demand,
     buffers: Buffers,
     weights: WeightTable,
+    /// For training.
+    staging: Option<Staging>,
     recorded: Vec<Recorded>,
     /// The arena that `buffers` are cut from.
     _memory: Memory<u8>,
@@ -88,6 +95,8 @@ impl Session {
         Session {
             gpu: gpu.clone(),
             resident: None,
+            images: None,
+            begun: None,
             sums: SumsChoice::default(),
             peaks: Peaks::of(gpu).ok(),
             host_is_newer: true,
@@ -150,7 +159,9 @@ impl Network {
         gpu.upload(&thresholds, buffers.thresholds)?;
         let weights = WeightTable::new(&gpu, &self.weight_sources(&buffers))?;
         let Some(session) = &mut self.session else { return Ok(()) };
-        session.resident = Some(Resident { demand, buffers, weights, recorded: Vec::new(), _memory: memory });
+        let values = if session.images.is_some() { 0 } else { demand.batch * demand.frames * self.input.iter().product::<usize>() };
+        let staging = demand.training.map(|_| Staging::new(&gpu, demand.batch, values)).transpose()?;
+        session.resident = Some(Resident { demand, buffers, weights, staging, recorded: Vec::new(), _memory: memory });
         (session.host_is_newer, session.optimizer_is_newer) = (true, true);
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! A training step on a CUDA device, recorded once a batch size and then replayed as a graph.
 
+use super::Session;
 use super::buffers::Buffers;
 use super::forward::Pass;
+use super::staging::DeviceImages;
+use crate::data::Dataset;
 use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
-use crate::network::{Input, Kind, Mode, Network, Step, WeightGradient};
+use crate::network::{Kind, Mode, Network, Samples, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
 use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, transpose_weights};
 use crate::optimizer::Optimizer;
@@ -20,41 +23,83 @@ pub(super) struct Recorded {
 }
 
 impl Network {
-    /// [`Network::train_step`] on the device. Parameters, statistics and optimiser state on the host are left behind.
-    pub(in crate::network) fn train_step_on_device(
+    /// [`Network::begin_step`] on the device. Parameters, statistics and optimiser state on the host are left behind.
+    pub(in crate::network) fn begin_step_on_device(
         &mut self,
         optimizer: &mut Optimizer,
         lr: f32,
-        input: &Input,
+        samples: &Samples,
         labels: &[u32],
         mode: Mode,
-    ) -> Result<Step> {
+    ) -> Result<()> {
         let Mode::Train { gradient, seed } = mode else {
             return Err(Error::shape("train_step", "a training mode", mode));
         };
-        if labels.len() != input.batch || labels.iter().any(|&label| label as usize >= self.classes) {
-            return Err(Error::shape("train_step: labels", (input.batch, format!("below {}", self.classes)), labels));
+        let [batch, frames] = samples.shape();
+        if labels.len() != batch || labels.iter().any(|&label| label as usize >= self.classes) {
+            return Err(Error::shape("train_step: labels", (batch, format!("below {}", self.classes)), labels));
         }
-        self.check_input(input)?;
-        self.reserve_for(input, mode, Some(optimizer))?;
+        if let Samples::Real(input) = samples {
+            self.check_input(input)?;
+        }
+        self.reserve(batch, frames, Some(gradient), Some(optimizer))?;
         self.bring()?;
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
-        self.record_step(optimizer, input, gradient)?;
+        self.record_step(optimizer, [batch, frames], gradient)?;
         let missing = || Error::shape("train_step", "a recorded step", "none");
-        let session = self.session.as_mut().ok_or_else(missing)?;
-        let resident = session.resident.as_mut().ok_or_else(missing)?;
-        let (gpu, buffers) = (&session.gpu, &resident.buffers);
-        gpu.upload(input.data, buffers.input.part(0..input.data.len()))?;
-        gpu.upload(labels, buffers.labels.part(0..labels.len()))?;
-        gpu.upload(&[parameters], buffers.parameters)?;
-        let is_same = |r: &&Recorded| (r.batch, r.frames, r.gradient) == (input.batch, input.frames, gradient);
+        let Session { gpu, resident, images, begun, device_is_newer, .. } = self.session.as_mut().ok_or_else(missing)?;
+        let resident = resident.as_mut().ok_or_else(missing)?;
+        let staging = resident.staging.as_mut().ok_or_else(missing)?;
+        if !staging.holds(samples, labels) {
+            staging.send(gpu, samples, labels)?;
+        }
+        staging.deliver(gpu, &resident.buffers, images.as_ref(), parameters)?;
+        let is_same = |r: &&Recorded| (r.batch, r.frames, r.gradient) == (batch, frames, gradient);
         resident.recorded.iter().find(is_same).ok_or_else(missing)?.graph.launch()?;
+        (*begun, *device_is_newer) = (Some(batch), true);
+        Ok(())
+    }
+
+    /// Starts to bring the next batch to the device, while the step that was begun computes; without effect on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails, [`Error::ShapeMismatch`] for a larger batch than any before.
+    pub fn stage(&mut self, samples: &Samples, labels: &[u32]) -> Result<()> {
+        let Some(Session { gpu, resident: Some(resident), .. }) = &mut self.session else { return Ok(()) };
+        resident.staging.as_mut().map_or(Ok(()), |staging| staging.send(gpu, samples, labels))
+    }
+
+    /// Brings the training images of a data set to the device, so that it crops, mirrors and normalises them itself. False where they
+    /// would take more than half of the free memory, and on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn hold_images(&mut self, dataset: &Dataset, crop_pad: usize) -> Result<bool> {
+        let Some(session) = &mut self.session else { return Ok(false) };
+        let [free, _] = session.gpu.memory()?;
+        if dataset.train.images.pixels.len() > free / 2 {
+            return Ok(false);
+        }
+        session.images = Some(DeviceImages::new(&session.gpu, dataset, crop_pad)?);
+        Ok(true)
+    }
+
+    /// Whether a device has the training images.
+    pub fn holds_images(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.images.is_some())
+    }
+
+    /// [`Network::finish_step`] on the device.
+    pub(in crate::network) fn finish_step_on_device(&mut self, optimizer: &mut Optimizer) -> Result<Step> {
+        let none = || Error::shape("finish_step", "a step that was begun", "none");
+        let session = self.session.as_mut().ok_or_else(none)?;
+        let batch = session.begun.take().ok_or_else(none)?;
+        let (gpu, buffers) = (&session.gpu, &session.resident.as_ref().ok_or_else(none)?.buffers);
         let mut result = [StepResult::default()];
         gpu.download(buffers.result, &mut result)?;
         let mut fired = vec![0u64; buffers.layers.len()];
         gpu.download(buffers.fired, &mut fired)?;
-        session.device_is_newer = true;
         self.norms.iter_mut().for_each(|norm| norm.batches += 1);
         let [result] = result;
         let bad = result.first_not_finite().map(|at| self.parameter_at(at));
@@ -62,7 +107,7 @@ impl Network {
         if not_finite.is_none() {
             optimizer.steps += 1; // otherwise the update was left out
         }
-        Ok(Step { loss: result.loss, correct: u64::from(result.correct), rates: self.rates_of(&fired, input.batch), not_finite })
+        Ok(Step { loss: result.loss, correct: u64::from(result.correct), rates: self.rates_of(&fired, batch), not_finite })
     }
 
     /// Name of the parameter that holds element `at` of the arena.
@@ -72,8 +117,7 @@ impl Network {
     }
 
     /// Records the step of a batch of this size, unless it is recorded already.
-    fn record_step(&mut self, optimizer: &Optimizer, input: &Input, gradient: WeightGradient) -> Result<()> {
-        let (batch, frames) = (input.batch, input.frames);
+    fn record_step(&mut self, optimizer: &Optimizer, [batch, frames]: [usize; 2], gradient: WeightGradient) -> Result<()> {
         let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
         if resident.recorded.iter().any(|r| (r.batch, r.frames, r.gradient) == (batch, frames, gradient)) {
             return Ok(());

@@ -212,8 +212,8 @@ struct NormalizerArgs {
     n: f64,
     samples: i32,
     count: i32,
-    inner_at: i32,
     channels: i32,
+    inner_at: i32,
     padded: i32,
     delta_t: f32,
 }

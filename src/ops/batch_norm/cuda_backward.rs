@@ -50,7 +50,7 @@ impl CurrentGradient {
         if !self.has_bias() {
             return Ok(());
         }
-        let (blocks, channels, steps) = (columns.blocks() as i32, layer.channels as i32, layer.time_steps as f32);
+        let (blocks, channels, steps) = (columns.blocks() as i32, layer.channels as i32, layer.time_steps as i32);
         let args: [&dyn Arg; 6] = [&self.biases[0], &self.biases[1], &layer.partial, &blocks, &channels, &steps];
         gpu.launch(&kernels::BIAS_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)
     }
@@ -92,13 +92,13 @@ pub struct InnerKept {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct InnerReduceArgs {
-    steps: f64,
+    time_steps: i32,
     blocks: i32,
     rows: i32,
     channels: i32,
     padded: i32,
 }
-const _: () = assert!(size_of::<InnerReduceArgs>() == 24);
+const _: () = assert!(size_of::<InnerReduceArgs>() == 20);
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -127,7 +127,7 @@ pub fn inner_backward(
     let args: [&dyn Arg; 8] = [&layer.partial, &grad, values, mean, k, &kept.mean_normed, &scalars(&columns), &padded];
     gpu.launch(&kernels::INNER_SUMS, columns.grid(), 0, &args)?;
     let reduce = InnerReduceArgs {
-        steps: layer.time_steps as f64,
+        time_steps: layer.time_steps as i32,
         blocks: columns.blocks() as i32,
         rows: layer.rows as i32,
         channels: layer.channels as i32,

@@ -121,14 +121,14 @@ const _: () = assert!(size_of::<ClampMappingArgs>() == 40);
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ClampReduceArgs {
-    steps: f64,
-    threshold_factor: f64,
+    threshold_factor: f32,
+    time_steps: i32,
     blocks: i32,
     rows: i32,
     channels: i32,
     padded: i32,
 }
-const _: () = assert!(size_of::<ClampReduceArgs>() == 32);
+const _: () = assert!(size_of::<ClampReduceArgs>() == 24);
 
 /// Dropout and clamp mapping, `grad` in place from r(gradient of the spikes) to r(gradient of the current) g; adds the gradients of
 /// threshold, γ and β, and leaves mean and k of each channel.
@@ -168,10 +168,9 @@ pub fn clamp_mapping_backward(
         &scalars(&p),
     ];
     gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
-    let factor = f64::from(neuron.threshold_grad_factor() * threshold_grad_scale) * layer.time_steps as f64;
     let reduce = ClampReduceArgs {
-        steps: layer.time_steps as f64,
-        threshold_factor: factor,
+        threshold_factor: neuron.threshold_grad_factor() * threshold_grad_scale,
+        time_steps: layer.time_steps as i32,
         blocks: columns.blocks() as i32,
         rows: layer.rows as i32,
         channels: layer.channels as i32,
