@@ -29,6 +29,8 @@ struct Unit {
     source: PathBuf,
     object: PathBuf,
     flags: &'static [&'static str],
+    /// Whether each access to memory is reported to the race check.
+    report_accesses: bool,
 }
 
 struct Build {
@@ -41,11 +43,13 @@ struct Build {
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let kernels = here.join("../kernels");
-    let driver = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("driver");
+    let races = env::var("DSR_STANDIN_RACES").is_ok_and(|value| value == "1");
+    let driver = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join(if races { "driver-races" } else { "driver" });
     for path in [here.join("src"), here.join("tests/kernels"), here.join("build.rs"), kernels.clone()] {
         println!("cargo:rerun-if-changed={}", path.display());
     }
     println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rerun-if-env-changed=DSR_STANDIN_RACES");
     println!("cargo:rustc-env=STANDIN_DRIVER={}", driver.display());
 
     let headers = [
@@ -61,8 +65,11 @@ fn main() {
     };
     build.check_compiler();
     let own = units(&here.join("src"), "cpp", &driver.join("objects"), DRIVER);
-    let loaded = units(&kernels, "cu", &driver.join("kernels"), KERNEL);
-    let planted = units(&here.join("tests/kernels"), "cu", &driver.join("planted"), KERNEL);
+    let mut loaded = units(&kernels, "cu", &driver.join("kernels"), KERNEL);
+    let mut planted = units(&here.join("tests/kernels"), "cu", &driver.join("planted"), KERNEL);
+    for unit in loaded.iter_mut().chain(&mut planted) {
+        unit.report_accesses = races || unit.source.ends_with("racy.cu");
+    }
     build.compile(own.iter().chain(&loaded).chain(&planted).collect());
 
     let library = driver.join("libcuda.so.1");
@@ -104,6 +111,9 @@ impl Build {
     fn compile_one(&self, unit: &Unit) {
         let mut command = Command::new(&self.compiler);
         command.args(COMMON).args(unit.flags);
+        if unit.report_accesses {
+            command.arg("-fsanitize=thread");
+        }
         for include in &self.includes {
             command.arg("-I").arg(include);
         }
@@ -149,7 +159,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 fn units(from: &Path, extension: &str, into: &Path, flags: &'static [&'static str]) -> Vec<Unit> {
     fs::create_dir_all(into).unwrap_or_else(|e| stop(&format!("{}: {e}", into.display())));
     let object = |source: &Path| into.join(source.file_name().unwrap_or_default()).with_extension("o");
-    files(from, extension).into_iter().map(|source| Unit { object: object(&source), source, flags }).collect()
+    files(from, extension).into_iter().map(|source| Unit { object: object(&source), source, flags, report_accesses: false }).collect()
 }
 
 /// When a file was changed; long ago for one that is not there.

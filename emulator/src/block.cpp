@@ -72,6 +72,8 @@ void BlockRunner::set_up(const Launch& launch, unsigned block_number) {
         make_runnable(first / 32, warp.exist);
     }
     at_barrier_ = 0;
+    ++races_.barriers;
+    check_races = false;
     problem = {};
     fault_ = {};
     shared.start_block(launch.dynamic_bytes);
@@ -225,9 +227,14 @@ void BlockRunner::barrier(const char* file, int line) {
     barrier_line_ = line;
     if (++at_barrier_ == count_) {
         at_barrier_ = 0;
+        ++races_.barriers;
         for (unsigned first = 0; first < count_; first += 32) make_runnable(first / 32, warps_[first / 32].exist);
     }
     suspend();
+}
+
+void BlockRunner::note(const void* address, size_t bytes, bool is_write, Place place) {
+    if (shared.near(address)) races_.access(shared.offset(address), bytes, is_write, place);
 }
 
 void BlockRunner::fail(int code, const std::string& what) {

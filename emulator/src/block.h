@@ -11,6 +11,7 @@
 #include "fiber.h"
 #include "host/kernel.h"
 #include "host/threads.h"
+#include "races.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -47,6 +48,7 @@ struct Meeting {
 struct Warp {
     uint32_t exist, left, runnable;                  // lanes
     unsigned waiting;                                // meetings that have begun
+    uint32_t met;                                    // meetings that are over
     Meeting meetings[4];                             // parts of a warp may meet at the same time
 };
 
@@ -69,10 +71,15 @@ public:
     // The same from a signal handler: the text is made later.
     [[noreturn]] void fail_at(int signal, const void* address, const void* instruction, int is_write);
 
+    // An access of the running thread, for the race check.
+    void note(const void* address, size_t bytes, bool is_write, Place place);
+    uint32_t meetings_of_warp() { return warps_[running().number / 32].met; }
+
     BlockThread& running() { return *static_cast<BlockThread*>(current); }
 
     Problem problem;
     SharedMemory shared;
+    bool check_races = false;                        // the kernels at work report their accesses
 
 private:
     void set_up(const Launch& launch, unsigned block_number);
@@ -102,6 +109,8 @@ private:
     unsigned at_barrier_ = 0;
     const char* barrier_file_ = nullptr;
     int barrier_line_ = 0;
+
+    RaceCheck races_;
 
     Context below_;                                  // the OS thread's own stack
     std::deque<Fiber> fibers_;

@@ -208,6 +208,7 @@ void load_matrix(uint32_t* r, const void* row, bool transposed, const char* file
     if (!runner->shared.contains(row, 16)) {
         runner->fail(CUDA_ILLEGAL_ADDRESS, text("load_matrix at %s:%d: a row that is not in shared memory", file, line));
     }
+    note_access(row, 16, false, {nullptr, file, line});
     MatrixLoad record{r, static_cast<const unsigned char*>(row)};
     runner->meet(ALL, transposed ? exchange_load_transposed : exchange_load, &record, "load_matrix", file, line);
 }

@@ -105,8 +105,9 @@ void start_copy(void* shared, const void* global, unsigned bytes, bool valid, co
         runner->fail(CUDA_ILLEGAL_ADDRESS, text("copy_async of %u bytes at %s:%d: the destination is not in shared memory", bytes, file, line));
     }
     if (valid) (void)*static_cast<const volatile unsigned char*>(global);       // a wrong source shows here, not at the wait
+    note_access(shared, bytes, true, {nullptr, file, line});
     memset(shared, POISON, bytes);                   // from now to the wait nobody may count on these bytes
-    runner->running().copies.copies.push_back({static_cast<unsigned char*>(shared), valid ? global : nullptr, bytes});
+    runner->running().copies.copies.push_back({static_cast<unsigned char*>(shared), valid ? global : nullptr, bytes, file, line});
 }
 
 void commit_copies() {
@@ -122,6 +123,7 @@ void wait_for_copies(unsigned groups_left) {
     const size_t landed = queue.group_ends[groups - 1];
     for (size_t i = 0; i < landed; ++i) {
         const CopyQueue::Copy& copy = queue.copies[i];
+        note_access(copy.to, copy.bytes, true, {nullptr, copy.file, copy.line});
         if (copy.from) {
             memcpy(copy.to, copy.from, copy.bytes);
         } else {

@@ -12,7 +12,7 @@ constexpr size_t SHARED_WITHOUT_OPT_IN = 48 * 1024;
 
 // cp.async of one thread, in the order of issue; `group_ends[i]` is how many copies there are up to the end of group i.
 struct CopyQueue {
-    struct Copy { unsigned char* to; const void* from; unsigned bytes; };
+    struct Copy { unsigned char* to; const void* from; unsigned bytes; const char* file; int line; };
     std::vector<Copy> copies;
     std::vector<size_t> group_ends;
     void clear() { copies.clear(); group_ends.clear(); }
@@ -34,6 +34,7 @@ public:
     unsigned char* dynamic() const { return dynamic_; }
     bool contains(const void* address, size_t bytes) const;
     bool near(const void* address) const;            // within the mapping, guards included
+    size_t offset(const void* address) const { return static_cast<size_t>(static_cast<const unsigned char*>(address) - mapping_); }
     size_t static_bytes() const { return static_bytes_; }
     // Empty, or what was overwritten beside an array.
     std::string overrun() const;

@@ -78,6 +78,7 @@ void BlockRunner::meet(uint32_t mask, Exchange exchange, void* record, const cha
         exchange(own->records, mask);
         own->arrived = 0;
         --warp.waiting;
+        ++warp.met;
         make_runnable(self.number / 32, mask);
     }
     suspend();

@@ -108,6 +108,27 @@ fn races_and_early_reads_show_in_every_order() {
 }
 
 #[test]
+fn races_are_named_where_they_are_looked_for() {
+    let racy = [
+        "reads_the_left_neighbour",
+        "overwrites_what_is_read",
+        "writes_one_place",
+        "copies_over_what_is_read",
+        "lanes_without_a_warp_barrier",
+    ];
+    for order in ["fifo", "lifo", "random"] {
+        let environment = [("DSR_STANDIN_ORDER", order), ("STANDIN_TEST_LIBRARY", "racy")];
+        for kernel in racy {
+            let outcome = run_child(FAULT, kernel, &environment);
+            let named = ["race: ", "s shared memory that thread ", "racy.cu:"].iter().all(|words| outcome.stderr.contains(words));
+            assert!(named && outcome.value("code") == "CUDA_ERROR_LAUNCH_FAILED", "{kernel}, {order}: {}", outcome.stderr);
+        }
+        let outcome = run_child(FAULT, "races_nowhere", &environment);
+        assert_eq!(outcome.value("code"), "CUDA_SUCCESS", "{order}: {}", outcome.stderr);
+    }
+}
+
+#[test]
 fn pointers_that_no_device_can_follow() {
     let cases = [
         ("freed", "argument 1 points to", "in freed memory: the allocation of 1024 bytes"),
@@ -143,7 +164,7 @@ fn an_error_stays_until_the_context_ends() {
 
 /// What a child does.
 pub fn run(case: &str) {
-    emulator::load_test_kernels("faulty");
+    emulator::load_test_kernels(std::env::var("STANDIN_TEST_LIBRARY").as_deref().unwrap_or("faulty"));
     let launch = Launch::new();
     // A child of these tests has one thread; every pointer given to the driver is valid for the call.
     match case {
