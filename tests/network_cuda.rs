@@ -11,6 +11,7 @@ use dsr::device::Device;
 use dsr::network::{Forward, Mode, Network, SumsChoice, WeightGradient, preact_resnet};
 use dsr::ops::cross_entropy::cross_entropy;
 use dsr::optimizer::{Optimizer, Rule};
+use emulator::Order;
 use small_networks::{Batch, Small, TRAIN};
 
 /// Everything a forward pass gives, named, as bits.
@@ -186,5 +187,28 @@ fn ten_steps_stay_together() {
         let moved = |n: &Network| length(n.values.iter().zip(&first.values).map(|(a, b)| f64::from(*a) - f64::from(*b)));
         let apart = length(gpu.values.iter().zip(&cpu.values).map(|(a, b)| f64::from(*a) - f64::from(*b)));
         assert!(apart <= 0.01 * moved(&cpu), "parameters are {apart} apart and moved {}", moved(&cpu));
+    }
+}
+
+/// A device may run the threads of a block in any order. Wrong barriers show as other bits, or as a fault of the stand-in.
+#[test]
+fn every_order_of_threads_gives_the_same_bits() {
+    if device::is_real() {
+        println!("skipped: only the stand-in can be told an order");
+        return;
+    }
+    for small in small_networks::all().iter().filter(|s| ["preact", "vgg in 8 bits", "imagenet, bottleneck in 8 bits"].contains(&s.name)) {
+        let (network, batch) = (small.network(), small.data());
+        let run = |order: Order| {
+            let mut on_gpu = on_gpu(&network, SumsChoice::Cheapest);
+            emulator::set_order(order);
+            let all = gradients(&mut on_gpu, &batch, WeightGradient::Unrolled);
+            emulator::set_order(Order::Fifo);
+            all.into_iter().map(|(name, values)| (name, values.iter().map(|v| v.to_bits()).collect())).collect::<Vec<(String, Vec<u32>)>>()
+        };
+        let expected = run(Order::Fifo);
+        for order in [Order::Lifo, Order::Random(1), Order::Random(2)] {
+            assert_same(&format!("{}, {order:?}", small.name), &run(order), &expected);
+        }
     }
 }
