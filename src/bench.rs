@@ -48,6 +48,8 @@ pub struct Timing {
     pub mean_firing_rate: f32,
     /// Bytes kept for backward; 0 in inference.
     pub kept_bytes: usize,
+    /// Bytes of device memory that the network took; 0 on the CPU.
+    pub device_bytes: usize,
     /// Most memory of the process in warm-up and timed steps, bytes; `None` where the system does not tell.
     pub peak_rss_bytes: Option<u64>,
 }
@@ -172,7 +174,13 @@ pub fn time_steps(case: &Case, warmup: usize, repeats: usize) -> Result<Timing> 
             seconds.push(begin.elapsed().as_secs_f64());
         }
     }
-    Ok(Timing { seconds, mean_firing_rate, kept_bytes: bench.network.kept_bytes(), peak_rss_bytes: peak_rss() })
+    Ok(Timing {
+        seconds,
+        mean_firing_rate,
+        kept_bytes: bench.network.kept_bytes(),
+        device_bytes: bench.network.device_bytes(),
+        peak_rss_bytes: peak_rss(),
+    })
 }
 
 /// Makes the running statistics those of `input`, so that an untrained network fires in inference as it does in training.

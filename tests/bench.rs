@@ -46,6 +46,8 @@ fn a_case_has_all_its_numbers() {
     for case in cases {
         let expected = [
             "batch",
+            "device",
+            "device_bytes",
             "image",
             "images_per_second",
             "kept_bytes",

@@ -94,6 +94,23 @@ fn too_little_memory_is_said_before_the_first_step() {
     }
 }
 
+/// Where stored sums do not fit, they are computed twice, with the same result.
+#[test]
+fn less_memory_takes_the_other_way_through_a_layer() {
+    let folder = tempdir().unwrap();
+    let line = "bench throughput --mode train --widths 32 --blocks 1 -b 2 -T 33 --image 8x8x1 --warmup 0 --repeats 1 -o json --device cuda";
+    let case = |memory: usize| {
+        let output = dsr(folder.path(), line, &[("DSR_STANDIN_MEMORY", &memory.to_string())]);
+        assert_eq!(output.status.code(), Some(0), "{memory} bytes: {}", text(&output.stderr));
+        json(&text(&output.stdout))["cases"][0].clone()
+    };
+    let plenty = case(1 << 30);
+    let needed = plenty["device_bytes"].as_u64().unwrap() as usize;
+    let less = case(needed - needed / 16);
+    assert!(less["device_bytes"].as_u64().unwrap() < needed as u64 * 3 / 4, "{less}");
+    assert_eq!(less["mean_firing_rate"], plenty["mean_firing_rate"]);
+}
+
 #[test]
 fn a_device_that_is_not_there_is_one_line() {
     let folder = tempdir().unwrap();

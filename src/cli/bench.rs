@@ -126,6 +126,8 @@ struct Row {
     ms_per_image_and_step: f64,
     mean_firing_rate: f32,
     kept_bytes: usize,
+    /// 0 on the CPU.
+    device_bytes: usize,
     peak_rss_bytes: Option<u64>,
 }
 
@@ -225,6 +227,7 @@ fn row(case: &Case, timing: &Timing, threads: usize) -> Row {
         ms_per_image_and_step: 1000.0 * median_s / (config.batch * config.time_steps) as f64,
         mean_firing_rate: timing.mean_firing_rate,
         kept_bytes: timing.kept_bytes,
+        device_bytes: timing.device_bytes,
         peak_rss_bytes: timing.peak_rss_bytes,
     }
 }

@@ -139,7 +139,7 @@ impl Network {
         let Some(session) = &self.session else { return Ok(()) };
         let second_moment = optimizer.is_some_and(|optimizer| !optimizer.second.is_empty());
         let wanted = Demand { batch, frames, training, second_moment, time_steps: self.time_steps, sums: session.sums };
-        let demand = match session.resident.as_ref().map(|resident| resident.demand) {
+        let mut demand = match session.resident.as_ref().map(|resident| resident.demand) {
             Some(has) if has.covers(&wanted) => return Ok(()),
             Some(has) => has.joined(&wanted),
             None => wanted,
@@ -150,9 +150,19 @@ impl Network {
         let Some(session) = &mut self.session else { return Ok(()) };
         session.resident = None; // frees the old arena before the new one is taken
         let gpu = session.gpu.clone();
-        let mut measure = Layout::measure();
-        Buffers::lay_out(self, &demand, &mut measure);
-        let memory = gpu.zeroed::<u8>(measure.bytes())?;
+        let bytes = |demand: &Demand| {
+            let mut measure = Layout::measure();
+            Buffers::lay_out(self, demand, &mut measure);
+            measure.bytes()
+        };
+        let [free, _] = gpu.memory()?;
+        let mut needed = bytes(&demand);
+        if needed > free && demand.sums == SumsChoice::Cheapest {
+            // Slower than stored sums where those were chosen, but it may fit; the bits are the same.
+            demand.sums = SumsChoice::Recompute;
+            needed = bytes(&demand);
+        }
+        let memory = gpu.zeroed::<u8>(needed)?;
         let buffers = Buffers::lay_out(self, &demand, &mut Layout::of(&memory));
         gpu.upload(&self.neuron.step_weights(self.time_steps), buffers.step_weights)?;
         let thresholds: Vec<u32> = self.layers.iter().map(|layer| self.parameters[layer.threshold].start as u32).collect();
@@ -161,6 +171,7 @@ impl Network {
         let Some(session) = &mut self.session else { return Ok(()) };
         let values = if session.images.is_some() { 0 } else { demand.batch * demand.frames * self.input.iter().product::<usize>() };
         let staging = demand.training.map(|_| Staging::new(&gpu, demand.batch, values)).transpose()?;
+        session.sums = demand.sums;
         session.resident = Some(Resident { demand, buffers, weights, staging, recorded: Vec::new(), _memory: memory });
         (session.host_is_newer, session.optimizer_is_newer) = (true, true);
         Ok(())
