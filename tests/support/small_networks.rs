@@ -50,6 +50,7 @@ pub fn all() -> Vec<Small> {
         small("imagenet, bottleneck blocks", |v| imagenet_resnet([40, 40, 3], 10, 3, &[1, 1, 1, 1], true, v), IF, [5, 5], 16, false),
         small("imagenet, bottleneck in 8 bits", |v| imagenet_resnet([33, 33, 3], 10, 2, &[1, 1, 1, 1], true, v), LIF, [6, 2], 8, false),
         small("frames as currents, a sum of two connections at the end", sum_at_the_end, IF, [6, 5], 16, true),
+        small("preact of twenty steps", |v| preact_resnet([5, 7, 2], 10, &[3, 40], &[1, 1], 3, 0.0, v), IF, [20, 2], 8, false),
     ]
 }
 

@@ -1,0 +1,109 @@
+//! `dsr train`, `eval` and `bench` on a CUDA device, as a user runs them: the real binary, on the driver stand-in.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use assert_cmd::cargo::cargo_bin;
+use serde_json::Value;
+use tempfile::tempdir;
+
+/// A network small enough for the stand-in: six steps an epoch, the last of them smaller.
+const TINY: &str = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --quiet";
+
+fn dsr(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(cargo_bin("dsr"));
+    command.current_dir(folder).args(line.split_whitespace()).env("LD_LIBRARY_PATH", emulator::directory());
+    command.envs(variables.iter().copied()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn ok(folder: &Path, line: &str) -> String {
+    let output = dsr(folder, line, &[]);
+    assert_eq!(output.status.code(), Some(0), "dsr {line}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text:?}"))
+}
+
+/// A run on the device, stopped and resumed, leaves the bytes of one that was not; the checkpoint says the same on both devices.
+#[test]
+fn a_run_can_be_stopped_resumed_and_evaluated() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    ok(folder, &format!("{TINY} --device cuda --crop-pad 1 --out whole"));
+    let stopped = dsr(folder, &format!("{TINY} --device cuda --crop-pad 1 --out parts --stop-after-steps 3"), &[]);
+    assert_eq!(stopped.status.code(), Some(1), "{}", text(&stopped.stderr));
+    ok(folder, "train --resume auto --out parts --device cuda --quiet");
+    let last = |run: &str| fs::read(folder.join(run).join("last.safetensors")).unwrap();
+    assert!(last("whole") == last("parts"), "a stop in the middle of an epoch changed the checkpoint");
+    let numbers = |device: &str| {
+        let mut table = json(&ok(folder, &format!("eval --checkpoint whole/last.safetensors --rates --device {device} -o json")));
+        strip_times(&mut table);
+        table
+    };
+    let on_cuda = numbers("cuda");
+    assert!(on_cuda.to_string().contains("top1"), "{on_cuda}");
+    assert_eq!(on_cuda, numbers("cpu"), "the same bits give the same table");
+}
+
+/// Removes what differs from run to run: times, and where it ran.
+fn strip_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| !key.contains("second") && !key.contains("device") && !key.ends_with("_s"));
+            map.values_mut().for_each(strip_times);
+        }
+        Value::Array(list) => list.iter_mut().for_each(strip_times),
+        _ => {}
+    }
+}
+
+#[test]
+fn benchmarks_name_the_device() {
+    let folder = tempdir().unwrap();
+    let line =
+        "bench throughput --mode train,infer --widths 4 --blocks 1 -b 2 -T 2 --image 8x8x1 --warmup 1 --repeats 1 -o json --device cuda";
+    let result = json(&ok(folder.path(), line));
+    let cases = result["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 2);
+    for case in cases {
+        assert!(case["device"].as_str().unwrap().starts_with("cuda:0 ("), "{case}");
+        assert!(case["median_s"].as_f64().unwrap() > 0.0 && case["mean_firing_rate"].as_f64().unwrap() > 0.0, "{case}");
+    }
+}
+
+/// Out of memory is said before the first step, in one line, and leaves no run folder with a checkpoint.
+#[test]
+fn too_little_memory_is_said_before_the_first_step() {
+    let folder = tempdir().unwrap();
+    for (line, memory) in
+        [(format!("{TINY} --device cuda --out run"), "600000"), (format!("{TINY} --device cuda --out run -b 1000"), "9000000")]
+    {
+        let output = dsr(folder.path(), &line, &[("DSR_STANDIN_MEMORY", memory)]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{line}: {stderr}");
+        assert!(stderr.contains("out of memory: asked for") && stderr.contains("free"), "{line}: {stderr}");
+        assert_eq!(stderr.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{stderr}");
+        assert!(!folder.path().join("run/last.safetensors").exists());
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_one_line() {
+    let folder = tempdir().unwrap();
+    for command in [format!("{TINY} --out run"), "bench throughput --model preact-resnet18".into()] {
+        let output = dsr(folder.path(), &format!("{command} --device cuda:7"), &[]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("cuda:7") && stderr.contains("no such device"), "{stderr}");
+        let output = dsr(folder.path(), &format!("{command} --device cuda"), &[("DSR_STANDIN_DEVICES", "0")]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    }
+    assert!(!folder.path().join("run").exists(), "nothing is written before the device is there");
+}
