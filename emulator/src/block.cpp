@@ -217,7 +217,7 @@ void BlockRunner::leave(BlockThread& thread) {
 }
 
 void BlockRunner::barrier(const char* file, int line) {
-    if (at_barrier_ > 0 && (line != barrier_line_ || strcmp(file, barrier_file_) != 0)) {
+    if (at_barrier_ > 0 && (line != barrier_line_ || (file != barrier_file_ && strcmp(file, barrier_file_) != 0))) {
         fail(CUDA_LAUNCH_FAILED, text("__syncthreads in divergent code: at %s:%d, while %u threads wait at %s:%d", file, line, at_barrier_, barrier_file_, barrier_line_));
     }
     if (live_ != count_) {

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "block.h"
 #include "cuda_codes.h"
@@ -58,12 +59,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     runner->fail_at(signal, info->si_addr, instruction_of(state), signal == SIGSEGV ? is_write(state) : -1);
 }
 
-}  // namespace
-
-void catch_faults() {
-    static bool done = false;
-    if (done) return;
-    done = true;
+void install_handlers() {
     struct sigaction action;
     memset(&action, 0, sizeof(action));
     action.sa_sigaction = on_fault;
@@ -71,6 +67,13 @@ void catch_faults() {
     sigaction(SIGSEGV, &action, &before_segv);
     sigaction(SIGBUS, &action, &before_bus);
     sigaction(SIGFPE, &action, &before_fpe);
+}
+
+}  // namespace
+
+void catch_faults() {
+    static std::once_flag once;
+    std::call_once(once, install_handlers);
 }
 
 void give_signal_stack() {

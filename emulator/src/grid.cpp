@@ -32,18 +32,36 @@ struct Work {
     explicit Work(const Launch& of) : launch(of), arguments(of.arguments()), blocks(of.grid.x * of.grid.y * of.grid.z), share(1) {}
 };
 
-BlockRunner& runner_of_this_thread() {
-    static thread_local std::unique_ptr<BlockRunner> own;
-    if (!own) {
+// Runners that no OS thread uses now. They outlive threads: a thread may launch work while it ends, after its own data is gone.
+class Runners {
+public:
+    BlockRunner* take() {
         catch_faults();
         give_signal_stack();
-        own = std::make_unique<BlockRunner>();
+        std::lock_guard<std::mutex> guard(lock_);
+        if (free_.empty()) return new BlockRunner();
+        BlockRunner* runner = free_.back();
+        free_.pop_back();
+        return runner;
     }
-    return *own;
+
+    void give_back(BlockRunner* runner) {
+        std::lock_guard<std::mutex> guard(lock_);
+        free_.push_back(runner);
+    }
+
+private:
+    std::mutex lock_;
+    std::vector<BlockRunner*> free_;
+};
+
+Runners& runners() {
+    static Runners* const all = new Runners();
+    return *all;
 }
 
 void take_part(Work& work) {
-    BlockRunner& own = runner_of_this_thread();
+    BlockRunner& own = *runners().take();
     size_t static_bytes = 0;
     while (!work.stop) {
         const unsigned first = work.next.fetch_add(work.share);
@@ -62,6 +80,7 @@ void take_part(Work& work) {
             work.stop = true;
         }
     }
+    runners().give_back(&own);
     std::lock_guard<std::mutex> guard(work.lock);
     work.static_bytes = std::max(work.static_bytes, static_bytes);
 }

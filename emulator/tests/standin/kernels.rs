@@ -62,6 +62,32 @@ fn a_kernel_without_barriers_covers_a_ragged_grid() {
     }
 }
 
+/// A device in thread-local storage goes when the thread's own data of the driver may already be gone.
+#[test]
+fn work_that_is_left_runs_while_its_thread_ends() {
+    thread_local!(static OWN: Device = device());
+    std::thread::spawn(|| {
+        OWN.with(|d| {
+            let mut sums = d.stream.alloc_zeros::<i32>(1).unwrap();
+            let mut odd = d.stream.alloc_zeros::<u32>(1).unwrap();
+            let from = d.stream.clone_htod(&[1i32; 256]).unwrap();
+            let kernel = d.kernel("sum_blocks");
+            for waits in [true, false] {
+                let n = 256i32;
+                // SAFETY: the kernel's parameters, in order.
+                unsafe {
+                    d.stream.launch_builder(&kernel).arg(&mut sums).arg(&mut odd).arg(&from).arg(&n).launch(shape(1, 256, 0)).unwrap()
+                };
+                if waits {
+                    assert_eq!(d.stream.clone_dtoh(&sums).unwrap(), [256]);
+                }
+            }
+        });
+    })
+    .join()
+    .unwrap();
+}
+
 #[test]
 fn barriers_and_ballots_reach_every_thread() {
     let d = device();
