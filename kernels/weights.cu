@@ -154,7 +154,7 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
         __syncthreads();
         if (threadIdx.x < CHANNELS && (long long)total[threadIdx.x] * job.max_count > 0x7fffffffLL && exponent[threadIdx.x] > LEAST_EXPONENT) {
             --exponent[threadIdx.x];
-            too_large[0] = 1;
+            atomicExch(&too_large[0], 1);
         }
         __syncthreads();
         const bool fits = too_large[0] == 0;

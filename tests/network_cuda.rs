@@ -137,6 +137,7 @@ fn train(small: &Small, network: &mut Network, rule: Rule, steps: u64) -> Vec<f6
     }
     network.synchronize(&mut optimizer).unwrap();
     assert_eq!(optimizer.steps, steps);
+    assert_eq!(network.stray_bytes().unwrap(), 0, "{}: a kernel left its buffer", small.name);
     assert!(optimizer.first.iter().any(|v| *v != 0.0), "{}: the optimiser's state came back", small.name);
     losses
 }

@@ -107,8 +107,8 @@ struct Plan {
 /// One case with its result.
 #[derive(Serialize)]
 struct Row {
-    device: String,
     mode: Work,
+    device: String,
     model: String,
     image: String,
     neuron: &'static str,

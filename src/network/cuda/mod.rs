@@ -9,6 +9,7 @@ mod forward;
 mod staging;
 mod step;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use buffers::Buffers;
@@ -79,8 +80,9 @@ struct Resident {
     /// For training.
     staging: Option<Staging>,
     recorded: Vec<Recorded>,
-    /// The arena that `buffers` are cut from.
-    _memory: Memory<u8>,
+    /// The arena that `buffers` are cut from, all zero at first, and what lies between them.
+    memory: Memory<u8>,
+    gaps: Vec<Range<usize>>,
 }
 
 impl Clone for Session {
@@ -163,7 +165,9 @@ impl Network {
             needed = bytes(&demand);
         }
         let memory = gpu.zeroed::<u8>(needed)?;
-        let buffers = Buffers::lay_out(self, &demand, &mut Layout::of(&memory));
+        let mut layout = Layout::of(&memory);
+        let buffers = Buffers::lay_out(self, &demand, &mut layout);
+        let gaps = layout.gaps().to_vec();
         gpu.upload(&self.neuron.step_weights(self.time_steps), buffers.step_weights)?;
         let thresholds: Vec<u32> = self.layers.iter().map(|layer| self.parameters[layer.threshold].start as u32).collect();
         gpu.upload(&thresholds, buffers.thresholds)?;
@@ -172,14 +176,25 @@ impl Network {
         let values = if session.images.is_some() { 0 } else { demand.batch * demand.frames * self.input.iter().product::<usize>() };
         let staging = demand.training.map(|_| Staging::new(&gpu, demand.batch, values)).transpose()?;
         session.sums = demand.sums;
-        session.resident = Some(Resident { demand, buffers, weights, staging, recorded: Vec::new(), _memory: memory });
+        session.resident = Some(Resident { demand, buffers, weights, staging, gaps, recorded: Vec::new(), memory });
         (session.host_is_newer, session.optimizer_is_newer) = (true, true);
         Ok(())
     }
 
     /// Bytes of device memory that the network has taken; 0 on the CPU and before the first use.
     pub fn device_bytes(&self) -> usize {
-        self.session.as_ref().and_then(|s| s.resident.as_ref()).map_or(0, |resident| resident._memory.slice().bytes())
+        self.session.as_ref().and_then(|s| s.resident.as_ref()).map_or(0, |resident| resident.memory.slice().bytes())
+    }
+
+    /// Bytes between the buffers on the device that some kernel has written to; 0 on the CPU, and where every kernel stays inside its
+    /// buffers.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn stray_bytes(&self) -> Result<usize> {
+        let Some(resident) = self.session.as_ref().and_then(|s| s.resident.as_ref()) else { return Ok(0) };
+        let bytes = resident.memory.to_vec()?;
+        Ok(resident.gaps.iter().map(|gap| bytes[gap.clone()].iter().filter(|byte| **byte != 0).count()).sum())
     }
 
     /// Refuses what kernels do not take.
