@@ -155,6 +155,20 @@ fn receptive_fields_of_65536_inputs() {
     }
 }
 
+/// 8-bit weights are summed in i16 in between: every spike fires, and the sum is beyond what an i16 holds, in both directions.
+#[test]
+fn sums_of_narrow_weights_go_beyond_sixteen_bits() {
+    let geometry = Geometry { cin: 64, cout: 70, source: [3, 3], pool: [1, 1, 0], kernel: [3, 3], stride: 1, pad: 1 };
+    let rows = 9 * 64;
+    let mut master = vec![127.0 / 128.0; rows * 70];
+    master.iter_mut().skip(1).step_by(2).for_each(|w| *w = -*w);
+    let weights = quantized(&master, 70, 8, 1);
+    let spikes = spikes(5, 2, 1, 9, 64, 1.0);
+    let largest = dense(&spikes, &weights, &geometry, 0, [1, 1]);
+    assert_eq!((largest[0], largest[1]), (rows as i64 * 127, rows as i64 * -127));
+    check("narrow", &spikes, &weights, &geometry);
+}
+
 #[test]
 fn identity_counts_spikes_in_the_pool_window() {
     for (n, pool) in [NO_POOL, [2, 2, 0], [3, 2, 1], [4, 4, 0], [7, 7, 0]].into_iter().enumerate() {

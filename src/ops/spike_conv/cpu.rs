@@ -140,10 +140,14 @@ pub fn conv_at(
         let first = block * weights.block;
         let live = weights.block.min(stride - first);
         let acc = &mut acc[first..];
-        match weights.block {
-            16 => add_rows::<16>(isa, &events.rows, &events.row_start, table, live, stride, acc),
-            32 => add_rows::<32>(isa, &events.rows, &events.row_start, table, live, stride, acc),
-            _ => add_rows::<64>(isa, &events.rows, &events.row_start, table, live, stride, acc),
+        let (rows, row_start) = (&events.rows, &events.row_start);
+        match (weights.bits, weights.block) {
+            (8, 16) => add_narrow_rows::<16>(isa, rows, row_start, table, live, stride, acc),
+            (8, 32) => add_narrow_rows::<32>(isa, rows, row_start, table, live, stride, acc),
+            (8, _) => add_narrow_rows::<64>(isa, rows, row_start, table, live, stride, acc),
+            (_, 16) => add_rows::<16>(isa, rows, row_start, table, live, stride, acc),
+            (_, 32) => add_rows::<32>(isa, rows, row_start, table, live, stride, acc),
+            _ => add_rows::<64>(isa, rows, row_start, table, live, stride, acc),
         }
     }
 }
@@ -161,6 +165,43 @@ per_isa! {
                 }
             }
             // Copied in pieces of a fixed size: a length known only here would keep `acc` in memory during the loop above.
+            for first in (0..BLOCK).step_by(LANES) {
+                if first < live {
+                    out[t * stride + first..][..LANES].copy_from_slice(&acc[first..first + LANES]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of 8-bit weights whose sum fits an i16: 256 · 127 < 2^15.
+const NARROW_ROWS: usize = 256;
+
+per_isa! {
+    /// The same for 8-bit weights: sums of up to [`NARROW_ROWS`] rows stay in i16, which needs no widening and half the registers.
+    pub fn add_narrow_rows<const BLOCK: usize>(
+        rows: &[u16],
+        row_start: &[u32],
+        table: &[i16],
+        live: usize,
+        stride: usize,
+        out: &mut [i32],
+    ) {
+        let (table, _) = table.as_chunks::<BLOCK>();
+        for (t, range) in row_start.windows(2).enumerate() {
+            let mut acc = [0i32; BLOCK];
+            for rows in rows[range[0] as usize..range[1] as usize].chunks(NARROW_ROWS) {
+                let mut narrow = [0i16; BLOCK];
+                for &row in rows {
+                    let row = &table[usize::from(row)];
+                    for i in 0..BLOCK {
+                        narrow[i] = narrow[i].wrapping_add(row[i]); // cannot wrap: see `NARROW_ROWS`
+                    }
+                }
+                for i in 0..BLOCK {
+                    acc[i] += i32::from(narrow[i]);
+                }
+            }
             for first in (0..BLOCK).step_by(LANES) {
                 if first < live {
                     out[t * stride + first..][..LANES].copy_from_slice(&acc[first..first + LANES]);

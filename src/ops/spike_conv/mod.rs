@@ -107,6 +107,8 @@ pub const MAX_WEIGHT_8: i32 = 127;
 /// Fixed-point weights, `[cout / block][tap][cin][block]`, with one power-of-two scale an output channel.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizedWeights {
+    /// 16 or 8.
+    pub bits: u8,
     /// Output channels a block holds: 16, 32 or 64; the last block is padded with zeros.
     pub block: usize,
     /// Integers, `|q| ≤` [`MAX_WEIGHT_16`] (or 8-bit).
@@ -125,6 +127,7 @@ impl QuantizedWeights {
     pub fn quantize(&mut self, isa: Isa, master: &[f32], cout: usize, bits: u8, max_count: usize) {
         let rows = master.len() / cout;
         let limit = if bits == 8 { MAX_WEIGHT_8 } else { MAX_WEIGHT_16 };
+        self.bits = bits;
         self.block = match cout {
             0..=16 => 16,
             17..=32 => 32,
