@@ -1,9 +1,11 @@
 //! Forward on a CUDA device: the launches of every layer, in order.
 
+use super::Session;
 use super::buffers::{Buffers, LayerBuffers};
+use super::step::What;
 use crate::device::{Gpu, Slice};
-use crate::error::Result;
-use crate::network::{Connection, Forward, Input, Kind, Mode, Network, Source, WeightGradient};
+use crate::error::{Error, Result};
+use crate::network::{Connection, Forward, Input, Kind, Mode, Network, Samples, Source, WeightGradient};
 use crate::ops::batch_norm::cuda::{self as batch_norm, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
 use crate::ops::conv::cuda as conv;
 use crate::ops::dropout;
@@ -38,25 +40,24 @@ impl Network {
     ) -> Result<Forward> {
         self.reserve_for(input, mode, None)?;
         self.bring()?;
-        let stores = self.stores(mode.gradient());
-        let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else {
-            return Ok(Forward { logits: Vec::new(), spikes: Vec::new(), rates: Vec::new() });
-        };
-        let (gpu, buffers) = (session.gpu.clone(), resident.buffers.clone());
-        gpu.upload(input.data, buffers.input.part(0..input.data.len()))?;
-        if let Mode::Train { seed, .. } = mode {
-            gpu.upload(&[StepParameters::new(None, 0.0, seed)], buffers.parameters)?;
+        let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
+        let what = What { batch: input.batch, frames: input.frames, training: None };
+        if mode == Mode::Eval {
+            self.record(what)?;
         }
-        let pass = Pass {
-            network: self,
-            gpu: &gpu,
-            buffers: &buffers,
-            batch: input.batch,
-            frames: input.frames,
-            training: mode.gradient(),
-            stores: &stores,
-        };
-        pass.enqueue()?;
+        let missing = || Error::shape("forward", "a network on a device", "none");
+        let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
+        let resident = resident.as_mut().ok_or_else(missing)?;
+        resident.staging.send(gpu, &Samples::Real(*input), &[])?;
+        resident.staging.deliver(gpu, &resident.buffers, None, StepParameters::new(None, 0.0, seed))?;
+        let (gpu, buffers) = (gpu.clone(), resident.buffers.clone());
+        if mode == Mode::Eval {
+            resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
+        } else {
+            let (stores, training) = (self.stores(mode.gradient()), mode.gradient());
+            let (batch, frames) = (input.batch, input.frames);
+            Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores }.enqueue()?;
+        }
         let mut logits = vec![0.0; input.batch * self.classes];
         gpu.download(buffers.logits.part(0..logits.len()), &mut logits)?;
         let rates = self.download_rates(&gpu, &buffers, input.batch)?;

@@ -19,6 +19,7 @@ use step::Recorded;
 use super::{Input, Kind, Mode, Network, Source, WeightGradient};
 use crate::device::{Gpu, Layout, Memory};
 use crate::error::{Error, Result};
+use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::WeightTable;
 use crate::ops::spike_conv::cost::{self, LayerWork, Peaks, Variant};
 use crate::optimizer::Optimizer;
@@ -48,6 +49,11 @@ pub(super) struct Demand {
     pub second_moment: bool,
     pub time_steps: usize,
     pub sums: SumsChoice,
+    /// Constants that recorded launches hold.
+    pub neuron: Neuron,
+    pub weight_bits: u8,
+    pub threshold_bound: f32,
+    pub threshold_grad_scale: f32,
 }
 
 /// A network's place on a device.
@@ -77,8 +83,7 @@ struct Resident {
     demand: Demand,
     buffers: Buffers,
     weights: WeightTable,
-    /// For training.
-    staging: Option<Staging>,
+    staging: Staging,
     recorded: Vec<Recorded>,
     /// The arena that `buffers` are cut from, all zero at first, and what lies between them.
     memory: Memory<u8>,
@@ -140,7 +145,18 @@ impl Network {
     pub fn reserve(&mut self, batch: usize, frames: usize, training: Option<WeightGradient>, optimizer: Option<&Optimizer>) -> Result<()> {
         let Some(session) = &self.session else { return Ok(()) };
         let second_moment = optimizer.is_some_and(|optimizer| !optimizer.second.is_empty());
-        let wanted = Demand { batch, frames, training, second_moment, time_steps: self.time_steps, sums: session.sums };
+        let wanted = Demand {
+            batch,
+            frames,
+            training,
+            second_moment,
+            time_steps: self.time_steps,
+            sums: session.sums,
+            neuron: self.neuron,
+            weight_bits: self.weight_bits,
+            threshold_bound: self.threshold_bound,
+            threshold_grad_scale: self.threshold_grad_scale,
+        };
         let mut demand = match session.resident.as_ref().map(|resident| resident.demand) {
             Some(has) if has.covers(&wanted) => return Ok(()),
             Some(has) => has.joined(&wanted),
@@ -173,8 +189,7 @@ impl Network {
         gpu.upload(&thresholds, buffers.thresholds)?;
         let weights = WeightTable::new(&gpu, &self.weight_sources(&buffers))?;
         let Some(session) = &mut self.session else { return Ok(()) };
-        let values = if session.images.is_some() { 0 } else { demand.batch * demand.frames * self.input.iter().product::<usize>() };
-        let staging = demand.training.map(|_| Staging::new(&gpu, demand.batch, values)).transpose()?;
+        let staging = Staging::new(&gpu, demand.batch, demand.batch * demand.frames * self.input.iter().product::<usize>())?;
         session.sums = demand.sums;
         session.resident = Some(Resident { demand, buffers, weights, staging, gaps, recorded: Vec::new(), memory });
         (session.host_is_newer, session.optimizer_is_newer) = (true, true);
@@ -337,7 +352,7 @@ impl Demand {
         self.joined(other) == *self
     }
 
-    /// The least that covers both, as far as they can be joined: T and the choice of sums are those of `other`.
+    /// The least that covers both, as far as they can be joined: T, the choice of sums and all constants are those of `other`.
     fn joined(&self, other: &Demand) -> Demand {
         Demand {
             batch: self.batch.max(other.batch),
@@ -347,8 +362,7 @@ impl Demand {
                 (first, second) => first.or(second),
             },
             second_moment: self.second_moment || other.second_moment,
-            time_steps: other.time_steps,
-            sums: other.sums,
+            ..*other
         }
     }
 }

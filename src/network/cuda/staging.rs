@@ -62,7 +62,7 @@ impl<T: bytemuck::Pod> Transfer<T> {
 }
 
 impl Staging {
-    /// For batches of up to `batch` samples, of `values` values in all where samples do not come as images on the device.
+    /// For batches of up to `batch` samples, of `values` values in all.
     pub fn new(gpu: &Arc<Gpu>, batch: usize, values: usize) -> Result<Self> {
         let place = || {
             Ok(Place {

@@ -10,16 +10,23 @@ use crate::error::{Error, Result};
 use crate::network::{Kind, Mode, Network, Samples, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
 use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, transpose_weights};
-use crate::optimizer::Optimizer;
 use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
+use crate::optimizer::{Optimizer, Rule};
 
-/// A recorded step of one batch size.
+/// Recorded launches: of a training step, or of an evaluation.
 #[derive(Debug)]
 pub(super) struct Recorded {
-    batch: usize,
-    frames: usize,
-    gradient: WeightGradient,
-    graph: Graph,
+    pub what: What,
+    pub graph: Graph,
+}
+
+/// What recorded launches do, with all that they hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct What {
+    pub batch: usize,
+    pub frames: usize,
+    /// None for an evaluation.
+    pub training: Option<(WeightGradient, Rule, f32)>,
 }
 
 impl Network {
@@ -46,17 +53,17 @@ impl Network {
         self.bring()?;
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
-        self.record_step(optimizer, [batch, frames], gradient)?;
+        let what = What { batch, frames, training: Some((gradient, optimizer.rule, optimizer.weight_decay)) };
+        self.record(what)?;
         let missing = || Error::shape("train_step", "a recorded step", "none");
         let Session { gpu, resident, images, begun, device_is_newer, .. } = self.session.as_mut().ok_or_else(missing)?;
         let resident = resident.as_mut().ok_or_else(missing)?;
-        let staging = resident.staging.as_mut().ok_or_else(missing)?;
+        let staging = &mut resident.staging;
         if !staging.holds(samples, labels) {
             staging.send(gpu, samples, labels)?;
         }
         staging.deliver(gpu, &resident.buffers, images.as_ref(), parameters)?;
-        let is_same = |r: &&Recorded| (r.batch, r.frames, r.gradient) == (batch, frames, gradient);
-        resident.recorded.iter().find(is_same).ok_or_else(missing)?.graph.launch()?;
+        resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
         (*begun, *device_is_newer) = (Some(batch), true);
         Ok(())
     }
@@ -67,7 +74,7 @@ impl Network {
     /// [`Error::Device`] if the device fails, [`Error::ShapeMismatch`] for a larger batch than any before.
     pub fn stage(&mut self, samples: &Samples, labels: &[u32]) -> Result<()> {
         let Some(Session { gpu, resident: Some(resident), .. }) = &mut self.session else { return Ok(()) };
-        resident.staging.as_mut().map_or(Ok(()), |staging| staging.send(gpu, samples, labels))
+        resident.staging.send(gpu, samples, labels)
     }
 
     /// Brings the training images of a data set to the device, so that it crops, mirrors and normalises them itself. False where they
@@ -116,16 +123,19 @@ impl Network {
         self.parameters.iter().find(holds).map_or_else(|| format!("element {at}"), |p| p.name.clone())
     }
 
-    /// Records the step of a batch of this size, unless it is recorded already.
-    fn record_step(&mut self, optimizer: &Optimizer, [batch, frames]: [usize; 2], gradient: WeightGradient) -> Result<()> {
+    /// Records launches, unless they are recorded already.
+    pub(super) fn record(&mut self, what: What) -> Result<()> {
         let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
-        if resident.recorded.iter().any(|r| (r.batch, r.frames, r.gradient) == (batch, frames, gradient)) {
+        if resident.recorded.iter().any(|r| r.what == what) {
             return Ok(());
         }
         let (gpu, buffers, weights) = (session.gpu.clone(), &resident.buffers, &resident.weights);
-        let stores = self.stores(Some(gradient));
-        let pass = Pass { network: self, gpu: &gpu, buffers, batch, frames, training: Some(gradient), stores: &stores };
+        let What { batch, frames, training } = what;
+        let gradient = training.map(|(gradient, _, _)| gradient);
+        let stores = self.stores(gradient);
+        let pass = Pass { network: self, gpu: &gpu, buffers, batch, frames, training: gradient, stores: &stores };
         let graph = gpu.capture(|| {
+            let Some((_, rule, weight_decay)) = training else { return pass.enqueue() };
             gpu.fill_zero(buffers.grads)?;
             gpu.fill_zero(buffers.result)?;
             pass.enqueue()?;
@@ -136,11 +146,11 @@ impl Network {
             pass.enqueue_backward(false)?;
             update::first_not_finite(&gpu, result, values, grads)?;
             let arenas = Arenas { values, grads, first, second };
-            update::step(&gpu, optimizer.rule, optimizer.weight_decay, &arenas, buffers.parameters, result)?;
+            update::step(&gpu, rule, weight_decay, &arenas, buffers.parameters, result)?;
             self.enqueue_weights(&gpu, buffers, weights, true)
         })?;
         if let Some(resident) = self.session.as_mut().and_then(|s| s.resident.as_mut()) {
-            resident.recorded.push(Recorded { batch, frames, gradient, graph });
+            resident.recorded.push(Recorded { what, graph });
         }
         Ok(())
     }
