@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::data::{Batch, Dataset, Loader};
 use crate::error::Result;
-use crate::network::{Forward, Input, Mode, Network};
+use crate::network::{Forward, Input, Mode, Network, Samples};
 use crate::ops::cross_entropy::{cross_entropy, first_largest};
 
 /// Outputs of a network for the whole test split.
@@ -97,10 +97,17 @@ pub fn evaluate(
     let classes = network.classes;
     let mut result = Evaluation { classes, rates: vec![0.0; network.layers.len()], ..Evaluation::default() };
     let mut unused = Vec::new();
-    for part in Loader::test(Arc::clone(dataset), batch) {
+    let mut parts = Loader::test(Arc::clone(dataset), batch).peekable();
+    if let Some(first) = parts.peek() {
+        network.reserve(first.labels.len(), first.frames, None, None)?;
+        network.stage(&Samples::Real(input(first)), &[])?;
+    }
+    while let Some(part) = parts.next() {
+        if let Some(next) = parts.peek() {
+            network.stage(&Samples::Real(input(next)), &[])?; // copied while a device computes with `part`
+        }
         let samples = part.labels.len();
-        let input = Input { data: &part.data, batch: samples, frames: part.frames };
-        let forward = network.forward(&input, Mode::Eval, |_| keep_spikes)?;
+        let forward = network.forward(&input(&part), Mode::Eval, |_| keep_spikes)?;
         unused.resize(forward.logits.len(), 0.0);
         result.loss += cross_entropy(&forward.logits, &part.labels, classes, &mut unused) * samples as f64;
         for (total, &rate) in result.rates.iter_mut().zip(&forward.rates) {
@@ -116,4 +123,9 @@ pub fn evaluate(
     result.loss /= n;
     result.rates.iter_mut().for_each(|rate| *rate /= n);
     Ok(Some(result))
+}
+
+/// A batch as the network takes it.
+fn input(batch: &Batch) -> Input<'_> {
+    Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames }
 }

@@ -48,7 +48,7 @@ impl Network {
         let missing = || Error::shape("forward", "a network on a device", "none");
         let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
         let resident = resident.as_mut().ok_or_else(missing)?;
-        resident.staging.send(gpu, &Samples::Real(*input), &[])?;
+        resident.staging.ensure(gpu, &Samples::Real(*input), &[])?;
         resident.staging.deliver(gpu, &resident.buffers, None, StepParameters::new(None, 0.0, seed))?;
         let (gpu, buffers) = (gpu.clone(), resident.buffers.clone());
         if mode == Mode::Eval {

@@ -190,6 +190,7 @@ impl Network {
         let weights = WeightTable::new(&gpu, &self.weight_sources(&buffers))?;
         let Some(session) = &mut self.session else { return Ok(()) };
         let staging = Staging::new(&gpu, demand.batch, demand.batch * demand.frames * self.input.iter().product::<usize>())?;
+        gpu.synchronize()?; // the copy stream must not overtake what has cleared the memory
         session.sums = demand.sums;
         session.resident = Some(Resident { demand, buffers, weights, staging, gaps, recorded: Vec::new(), memory });
         (session.host_is_newer, session.optimizer_is_newer) = (true, true);

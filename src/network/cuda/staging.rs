@@ -1,6 +1,7 @@
 //! Batches on their way to the device: page-locked host memory and room on the device for two, used in turn, so that one is copied
 //! while the step before it computes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
@@ -16,14 +17,15 @@ pub(super) struct Staging {
     places: [Place; 2],
     /// The one that the next batch is written to.
     next: usize,
-    /// The one that holds a batch which no step has taken yet.
-    waiting: Option<Waiting>,
+    /// Batches that nothing has taken yet, the oldest first; at most two.
+    waiting: VecDeque<Waiting>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     place: usize,
-    batch: usize,
+    /// Labels that came with it, one a sample in training; none in evaluation.
+    labels: usize,
     /// Values of the input; none for images on the device.
     values: Option<usize>,
 }
@@ -72,10 +74,11 @@ impl Staging {
                 parameters: Transfer::new(gpu, 1)?,
             })
         };
-        Ok(Staging { places: [place()?, place()?], next: 0, waiting: None })
+        Ok(Staging { places: [place()?, place()?], next: 0, waiting: VecDeque::new() })
     }
 
-    /// Starts to copy a batch. The place it goes to was last read by a step whose result is known.
+    /// Starts to copy a batch. The place it goes to was last read by work whose result is known; a batch that still waits there is
+    /// forgotten.
     pub fn send(&mut self, gpu: &Gpu, samples: &Samples, labels: &[u32]) -> Result<()> {
         let at = self.next;
         let place = &mut self.places[at];
@@ -92,33 +95,46 @@ impl Staging {
         };
         place.labels.send(gpu, labels.iter().copied())?;
         self.next = 1 - at;
-        self.waiting = Some(Waiting { place: at, batch: labels.len(), values });
+        self.waiting.retain(|waiting| waiting.place != at);
+        self.waiting.push_back(Waiting { place: at, labels: labels.len(), values });
         Ok(())
     }
 
-    /// Whether the batch that waits is this one.
-    pub fn holds(&self, samples: &Samples, labels: &[u32]) -> bool {
-        self.waiting.is_some_and(|Waiting { place, batch, values }| {
-            let same_input = match (samples, values) {
-                (Samples::Real(input), Some(len)) => input.data.len() == len,
-                (Samples::Images(_), None) => true,
-                _ => false,
-            };
-            same_input && self.places[place].labels.host.as_slice()[..batch] == *labels
-        })
+    /// Starts to copy this batch, unless it is the one that has waited longest; what waits is forgotten otherwise.
+    pub fn ensure(&mut self, gpu: &Gpu, samples: &Samples, labels: &[u32]) -> Result<()> {
+        if self.holds(samples, labels) {
+            return Ok(());
+        }
+        self.waiting.clear();
+        self.send(gpu, samples, labels)
+    }
+
+    /// Whether the batch that has waited longest is this one.
+    fn holds(&self, samples: &Samples, labels: &[u32]) -> bool {
+        let Some(waiting) = self.waiting.front() else { return false };
+        let place = &self.places[waiting.place];
+        let same_samples = match (samples, waiting.values) {
+            (Samples::Real(input), Some(len)) => place.input.host.as_slice()[..len] == *input.data,
+            (Samples::Images(draws), None) => {
+                let sent = place.draws.host.as_slice().iter().take(waiting.labels);
+                sent.copied().eq(draws.iter().map(|&(image, draw)| DeviceDraw::new(image as usize, draw)))
+            }
+            _ => false,
+        };
+        same_samples && place.labels.host.as_slice()[..waiting.labels] == *labels
     }
 
     /// Puts the batch that waits where the step reads it, with this step's parameters.
     pub fn deliver(&mut self, gpu: &Gpu, buffers: &Buffers, images: Option<&DeviceImages>, parameters: StepParameters) -> Result<()> {
-        let Some(Waiting { place, batch, values }) = self.waiting.take() else { return Ok(()) };
+        let Some(Waiting { place, labels, values }) = self.waiting.pop_front() else { return Ok(()) };
         let place = &mut self.places[place];
         let parameters = place.parameters.send(gpu, std::iter::once(parameters))?;
         gpu.after_copies()?;
         gpu.copy(parameters, buffers.parameters)?;
-        gpu.copy(place.labels.device.slice().part(0..batch), buffers.labels.part(0..batch))?;
+        gpu.copy(place.labels.device.slice().part(0..labels), buffers.labels.part(0..labels))?;
         match (values, images) {
             (Some(len), _) => gpu.copy(place.input.device.slice().part(0..len), buffers.input.part(0..len)),
-            (None, Some(images)) => images.draw(gpu, buffers.input, place.draws.device.slice(), batch),
+            (None, Some(images)) => images.draw(gpu, buffers.input, place.draws.device.slice(), labels),
             (None, None) => Err(Error::shape("train_step", "images on the device (Network::hold_images)", "none")),
         }
     }

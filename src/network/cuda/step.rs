@@ -59,16 +59,15 @@ impl Network {
         let Session { gpu, resident, images, begun, device_is_newer, .. } = self.session.as_mut().ok_or_else(missing)?;
         let resident = resident.as_mut().ok_or_else(missing)?;
         let staging = &mut resident.staging;
-        if !staging.holds(samples, labels) {
-            staging.send(gpu, samples, labels)?;
-        }
+        staging.ensure(gpu, samples, labels)?;
         staging.deliver(gpu, &resident.buffers, images.as_ref(), parameters)?;
         resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
         (*begun, *device_is_newer) = (Some(batch), true);
         Ok(())
     }
 
-    /// Starts to bring the next batch to the device, while the step that was begun computes; without effect on the CPU.
+    /// Starts to bring the next batch to the device, while it computes with the one before; without effect on the CPU. For evaluation
+    /// there are no labels.
     ///
     /// # Errors
     /// [`Error::Device`] if the device fails, [`Error::ShapeMismatch`] for a larger batch than any before.
