@@ -119,7 +119,12 @@ impl Report {
 
     /// One check; without an outcome it is a fault.
     fn line(&self, check: &Check, outcome: Option<&Outcome>) -> String {
-        let used = outcome.map_or("-".into(), |outcome| if outcome.used == 0.0 { "0".into() } else { format!("{:.3}", outcome.used) });
+        let used = match outcome.map(|outcome| outcome.used) {
+            None => "-".into(),
+            Some(0.0) => "0".into(),
+            Some(used) if used < 0.001 => format!("{used:.0e}"),
+            Some(used) => format!("{used:.3}"),
+        };
         self.columns(check.op, &check.shape, &check.compared.to_string(), &used, if outcome.is_some() { "ok" } else { "FAULT" })
     }
 
