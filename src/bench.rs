@@ -184,7 +184,7 @@ pub fn time_steps(case: &Case, warmup: usize, repeats: usize) -> Result<Timing> 
 }
 
 /// Makes the running statistics those of `input`, so that an untrained network fires in inference as it does in training.
-fn settle_batch_norm(network: &mut Network, input: &Input) -> Result<()> {
+pub(crate) fn settle_batch_norm(network: &mut Network, input: &Input) -> Result<()> {
     // On a copy: what training keeps is no memory of inference.
     let mut trained = network.clone();
     for norm in &mut trained.norms {

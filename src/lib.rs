@@ -8,6 +8,7 @@
 
 pub mod atomic_file;
 pub mod bench;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

@@ -158,6 +158,8 @@ void order_blocks(Work& work) {
 Problem run_grid(Function& function, const Launch& launch) {
     Problem wrong = check_arguments(launch);
     if (wrong.code) return wrong;
+    if (settings().report_launches && !function.launched) report(text("first launch of %s", launch.kernel->name));
+    function.launched = true;
     Work work(launch);
     order_blocks(work);
     const unsigned os_threads = settings().order == Order::Random ? 1 : settings().os_threads;

@@ -9,6 +9,7 @@ struct Function {
     const KernelEntry* entry;
     unsigned static_bytes = 0;             // shared memory of its arrays, known after its first launch
     unsigned dynamic_limit = 0;            // the opt-in attribute; 0: not set
+    bool launched = false;
     unsigned registers() const;            // of the real kernel, where the environment says it
 };
 

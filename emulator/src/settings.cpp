@@ -68,6 +68,7 @@ Settings read() {
     s.capability_minor = 0;
     if (const char* capability = variable("DSR_STANDIN_CAPABILITY")) sscanf(capability, "%d.%d", &s.capability_major, &s.capability_minor);
     s.report_leaks = number("DSR_STANDIN_LEAKS", 0) != 0;
+    s.report_launches = number("DSR_STANDIN_LAUNCHES", 0) != 0;
     const char* streams = variable("DSR_STANDIN_STREAMS");
     s.streams_at_once = streams && strcmp(streams, "now") == 0;
     const char* of_kernels = variable("DSR_STANDIN_REGISTERS");

@@ -19,6 +19,7 @@ struct Settings {
     int driver_version;
     int capability_major, capability_minor;
     bool report_leaks;
+    bool report_launches;                  // the first of each kernel
     bool streams_at_once;                  // run work when it is issued, not when somebody waits for it
     std::map<std::string, unsigned> registers;
     std::string kernel_libraries;

@@ -101,13 +101,13 @@ fn machine(global: &Global, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn described(index: usize, gpu: &Listed) -> String {
+pub(super) fn described(index: usize, gpu: &Listed) -> String {
     let (major, minor) = gpu.capability;
     let gib = gpu.memory as f64 / f64::from(1 << 30);
     format!("cuda:{index} {}, compute capability {major}.{minor}, {gib:.1} GiB, {} multiprocessors", gpu.name, gpu.multiprocessors)
 }
 
-fn listed(gpu: &Listed) -> Value {
+pub(super) fn listed(gpu: &Listed) -> Value {
     let (major, minor) = gpu.capability;
     json!({
         "name": gpu.name,
@@ -118,7 +118,7 @@ fn listed(gpu: &Listed) -> Value {
 }
 
 /// How the kernels of this binary were built.
-fn built() -> String {
+pub(super) fn built() -> String {
     match kernels::NVCC {
         Some(nvcc) => format!("{} by nvcc {nvcc} for {}", kernels::ALL.len(), kernels::TARGETS.join(", ")),
         None => "none: this binary was built without nvcc".into(),

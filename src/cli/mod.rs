@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what all of them share.
 
 pub mod bench;
+pub mod check;
 pub mod data;
 pub mod eval;
 pub mod info;
@@ -43,6 +44,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Data(data::DataArgs),
     Info(info::InfoArgs),
+    Check(check::CheckArgs),
 }
 
 /// Flags of every subcommand.
@@ -153,6 +155,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Bench(args) => bench::run(&cli.global, args),
         Command::Data(args) => data::run(&args, output == Output::Json).map(|()| DONE),
         Command::Info(args) => info::run(&cli.global, &args),
+        Command::Check(args) => check::run(&cli.global, &args),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::batch_norm::{IntegerSums, Moments, Normalizer, accumulate, time_means};
 use crate::ops::dropout::draw_dropped;
 use crate::ops::neuron::{Currents, Neuron, NeuronOut, drop_spikes, neuron_at};
+use crate::ops::rate::readout;
 use crate::spikes::Spikes;
 
 /// A batch of inputs.
@@ -113,22 +114,8 @@ impl Network {
 
     /// Representation of the last layer, `[B][classes]`.
     fn logits(&self, spikes: &Spikes) -> Vec<f32> {
-        let layer = &self.layers[self.layers.len() - 1];
-        let value = self.neuron.spike_value(self.threshold(layer));
-        let weights = self.neuron.step_weights(self.time_steps);
-        let is_if = matches!(self.neuron, Neuron::If { .. });
-        let mut logits = Vec::with_capacity(spikes.batch * self.classes);
-        for b in 0..spikes.batch {
-            for class in 0..self.classes {
-                let fired = |t: &usize| spikes.get(*t, b, class / layer.shape[2], class % layer.shape[2]);
-                logits.push(if is_if {
-                    (0..self.time_steps).filter(fired).count() as f32 * value / self.time_steps as f32
-                } else {
-                    value * (0..self.time_steps).filter(fired).map(|t| weights[t]).sum::<f32>()
-                });
-            }
-        }
-        logits
+        let threshold = self.threshold(&self.layers[self.layers.len() - 1]);
+        readout(self.neuron, threshold, &self.neuron.step_weights(self.time_steps), spikes)
     }
 
     /// Sums of the whole batch and their statistics, then the neurons; keeps what backward needs. Returns the number of spikes.

@@ -1,0 +1,186 @@
+//! What surrounds a network in training: augmentation, dropout masks, loss, the search for bad values, updates.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use super::inputs::floats;
+use super::{Check, Outcome, Output, Size};
+use crate::data::{Augment, Dataset, DeviceDraw, Images, Pixels, Split, augment};
+use crate::device::{Gpu, Slice};
+use crate::error::Result;
+use crate::ops::cross_entropy::cuda::{self as cross_entropy, Outputs};
+use crate::ops::cross_entropy::{cross_entropy as cross_entropy_on_cpu, first_largest};
+use crate::ops::dropout::{draw, draw_dropped};
+use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
+use crate::optimizer::{Optimizer, Rule};
+
+const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+const NESTEROV: Rule = Rule::Sgd { momentum: 0.9, nesterov: true };
+const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+
+pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
+    let is_full = size == Size::Full;
+    let mut checks = Vec::new();
+    for (shape, crop_pad, flip) in [([1, 1, 1], 0, false), ([5, 7, 3], 2, true), ([8, 8, 1], 4, false), ([9, 6, 4], 5, true)] {
+        let (gpu, [height, width, channels]) = (gpu.clone(), shape);
+        let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip" } else { "" });
+        let how = Augment { crop_pad, flip };
+        checks.push(Check::bits("augmentation", text, move |rng, outcome| check_augment(&gpu, rng, outcome, shape, how)));
+    }
+    for (shape, share) in [([1, 1, 1], 0.5), ([3, 7, 31], 0.1), ([2, 5, 33], 0.999), ([1, 2, 130], 0.25)] {
+        let (gpu, [batch, positions, channels]) = (gpu.clone(), shape);
+        let text = format!("B{batch} {positions}x{channels}, a share of {share}");
+        checks.push(Check::bits("dropout mask", text, move |rng, outcome| {
+            let (seed, index) = (rng.random(), rng.random_range(0..100_000));
+            let mut expected = Vec::new();
+            draw_dropped(&mut expected, seed, index, shape, share);
+            let parameters = gpu.memory_of(&[StepParameters::new(None, 0.0, seed)])?;
+            let dropped = Output::unwritten(&gpu, expected.len())?;
+            draw(&gpu, dropped.slice(), parameters.slice(), index, shape, share)?;
+            dropped.expect("mask [B][P][words]", outcome, &expected)
+        }));
+    }
+    for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0)] {
+        let gpu = gpu.clone();
+        checks.push(Check::within("2^-23 of the value", "cross-entropy", format!("{classes} classes, B{batch}"), move |rng, outcome| {
+            check_loss(&gpu, rng, outcome, classes, batch, range)
+        }));
+    }
+    for (rule, name) in [(SGD, "SGD"), (NESTEROV, "SGD, Nesterov"), (ADAM, "Adam")] {
+        for len in [1, 1025, 5000].into_iter().chain(is_full.then_some(11_000_001)) {
+            let gpu = gpu.clone();
+            let text = format!("{name}, {len} parameters, 3 recorded steps");
+            checks.push(Check::bits("update", text, move |rng, outcome| check_update(&gpu, rng, outcome, rule, len)));
+        }
+    }
+    let [of_bad, of_thresholds] = [gpu.clone(), gpu.clone()];
+    checks.push(Check::bits("no update by bad values", "3000 parameters", move |rng, outcome| check_bad(&of_bad, rng, outcome)));
+    checks.push(Check::bits("bound of thresholds", "70 thresholds of 100 values", move |rng, outcome| {
+        let (bound, host) = (0.1f32, floats(rng, 100, -0.3..0.5));
+        let places: Vec<u32> = (15..85).collect();
+        let mut expected = host.clone();
+        places.iter().for_each(|&at| expected[at as usize] = (host[at as usize] - bound).max(0.0) + bound);
+        let (values, places) = (Output::of(&of_thresholds, &host)?, of_thresholds.memory_of(&places)?);
+        update::bound_thresholds(&of_thresholds, values.slice(), places.slice(), bound)?;
+        values.expect("values", outcome, &expected)
+    }));
+    checks
+}
+
+/// A batch that is cropped, mirrored and normalised, and one that is only normalised.
+fn check_augment(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, shape: [usize; 3], how: Augment) -> Result<()> {
+    const IMAGES: usize = 6;
+    let size: usize = shape.iter().product();
+    // Each channel is brighter than the one before.
+    let pixels = floats(rng, IMAGES * size, 0.0..1.0).into_iter().enumerate().map(|(i, v)| (v * (80 + 40 * (i % shape[2])) as f32) as u8);
+    let split = Split { images: Images { shape, pixels: pixels.collect() }, labels: vec![0; IMAGES] };
+    let dataset = Dataset::new("random", vec!["all".into()], split.clone(), split, 255)?;
+    let (pixels, images) = (Pixels::of(&dataset), &dataset.train.images);
+    let (mut expected, mut draws) = (Vec::new(), Vec::new());
+    for place in 0..9 {
+        let (image, draw) = (rng.random_range(0..IMAGES), how.draw(9, 1, place));
+        pixels.append_drawn(images.image(image), how.crop_pad, draw, &mut expected);
+        draws.push(DeviceDraw::new(image, draw));
+    }
+    let (bytes, table, draws) = (gpu.memory_of(&images.pixels)?, gpu.memory_of(&pixels.table())?, gpu.memory_of(&draws)?);
+    let out = Output::unwritten(gpu, expected.len())?;
+    augment(gpu, out.slice(), bytes.slice(), draws.slice(), table.slice(), shape, draws.slice().len(), how.crop_pad)?;
+    out.expect("input [B][H][W][C]", outcome, &expected)?;
+    let mut plain = Vec::new();
+    (0..4).for_each(|image| pixels.append(images.image(image), &mut plain));
+    let out = Output::unwritten(gpu, plain.len())?;
+    augment(gpu, out.slice(), bytes.slice(), Slice::NONE, table.slice(), shape, 4, 0)?;
+    out.expect("images as they are [B][H][W][C]", outcome, &plain)
+}
+
+/// Only exp, log and the order of a sample's sum may differ.
+fn check_loss(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, classes: usize, batch: usize, range: f32) -> Result<()> {
+    const FACTOR: f32 = 0.3;
+    let logits = floats(rng, classes * batch, -range..range);
+    // Halves meet each other often.
+    let logits: Vec<f32> = if classes == 33 { logits.iter().map(|v| (v / 20.0).round() / 2.0).collect() } else { logits };
+    let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..classes as u32)).collect();
+    let mut grad = vec![0.0; logits.len()];
+    let loss = cross_entropy_on_cpu(&logits, &labels, classes, &mut grad);
+    let correct = logits.chunks_exact(classes).zip(&labels).filter(|(row, label)| first_largest(row) == **label as usize).count();
+    let (got, losses) = (Output::<f32>::unwritten(gpu, logits.len())?, Output::<f64>::unwritten(gpu, batch)?);
+    let result = Output::of(gpu, &[StepResult::default()])?;
+    let (on_device, on_labels) = (gpu.memory_of(&logits)?, gpu.memory_of(&labels)?);
+    let out = Outputs { grad: got.slice(), losses: losses.slice(), result: result.slice() };
+    cross_entropy::cross_entropy(gpu, &out, on_device.slice(), on_labels.slice(), [batch, classes], FACTOR)?;
+    losses.values("losses", outcome)?;
+    let reported = result.values("the result", outcome)?[0];
+    outcome.bits("number of correct samples", &[reported.correct], &[correct as u32]);
+    outcome.near("mean loss", &[reported.loss], &[loss], |_| 1e-13 * loss.abs().max(1.0));
+    let expected: Vec<f64> = grad.iter().map(|g| f64::from(g * FACTOR)).collect();
+    // A share of f64 keeps 15 digits, but its difference to 1 may cancel most of them.
+    let allowed = |at: usize| expected[at].abs() * f64::from(f32::EPSILON) + 1e-15;
+    let got = got.values("gradient", outcome)?;
+    outcome.near("gradient [B][classes]", &got, &expected, allowed);
+    Ok(())
+}
+
+/// A recorded update that is replayed with other gradients and rates.
+fn check_update(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, rule: Rule, len: usize) -> Result<()> {
+    let decay = 5e-4;
+    let mut host = floats(rng, len, -1.0..1.0);
+    let mut optimizer = Optimizer::new(rule, decay, len);
+    let (values, grads) = (Output::of(gpu, &host)?, gpu.zeroed::<f32>(len)?);
+    let (first, second) = (Output::of(gpu, &optimizer.first)?, Output::of(gpu, &optimizer.second)?);
+    let (parameters, result) = (gpu.zeroed::<StepParameters>(1)?, Output::of(gpu, &[StepResult::default()])?);
+    let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+    let step = gpu.capture(|| {
+        gpu.fill_zero(result.slice())?;
+        update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice())?;
+        update::step(gpu, rule, decay, &arenas, parameters.slice(), result.slice())
+    })?;
+    for at in 0..3u8 {
+        let (size, lr) = (10f32.powi(i32::from(at) - 3), 0.1 / f32::from(at + 1));
+        let grad = floats(rng, len, -size..size);
+        gpu.upload(&grad, grads.slice())?;
+        gpu.upload(&[StepParameters::new(Some(&optimizer), lr, 0)], parameters.slice())?;
+        step.launch()?;
+        optimizer.step(lr, &mut host, &grad);
+        result.expect(&format!("report of step {at}"), outcome, &[StepResult::default()])?;
+        values.expect(&format!("values after step {at}"), outcome, &host)?;
+        first.expect(&format!("first moments after step {at}"), outcome, &optimizer.first)?;
+        second.expect(&format!("second moments after step {at}"), outcome, &optimizer.second)?;
+    }
+    Ok(())
+}
+
+/// The first bad value or gradient is reported, and nothing changes.
+fn check_bad(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
+    const LEN: usize = 3000;
+    // Places of bad values, of bad gradients, the loss, and the first bad place.
+    let cases: [(&[usize], &[usize], f64, Option<usize>); 4] = [
+        (&[], &[0], 1.0, Some(0)),
+        (&[1500, 700], &[701, 2000], 1.0, Some(700)),
+        (&[2999], &[1024, 1023], 1.0, Some(1023)),
+        (&[], &[], f64::NAN, None),
+    ];
+    for (rule, (bad_values, bad_grads, loss, first_bad)) in [SGD, ADAM].into_iter().flat_map(|rule| cases.map(|case| (rule, case))) {
+        let (mut host, mut grad) = (floats(rng, LEN, -1.0..1.0), floats(rng, LEN, -1.0..1.0));
+        bad_values.iter().for_each(|&at| host[at] = f32::INFINITY);
+        bad_grads.iter().for_each(|&at| grad[at] = f32::NAN);
+        let state = vec![0.5f32; LEN];
+        let (values, grads) = (Output::of(gpu, &host)?, Output::of(gpu, &grad)?);
+        let (first, second) = (Output::of(gpu, &state)?, Output::of(gpu, &state)?);
+        let parameters = gpu.memory_of(&[StepParameters::new(None, 0.1, 0)])?;
+        let mut before = StepResult::default();
+        before.loss = loss;
+        let result = Output::of(gpu, &[before])?;
+        update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice())?;
+        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        update::step(gpu, rule, 0.0, &arenas, parameters.slice(), result.slice())?;
+        let reported = result.values("the result", outcome)?[0].first_not_finite();
+        let place = |place: Option<usize>| [place.map_or(-1, |at| at as i64)];
+        outcome.bits("place of the first bad value, -1 for none", &place(reported), &place(first_bad));
+        values.expect("values that must stay", outcome, &host)?;
+        first.expect("first moments that must stay", outcome, &state)?;
+        second.expect("second moments that must stay", outcome, &state)?;
+    }
+    Ok(())
+}

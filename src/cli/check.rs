@@ -1,0 +1,175 @@
+//! `dsr check`: whether a device computes what the CPU does. What a user runs first on a new GPU.
+
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::check::{self, Check, Outcome, Size};
+use crate::device::driver::{self, Listed};
+use crate::device::{Device, kernels};
+use crate::machine::{Machine, machine};
+
+use super::info::{built, described, listed};
+use super::{DONE, Global, Output, say, use_threads};
+
+/// Compares a device with the CPU: every op, whole networks, training steps.
+///
+/// One line each, with what is compared and the share of the tolerance that was used; the first fault ends it, with exit code 1. Run it
+/// first on a new GPU. With --device cpu each instruction set of the processor is compared with plain Rust.
+#[derive(Args)]
+pub struct CheckArgs {
+    /// How much is checked.
+    #[arg(long, value_enum, default_value = "full")]
+    size: Size,
+}
+
+/// Checks as asked, and says how it went.
+///
+/// # Errors
+/// The first fault, or what the device refused to do, with the op and its shape.
+pub fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<u8> {
+    let device = global.open_device()?;
+    use_threads(global.threads.map_or(0, usize::from))?;
+    let report = Report {
+        about: machine(),
+        gpu: gpu(&device)?,
+        seed: global.seed.unwrap_or(0),
+        size: args.size,
+        checks: check::checks(&device, args.size),
+        device,
+    };
+    let is_text = global.output == Output::Text;
+    if is_text {
+        report.headlines().iter().for_each(|line| say(line));
+    }
+    let begin = Instant::now();
+    let (mut rows, mut problem) = (Vec::new(), None);
+    for check in &report.checks {
+        let begin = Instant::now();
+        let result = check.run(report.seed);
+        let outcome = result.as_ref().ok().filter(|outcome| outcome.fault.is_none());
+        if is_text {
+            say(&report.line(check, outcome));
+        }
+        rows.push(row(check, &result, begin.elapsed().as_secs_f64()));
+        if outcome.is_none() {
+            let what =
+                result.map_or_else(|error| error.to_string(), |outcome| outcome.fault.map_or(String::new(), |fault| fault.to_string()));
+            problem = Some(format!("{}, {}: {what}", check.op, check.shape));
+            break;
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    match (problem, is_text) {
+        (None, true) => say(&report.verdict(seconds)),
+        (None, false) => say(&report.json(rows, seconds).to_string()),
+        (Some(problem), true) => anyhow::bail!(problem),
+        (Some(problem), false) => {
+            say(&report.json(rows, seconds).to_string());
+            anyhow::bail!(problem)
+        }
+    }
+    Ok(DONE)
+}
+
+/// What is said beside the lines.
+struct Report {
+    about: Machine,
+    device: Device,
+    /// The device as its driver lists it, and the version of that driver.
+    gpu: Option<(usize, Listed, String)>,
+    seed: u64,
+    size: Size,
+    checks: Vec<Check>,
+}
+
+fn gpu(device: &Device) -> crate::error::Result<Option<(usize, Listed, String)>> {
+    let Device::Cuda(gpu) = device else { return Ok(None) };
+    let listed = driver::devices()?.swap_remove(gpu.ordinal());
+    Ok(Some((gpu.ordinal(), listed, driver::dotted(driver::version()?))))
+}
+
+impl Report {
+    /// The build, the device, and the names of the columns.
+    fn headlines(&self) -> [String; 4] {
+        let Machine { version, commit, build, target, cpu, isa, threads, .. } = &self.about;
+        let commit = commit.map_or(String::new(), |commit| format!(", commit {commit}"));
+        let cpu = format!("{cpu}, {isa}, {threads} threads");
+        let (device, build_of_kernels) = match &self.gpu {
+            Some((ordinal, listed, driver)) => {
+                (format!("device: {}, driver for CUDA {driver}", described(*ordinal, listed)), format!(", kernels: {}", built()))
+            }
+            None => ("device: the CPU; its instruction sets are compared with plain Rust".into(), String::new()),
+        };
+        [
+            format!("dsr {version} ({build}, {target}{commit}){build_of_kernels}"),
+            device,
+            format!("compared on: {cpu}; seed {}, {} checks", self.seed, self.checks.len()),
+            self.columns("op", "shape", "compared", "used", ""),
+        ]
+    }
+
+    fn columns(&self, op: &str, shape: &str, compared: &str, used: &str, state: &str) -> String {
+        let width = |text: fn(&Check) -> usize| self.checks.iter().map(text).max().unwrap_or(0);
+        let (op_width, shape_width) = (width(|check| check.op.len()), width(|check| check.shape.len()));
+        let compared_width = width(|check| check.compared.to_string().len()).max("compared".len());
+        format!("{op:op_width$}  {shape:shape_width$}  {compared:compared_width$}  {used:>5}  {state}").trim_end().into()
+    }
+
+    /// One check; without an outcome it is a fault.
+    fn line(&self, check: &Check, outcome: Option<&Outcome>) -> String {
+        let used = match outcome.map(|outcome| outcome.used) {
+            None => "-".into(),
+            Some(0.0) => "0".into(),
+            Some(used) if used < 0.001 => format!("{used:.0e}"),
+            Some(used) => format!("{used:.3}"),
+        };
+        self.columns(check.op, &check.shape, &check.compared.to_string(), &used, if outcome.is_some() { "ok" } else { "FAULT" })
+    }
+
+    fn verdict(&self, seconds: f64) -> String {
+        let count = self.checks.len();
+        match (&self.gpu, count) {
+            (Some(_), _) => format!("{count} checks passed in {seconds:.1} s: {} may be used", self.device),
+            (None, 0) => "nothing to compare: this processor has no instruction set beside plain Rust".into(),
+            (None, _) => format!("{count} checks passed in {seconds:.1} s: the CPU has the same bits on each of its instruction sets"),
+        }
+    }
+
+    fn json(&self, rows: Vec<Value>, seconds: f64) -> Value {
+        let passed = rows.iter().filter(|row| row["ok"] == true).count();
+        let fault = rows.last().filter(|row| row["ok"] == false);
+        let gpu = self.gpu.as_ref().map(|(ordinal, gpu, driver)| {
+            json!({ "index": ordinal, "driver": driver, "listed": listed(gpu), "nvcc": kernels::NVCC, "targets": kernels::TARGETS })
+        });
+        json!({
+            "header": self.about,
+            "device": self.device.to_string(),
+            "cuda": gpu,
+            "seed": self.seed,
+            "size": self.size,
+            "planned": self.checks.len(),
+            "passed": passed,
+            "ok": fault.is_none(),
+            "fault": fault,
+            "seconds": seconds,
+            "checks": rows,
+        })
+    }
+}
+
+fn row(check: &Check, result: &crate::error::Result<Outcome>, seconds: f64) -> Value {
+    let outcome = result.as_ref().ok();
+    json!({
+        "op": check.op,
+        "shape": check.shape,
+        "compared": check.compared.to_string(),
+        "ok": outcome.is_some_and(|outcome| outcome.fault.is_none()),
+        "used": outcome.map(|outcome| outcome.used),
+        "values": outcome.map(|outcome| outcome.values),
+        "fault": outcome.and_then(|outcome| outcome.fault.as_ref()),
+        "problem": result.as_ref().err().map(ToString::to_string),
+        "seconds": seconds,
+    })
+}
