@@ -12,6 +12,8 @@
 //            multiplied, and becomes bf16 on its way to shared memory. ldmatrix transposes both: K is the slow index of each.
 // Costs      of a stage: 128 mma.m16n8k16 = 256 cycles of an SM of sm_80; shared memory 12 KiB written, 24 KiB read = 288 cycles of 128
 //            bytes; about 310 instructions of a warp (bits 235), and as many cycles of a scheduler; 8 KiB from L2 (bits 4.5)
+// Traffic    reads each tile of the gradient once for every 128 (tap, c) and each of the source once for every 64 o, mostly from L2;
+//            writes 4 bytes a weight and part, which the reduce kernel reads once
 // Exactness  counts to 256 and bits are exact in bf16 (pooled totals above that round to 8 bits); products are exact; sums are f32 in the
 //            order of rows, 16 at a time, within a part, then parts in order: the same bits in every run and on every device of a kind
 // Tests      tests/conv_cuda.rs

@@ -105,9 +105,11 @@ pool_counts_32(int* __restrict__ pooled,                 // [B][P_pooled][T][pit
     *(int4*)(pooled + place.row * p.pitch + place.c) = make_int4(counts[0], counts[1], counts[2], counts[3]);
 }
 
-// Spikes of a window over all steps, for the weight gradient.
-template <typename Total>
-__device__ __forceinline__ void pool_totals(Total* __restrict__ totals, const uint8_t* __restrict__ counts, const Geometry& g, int batch) {
+// Spikes of a window over all steps, for the weight gradient: T*area is at most 65535.
+extern "C" __global__ void __launch_bounds__(256)
+pool_totals(uint16_t* __restrict__ totals,               // [B][P_pooled][C]
+            const uint8_t* __restrict__ counts,          // [B][P][C]
+            Geometry g, int batch) {
     const uint32_t quads = (g.cin + 3) / 4, pooled = g.pooled_h * g.pooled_w;
     const uint32_t thread = blockIdx.x * 256 + threadIdx.x, row = thread / quads;
     const size_t b = row / pooled;
@@ -123,27 +125,11 @@ __device__ __forceinline__ void pool_totals(Total* __restrict__ totals, const ui
 #pragma unroll
         for (int i = 0; i < 4; ++i) sum[i] += aligned ? four >> 8 * i & 255u : i < live ? at[i] : 0u;
     });
-    Total* out = totals + (size_t)row * g.cin + c;
+    uint16_t* out = totals + (size_t)row * g.cin + c;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        if (i < live) out[i] = (Total)sum[i];
+        if (i < live) out[i] = (uint16_t)sum[i];
     }
-}
-
-// Where T*area is at most 255.
-extern "C" __global__ void __launch_bounds__(256)
-pool_totals_8(uint8_t* __restrict__ totals,              // [B][P_pooled][C]
-              const uint8_t* __restrict__ counts,        // [B][P][C]
-              Geometry geometry, int batch) {
-    pool_totals(totals, counts, geometry, batch);
-}
-
-// Where T*area is at most 65535.
-extern "C" __global__ void __launch_bounds__(256)
-pool_totals_16(uint16_t* __restrict__ totals,            // [B][P_pooled][C]
-               const uint8_t* __restrict__ counts,       // [B][P][C]
-               Geometry geometry, int batch) {
-    pool_totals(totals, counts, geometry, batch);
 }
 
 // Field for field `ReadoutArgs` in src/ops/rate/cuda.rs.
@@ -181,6 +167,5 @@ readout(float* __restrict__ logits,                      // [B][P*C]
 
 KERNEL(pool_counts_8, 256)
 KERNEL(pool_counts_32, 256)
-KERNEL(pool_totals_8, 256)
-KERNEL(pool_totals_16, 256)
+KERNEL(pool_totals, 256)
 KERNEL(readout, 256)

@@ -7,8 +7,9 @@ mod output;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::data::{Augment, Dataset, DeviceDraw, Images, Pixels, Split, augment};
+use dsr::data::{Augment, Dataset, Images, Pixels, Split};
 use dsr::device::Slice;
+use dsr::ops::augment::{DeviceDraw, augment};
 use output::Output;
 
 /// A few random images, each channel brighter than the one before.

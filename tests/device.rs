@@ -304,6 +304,9 @@ fn what_is_missing_is_said_in_one_line() {
         assert_eq!((code, stdout.as_str()), (1, ""), "{device} with {variables:?}: {stderr}");
         let error = stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{stderr}"));
         assert_words(error, words);
+        let says_without_kernels = error.contains("built without CUDA kernels");
+        let has_no_device = device == "cuda" && !variables.iter().any(|(name, _)| *name == "DSR_STANDIN_CAPABILITY");
+        assert_eq!(says_without_kernels, has_no_device && kernels::NVCC.is_none(), "{error}");
         // Without the flag the same is information.
         let (code, stdout, _) = info(drivers, variables, "");
         assert_eq!(code, 0, "{stdout}");

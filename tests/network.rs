@@ -1,5 +1,7 @@
 //! What holds for every network: the same bits however the work is cut, and the bits of a plain loop.
 
+#[path = "support/forward_bits.rs"]
+mod forward_bits;
 #[path = "support/plain_network.rs"]
 mod plain_network;
 #[path = "support/seeded.rs"]
@@ -9,31 +11,11 @@ mod small_networks;
 
 use approx::assert_relative_eq;
 use dsr::device::Isa;
-use dsr::network::{Builder, Forward, Init, Input, Mode, Network, Source, WeightGradient, preact_resnet, vgg};
+use dsr::network::{Builder, Init, Input, Mode, Network, Source, WeightGradient, preact_resnet, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
 use dsr::optimizer::{Optimizer, Rule};
+use forward_bits::{assert_same, bits};
 use small_networks::{Batch, IF, LIF, Small, TRAIN};
-
-/// Everything a forward pass gives, named, as bits.
-fn bits(network: &Network, forward: &Forward) -> Vec<(String, Vec<u32>)> {
-    let of = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
-    let layers = network.layers.iter().zip(&forward.spikes);
-    let mut all: Vec<(String, Vec<u32>)> = layers.map(|(l, s)| (l.name.clone(), s.as_ref().unwrap().bits().to_vec())).collect();
-    all.push(("logits".into(), of(&forward.logits)));
-    all.push(("rates".into(), of(&forward.rates)));
-    for norm in &network.norms {
-        all.push((norm.name.clone(), of(&[&norm.running_mean[..], &norm.running_var].concat())));
-    }
-    all
-}
-
-fn assert_same(name: &str, got: &[(String, Vec<u32>)], expected: &[(String, Vec<u32>)]) {
-    assert_eq!(got.len(), expected.len(), "{name}");
-    for ((part, got), (_, expected)) in got.iter().zip(expected) {
-        let differing = got.iter().zip(expected).filter(|(a, b)| a != b).count();
-        assert!(got.len() == expected.len() && differing == 0, "{name}: {part}: {differing} of {} words differ", expected.len());
-    }
-}
 
 fn both_modes(network: &Network, batch: &Batch) -> Vec<(String, Vec<u32>)> {
     [Mode::Eval, TRAIN].into_iter().flat_map(|mode| run(&mut network.clone(), batch, mode)).collect()

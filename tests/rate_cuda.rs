@@ -11,7 +11,7 @@ use dsr::device::Isa;
 use dsr::network::Mode;
 use dsr::ops::conv::pool_rates;
 use dsr::ops::neuron::LANES;
-use dsr::ops::rate::cuda::{self, Totals};
+use dsr::ops::rate::cuda;
 use dsr::ops::spike_conv::{Geometry, identity_at};
 use dsr::spikes::Spikes;
 use rand::Rng;
@@ -89,29 +89,21 @@ fn totals_of_counts_are_those_of_the_cpu() {
         }
         let counts = gpu.memory_of(&counts).unwrap();
         let case = format!("{source:?}, {channels} channels, pool {pool:?}");
-        let halfwords = gpu.zeroed::<u16>(expected.len()).unwrap();
-        let into = Totals::Halfwords(halfwords.slice());
-        cuda::pool_totals(&gpu, into, counts.slice(), &geometry, [batch, time_steps]).unwrap();
-        assert_eq!(halfwords.to_vec().unwrap(), expected, "{case}");
-        let bytes = gpu.zeroed::<u8>(expected.len()).unwrap();
-        let into = Totals::Bytes(bytes.slice());
-        let done = cuda::pool_totals(&gpu, into, counts.slice(), &geometry, [batch, time_steps]);
-        if geometry.area() * time_steps > 255 {
-            let expected = format!("pool_totals: expected \"at most 255 spikes a window\", got {}", geometry.area() * time_steps);
-            assert_eq!(done.unwrap_err().to_string(), expected);
-        } else {
-            let expected: Vec<u8> = expected.iter().map(|&total| total as u8).collect();
-            assert_eq!(bytes.to_vec().unwrap(), expected, "{case}");
-        }
+        let totals = gpu.zeroed::<u16>(expected.len()).unwrap();
+        cuda::pool_totals(&gpu, totals.slice(), counts.slice(), &geometry, [batch, time_steps]).unwrap();
+        assert_eq!(totals.to_vec().unwrap(), expected, "{case}");
     }
 }
 
 #[test]
-fn a_window_that_overflows_a_byte_is_refused() {
+fn a_window_that_overflows_its_count_is_refused() {
     let gpu = device::gpu();
     let (none, geometry) = (dsr::device::Slice::NONE, geometry([16, 16], 1, [16, 16, 0]));
     let error = cuda::pool_counts(&gpu, none, dsr::device::Slice::NONE, &geometry, [1, 1]).unwrap_err();
     assert_eq!(error.to_string(), r#"pool_counts: expected "a window of at most 255 positions", got [16, 16, 0]"#);
+    let totals = |time_steps| cuda::pool_totals(&gpu, dsr::device::Slice::NONE, dsr::device::Slice::NONE, &geometry, [0, time_steps]);
+    let error = totals(256).unwrap_err(); // 65,536 spikes
+    assert_eq!(error.to_string(), r#"pool_totals: expected "at most 65535 spikes a window", got 65536"#);
 }
 
 /// Every small network, with a threshold at which the order of multiplications shows, and with one that is never reached (LIF: -0).

@@ -285,6 +285,7 @@ fn check_step(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &
     network.values = values;
     network.prepare(); // the bound of thresholds
     outcome.bits("parameters", &on_gpu.values, &network.values);
+    outcome.bits("bytes written between the buffers", &[on_gpu.stray_bytes()? as u64], &[0]);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::device::{Gpu, Isa};
 use crate::error::Result;
 use crate::ops::conv::pool_rates;
 use crate::ops::neuron::{LANES, Neuron};
-use crate::ops::rate::cuda::{self, Totals};
+use crate::ops::rate::cuda;
 use crate::ops::rate::readout;
 use crate::ops::spike_conv::identity_at;
 
@@ -96,15 +96,9 @@ fn check_totals(
         expected.extend(rates.iter().map(|&total| total as u16));
     }
     let counts = gpu.memory_of(&counts)?;
-    let halfwords = Output::unwritten(gpu, expected.len())?;
-    cuda::pool_totals(gpu, Totals::Halfwords(halfwords.slice()), counts.slice(), &geometry, [batch, time_steps])?;
-    halfwords.expect("totals [B][P][C], 16 bits", outcome, &expected)?;
-    if geometry.area() * time_steps > 255 {
-        return Ok(());
-    }
-    let bytes = Output::unwritten(gpu, expected.len())?;
-    cuda::pool_totals(gpu, Totals::Bytes(bytes.slice()), counts.slice(), &geometry, [batch, time_steps])?;
-    bytes.expect("totals [B][P][C], 8 bits", outcome, &expected.iter().map(|&total| total as u8).collect::<Vec<u8>>())
+    let totals = Output::unwritten(gpu, expected.len())?;
+    cuda::pool_totals(gpu, totals.slice(), counts.slice(), &geometry, [batch, time_steps])?;
+    totals.expect("totals [B][P][C]", outcome, &expected)
 }
 
 fn check_readout(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, neuron: Neuron, shape: [usize; 4]) -> Result<()> {

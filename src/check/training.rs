@@ -7,9 +7,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::inputs::floats;
 use super::{Check, Outcome, Output, Size};
-use crate::data::{Augment, Dataset, DeviceDraw, Images, Pixels, Split, augment};
+use crate::data::{Augment, Dataset, Images, Pixels, Split};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
+use crate::ops::augment::{DeviceDraw, augment};
 use crate::ops::cross_entropy::cuda::{self as cross_entropy, Outputs};
 use crate::ops::cross_entropy::{cross_entropy as cross_entropy_on_cpu, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};

@@ -4,7 +4,6 @@
 //! (seed, epoch, index of the image), so an epoch can be taken up again in its middle.
 
 mod augment;
-mod augment_cuda;
 mod catalogue;
 pub mod cifar;
 pub mod idx;
@@ -14,7 +13,6 @@ mod summary;
 use std::path::Path;
 
 pub use augment::{Augment, Draw, Pixels};
-pub use augment_cuda::{DeviceDraw, augment};
 pub use catalogue::names;
 pub use loader::{Batch, Loader, check_batch, epoch_order};
 pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};

@@ -13,7 +13,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresu
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
 use super::driver::{self, Listed, explain};
-use super::kernels::Kernel;
+use super::kernels::{self, Kernel};
 use super::loaded::{Loaded, load};
 use super::memory::{Arg, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
@@ -34,6 +34,20 @@ pub struct Gpu {
     loaded: Arc<HashMap<&'static str, Loaded>>,
 }
 
+/// Adds what a driver alone would not mend.
+fn and_without_kernels(error: Error) -> Error {
+    match error {
+        Error::Device { device, problem } if kernels::NVCC.is_none() => {
+            let remedy = "scripts/install_cuda_toolchain.sh installs one, then build again";
+            Error::device(
+                device,
+                format!("{problem}; besides, this binary was built without CUDA kernels, because no nvcc was found: {remedy}"),
+            )
+        }
+        other => other,
+    }
+}
+
 /// A mark in a stream.
 #[derive(Debug)]
 pub(super) struct Event(CudaEvent);
@@ -50,7 +64,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`]: no driver, driver too old, no such device, or one that this build has no kernels for.
     pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
-        let mut devices = driver::devices()?;
+        let mut devices = driver::devices().map_err(and_without_kernels)?;
         if ordinal >= devices.len() {
             let names: Vec<String> = devices.iter().enumerate().map(|(index, device)| format!("cuda:{index} {}", device.name)).collect();
             let problem = format!("there is no such device; the driver lists {}: {}", names.len(), names.join(", "));

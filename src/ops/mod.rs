@@ -1,5 +1,6 @@
 //! The operations a network is made of, one folder an operation: contract in `mod.rs`, CPU in `cpu.rs`.
 
+pub mod augment;
 pub mod batch_norm;
 pub mod conv;
 pub mod cross_entropy;

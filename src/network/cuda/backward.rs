@@ -8,7 +8,7 @@ use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::Neuron;
 use crate::ops::neuron::cuda::{LayerBackward, NeuronGradients, clamp_mapping_backward};
-use crate::ops::rate::cuda::{self as rate, Totals};
+use crate::ops::rate::cuda as rate;
 
 impl Network {
     /// [`Network::backward`] on the device: adds to the gradients on the host.
@@ -180,7 +180,7 @@ impl Pass<'_> {
             Source::Layer(source) => {
                 let counts = buffers.layers[source].counts;
                 let operand = if geometry.is_pooled() {
-                    rate::pool_totals(gpu, Totals::Halfwords(scratch.totals), counts, geometry, [batch, network.time_steps])?;
+                    rate::pool_totals(gpu, scratch.totals, counts, geometry, [batch, network.time_steps])?;
                     conv::Operand::Totals(scratch.totals)
                 } else {
                     conv::Operand::Counts(counts)

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::buffers::Buffers;
-use crate::data::{Dataset, DeviceDraw, Pixels, augment};
+use crate::data::{Dataset, Pixels};
 use crate::device::{Gpu, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 use crate::network::Samples;
+use crate::ops::augment::{DeviceDraw, augment};
 use crate::optimizer::cuda::StepParameters;
 
 /// Both places for a batch.

@@ -62,29 +62,16 @@ fn pool(
     gpu.launch(kernel, blocks(kernel.name, threads)?, 0, &[pooled, &spikes, &scalars(&p)])
 }
 
-/// Totals of counts over pool windows: a byte each where they fit, else two.
-#[derive(Clone, Copy, Debug)]
-pub enum Totals {
-    Bytes(Slice<u8>),
-    Halfwords(Slice<u16>),
-}
-
 /// Counts `[B][P][C]` added up over each pool window, `[B][P_pooled][C]`: what the weight gradient reads of a pooled source.
-pub fn pool_totals(gpu: &Gpu, totals: Totals, counts: Slice<u8>, geometry: &Geometry, [batch, time_steps]: [usize; 2]) -> Result<()> {
-    let (kernel, most): (_, usize) = match totals {
-        Totals::Bytes(_) => (&kernels::POOL_TOTALS_8, 255),
-        Totals::Halfwords(_) => (&kernels::POOL_TOTALS_16, 65535),
-    };
-    if geometry.area() * time_steps > most {
-        return Err(Error::shape("pool_totals", format!("at most {most} spikes a window"), geometry.area() * time_steps));
+pub fn pool_totals(gpu: &Gpu, totals: Slice<u16>, counts: Slice<u8>, geometry: &Geometry, [batch, time_steps]: [usize; 2]) -> Result<()> {
+    const MOST: usize = u16::MAX as usize;
+    if geometry.area() * time_steps > MOST {
+        return Err(Error::shape("pool_totals", format!("at most {MOST} spikes a window"), geometry.area() * time_steps));
     }
-    let out: &dyn Arg = match &totals {
-        Totals::Bytes(out) => out,
-        Totals::Halfwords(out) => out,
-    };
     let device: DeviceGeometry = geometry.into();
+    let kernel = &kernels::POOL_TOTALS;
     let threads = batch * positions(geometry) * geometry.cin.div_ceil(4);
-    gpu.launch(kernel, blocks(kernel.name, threads)?, 0, &[out, &counts, &scalars(&device), &(batch as i32)])
+    gpu.launch(kernel, blocks(kernel.name, threads)?, 0, &[&totals, &counts, &scalars(&device), &(batch as i32)])
 }
 
 /// Field for field `struct Readout` in `kernels/rate.cu`.

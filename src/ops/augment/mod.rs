@@ -1,8 +1,9 @@
-//! Launch geometry and arguments of `kernels/augment.cu`; the look-ups are those of [`super::Pixels`].
+//! Crop, mirror and normalise a batch of images on the device, by `kernels/augment.cu`; on the CPU by [`crate::data::Pixels`], with the
+//! same bits.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Draw;
+use crate::data::Draw;
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 
@@ -36,7 +37,7 @@ struct Augment {
 
 /// A batch for the network, `[B][1][H][W][C]`, from bytes `[N][H][W][C]`: padded by `pad` pixels, cut and mirrored as drawn.
 ///
-/// `table` is [`super::Pixels::table`] on the device. Without draws (none) the first B images are taken as they are.
+/// `table` is [`crate::data::Pixels::table`] on the device. Without draws (none) the first B images are taken as they are.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] for a buffer that is too small, [`Error::Device`] if the launch fails.
