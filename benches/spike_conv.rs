@@ -50,8 +50,9 @@ fn spike_conv(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     let worker = || (Events::default(), vec![0; TIME_STEPS * stride]);
                     (0..BATCH * height).into_par_iter().for_each_init(worker, |(events, acc), row| {
+                        events.list(isa, &spikes, row / height, &geometry, row % height..row % height + 1);
                         for x in 0..width {
-                            conv_at(isa, events, &spikes, row / height, &weights, &geometry, [row % height, x], stride, acc);
+                            conv_at(isa, events, &weights, &geometry, [row % height, x], stride, acc);
                             black_box(&acc);
                         }
                     });

@@ -42,7 +42,7 @@ static_assert(sizeof(WeightJob) == 72, "WeightJob is one layout on both sides");
 
 constexpr int CHANNELS = 32;                         // output channels of a block of quantize_weights
 constexpr int LANES = 16;                            // threads of a channel there
-constexpr int LIMIT_16 = 127 * 256 + 127;
+constexpr int LIMIT_16 = (1 << 14) - 1;
 constexpr int LIMIT_8 = 127;
 constexpr int LEAST_EXPONENT = -125;                 // so that 2^e and 2^-e are normal numbers
 

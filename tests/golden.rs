@@ -180,10 +180,10 @@ fn grid(case: &Case) {
     }
 }
 
-/// Three SGD steps from arbitrary f32 weights, which the forward rounds to 16 bits: off by up to 2⁻¹⁶ of a channel's largest.
+/// Three SGD steps from arbitrary f32 weights, which the forward rounds to 15 bits: off by up to 2⁻¹⁵ of a channel's largest.
 ///
 /// A potential that close to firing may flip a spike, and in these tiny networks (6 samples, T = 5) one flip changes up to a tenth of
-/// the last layers' spikes and the whole gradient. So: the first layer that flips does so in at most 1e-4 of its spikes, all layers
+/// the last layers' spikes and the whole gradient. So: the first layer that flips does so in at most 2e-4 of its spikes, all layers
 /// together in at most 1e-2. Without a flip, step 0 has to agree closely: loss 1e-6, gradients 2e-4 (ten times what the rounding gives);
 /// with one, its loss within 5 %. Later steps flip in every case: losses within 10 % (25 % after gradients of bf16 operands). What SGD did is compared on the parameters whose
 /// gradient is 0 in all three steps (weight decay, momentum and learning rate act on them alone), and without a flip in step 0 the
@@ -219,7 +219,7 @@ fn model(case: &Case) {
             println!("{}: {flipped} of {sites} spikes flipped", case.name);
             assert!(flipped as f64 <= 1e-2 * sites as f64, "{}: {flipped} of {sites} spikes flipped", case.name);
             if let Some((first, sites)) = flips.iter().find(|f| f.0 > 0) {
-                assert!(*first as f64 <= 1e-4 * *sites as f64, "{}: {first} of {sites} spikes flipped in the first layer", case.name);
+                assert!(*first as f64 <= 2e-4 * *sites as f64, "{}: {first} of {sites} spikes flipped in the first layer", case.name);
             } else {
                 gradients(case, &network, "f64/step0/grad/", 2e-4);
             }

@@ -13,11 +13,6 @@ use packed_weights::{OnDevice, on_device};
 
 const NO_POOL: [usize; 3] = [1, 1, 0];
 
-/// Integer weight of a row (`tap · cin + c`) and output channel.
-fn integer(weights: &QuantizedWeights, rows: usize, row: usize, o: usize) -> i32 {
-    i32::from(weights.data[(o / weights.block * rows + row) * weights.block + o % weights.block])
-}
-
 fn download<T: bytemuck::Pod>(gpu: &Gpu, slice: Slice<T>) -> Vec<T> {
     let mut values = vec![T::zeroed(); slice.len()];
     gpu.download(slice, &mut values).unwrap();
@@ -93,12 +88,12 @@ fn weights_are_rounded_and_packed_as_on_the_cpu() {
         let scale = download(&gpu, weights.scale);
         assert_eq!(scale[..geometry.cout], expected.scale, "case {n}: scales");
         let packed = download(&gpu, weights.packed);
-        let (words, rows) = (geometry.cin.div_ceil(32), geometry.taps() * geometry.cin);
+        let words = geometry.cin.div_ceil(32);
         let (steps, columns) = ((geometry.taps() * words).next_multiple_of(2), geometry.cout.next_multiple_of(64));
         for (step, channel, o) in (0..steps).flat_map(|s| (0..32).flat_map(move |c| (0..columns).map(move |o| (s, c, o)))) {
             let (tap, of_tap) = (step / words, step % words * 32 + channel);
             let exists = tap < geometry.taps() && of_tap < geometry.cin && o < geometry.cout;
-            let q = if exists { integer(&expected, rows, tap * geometry.cin + of_tap, o) } else { 0 };
+            let q = if exists { expected.integer(tap * geometry.cin + of_tap, o) } else { 0 };
             assert_eq!(unpacked(&packed, geometry, weights.bits, step, channel, o), q, "case {n}: step {step}, channel {channel}, {o}");
         }
         let transposed: Vec<u16> = bytemuck::cast_slice(&download(&gpu, weights.transposed)).to_vec();

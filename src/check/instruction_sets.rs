@@ -100,13 +100,17 @@ fn check_sums(isa: Isa, rng: &mut ChaCha8Rng, outcome: &mut Outcome, geometry: &
         let mut sums = vec![0i32; geometry.positions() * time_steps * stride];
         for (at, sums) in sums.chunks_exact_mut(time_steps * stride).enumerate() {
             let width = geometry.out()[1];
-            conv_at(isa, &mut events, &spikes, 0, &weights, geometry, [at / width, at % width], stride, sums);
+            events.list(isa, &spikes, 0, geometry, at / width..at / width + 1);
+            conv_at(isa, &mut events, &weights, geometry, [at / width, at % width], stride, sums);
         }
         (weights, sums)
     };
     let ((weights, sums), (expected_weights, expected)) = (on(isa), on(Isa::Portable));
     outcome.bits("scales [C]", &weights.scale, &expected_weights.scale);
-    outcome.bits("integers", &weights.data, &expected_weights.data);
+    let integers = |weights: &QuantizedWeights| -> Vec<i32> {
+        (0..weights.rows).flat_map(|row| (0..geometry.cout).map(move |o| weights.integer(row, o))).collect()
+    };
+    outcome.bits("integers [tap][cin][cout]", &integers(&weights), &integers(&expected_weights));
     outcome.bits("sums [P][T][stride]", &sums, &expected);
 }
 

@@ -176,7 +176,8 @@ fn build(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, layer: &Layer, kind: Kind) -> Res
             let mut quantized = QuantizedWeights::default();
             quantized.quantize(Isa::detect(), &master, layer.channels, layer.bits, geometry.area());
             let sums = all_positions(layer, |events, b, at, acc| {
-                conv_at(Isa::detect(), events, &spikes, b, &quantized, &geometry, at, stride, acc);
+                events.list(Isa::detect(), &spikes, b, &geometry, at[0]..at[0] + 1);
+                conv_at(Isa::detect(), events, &quantized, &geometry, at, stride, acc);
             });
             let weights = OnDevice::new(gpu, &master, geometry, 1, layer.bits)?;
             quantize_weights(gpu, &WeightTable::new(gpu, &[weights.source])?)?;

@@ -113,14 +113,13 @@ fn compare_packed(gpu: &Gpu, outcome: &mut Outcome, source: &WeightSource, effec
     let scale = download(gpu, source.weights.scale)?;
     outcome.bits(&format!("scales of {}", name(source)), &scale[..geometry.cout], &expected.scale);
     let packed = download(gpu, source.weights.packed)?;
-    let (words, rows) = (geometry.cin.div_ceil(32), geometry.taps() * geometry.cin);
+    let words = geometry.cin.div_ceil(32);
     let (steps, columns) = ((geometry.taps() * words).next_multiple_of(2), geometry.cout.next_multiple_of(64));
     let places = || (0..steps).flat_map(|s| (0..32).flat_map(move |c| (0..columns).map(move |o| [s, c, o])));
     let integer = |[step, channel, o]: [usize; 3]| {
         let (tap, of_tap) = (step / words, step % words * 32 + channel);
         let exists = tap < geometry.taps() && of_tap < geometry.cin && o < geometry.cout;
-        let row = tap * geometry.cin + of_tap;
-        if exists { i32::from(expected.data[(o / expected.block * rows + row) * expected.block + o % expected.block]) } else { 0 }
+        if exists { expected.integer(tap * geometry.cin + of_tap, o) } else { 0 }
     };
     let got: Vec<i32> = places().map(|place| unpacked(&packed, geometry, bits, place)).collect();
     outcome.bits(&format!("integers of {}", name(source)), &got, &places().map(integer).collect::<Vec<i32>>());

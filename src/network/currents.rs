@@ -12,7 +12,8 @@ use crate::spikes::Spikes;
 /// What a worker thread reuses between tasks.
 #[derive(Default)]
 pub(super) struct Worker {
-    pub events: Events,
+    /// Of the first and the second connection.
+    pub events: [Events; 2],
     pub first: Vec<i32>,
     pub second: Vec<i32>,
 }
@@ -96,8 +97,21 @@ impl<'a> Reader<'a> {
         (0..self.layer.connections.len()).map(of_connection).max().unwrap_or(0)
     }
 
+    /// Lists the spikes that a task reads; its sums follow.
+    pub fn list(&self, events: &mut [Events; 2], task: &Task) {
+        for (connection, events) in self.layer.connections.iter().zip(events) {
+            if let (Source::Layer(source), Kind::Conv { .. }) = (connection.source, &connection.kind)
+                && let Some(spikes) = &self.sources[source]
+            {
+                events.list(self.network.isa, spikes, task.b, &connection.geometry, task.rows.clone());
+            }
+        }
+    }
+
     /// Sums of connection `k` at output (`y`, `x`) of sample `b`, `[frames][stride]`; f32 in the bits of i32 from a real input.
-    pub fn sums_at(&self, k: usize, events: &mut Events, b: usize, at: [usize; 2], acc: &mut [i32]) {
+    ///
+    /// [`Reader::list`] must have seen the row.
+    pub fn sums_at(&self, k: usize, events: &mut [Events; 2], b: usize, at: [usize; 2], acc: &mut [i32]) {
         let connection = &self.layer.connections[k];
         let geometry = &connection.geometry;
         let isa = self.network.isa;
@@ -114,11 +128,9 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
-            (Source::Layer(source), Kind::Conv { .. }) => {
-                if let Some(spikes) = &self.sources[source] {
-                    let weights = &self.network.quantized[self.index][k];
-                    spike_conv::conv_at(isa, events, spikes, b, weights, geometry, at, self.stride, acc);
-                }
+            (Source::Layer(_), Kind::Conv { .. }) => {
+                let weights = &self.network.quantized[self.index][k];
+                spike_conv::conv_at(isa, &mut events[k], weights, geometry, at, self.stride, acc);
             }
             (Source::Layer(source), Kind::Identity) => {
                 if let Some(spikes) = &self.sources[source] {

@@ -210,6 +210,7 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             let task = reader.task(index);
             let Worker { events, second: buffer, .. } = worker;
             let mut sums = zero();
+            reader.list(events, &task);
             for (at, first) in first.chunks_exact_mut(position).enumerate() {
                 let yx = [task.rows.start + at / width, at % width];
                 reader.sums_at(0, events, task.b, yx, first);
@@ -257,6 +258,9 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
             let Worker { events, first: buffer, second: other_buffer } = worker;
             let mut own_counts = vec![0u8; channels];
             let mut fired = 0u64;
+            if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
+                reader.list(events, &task);
+            }
             for at in 0..positions {
                 let yx = [task.rows.start + at / width, at % width];
                 let global = index * positions + at;

@@ -7,7 +7,7 @@ use super::currents::Reader;
 use super::kept::LayerKept;
 use super::{Connection, Kind, Source};
 use crate::ops::batch_norm::{Normalizer, normalize};
-use crate::ops::spike_conv::{Events, add_scaled, for_each_in_window, spike_outer};
+use crate::ops::spike_conv::{add_scaled, for_each_in_window, spike_outer};
 
 impl Reader<'_> {
     /// Turns the stored sums into normalised currents and keeps their products with the inputs.
@@ -51,7 +51,7 @@ impl Reader<'_> {
         let positions = self.layer.positions();
         sums.par_chunks_mut(positions * self.position_len()).enumerate().for_each(|(b, sums)| {
             for (at, acc) in sums.chunks_exact_mut(self.position_len()).enumerate() {
-                self.sums_at(1, &mut Events::default(), b, [at / width, at % width], acc);
+                self.sums_at(1, &mut Default::default(), b, [at / width, at % width], acc);
             }
         });
         sums

@@ -68,7 +68,6 @@ pub fn forward(network: &Network, input: &Input, training: bool) -> Plain {
 fn connection_sums(network: &Network, connection: &Connection, input: &Input, spikes: &[Vec<bool>]) -> (Vec<f64>, Vec<f64>) {
     let geometry = &connection.geometry;
     let Geometry { cin, cout, .. } = *geometry;
-    let taps = geometry.taps();
     let master = effective_weights(network, connection);
     let (time_steps, batch, positions) = (network.time_steps, input.batch, geometry.positions());
     let mut sums = Vec::with_capacity(time_steps * batch * positions * cout);
@@ -98,8 +97,6 @@ fn connection_sums(network: &Network, connection: &Connection, input: &Input, sp
     if let Some(master) = &master {
         weights.quantize(Isa::Portable, master, cout, network.weight_bits, geometry.area());
     }
-    let rows = taps * cin;
-    let integer = |row: usize, o: usize| i64::from(weights.data[(o / weights.block * rows + row) * weights.block + o % weights.block]);
     let sample: usize = geometry.source.iter().product::<usize>() * cin;
     for (t, b) in (0..time_steps).flat_map(|t| (0..batch).map(move |b| (t, b))) {
         let pooled = pool(geometry, &spikes[source][(t * batch + b) * sample..][..sample]);
@@ -111,7 +108,7 @@ fn connection_sums(network: &Network, connection: &Connection, input: &Input, sp
             for (tap, from) in receptive_field(geometry, position).into_iter().filter(|_| master.is_some()) {
                 for c in (0..cin).filter(|c| pooled[from * cin + c] != 0) {
                     let count = pooled[from * cin + c];
-                    sum.iter_mut().enumerate().for_each(|(o, sum)| *sum += count * integer(tap * cin + c, o));
+                    sum.iter_mut().enumerate().for_each(|(o, sum)| *sum += count * i64::from(weights.integer(tap * cin + c, o)));
                 }
             }
             sums.extend(sum.iter().map(|&v| v as f64));

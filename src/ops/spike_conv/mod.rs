@@ -6,6 +6,10 @@ pub mod cost;
 mod cpu;
 mod cuda;
 mod cuda_weights;
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
 use crate::device::Isa;
 use crate::per_isa;
 pub use cpu::{Events, add_scaled, conv_at, for_each_in_window, identity_at, spike_outer};
@@ -67,6 +71,16 @@ impl Geometry {
         self.pool[0] * self.pool[0]
     }
 
+    /// Source rows that the output rows `out` read.
+    pub fn source_rows(&self, out: Range<usize>) -> Range<usize> {
+        let [window, stride, pad] = self.pool;
+        let height = self.pooled()[0];
+        let pooled = |row: usize| row.saturating_sub(self.pad).min(height);
+        let (first, end) = (pooled(out.start * self.stride), pooled((out.end.max(1) - 1) * self.stride + self.kernel[0]));
+        let source = |row: usize| row.saturating_sub(pad).min(self.source[0]);
+        if first >= end { 0..0 } else { source(first * stride)..source((end - 1) * stride + window) }
+    }
+
     /// Multiply-accumulates of a dense evaluation, a sample and step.
     pub fn dense_macs(&self) -> u64 {
         (self.positions() * self.taps() * self.cin * self.cout) as u64
@@ -99,20 +113,35 @@ impl Geometry {
     }
 }
 
-/// Largest magnitude of a 16-bit weight: `256·hi + lo` with both halves in i8.
-pub const MAX_WEIGHT_16: i32 = 127 * 256 + 127;
+/// Largest magnitude of a 16-bit weight: one bit less than 16 hold, so that two of them are added in 16 bits.
+pub const MAX_WEIGHT_16: i32 = (1 << 14) - 1;
 /// Largest magnitude of an 8-bit weight.
-pub const MAX_WEIGHT_8: i32 = 127;
+pub const MAX_WEIGHT_8: i32 = (1 << 7) - 1;
+/// What makes a 16-bit weight positive in the lower half of an element.
+const BIAS_16: i32 = 1 << 14;
+/// The same for an 8-bit weight.
+const BIAS_8: i32 = 1 << 7;
 
-/// Fixed-point weights, `[cout / block][tap][cin][block]`, with one power-of-two scale an output channel.
+/// Sixty-four bytes that begin where a cache line does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Line([u32; 16]);
+
+/// Fixed-point weights with one power-of-two scale an output channel.
+///
+/// Blocks of output channels hold rows `[tap][cin]`, and a row `block / 2` elements: weight i of a block in the lower half of
+/// element i, plus a bias that makes it positive, and weight `block / 2 + i` in the upper half. An element has 32 bits, or 16
+/// where weights have 8.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizedWeights {
     /// 16 or 8.
     pub bits: u8,
     /// Output channels a block holds: 16, 32 or 64; the last block is padded with zeros.
     pub block: usize,
-    /// Integers, `|q| ≤` [`MAX_WEIGHT_16`] (or 8-bit).
-    pub data: Vec<i16>,
+    /// Rows of a block: taps times input channels.
+    pub rows: usize,
+    /// The elements of each block, filled up to whole lines.
+    lines: Vec<Line>,
     /// `2^-e` per output channel: weight ≈ q · scale.
     pub scale: Vec<f32>,
     /// No sum of a receptive field exceeds this magnitude; below 2^31.
@@ -122,12 +151,13 @@ pub struct QuantizedWeights {
 impl QuantizedWeights {
     /// Quantises master weights `[tap][cin][cout]`, rounding to nearest (ties to even).
     ///
-    /// `e` of a channel is the largest up to 24 for which no weight exceeds the width, lowered until `Σ|q|·max_count < 2^31`, so that
-    /// no sum overflows. Maxima and sums of integers decide it, which no order of the rows can change.
+    /// `e` of a channel is the largest up to 24 for which no weight exceeds [`MAX_WEIGHT_16`] (or [`MAX_WEIGHT_8`]), lowered until
+    /// `Σ|q|·max_count < 2^31`, so that no sum overflows. Maxima and sums of integers decide it, which no order of the rows can
+    /// change.
     pub fn quantize(&mut self, isa: Isa, master: &[f32], cout: usize, bits: u8, max_count: usize) {
-        let rows = master.len() / cout;
         let limit = if bits == 8 { MAX_WEIGHT_8 } else { MAX_WEIGHT_16 };
         self.bits = bits;
+        self.rows = master.len() / cout;
         self.block = match cout {
             0..=16 => 16,
             17..=32 => 32,
@@ -136,15 +166,19 @@ impl QuantizedWeights {
         let mut largest = vec![0.0f32; cout];
         largest_magnitudes(isa, master, &mut largest);
         let mut exponents: Vec<i32> = largest.iter().map(|&largest| largest_exponent(largest, limit)).collect();
-        self.data.resize(cout.div_ceil(self.block) * rows * self.block, 0);
-        let mut totals = vec![0u32; self.data.len() / rows.max(1)]; // no more than 2^16 rows of at most 2^15 each
+        let blocks = cout.div_ceil(self.block);
+        self.lines.resize(blocks * self.lines_of_block(), Line::zeroed());
+        let mut totals = vec![0u32; blocks * self.block]; // no more than 2^16 rows of at most 2^14 each
         let mut up: Vec<f32> = exponents.iter().map(|&e| f32::powi(2.0, e)).collect();
         loop {
             totals.fill(0);
-            let blocks = self.data.chunks_exact_mut(rows * self.block).zip(totals.chunks_exact_mut(self.block));
-            for (b, (out, totals)) in blocks.enumerate() {
-                round_rows(isa, master, cout, b * self.block, self.block, &up, out);
-                add_magnitudes(isa, out, totals);
+            let (block, per_block) = (self.block, self.lines_of_block());
+            for (b, (out, totals)) in self.lines.chunks_exact_mut(per_block).zip(totals.chunks_exact_mut(block)).enumerate() {
+                match block {
+                    16 => round_rows::<16>(isa, master, cout, b * 16, bits, &up, out, totals),
+                    32 => round_rows::<32>(isa, master, cout, b * 32, bits, &up, out, totals),
+                    _ => round_rows::<64>(isa, master, cout, b * 64, bits, &up, out, totals),
+                }
             }
             let sum = |c: usize| i64::from(totals[c]) * max_count as i64;
             let mut fits = true;
@@ -161,6 +195,34 @@ impl QuantizedWeights {
             }
         }
         self.scale = up.iter().map(|up| 1.0 / up).collect();
+    }
+
+    /// Lines of one block.
+    fn lines_of_block(&self) -> usize {
+        (self.rows * self.block * usize::from(self.bits)).div_ceil(8 * size_of::<Line>()).max(1)
+    }
+
+    /// Elements of each block; the last line may hold more than the rows.
+    fn blocks(&self) -> impl Iterator<Item = &[Line]> {
+        self.lines.chunks_exact(self.lines_of_block())
+    }
+
+    /// Integer weight of row `tap · cin + c` and output channel `o`; 0 for the channels that fill up a block.
+    pub fn integer(&self, row: usize, o: usize) -> i32 {
+        let (half, lines) = (self.block / 2, &self.lines[o / self.block * self.lines_of_block()..][..self.lines_of_block()]);
+        let at = row * half + o % half;
+        let is_upper = o % self.block >= half;
+        match (self.bits, is_upper) {
+            (8, false) => i32::from(bytemuck::cast_slice::<_, u16>(lines)[at] & 0xff) - BIAS_8,
+            (8, true) => i32::from(bytemuck::cast_slice::<_, i16>(lines)[at] >> 8),
+            (_, false) => (bytemuck::cast_slice::<_, i32>(lines)[at] & 0xffff) - BIAS_16,
+            (_, true) => bytemuck::cast_slice::<_, i32>(lines)[at] >> 16,
+        }
+    }
+
+    /// Output channels of all blocks, those that fill up the last one included.
+    pub fn padded_channels(&self) -> usize {
+        self.lines.len() / self.lines_of_block() * self.block
     }
 }
 
@@ -187,28 +249,48 @@ per_isa! {
 }
 
 per_isa! {
-    /// Adds the magnitudes of the rows `[n][block]` to `totals`, `[block]`.
-    pub fn add_magnitudes(rows: &[i16], totals: &mut [u32]) {
-        let block = totals.len();
-        for row in rows.chunks_exact(block) {
-            for i in 0..block {
-                totals[i] = totals[i].wrapping_add(u32::from(row[i].unsigned_abs())); // cannot wrap: see `totals` above
-            }
-        }
-    }
-}
-
-per_isa! {
-    /// Rounds the columns from `first` on of `[n][cout]` to rows of `block` integers; columns that do not exist stay zero.
-    pub fn round_rows(master: &[f32], cout: usize, first: usize, block: usize, up: &[f32], out: &mut [i16]) {
-        let live = block.min(cout - first);
+    /// Rounds the columns from `first` on of `[n][cout]` to rows of one block and adds their magnitudes to `totals`; columns that
+    /// do not exist are zero.
+    pub fn round_rows<const BLOCK: usize>(
+        master: &[f32],
+        cout: usize,
+        first: usize,
+        bits: u8,
+        up: &[f32],
+        out: &mut [Line],
+        totals: &mut [u32],
+    ) {
+        let live = BLOCK.min(cout - first);
         let up = &up[first..first + live];
-        for (row, out) in master.chunks_exact(cout).zip(out.chunks_exact_mut(block)) {
+        let mut sums = [0u32; BLOCK];
+        let mut q = [0i32; BLOCK];
+        let mut round = |row: &[f32]| {
             let row = &row[first..first + live];
-            out[live..].fill(0);
             for i in 0..live {
-                out[i] = (row[i] * up[i]).round_ties_even() as i32 as i16;
+                q[i] = (row[i] * up[i]).round_ties_even() as i32;
+            }
+            for i in 0..BLOCK {
+                sums[i] = sums[i].wrapping_add(q[i].unsigned_abs()); // cannot wrap: see `totals` of the caller
+            }
+            q
+        };
+        let rows = master.chunks_exact(cout);
+        // Only weights that are not finite wrap here; a step that makes them ends the training.
+        if bits == 8 {
+            for (row, out) in rows.zip(bytemuck::cast_slice_mut::<_, i16>(out).chunks_exact_mut(BLOCK / 2)) {
+                let q = round(row);
+                for i in 0..BLOCK / 2 {
+                    out[i] = q[i].wrapping_add(BIAS_8).wrapping_add(q[BLOCK / 2 + i] << 8) as i16;
+                }
+            }
+        } else {
+            for (row, out) in rows.zip(bytemuck::cast_slice_mut::<_, i32>(out).chunks_exact_mut(BLOCK / 2)) {
+                let q = round(row);
+                for i in 0..BLOCK / 2 {
+                    out[i] = q[i].wrapping_add(BIAS_16).wrapping_add(q[BLOCK / 2 + i] << 16);
+                }
             }
         }
+        totals.copy_from_slice(&sums);
     }
 }
