@@ -1,5 +1,5 @@
 //! Resizing of pictures as Pillow does it, bit for bit: bilinear, widened where a picture gets smaller, with weights of 22 bits
-//! behind the point, columns first and rows then, each rounded to a byte.
+//! behind the point, columns and rows one after the other, each rounded to a byte.
 
 /// Bits behind the point of a weight: 32 less 8 for a byte and 2 against overflow.
 const PRECISION: u32 = 22;
@@ -29,35 +29,50 @@ impl Area<'_> {
 /// The area at another size (rows, columns), `[H][W][3]`. All sizes are at least 1.
 pub fn bilinear(area: &Area, to: [usize; 2]) -> Vec<u8> {
     let ([rows, columns], [height, width]) = (area.size, to);
-    let narrowed: Vec<u8> = if columns == width {
-        (0..rows).flat_map(|y| area.row(y)).copied().collect()
-    } else {
-        let weights = weights(columns, width);
-        let mut out = Vec::with_capacity(rows * width * CHANNELS);
-        for y in 0..rows {
-            let row = area.row(y);
-            for (first, taps) in &weights {
-                let mut sums = [HALF; CHANNELS];
-                for (pixel, &weight) in row[first * CHANNELS..].chunks_exact(CHANNELS).zip(taps) {
-                    for (sum, &byte) in sums.iter_mut().zip(pixel) {
-                        *sum += i32::from(byte) * weight;
-                    }
-                }
-                out.extend(sums.map(rounded));
-            }
-        }
-        out
-    };
-    if rows == height {
-        return narrowed;
+    // The order matters, since a byte lies between: Pillow does rows first where there get fewer of them and more columns.
+    if height < rows && width > columns {
+        let pixels = with_rows(area, height);
+        return with_columns(&Area { pixels: &pixels, stride: columns, at: [0, 0], size: [height, columns] }, width);
     }
-    let stride = width * CHANNELS;
-    let mut out = Vec::with_capacity(height * stride);
-    let mut sums = vec![0; stride];
+    let pixels = with_columns(area, width);
+    with_rows(&Area { pixels: &pixels, stride: width, at: [0, 0], size: [rows, width] }, height)
+}
+
+/// The area with another number of columns.
+fn with_columns(area: &Area, width: usize) -> Vec<u8> {
+    let [rows, columns] = area.size;
+    if columns == width {
+        return (0..rows).flat_map(|y| area.row(y)).copied().collect();
+    }
+    let weights = weights(columns, width);
+    let mut out = Vec::with_capacity(rows * width * CHANNELS);
+    for y in 0..rows {
+        let row = area.row(y);
+        for (first, taps) in &weights {
+            let mut sums = [HALF; CHANNELS];
+            for (pixel, &weight) in row[first * CHANNELS..].chunks_exact(CHANNELS).zip(taps) {
+                for (sum, &byte) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(byte) * weight;
+                }
+            }
+            out.extend(sums.map(rounded));
+        }
+    }
+    out
+}
+
+/// The area with another number of rows.
+fn with_rows(area: &Area, height: usize) -> Vec<u8> {
+    let [rows, columns] = area.size;
+    if rows == height {
+        return (0..rows).flat_map(|y| area.row(y)).copied().collect();
+    }
+    let mut out = Vec::with_capacity(height * columns * CHANNELS);
+    let mut sums = vec![0; columns * CHANNELS];
     for (first, taps) in weights(rows, height) {
         sums.fill(HALF);
-        for (row, weight) in narrowed[first * stride..].chunks_exact(stride).zip(taps) {
-            for (sum, &byte) in sums.iter_mut().zip(row) {
+        for (y, weight) in (first..).zip(taps) {
+            for (sum, &byte) in sums.iter_mut().zip(area.row(y)) {
                 *sum += i32::from(byte) * weight;
             }
         }
