@@ -100,6 +100,12 @@ fn damaged_recordings_are_named() {
     let mut signals = good.clone();
     (0..5).for_each(|event| signals[body + 8 * event + 2] |= 0x80);
     let four = aedat4(0, &[&[(1, 2, 1), (3, 4, 0)]], |bytes| bytes);
+    let ending = |place: i64| {
+        let mut bytes = four.clone();
+        bytes[46..54].copy_from_slice(&place.to_le_bytes());
+        bytes
+    };
+    assert_eq!(parse(Path::new("x"), &ending(four.len() as i64)).unwrap().len(), 2);
     let cut = |mut bytes: Vec<u8>| {
         bytes.truncate(bytes.len() - 8);
         bytes
@@ -119,7 +125,7 @@ fn damaged_recordings_are_named() {
         (
             "body cut",
             good[..good.len() - 3].to_vec(),
-            &["is cut off", "37 bytes", "no multiple of an event (8 bytes)", "event 4 at byte", "5 of them"],
+            &["is cut off", "37 bytes", "no multiple of an event (8 bytes)", "event 4 at byte", "has 5;"],
         ),
         ("address", outside, &["event 2 at byte 63", "address 0x1200", "get it again"]),
         ("4: first line only", b"#!AER-DAT4.0\r\n".to_vec(), &["is damaged at byte 14: it is cut off"]),
@@ -140,8 +146,11 @@ fn damaged_recordings_are_named() {
         ("4: not what it is packed with", aedat4(1, &[&[(1, 2, 1)]], |bytes| bytes), &["a packet cannot be unpacked"]),
         ("4: LZ4 cut", aedat4(1, &[&[(1, 2, 1)]], |bytes| cut(lz4(bytes))), &["a packet cannot be unpacked"]),
         ("4: ZSTD cut", aedat4(3, &[&[(1, 2, 1)]], |bytes| cut(zstd(bytes))), &["a packet cannot be unpacked"]),
+        ("4: packets end too early", ending(four.len() as i64 - 50), &["is damaged at byte", "it is cut off"]),
+        ("4: packets end within a packet's header", ending(115), &["is damaged at byte", "it is cut off"]),
+        ("4: packets end behind the file", ending(1 << 40), &["it is cut off"]),
         ("4: count", promises, &["a packet of events is no table of the kind EVTS"]),
-        ("4: column", place(128, 0), &["event 2 (in the packet at byte", "column 128, row 0", "outside the 128x128 pixels"]),
+        ("4: column", place(128, 0), &["event 2 (in the packet at byte", "column 128, row 0", "outside the camera's 128x128 pixels"]),
         ("4: row", place(5, -1), &["column 5, row -1"]),
         ("4: no events", aedat4(0, &[&[]], |bytes| bytes), &["has no events"]),
     ];
@@ -166,13 +175,14 @@ proptest! {
         };
         let place = (at * bytes.len() as f64) as usize;
         bytes[place] ^= byte;
-        let inside = |bytes: &[u8]| parse(Path::new("x"), bytes).is_ok_and(|events| events.iter().any(|e| e.x > 127 || e.y > 127 || e.polarity > 1));
-        prop_assert!(!inside(&bytes));
+        let outside = |e: &Event| e.x > 127 || e.y > 127 || e.polarity > 1;
+        let strays = |bytes: &[u8]| parse(Path::new("x"), bytes).is_ok_and(|events| events.iter().any(outside));
+        prop_assert!(!strays(&bytes));
         bytes.truncate((cut * bytes.len() as f64) as usize);
-        prop_assert!(!inside(&bytes));
+        prop_assert!(!strays(&bytes));
         bytes.extend(&noise);
-        prop_assert!(!inside(&bytes));
-        prop_assert!(!inside(&[b"#!AER-DAT4.0\r\n", &noise[..]].concat()));
-        prop_assert!(!inside(&[b"#!AER-DAT2.0\r\n", &noise[..]].concat()));
+        prop_assert!(!strays(&bytes));
+        prop_assert!(!strays(&[b"#!AER-DAT4.0\r\n", &noise[..]].concat()));
+        prop_assert!(!strays(&[b"#!AER-DAT2.0\r\n", &noise[..]].concat()));
     }
 }

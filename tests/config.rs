@@ -208,6 +208,16 @@ fn impossible_settings_are_refused() {
         ("weight_decay = -1e-4", "weight-decay"),
         ("dropout = 1", "dropout"),
         ("dropout = 0.1\nmodel = 'imagenet-resnet18'", "dropout"),
+        ("event_size = 0", "event-size"),
+        ("event_size = 129", "event-size"),
+        ("image_size = 0", "image-size"),
+        ("image_size = 257", "image-resize"),
+        ("image_resize = 5000", "image-resize"),
+        ("crop_scale = [0.0, 1.0]", "crop-scale"),
+        ("crop_scale = [0.5, 0.4]", "crop-scale"),
+        ("crop_scale = [0.5, 1.1]", "crop-scale"),
+        ("crop_scale = [nan, 1.0]", "crop-scale"),
+        ("dataset = 'imagenet'", "crop-pad"),
         ("model = 'preact-resnet19'", "model"),
         ("widths = [16, 32]\nblocks = [1]", "widths"),
         ("widths = [16, 0]\nblocks = [1, 1]", "widths"),
@@ -225,7 +235,7 @@ fn impossible_settings_are_refused() {
 #[test]
 fn a_resumed_run_is_the_same_run() {
     let trained = Config { data_dir: Some("/a".into()), ..Config::default() };
-    let free = Config { epochs: 3, threads: 2, data_dir: None, ..trained.clone() };
+    let free = Config { epochs: 3, threads: 2, data_dir: None, cache_dir: Some("/b".into()), ..trained.clone() };
     trained.check_resume(&free).unwrap();
     let cases = [
         (Config { time_steps: 8, ..trained.clone() }, "time-steps", "20", "8"),

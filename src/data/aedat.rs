@@ -78,7 +78,7 @@ fn parse_2(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     let (records, rest) = body.as_chunks::<RECORD>();
     if !rest.is_empty() {
         let problem = format!(
-            "is cut off: its body has {} bytes, which is no multiple of an event ({RECORD} bytes): event {} at byte {} has {} of them; get it again",
+            "is cut off: its body has {} bytes, no multiple of an event ({RECORD} bytes): event {} at byte {} has {}; get it again",
             body.len(),
             records.len(),
             bytes.len() - rest.len(),
@@ -91,7 +91,7 @@ fn parse_2(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
         let address = u32::from_be_bytes([a, b, c, d]);
         if address >> 16 != 0 {
             let problem = format!(
-                "event {index} at byte {} has address {address:#010x}, of which only 16 bits may be set: it is damaged or of another camera; get it again",
+                "event {index} at byte {} has address {address:#010x}, more than 16 bits: damaged, or of another camera; get it again",
                 header + index * RECORD
             );
             return Err(Error::file(path, problem));

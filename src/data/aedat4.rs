@@ -55,7 +55,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     while at < end {
         let size = u32_at(bytes, at + 4).ok_or_else(|| truncated(at))? as usize;
-        let packed = bytes[at + 8..end].get(..size).ok_or_else(|| truncated(at))?;
+        let packed = bytes.get(at + 8..end).and_then(|rest| rest.get(..size)).ok_or_else(|| truncated(at))?;
         let packet = unpack(packed, compression).map_err(|e| problem(at, &format!("a packet cannot be unpacked ({e})")))?;
         if is_of_events(&packet) {
             let found = elements(&packet).ok_or_else(|| problem(at, "a packet of events is no table of the kind EVTS"))?;
@@ -74,7 +74,7 @@ fn append(path: &Path, at: usize, packet: &[[u8; EVENT]], events: &mut Vec<Event
         let inside = 0..SIDE as i16;
         if !inside.contains(&x) || !inside.contains(&y) {
             let problem = format!(
-                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the {SIDE}x{SIDE} pixels of the camera; get it again",
+                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the camera's {SIDE}x{SIDE} pixels; get it again",
                 events.len()
             );
             return Err(Error::file(path, problem));

@@ -48,10 +48,11 @@ fn has_end(bytes: &[u8]) -> bool {
     let mut at = 2;
     while let Some(&[0xff, marker, high, low]) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
         match marker {
+            START_OF_SCAN => break,
             0xff => at += 1, // padding
-            START_OF_SCAN => return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
             _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
         }
     }
-    false
+    // Where the header is odd, the decoder has to say so.
+    bytes.get(at..).is_some_and(|rest| rest.windows(2).any(|pair| pair == [0xff, 0xd9]))
 }
