@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
 use crate::models;
 use crate::network::{Network, WeightGradient};
@@ -120,6 +121,25 @@ pub struct Config {
     pub crop_pad: usize,
     /// Random horizontal flip. Paper: true (CIFAR, ImageNet), false (events).
     pub flip: bool,
+    /// Which recordings of DVS-CIFAR10 are tested on. Paper: dsr.
+    pub event_split: EventSplit,
+    /// Whether frames of events hold equally many events or take equally long. Paper: number.
+    pub event_frames: FrameRule,
+    /// Which way up frames of events are. Paper: dsr.
+    pub event_orientation: Orientation,
+    /// Pixels a side of frames of events, 1..=128. Paper: 48.
+    pub event_size: usize,
+    /// Pixels a side of a photo of ImageNet. Paper: 224.
+    pub image_size: usize,
+    /// Shorter side of a test photo of ImageNet before its middle is cut out, pixels. Paper: 256.
+    pub image_resize: usize,
+    /// Smallest and largest share of a training photo of ImageNet that a random crop takes. Paper: 0.08, 1.
+    pub crop_scale: [f64; 2],
+    /// So many files of DVS-CIFAR10 or ImageNet that cannot be read are left out; with 0, the first one ends the run.
+    pub skip_unreadable: usize,
+    /// Folder for frames of events and lists of unreadable files; `.dsr-cache` in the data set without this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
     /// Seed of parameters, order, augmentation and dropout.
     pub seed: u64,
     /// Threads; 0 for one a core. It changes no result, so it is not written to a run's configuration.
@@ -160,6 +180,15 @@ impl Default for Config {
             dropout: 0.0,
             crop_pad: 4,
             flip: true,
+            event_split: EventSplit::Dsr,
+            event_frames: FrameRule::Number,
+            event_orientation: Orientation::Dsr,
+            event_size: 48,
+            image_size: 224,
+            image_resize: 256,
+            crop_scale: [0.08, 1.0],
+            skip_unreadable: 0,
+            cache_dir: None,
             seed: 0,
             threads: 0,
         }
@@ -167,7 +196,7 @@ impl Default for Config {
 }
 
 /// Settings that a resumed run may change: they are not part of what is computed up to the checkpoint.
-const FREE_ON_RESUME: [&str; 3] = ["epochs", "data_dir", "threads"];
+const FREE_ON_RESUME: [&str; 4] = ["epochs", "data_dir", "cache_dir", "threads"];
 
 impl Config {
     /// Refuses settings that no run can have.
@@ -204,8 +233,34 @@ impl Config {
         require(self.epochs > 0, "epochs", "0: at least one is needed".into())?;
         require(self.batch > 0, "batch", "0: at least one sample a step is needed".into())?;
         share("dropout", self.dropout)?;
+        require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
+        require((1..=4096).contains(&self.image_size), "image-size", format!("{} is not in 1..=4096", self.image_size))?;
+        let resized = (self.image_size..=4096).contains(&self.image_resize);
+        require(resized, "image-resize", format!("{} is not in {}..=4096: from image-size on", self.image_resize, self.image_size))?;
+        let [smallest, largest] = self.crop_scale;
+        let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
+        require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;
+        let padded = self.dataset == "imagenet" && self.crop_pad > 0;
+        require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
         // TOML has no unsigned 64-bit integers, and the seed has to survive in a checkpoint.
         require(self.seed <= i64::MAX as u64, "seed", format!("{} is above {}", self.seed, i64::MAX))
+    }
+
+    /// How samples are made from the files of a streamed data set.
+    pub fn reading(&self) -> Reading {
+        let events = EventReading {
+            time_steps: self.time_steps,
+            frames: self.event_frames,
+            orientation: self.event_orientation,
+            size: self.event_size,
+            split: self.event_split,
+        };
+        Reading { events, photos: PhotoReading { size: self.image_size, resize: self.image_resize, crop_scale: self.crop_scale } }
+    }
+
+    /// What is done with the files of a streamed data set before a run.
+    pub fn preparation(&self) -> Preparation {
+        Preparation { cache_dir: self.cache_dir.clone(), skip_unreadable: self.skip_unreadable }
     }
 
     /// The neuron with its constants.

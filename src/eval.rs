@@ -86,7 +86,7 @@ pub fn wilson_interval(hits: usize, n: usize) -> [f64; 2] {
 /// `None` if it said no.
 ///
 /// # Errors
-/// [`crate::error::Error::ShapeMismatch`] if network and data set do not fit.
+/// [`crate::error::Error::ShapeMismatch`] if network and data set do not fit; that of a sample that cannot be read.
 pub fn evaluate(
     network: &mut Network,
     dataset: &Arc<Dataset>,
@@ -97,13 +97,15 @@ pub fn evaluate(
     let classes = network.classes;
     let mut result = Evaluation { classes, rates: vec![0.0; network.layers.len()], ..Evaluation::default() };
     let mut unused = Vec::new();
-    let mut parts = Loader::test(Arc::clone(dataset), batch).peekable();
-    if let Some(first) = parts.peek() {
+    let mut parts = Loader::test(Arc::clone(dataset), batch);
+    let mut next = parts.next();
+    if let Some(first) = &next {
         network.reserve(first.labels.len(), first.frames, None, None)?;
         network.stage(&Samples::Real(input(first)), &[])?;
     }
-    while let Some(part) = parts.next() {
-        if let Some(next) = parts.peek() {
+    while let Some(part) = next {
+        next = parts.next();
+        if let Some(next) = &next {
             network.stage(&Samples::Real(input(next)), &[])?; // copied while a device computes with `part`
         }
         let samples = part.labels.len();
@@ -119,6 +121,7 @@ pub fn evaluate(
             return Ok(None);
         }
     }
+    parts.outcome()?;
     let n = result.labels.len().max(1) as f64;
     result.loss /= n;
     result.rates.iter_mut().for_each(|rate| *rate /= n);

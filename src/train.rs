@@ -61,8 +61,10 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device) -> Result<R
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let optimizer = config.optimizer(network.len());
     network.place(device)?;
-    network.hold_images(&dataset, config.crop_pad)?;
-    network.reserve(config.batch, 1, Some(config.gradient()), Some(&optimizer))?;
+    if dataset.stream.is_none() {
+        network.hold_images(&dataset, config.crop_pad)?;
+    }
+    network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
     Ok(Run { config, dataset, network, optimizer, progress })
 }
@@ -109,10 +111,12 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
                 return Ok(End::Stopped);
             }
         }
+        saved_first(batches.outcome(), run, folder)?;
         let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
         let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
         let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !hooks.stop.load(Ordering::Relaxed);
-        let Some(test) = evaluate(&mut run.network, &run.dataset, run.config.batch, false, go_on)? else {
+        let test = evaluate(&mut run.network, &run.dataset, run.config.batch, false, go_on);
+        let Some(test) = saved_first(test, run, folder)? else {
             save(run, folder, &folder.last())?;
             return Ok(End::Stopped);
         };
@@ -181,6 +185,14 @@ fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
 fn dropout_seed(seed: u64, iteration: u64) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15; // 2^64 / golden ratio: neighbouring iterations land far apart
     seed ^ (iteration + 1).wrapping_mul(ODD)
+}
+
+/// Writes a checkpoint before an error ends the run: a file that cannot be read should not cost an epoch.
+fn saved_first<T>(result: Result<T>, run: &mut Run, folder: &RunFolder) -> Result<T> {
+    if result.is_err() {
+        save(run, folder, &folder.last())?;
+    }
+    result
 }
 
 /// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.

@@ -1,6 +1,7 @@
 //! Settings: recipes against the paper's table, precedence, every refusal, networks by name.
 
 use dsr::config::{Config, NeuronKind, OptimizerKind};
+use dsr::data::{EventSplit, FrameRule, Orientation};
 use dsr::{models, recipes};
 use proptest::prelude::*;
 
@@ -12,9 +13,13 @@ fn of(text: &str) -> recipes::Layer {
 #[test]
 fn recipes_are_the_papers() {
     type Row = (&'static str, usize, f64, f64, f64, Option<[f64; 2]>, f64, f64, usize, usize, usize);
-    let cifar: [Row; 4] = [
+    let cifar: [Row; 8] = [
         ("-lif", 20, 0.3, 0.3, 0.0005, Some([1.0, 0.05]), 0.1, 5e-4, 128, 200, 400),
         ("-if", 20, 6.0, 0.5, 0.01, None, 0.1, 5e-4, 128, 200, 400),
+        ("-lif-t15", 15, 0.3, 0.3, 0.0005, Some([1.0, 0.05]), 0.1, 5e-4, 128, 200, 400),
+        ("-if-t15", 15, 6.0, 0.5, 0.01, None, 0.1, 5e-4, 128, 200, 400),
+        ("-lif-t10", 10, 0.3, 0.3, 0.0005, Some([1.0, 0.05]), 0.1, 5e-4, 128, 200, 400),
+        ("-if-t10", 10, 6.0, 0.5, 0.01, None, 0.1, 5e-4, 128, 200, 400),
         ("-lif-t5", 5, 0.6, 0.5, 0.001, Some([1.0, 0.1]), 0.05, 5e-4, 128, 200, 400),
         ("-if-t5", 5, 6.0, 0.5, 0.01, None, 0.05, 5e-4, 128, 200, 400),
     ];
@@ -36,8 +41,32 @@ fn recipes_are_the_papers() {
             assert_eq!((c.tau, c.delta_t), (tau, delta_t), "{name}");
         }
         assert!(name.starts_with(&c.dataset), "{name}: {}", c.dataset);
+        // Network, dropout, padding of the crop, flip.
+        let rest = match c.dataset.as_str() {
+            "dvs-cifar10" => ("vgg11", 0.1, 4, false),
+            "imagenet" => ("imagenet-resnet18", 0.0, 0, true),
+            _ => ("preact-resnet18", 0.0, 4, true),
+        };
+        assert_eq!((c.model.as_str(), c.dropout, c.crop_pad, c.flip), rest, "{name}");
+        assert_eq!((c.momentum, c.nesterov, c.betas), (0.9, false, [0.9, 0.999]), "{name}");
+        let events = (c.event_split, c.event_frames, c.event_orientation, c.event_size);
+        assert_eq!(events, (EventSplit::Dsr, FrameRule::Number, Orientation::Dsr, 48), "{name}");
+        assert_eq!((c.image_size, c.image_resize, c.crop_scale, c.skip_unreadable), (224, 256, [0.08, 1.0], 0), "{name}");
         assert_eq!(c.optimizer == OptimizerKind::Adam, name.starts_with("imagenet"), "{name}");
         assert_eq!(c.threshold_grad_scale, if name.starts_with("imagenet") { 0.001 } else { 1.0 }, "{name}");
+    }
+}
+
+#[test]
+fn the_depth_study_is_a_recipe_with_another_network() {
+    for (depth, blocks) in [(20, 3), (32, 5), (44, 7), (56, 9), (110, 18)] {
+        for recipe in ["cifar10-if", "cifar10-lif"] {
+            let layers = [recipes::recipe(recipe).unwrap(), of(&format!("model = 'preact-resnet{depth}'"))];
+            let config = recipes::resolve(&Config::default(), &layers).unwrap();
+            let network = config.network([32, 32, 3], 10).unwrap();
+            // A stem, two layers a block, one before and one behind the last pool, and the logits.
+            assert_eq!((network.layers.len(), network.time_steps, depth), (2 * 3 * blocks + 3, 20, 6 * blocks + 2), "{recipe}");
+        }
     }
 }
 
@@ -179,6 +208,16 @@ fn impossible_settings_are_refused() {
         ("weight_decay = -1e-4", "weight-decay"),
         ("dropout = 1", "dropout"),
         ("dropout = 0.1\nmodel = 'imagenet-resnet18'", "dropout"),
+        ("event_size = 0", "event-size"),
+        ("event_size = 129", "event-size"),
+        ("image_size = 0", "image-size"),
+        ("image_size = 257", "image-resize"),
+        ("image_resize = 5000", "image-resize"),
+        ("crop_scale = [0.0, 1.0]", "crop-scale"),
+        ("crop_scale = [0.5, 0.4]", "crop-scale"),
+        ("crop_scale = [0.5, 1.1]", "crop-scale"),
+        ("crop_scale = [nan, 1.0]", "crop-scale"),
+        ("dataset = 'imagenet'", "crop-pad"),
         ("model = 'preact-resnet19'", "model"),
         ("widths = [16, 32]\nblocks = [1]", "widths"),
         ("widths = [16, 0]\nblocks = [1, 1]", "widths"),
@@ -196,7 +235,7 @@ fn impossible_settings_are_refused() {
 #[test]
 fn a_resumed_run_is_the_same_run() {
     let trained = Config { data_dir: Some("/a".into()), ..Config::default() };
-    let free = Config { epochs: 3, threads: 2, data_dir: None, ..trained.clone() };
+    let free = Config { epochs: 3, threads: 2, data_dir: None, cache_dir: Some("/b".into()), ..trained.clone() };
     trained.check_resume(&free).unwrap();
     let cases = [
         (Config { time_steps: 8, ..trained.clone() }, "time-steps", "20", "8"),

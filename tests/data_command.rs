@@ -11,8 +11,8 @@ struct Line {
 
 fn data(line: &[&str]) -> anyhow::Result<()> {
     let args = Line::try_parse_from([&["data"], line].concat())?;
-    run(&args.data, false)?;
-    run(&args.data, true)
+    run(&args.data, false, true)?;
+    run(&args.data, true, true)
 }
 
 #[test]

@@ -1,16 +1,22 @@
-//! `dsr data`: looks at a data set before it is trained on.
+//! `dsr data`: looks at a data set before it is trained on, and makes it ready.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use crate::atomic_file;
-use crate::data::{self, Dataset, SplitSummary, Summary};
+use crate::config::Config;
+use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary};
+use crate::recipes;
 
-/// Looks at a data set: its numbers, whether it is complete, a picture of it.
+use super::dataset;
+use super::settings::{self, ReadingFlags};
+
+/// Looks at a data set: its numbers, whether it is complete, a picture of it; makes it ready for training.
 #[derive(Args, Clone, Debug)]
 pub struct DataArgs {
     #[command(subcommand)]
@@ -21,7 +27,7 @@ pub struct DataArgs {
 enum Command {
     /// Prints sizes, images of each class, mean and standard deviation, checksums.
     Info(Which),
-    /// Checks counts and, for the sets that are built in, checksums; exit code 1 if something differs.
+    /// Checks counts and, for the sets that are built in, checksums; reads every file of the others. Exit code 1 if something differs.
     Verify(Which),
     /// Writes a contact sheet (PNG): a row a class, with the first images of each.
     Sheet {
@@ -37,9 +43,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+    /// Makes what training makes first: the frames of dvs-cifar10; the list of unreadable files with --skip-unreadable.
+    Convert(Which),
 }
 
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Serialize)]
 struct Which {
     /// Name of the data set.
     #[arg(short, long, default_value = "fashion-mnist-3k", value_name = "NAME")]
@@ -47,89 +55,137 @@ struct Which {
     /// Where its files are: a folder or, for CIFAR, the archive; not for the sets that are built in.
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
+    /// Frames of a recording of dvs-cifar10.
+    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"])]
+    time_steps: Option<usize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    reading: ReadingFlags,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Part {
-    Train,
-    Test,
-}
-
-/// Runs `dsr data`. `output_json` prints one JSON object, on one line, instead of text.
+/// Runs `dsr data`. `output_json` prints one JSON object, on one line, instead of text; `quiet` shows no progress.
 ///
 /// # Errors
 /// Whatever the data set cannot be read for, or, for `verify`, where it differs from the published one.
-pub fn run(args: &DataArgs, output_json: bool) -> anyhow::Result<()> {
+pub fn run(args: &DataArgs, output_json: bool, quiet: bool) -> anyhow::Result<()> {
     match &args.command {
         Command::Info(which) => {
-            let summary = data::summarize(&which.load()?);
-            print(&if output_json { json(&summary)? } else { text(&summary) })
+            let dataset = which.open()?;
+            let summary = data::summarize(&dataset);
+            print(&if output_json { json(&summary)? } else { text(&dataset, &summary) })
         }
-        Command::Verify(which) => verify(&which.load()?, output_json),
+        Command::Verify(which) => verify(&which.open()?, output_json, quiet),
         Command::Sheet { which, split, per_class, out } => {
-            let dataset = which.load()?;
-            let (split, part) = match split {
-                Part::Train => (&dataset.train, "train"),
-                Part::Test => (&dataset.test, "test"),
-            };
-            let png = data::contact_sheet(&dataset, split, *per_class)?;
+            let dataset = which.open()?;
+            let part = if *split == Part::Train { "train" } else { "test" };
+            let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             print(&if output_json { json(&serde_json::json!({ "sheet": shown }))? } else { format!("wrote {shown}\n") })
         }
+        Command::Convert(which) => convert(&which.config()?, output_json, quiet),
     }
 }
 
 impl Which {
-    fn load(&self) -> crate::error::Result<Dataset> {
-        data::load(&self.dataset, self.data_dir.as_deref())
+    fn config(&self) -> crate::error::Result<Config> {
+        settings::fresh(None, vec![recipes::given(settings::table(self)?)])
+    }
+
+    fn open(&self) -> crate::error::Result<Dataset> {
+        dataset::open(&self.config()?)
     }
 }
 
-fn verify(dataset: &Dataset, output_json: bool) -> anyhow::Result<()> {
+fn verify(dataset: &Dataset, output_json: bool, quiet: bool) -> anyhow::Result<()> {
     let summary = data::summarize(dataset);
     let problems = data::problems(&summary)?;
-    let ok = problems.is_empty();
+    let unreadable: Vec<String> = match &dataset.stream {
+        Some(stream) => dataset::with_progress(quiet, |tell| stream.unreadable(tell)).into_iter().map(|bad| bad.1.to_string()).collect(),
+        None => Vec::new(),
+    };
+    let ok = problems.is_empty() && unreadable.is_empty();
     if output_json {
-        let object = serde_json::json!({ "ok": ok, "problems": problems, "summary": summary });
+        let object = serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "summary": summary });
         print(&json(&object)?)?;
     } else if ok {
         let (train, test) = (&summary.train, &summary.test);
-        print(&format!(
-            "{}: ok, {} + {} images, crc32c {:08x} {:08x}\n",
-            summary.dataset, train.images, test.images, train.crc32c, test.crc32c
-        ))?;
+        let checked = match (train.crc32c, test.crc32c) {
+            (Some(train), Some(test)) => format!("crc32c {train:08x} {test:08x}"),
+            _ => "every file was read".into(),
+        };
+        print(&format!("{}: ok, {} + {} images, {checked}\n", summary.dataset, train.images, test.images))?;
+    } else {
+        unreadable.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     }
     if !ok {
-        bail!("{}: not the published set: {}; get its files again", summary.dataset, problems.join("; "));
+        let files = (!unreadable.is_empty()).then(|| format!("{} files cannot be read", unreadable.len()));
+        let all: Vec<String> = problems.into_iter().chain(files).collect();
+        bail!("{}: not the published set: {}; get its files again", summary.dataset, all.join("; "));
     }
     Ok(())
 }
 
-fn text(summary: &Summary) -> String {
+fn convert(config: &Config, output_json: bool, quiet: bool) -> anyhow::Result<()> {
+    let dataset = dataset::ready(config, quiet)?;
+    let made = match &dataset.stream {
+        Some(Stream::Events(events)) => events.cached_at(),
+        _ => None,
+    };
+    if output_json {
+        let object = serde_json::json!({
+            "dataset": dataset.name,
+            "frames": made,
+            "bytes": made.map(|path| path.metadata().map(|found| found.len())).transpose()?,
+            "train": dataset.train.len(),
+            "test": dataset.test.len(),
+        });
+        return print(&json(&object)?);
+    }
+    let (name, train, test) = (&dataset.name, dataset.train.len(), dataset.test.len());
+    print(&match made {
+        Some(path) => {
+            let megabytes = path.metadata()?.len() as f64 / 1e6;
+            let [height, width, _] = dataset.shape;
+            let frames = format!("{} frames of {height}x{width}", dataset.frames);
+            format!("{name}: {train} + {test} recordings, each as {frames}: {} ({megabytes:.1} MB)\n", path.display())
+        }
+        None if dataset.stream.is_some() => format!("{name}: {train} + {test} images; they are decoded while training\n"),
+        None => format!("{name}: {train} + {test} images; there is nothing to convert\n"),
+    })
+}
+
+fn text(dataset: &Dataset, summary: &Summary) -> String {
     let [height, width, channels] = summary.shape;
     let list = |values: &[f64]| values.iter().map(|v| format!("{v:.4}")).collect::<Vec<_>>().join(" ");
     let widen = |values: &[f32]| list(&values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
-    let mut out = format!(
-        "{}: images of {height}x{width}, {channels} channel{}, values 0..={}, {} classes\nnormalised by mean {}, std {}\n\n",
-        summary.dataset,
-        if channels == 1 { "" } else { "s" },
-        summary.max_value,
-        summary.classes.len(),
-        widen(&summary.mean),
-        widen(&summary.std)
-    );
+    let (name, classes) = (&summary.dataset, summary.classes.len());
+    let mut out = match &dataset.stream {
+        Some(Stream::Events(events)) => format!(
+            "{name}: recordings as {} frames of {height}x{width}, darker and brighter apart, {classes} classes\n{}\n\n",
+            summary.frames, events.reading
+        ),
+        _ => format!(
+            "{name}: images of {height}x{width}, {channels} channel{}, values 0..={}, {classes} classes\nnormalised by mean {}, std {}\n\n",
+            if channels == 1 { "" } else { "s" },
+            summary.max_value,
+            widen(&summary.mean),
+            widen(&summary.std)
+        ),
+    };
     // Writing to a String cannot fail.
     let mut row = |name: &str, split: &SplitSummary| {
-        let _ = writeln!(
-            out,
-            "{name:<5} {:>6} images, mean {}, std {}, crc32c {:08x}",
-            split.images,
-            list(&split.mean),
-            list(&split.std),
-            split.crc32c
-        );
+        let _ = match split.crc32c {
+            Some(crc32c) => writeln!(
+                out,
+                "{name:<5} {:>6} images, mean {}, std {}, crc32c {crc32c:08x}",
+                split.images,
+                list(&split.mean),
+                list(&split.std)
+            ),
+            None => writeln!(out, "{name:<5} {:>7} files", split.images),
+        };
     };
     row("train", &summary.train);
     row("test", &summary.test);

@@ -9,14 +9,15 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::data::{Batch, Dataset};
+use crate::data::{Batch, Dataset, Stream};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate, wilson_interval};
 use crate::network::{Forward, Network};
 use crate::run_folder::BEST;
 use crate::synaptic::{Operations, add_operations};
-use crate::{atomic_file, checkpoint, data, recipes};
+use crate::{atomic_file, checkpoint, recipes};
 
+use super::dataset;
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, say};
 
@@ -81,7 +82,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
     }
     let device = global.open_device()?;
-    let dataset = Arc::new(data::load(&config.dataset, config.data_dir.as_deref())?);
+    let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut network, None)?;
     network.place(&device)?;
@@ -91,6 +92,9 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let mut results = Vec::new();
     for time_steps in steps {
         network.time_steps = time_steps;
+        if dataset.frames > 1 && dataset.frames != time_steps {
+            dataset = Arc::new(dataset::ready(&Config { time_steps, ..config.clone() }, global.quiet)?);
+        }
         results.push(measure(&mut network, &dataset, config.batch, args.rates)?);
     }
     if let Some(file) = &args.predictions {
@@ -173,14 +177,18 @@ impl Shown<'_> {
 
     fn json(&self, results: &[Measured]) -> Value {
         let rows: Vec<Value> = results.iter().map(|measured| self.json_row(measured)).collect();
-        json!({
+        let mut all = json!({
             "checkpoint": self.path,
             "dataset": self.dataset.name,
             "model": self.config.model_name(),
             "neuron": self.config.neuron.name(),
             "n": self.dataset.test.labels.len(),
             "results": rows,
-        })
+        });
+        if let Some(Stream::Events(events)) = &self.dataset.stream {
+            all["event_split"] = json!(events.reading.split);
+        }
+        all
     }
 
     fn json_row(&self, measured: &Measured) -> Value {
@@ -220,7 +228,7 @@ impl Shown<'_> {
     fn text(&self, results: &[Measured]) -> std::result::Result<String, std::fmt::Error> {
         let mut out = String::new();
         let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
-        writeln!(out, "{path}: {model} on {}, {} test images", dataset.name, dataset.test.labels.len())?;
+        writeln!(out, "{path}: {model} on {}, {} test images", dataset.title(), dataset.test.labels.len())?;
         write!(out, "{:>4}", "T")?;
         for k in self.top() {
             write!(out, "  {:>5}  {:<14}", format!("top-{k}"), "95 % interval")?;

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod check;
 pub mod data;
+pub mod dataset;
 pub mod eval;
 pub mod info;
 pub mod settings;
@@ -42,7 +43,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(Box<eval::EvalArgs>),
     Bench(bench::BenchArgs),
-    Data(data::DataArgs),
+    Data(Box<data::DataArgs>),
     Info(info::InfoArgs),
     Check(check::CheckArgs),
 }
@@ -153,7 +154,12 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
         Command::Bench(args) => bench::run(&cli.global, args),
-        Command::Data(args) => data::run(&args, output == Output::Json).map(|()| DONE),
+        Command::Data(args) => {
+            if let Some(threads) = cli.global.threads {
+                use_threads(threads.get())?;
+            }
+            data::run(&args, output == Output::Json, cli.global.quiet).map(|()| DONE)
+        }
         Command::Info(args) => info::run(&cli.global, &args),
         Command::Check(args) => check::run(&cli.global, &args),
     }

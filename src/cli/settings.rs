@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::{Config, GradientKind, NeuronKind, OptimizerKind};
+use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
 use crate::recipes::{self, Layer};
 use clap::{ArgAction, Args};
@@ -21,6 +22,9 @@ pub struct NetworkFlags {
     /// Folder or archive of a data set that is not shipped.
     #[arg(long, value_name = "PATH", aliases = ["path", "data_dir"])]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    reading: ReadingFlags,
     /// Network by name; `dsr info` lists them.
     #[arg(long, value_name = "NAME", alias = "arch")]
     model: Option<String>,
@@ -33,6 +37,39 @@ pub struct NetworkFlags {
     /// Width of the weights in the forward pass: 16 or 8.
     #[arg(long, value_name = "BITS", alias = "weight_bits")]
     weight_bits: Option<u8>,
+}
+
+/// How samples are made from the files of DVS-CIFAR10 and ImageNet.
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Files of dvs-cifar10 and imagenet")]
+pub struct ReadingFlags {
+    /// Recordings of dvs-cifar10 to test on: the last tenth of each class (dsr) or the first (spikingjelly).
+    #[arg(long, value_enum, alias = "event_split")]
+    event_split: Option<EventSplit>,
+    /// Frames of dvs-cifar10 hold equally many events (number) or take equally long (time).
+    #[arg(long, value_enum, alias = "event_frames")]
+    event_frames: Option<FrameRule>,
+    /// Frames of dvs-cifar10 are upright (dsr) or turned by a quarter (spikingjelly).
+    #[arg(long, value_enum, alias = "event_orientation")]
+    event_orientation: Option<Orientation>,
+    /// Side of the frames of dvs-cifar10, pixels.
+    #[arg(long, value_name = "N", alias = "event_size")]
+    event_size: Option<usize>,
+    /// Side of the photos of imagenet, pixels.
+    #[arg(long, value_name = "N", alias = "image_size")]
+    image_size: Option<usize>,
+    /// Shorter side of a test photo of imagenet before its middle is cut out, pixels.
+    #[arg(long, value_name = "N", alias = "image_resize")]
+    image_resize: Option<usize>,
+    /// Share of a training photo of imagenet that a random crop takes, such as 0.08,1.
+    #[arg(long, value_name = "X,X", value_parser = parse_pair, alias = "crop_scale")]
+    crop_scale: Option<Pair>,
+    /// Leave out up to N files that cannot be read, instead of stopping at the first.
+    #[arg(long, value_name = "N", alias = "skip_unreadable")]
+    skip_unreadable: Option<usize>,
+    /// Folder for what is made from the files; .dsr-cache in the data set without this.
+    #[arg(long, value_name = "FOLDER", alias = "cache_dir")]
+    cache_dir: Option<PathBuf>,
 }
 
 /// Sizes and constants of its layers.
@@ -100,8 +137,8 @@ pub struct TrainingFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     nesterov: Option<bool>,
     /// Decay of the two means (adam), such as 0.9,0.999.
-    #[arg(long, value_name = "X,X", value_parser = parse_betas)]
-    betas: Option<Betas>,
+    #[arg(long, value_name = "X,X", value_parser = parse_pair)]
+    betas: Option<Pair>,
     /// Added to the root (adam).
     #[arg(long, value_name = "X")]
     eps: Option<f64>,
@@ -131,12 +168,12 @@ fn parse_sizes(text: &str) -> std::result::Result<Sizes, std::num::ParseIntError
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Betas([f64; 2]);
+struct Pair([f64; 2]);
 
-fn parse_betas(text: &str) -> std::result::Result<Betas, String> {
+fn parse_pair(text: &str) -> std::result::Result<Pair, String> {
     let numbers: Option<Vec<f64>> = text.split(',').map(|number| number.parse().ok()).collect();
     let pair = numbers.and_then(|numbers| <[f64; 2]>::try_from(numbers).ok());
-    pair.map(Betas).ok_or("give two numbers, such as 0.9,0.999".into())
+    pair.map(Pair).ok_or("give two numbers, such as 0.9,0.999".into())
 }
 
 /// The settings of one group of flags: those that were given, by name.

@@ -11,10 +11,11 @@ use crate::error::{Error, Result};
 use crate::metrics::EpochMetrics;
 use crate::run_folder::{LAST, RunFolder};
 use crate::train::{self, End, Hooks, Run};
-use crate::{checkpoint, data, recipes};
+use crate::{checkpoint, recipes};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::dataset;
 use super::settings::{self, NetworkFlags, TrainingFlags};
 use super::{DONE, FAILED, Global, Output, complain, say};
 
@@ -67,7 +68,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     super::use_threads(plan.config.threads)?;
     let text = plan.config.to_toml()?;
     let device = global.open_device()?;
-    let dataset = Arc::new(data::load(&plan.config.dataset, plan.config.data_dir.as_deref())?);
+    let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
     let mut run = train::start(plan.config, dataset, &device)?;
     if let Some(path) = &args.init_from {
         checkpoint::load(path, &mut run.network, None)?;
@@ -181,7 +182,7 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
         run.network.len(),
         config.neuron.name().to_uppercase(),
         config.time_steps,
-        dataset.name,
+        dataset.title(),
         dataset.train.labels.len(),
         dataset.test.labels.len(),
         out.display()

@@ -29,6 +29,20 @@ pub struct Draw {
     pub flip: bool,
 }
 
+impl Draw {
+    /// The part of a frame, `[side][side][2]`, that is drawn, padded with 0 as in [`Pixels::append_drawn`], into `out` of that shape.
+    pub fn cut(self, frame: &[f32], side: usize, pad: usize, out: &mut [f32]) {
+        for (y, line) in out.chunks_exact_mut(2 * side).enumerate() {
+            let row = (y + self.top).checked_sub(pad).filter(|&row| row < side);
+            for (x, values) in line.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                let column = if self.flip { side - 1 - x } else { x };
+                let column = (column + self.left).checked_sub(pad).filter(|&column| column < side);
+                *values = row.zip(column).map_or([0.0; 2], |(row, column)| [0, 1].map(|c| frame[(row * side + column) * 2 + c]));
+            }
+        }
+    }
+}
+
 impl Augment {
     /// Checks that a crop of images of this shape cannot miss them.
     ///
@@ -76,6 +90,12 @@ pub(super) fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
     ((u128::from(rng.next_u64()) * u128::from(n)) >> 64) as u64
 }
 
+/// A number in low..high, of which every one of 2⁵³ steps is as likely as any other.
+pub(super) fn uniform(rng: &mut ChaCha8Rng, [low, high]: [f64; 2]) -> f64 {
+    const STEP: f64 = 1.0 / (1u64 << 53) as f64;
+    low + (high - low) * ((rng.next_u64() >> 11) as f64 * STEP)
+}
+
 /// What each byte of each channel is for the network.
 #[derive(Clone, Debug)]
 pub struct Pixels {
@@ -101,6 +121,19 @@ impl Pixels {
     pub fn append(&self, image: &[u8], out: &mut Vec<f32>) {
         for pixel in image.chunks_exact(self.shape[2]) {
             out.extend(pixel.iter().zip(&self.table).map(|(&byte, table)| table[usize::from(byte)]));
+        }
+    }
+
+    /// An image, `[H][W][C]` bytes, mirrored or not, into as many values.
+    pub fn fill(&self, image: &[u8], flip: bool, out: &mut [f32]) {
+        let channels = self.table.len();
+        let width = self.shape[1];
+        for (line, row) in out.chunks_exact_mut(width * channels).zip(image.chunks_exact(width * channels)) {
+            for (x, pixel) in row.chunks_exact(channels).enumerate() {
+                let place = if flip { width - 1 - x } else { x };
+                let values = line[place * channels..].iter_mut().zip(pixel).zip(&self.table);
+                values.for_each(|((value, &byte), table)| *value = table[usize::from(byte)]);
+            }
         }
     }
 

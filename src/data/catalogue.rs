@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Split, cifar, idx};
+use super::{Dataset, Events, Photos, Reading, Stream, cifar, events, idx};
 use crate::error::{Error, Result};
 
 /// What is known about a set before it is read.
@@ -19,7 +19,8 @@ pub(super) struct Entry {
 
 /// What the set is known to hold, for `dsr data verify`.
 pub(super) struct Published {
-    pub shape: [usize; 3],
+    /// Height, width, channels; none for a streamed set, where they are a setting.
+    pub shape: Option<[usize; 3]>,
     /// Training and test images.
     pub images: [usize; 2],
     /// Every class has the same number of images.
@@ -38,12 +39,16 @@ enum Source {
     IdxFolder { usual: Option<&'static str>, hint: &'static str },
     /// A folder or an archive of CIFAR records.
     Cifar(&'static cifar::Layout),
+    /// A folder of recordings for each class.
+    Events,
+    /// Folders of photos for each class, in a folder for each split.
+    Photos,
 }
 
 const FASHION: &[&str] = &["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 const DIGITS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
-static CATALOGUE: [Entry; 7] = [
+static CATALOGUE: [Entry; 9] = [
     Entry {
         name: "fashion-mnist-3k",
         source: Source::BuiltInIdx([
@@ -55,7 +60,7 @@ static CATALOGUE: [Entry; 7] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: [28, 28, 1], images: [2500, 500], balanced: true, crc32c: Some([0xc262_2af8, 0x7d99_10a5]) },
+        published: Published { shape: Some([28, 28, 1]), images: [2500, 500], balanced: true, crc32c: Some([0xc262_2af8, 0x7d99_10a5]) },
     },
     Entry {
         name: "digits-8x8",
@@ -68,7 +73,7 @@ static CATALOGUE: [Entry; 7] = [
         classes: DIGITS,
         max_value: 16,
         normalisation: None,
-        published: Published { shape: [8, 8, 1], images: [1437, 360], balanced: false, crc32c: Some([0xef2f_dd07, 0x7473_4431]) },
+        published: Published { shape: Some([8, 8, 1]), images: [1437, 360], balanced: false, crc32c: Some([0xef2f_dd07, 0x7473_4431]) },
     },
     Entry {
         name: "photo-patches-10",
@@ -82,7 +87,7 @@ static CATALOGUE: [Entry; 7] = [
         classes: &[],
         max_value: 255,
         normalisation: None,
-        published: Published { shape: [32, 32, 3], images: [500, 120], balanced: true, crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]) },
+        published: Published { shape: Some([32, 32, 3]), images: [500, 120], balanced: true, crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]) },
     },
     Entry {
         name: "fashion-mnist",
@@ -93,7 +98,7 @@ static CATALOGUE: [Entry; 7] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: [28, 28, 1], images: [60_000, 10_000], balanced: true, crc32c: None },
+        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], balanced: true, crc32c: None },
     },
     Entry {
         name: "mnist",
@@ -101,7 +106,7 @@ static CATALOGUE: [Entry; 7] = [
         classes: DIGITS,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: [28, 28, 1], images: [60_000, 10_000], balanced: false, crc32c: None },
+        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], balanced: false, crc32c: None },
     },
     Entry {
         name: "cifar10",
@@ -109,7 +114,7 @@ static CATALOGUE: [Entry; 7] = [
         classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
         max_value: 255,
         normalisation: Some([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]),
-        published: Published { shape: [32, 32, 3], images: [50_000, 10_000], balanced: true, crc32c: None },
+        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], balanced: true, crc32c: None },
     },
     Entry {
         name: "cifar100",
@@ -117,7 +122,23 @@ static CATALOGUE: [Entry; 7] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]]),
-        published: Published { shape: [32, 32, 3], images: [50_000, 10_000], balanced: true, crc32c: None },
+        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], balanced: true, crc32c: None },
+    },
+    Entry {
+        name: "dvs-cifar10",
+        source: Source::Events,
+        classes: &events::CLASSES,
+        max_value: 255,
+        normalisation: None,
+        published: Published { shape: None, images: [9_000, 1_000], balanced: true, crc32c: None },
+    },
+    Entry {
+        name: "imagenet",
+        source: Source::Photos,
+        classes: &[],
+        max_value: 255,
+        normalisation: Some([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]),
+        published: Published { shape: None, images: [1_281_167, 50_000], balanced: false, crc32c: None },
     },
 ];
 
@@ -131,7 +152,7 @@ static NAMES: [&str; CATALOGUE.len()] = {
     names
 };
 
-/// Names of the data sets that [`super::load`] knows, the default first.
+/// Names of the data sets that [`super::open`] knows, the default first.
 pub fn names() -> &'static [&'static str] {
     &NAMES
 }
@@ -139,19 +160,13 @@ pub fn names() -> &'static [&'static str] {
 /// What is known about the set called `name`.
 pub(super) fn find(name: &str) -> Result<&'static Entry> {
     let known = || names().join(", ");
-    CATALOGUE.iter().find(|entry| entry.name == name).ok_or_else(|| match name {
-        "dvs-cifar10" | "imagenet" => Error::config("dataset", format!("{name} is not supported yet; supported are {}", known())),
-        _ => Error::config(
-            "dataset",
-            format!("there is none called {name:?}; choose from {} (dvs-cifar10 and imagenet are not supported yet)", known()),
-        ),
-    })
+    let unknown = || Error::config("dataset", format!("there is none called {name:?}; choose from {}", known()));
+    CATALOGUE.iter().find(|entry| entry.name == name).ok_or_else(unknown)
 }
 
-pub(super) fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
+pub(super) fn open(name: &str, data_dir: Option<&Path>, reading: &Reading) -> Result<Dataset> {
     let entry = find(name)?;
-    let (classes, [train, test]) = entry.read(data_dir)?;
-    let mut dataset = Dataset::new(entry.name, classes, train, test, entry.max_value)?;
+    let mut dataset = entry.read(data_dir, reading)?;
     if let Some([mean, std]) = entry.normalisation {
         (dataset.mean, dataset.std) = (mean.to_vec(), std.to_vec());
     }
@@ -159,8 +174,8 @@ pub(super) fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
 }
 
 impl Entry {
-    /// Names of the classes, training and test split.
-    fn read(&self, data_dir: Option<&Path>) -> Result<(Vec<String>, [Split; 2])> {
+    /// The set, with mean and standard deviation as measured.
+    fn read(&self, data_dir: Option<&Path>, reading: &Reading) -> Result<Dataset> {
         let name = self.name;
         let classes: Vec<String> = self.classes.iter().map(ToString::to_string).collect();
         if let (Source::BuiltInIdx(_) | Source::BuiltInCifar { .. }, Some(folder)) = (&self.source, data_dir) {
@@ -170,14 +185,18 @@ impl Entry {
         }
         // Names the files of a built-in set in errors; only a damaged source tree could bring them up.
         let built_in = |file: &str| PathBuf::from(format!("{name} (built in)/{file}"));
-        match &self.source {
+        let from_disk = |hint: &str| {
+            let missing = || Error::config("data-dir", format!("{name} is read from disk: {hint} by --data-dir"));
+            data_dir.ok_or_else(missing)
+        };
+        let (classes, [train, test]) = match &self.source {
             Source::BuiltInIdx([train, train_labels, test, test_labels]) => {
                 let split = |part: &str, images: &[u8], labels: &[u8]| {
                     let (images_path, labels_path) = (built_in(&format!("{part}-images")), built_in(&format!("{part}-labels")));
                     idx::split((&images_path, images), (&labels_path, labels), classes.len())
                 };
                 let splits = [split("train", train, train_labels)?, split("t10k", test, test_labels)?];
-                Ok((classes, splits))
+                (classes, splits)
             }
             Source::BuiltInCifar { records, meta } => {
                 let classes = cifar::class_names(&built_in("batches.meta.txt"), meta, cifar::CIFAR10.classes)?;
@@ -186,26 +205,29 @@ impl Entry {
                     cifar::append_records(&built_in(file), bytes.len() as u64, bytes, &cifar::CIFAR10, &mut split)?;
                     Ok(split)
                 };
-                Ok((classes, [split("data_batch_1.bin", records[0])?, split("test_batch.bin", records[1])?]))
+                (classes, [split("data_batch_1.bin", records[0])?, split("test_batch.bin", records[1])?])
             }
             Source::IdxFolder { usual, hint } => {
-                let folder = data_dir.or(usual.map(Path::new)).ok_or_else(|| {
-                    Error::config("data-dir", format!("{name} is read from disk: {hint}, and name their folder by --data-dir"))
-                })?;
+                let folder = usual.map(Path::new).filter(|_| data_dir.is_none());
+                let folder = folder.map_or_else(|| from_disk(&format!("{hint}, and name their folder")), Ok)?;
                 let splits = idx::read_folder(folder, classes.len(), hint)?;
-                Ok((classes, splits))
+                (classes, splits)
             }
             Source::Cifar(layout) => {
-                let place = data_dir.ok_or_else(|| {
-                    Error::config(
-                        "data-dir",
-                        format!("{name} is read from disk: {}, and name it or its folder by --data-dir", layout.hint()),
-                    )
-                })?;
+                let place = from_disk(&format!("{}, and name it or its folder", layout.hint()))?;
                 let (found, splits) = cifar::read(place, layout)?;
-                Ok((found.unwrap_or(if classes.is_empty() { numbered(layout.classes) } else { classes }), splits))
+                (found.unwrap_or(if classes.is_empty() { numbered(layout.classes) } else { classes }), splits)
             }
-        }
+            Source::Events => {
+                let events = Events::list(from_disk("see docs/data.md, and name its folder")?, reading.events)?;
+                return Ok(Dataset::streamed(name, classes, Stream::Events(events)));
+            }
+            Source::Photos => {
+                let photos = Photos::list(from_disk("see docs/data.md, and name its folder")?, reading.photos)?;
+                return Ok(Dataset::streamed(name, photos.classes().to_vec(), Stream::Photos(photos)));
+            }
+        };
+        Dataset::new(name, classes, train, test, self.max_value)
     }
 }
 

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
+use rayon::prelude::*;
+
 use super::augment::{Purpose, below, generator};
-use super::{Augment, Dataset, Draw, Pixels, Split};
+use super::stream::Chance;
+use super::{Augment, Dataset, Draw, Part, Pixels, Split, Stream};
 use crate::error::{Error, Result};
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
@@ -14,13 +17,13 @@ const AHEAD: usize = 2;
 /// Input of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[B][1][H][W][C]`, normalised; empty from [`Loader::drawn`].
+    /// `[B][frames][H][W][C]`, normalised; empty from [`Loader::drawn`].
     pub data: Vec<f32>,
     /// Only from [`Loader::drawn`]: images of the training split by index, and what happens to each, `[B]`.
     pub draws: Vec<(u32, Draw)>,
     /// Classes, `[B]`.
     pub labels: Vec<u32>,
-    /// Images a sample: 1, for all sets here are static.
+    /// Images a sample: 1 for static images, T for recordings of an event camera.
     pub frames: usize,
 }
 
@@ -50,13 +53,16 @@ pub fn epoch_order(images: usize, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// Iterator over the batches of one pass through a split. Dropping it ends its thread.
+/// Iterator over the batches of one pass through a split. Dropping it ends its threads.
+///
+/// A sample that cannot be read ends the pass before its batch; [`Loader::outcome`] then has the error.
 #[derive(Debug)]
 pub struct Loader {
     plan: Arc<Plan>,
     /// Step whose batch comes next.
     step: usize,
-    ready: Option<Receiver<Batch>>,
+    ready: Option<Receiver<Result<Batch>>>,
+    failed: Option<Error>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -68,13 +74,13 @@ struct Plan {
     batch: usize,
     /// None for a pass through the test split, as it lies.
     training: Option<Training>,
+    /// Threads that read the samples of a streamed set, several at once; none where the system has none.
+    readers: Option<rayon::ThreadPool>,
 }
 
 #[derive(Debug)]
 struct Training {
-    augment: Augment,
-    seed: u64,
-    epoch: u64,
+    chance: Chance,
     order: Vec<u32>,
     /// Whether a device that has the images makes the pixels.
     only_drawn: bool,
@@ -106,7 +112,7 @@ impl Loader {
     ) -> Self {
         let epoch = epoch as u64;
         let order = epoch_order(dataset.train.len(), seed, epoch);
-        Self::start(dataset, batch, Some(Training { augment, seed, epoch, order, only_drawn }), first_step)
+        Self::start(dataset, batch, Some(Training { chance: Chance { augment, seed, epoch }, order, only_drawn }), first_step)
     }
 
     /// The test images in their order, as they are.
@@ -115,7 +121,10 @@ impl Loader {
     }
 
     fn start(dataset: Arc<Dataset>, batch: usize, training: Option<Training>, first_step: usize) -> Self {
-        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch: batch.max(1), training });
+        // Not the threads that compute: those would wait for a file in the middle of a layer.
+        let pool = || rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build().ok();
+        let readers = dataset.stream.as_ref().and_then(|_| pool());
+        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch: batch.max(1), training, readers });
         let (sender, ready) = sync_channel(AHEAD);
         let steps = first_step..plan.steps();
         let worker = Arc::clone(&plan);
@@ -124,13 +133,23 @@ impl Loader {
             .name("batches".into())
             .spawn(move || {
                 for step in steps {
-                    if sender.send(worker.prepare(step)).is_err() {
+                    let batch = worker.prepare(step);
+                    let is_last = batch.is_err();
+                    if sender.send(batch).is_err() || is_last {
                         return;
                     }
                 }
             })
             .ok();
-        Loader { plan, step: first_step, ready: Some(ready), thread }
+        Loader { plan, step: first_step, ready: Some(ready), failed: None, thread }
+    }
+
+    /// Why the pass ended early, once.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Io`] of the sample that could not be read.
+    pub fn outcome(&mut self) -> Result<()> {
+        self.failed.take().map_or(Ok(()), Err)
     }
 }
 
@@ -143,9 +162,17 @@ impl Iterator for Loader {
         }
         // The channel ends early only if the thread could not be started or broke off; a batch is never left out.
         let ready = self.ready.as_ref().and_then(|ready| ready.recv().ok());
-        let batch = ready.unwrap_or_else(|| self.plan.prepare(self.step));
-        self.step += 1;
-        Some(batch)
+        match ready.unwrap_or_else(|| self.plan.prepare(self.step)) {
+            Ok(batch) => {
+                self.step += 1;
+                Some(batch)
+            }
+            Err(error) => {
+                self.step = self.plan.steps();
+                self.failed = Some(error);
+                None
+            }
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -168,40 +195,64 @@ impl Drop for Loader {
 }
 
 impl Plan {
+    fn part(&self) -> Part {
+        if self.training.is_some() { Part::Train } else { Part::Test }
+    }
+
     fn split(&self) -> &Split {
-        if self.training.is_some() { &self.dataset.train } else { &self.dataset.test }
+        self.dataset.split(self.part())
     }
 
     fn steps(&self) -> usize {
         self.split().len().div_ceil(self.batch)
     }
 
-    fn prepare(&self, step: usize) -> Batch {
-        let split = self.split();
-        let places = step * self.batch..((step + 1) * self.batch).min(split.len());
-        let only_drawn = self.training.as_ref().is_some_and(|training| training.only_drawn);
-        let mut data = Vec::with_capacity(if only_drawn { 0 } else { places.len() * split.images.size() });
-        let (mut draws, mut labels) = (Vec::new(), Vec::with_capacity(places.len()));
-        for place in places {
-            let index = match &self.training {
-                Some(Training { augment, seed, epoch, order, only_drawn }) => {
-                    let index = order[place];
-                    let draw = augment.draw(*seed, *epoch, u64::from(index));
-                    if *only_drawn {
-                        draws.push((index, draw));
-                    } else {
-                        self.pixels.append_drawn(split.images.image(index as usize), augment.crop_pad, draw, &mut data);
-                    }
-                    index as usize
-                }
-                None => {
-                    self.pixels.append(split.images.image(place), &mut data);
-                    place
-                }
-            };
-            labels.push(split.labels[index]);
+    /// Samples of a step, by index.
+    fn samples(&self, step: usize) -> Vec<usize> {
+        let places = step * self.batch..((step + 1) * self.batch).min(self.split().len());
+        match &self.training {
+            Some(training) => training.order[places].iter().map(|&index| index as usize).collect(),
+            None => places.collect(),
         }
-        Batch { data, draws, labels, frames: 1 }
+    }
+
+    fn prepare(&self, step: usize) -> Result<Batch> {
+        let (split, samples) = (self.split(), self.samples(step));
+        let labels = samples.iter().map(|&index| split.labels[index]).collect();
+        let (mut data, mut draws) = (Vec::new(), Vec::new());
+        match (&self.dataset.stream, &self.training) {
+            (Some(stream), _) => data = self.read(stream, &samples)?,
+            (None, None) => {
+                data.reserve_exact(samples.len() * split.images.size());
+                samples.iter().for_each(|&index| self.pixels.append(split.images.image(index), &mut data));
+            }
+            (None, Some(Training { chance: Chance { augment, seed, epoch }, only_drawn, .. })) => {
+                data.reserve_exact(if *only_drawn { 0 } else { samples.len() * split.images.size() });
+                for &index in &samples {
+                    let draw = augment.draw(*seed, *epoch, index as u64);
+                    if *only_drawn {
+                        draws.push((index as u32, draw));
+                    } else {
+                        self.pixels.append_drawn(split.images.image(index), augment.crop_pad, draw, &mut data);
+                    }
+                }
+            }
+        }
+        Ok(Batch { data, draws, labels, frames: self.dataset.frames })
+    }
+
+    /// The input of some samples of a streamed set; of several errors, that of the first sample.
+    fn read(&self, stream: &Stream, samples: &[usize]) -> Result<Vec<f32>> {
+        let values = self.dataset.sample_values().max(1);
+        let mut data = vec![0.0; samples.len() * values];
+        let chance = self.training.as_ref().map(|training| &training.chance);
+        let fill = |(out, &index): (&mut [f32], &usize)| stream.fill(&self.pixels, self.part(), index, chance, out);
+        let results: Vec<Result<()>> = match &self.readers {
+            Some(pool) => pool.install(|| data.par_chunks_mut(values).zip(samples).map(fill).collect()),
+            None => data.chunks_mut(values).zip(samples).map(fill).collect(),
+        };
+        results.into_iter().collect::<Result<()>>()?;
+        Ok(data)
     }
 }
 

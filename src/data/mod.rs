@@ -1,20 +1,34 @@
-//! Data sets: images as bytes in memory, batches as normalised f32.
+//! Data sets: images as bytes in memory, or files that are read when they are needed; batches as normalised f32.
 //!
-//! [`load`] reads a set by name, [`Loader`] turns it into the batches of an epoch. Everything random is a function of
+//! [`load`] opens a set by name, [`Loader`] turns it into the batches of an epoch. Everything random is a function of
 //! (seed, epoch, index of the image), so an epoch can be taken up again in its middle.
 
+pub mod aedat;
+mod aedat4;
 mod augment;
 mod catalogue;
 pub mod cifar;
+mod class_folders;
+pub mod events;
+mod frame_cache;
 pub mod idx;
 mod loader;
+pub mod photos;
+pub mod picture;
+mod prepare;
+pub mod resample;
+mod stream;
 mod summary;
 
 use std::path::Path;
 
 pub use augment::{Augment, Draw, Pixels};
 pub use catalogue::names;
+pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use loader::{Batch, Loader, check_batch, epoch_order};
+pub use photos::{PhotoReading, Photos};
+pub use prepare::{CACHE_FOLDER, Preparation, prepare};
+pub use stream::{Listener, Part, Stream, Told};
 pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};
 
 use crate::error::{Error, Result};
@@ -57,7 +71,7 @@ impl Images {
 /// Images with their classes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
-    /// The images.
+    /// The images; none where they come from [`Dataset::stream`].
     pub images: Images,
     /// Class of each image.
     pub labels: Vec<u32>,
@@ -82,6 +96,8 @@ pub struct Dataset {
     pub name: String,
     /// Height, width, channels.
     pub shape: [usize; 3],
+    /// Images of a sample: 1, or T for recordings of an event camera.
+    pub frames: usize,
     /// Name of each class; a label is an index into it.
     pub classes: Vec<String>,
     /// What a network learns from.
@@ -94,6 +110,8 @@ pub struct Dataset {
     pub mean: Vec<f32>,
     /// Standard deviation of each channel, in units of `max_value`; divides the input.
     pub std: Vec<f32>,
+    /// Where samples come from that do not lie in memory; then both splits have labels and no images.
+    pub stream: Option<Stream>,
 }
 
 impl Dataset {
@@ -125,7 +143,40 @@ impl Dataset {
         // A channel that never changes carries nothing; dividing it by 1 keeps it finite.
         let std = std.iter().map(|&s| if s > 0.0 { s as f32 } else { 1.0 }).collect();
         let mean = mean.iter().map(|&m| m as f32).collect();
-        Ok(Dataset { name: name.to_string(), shape, classes, train, test, max_value, mean, std })
+        Ok(Dataset { name: name.to_string(), shape, frames: 1, classes, train, test, max_value, mean, std, stream: None })
+    }
+
+    /// A set whose samples are read from disk when they are needed, as they are.
+    fn streamed(name: &str, classes: Vec<String>, stream: Stream) -> Self {
+        let (shape, frames) = match &stream {
+            Stream::Events(events) => ([events.reading.size, events.reading.size, 2], events.reading.time_steps),
+            Stream::Photos(photos) => ([photos.reading.size, photos.reading.size, 3], 1),
+        };
+        let split = |part: Part| Split { images: Images { shape, pixels: Vec::new() }, labels: stream.labels(part) };
+        let (train, test) = (split(Part::Train), split(Part::Test));
+        let (mean, std) = (vec![0.0; shape[2]], vec![1.0; shape[2]]);
+        Dataset { name: name.to_string(), shape, frames, classes, train, test, max_value: 255, mean, std, stream: Some(stream) }
+    }
+
+    /// One split.
+    pub fn split(&self, part: Part) -> &Split {
+        match part {
+            Part::Train => &self.train,
+            Part::Test => &self.test,
+        }
+    }
+
+    /// The set as results name it: with the split, where there is more than one usual split.
+    pub fn title(&self) -> String {
+        match &self.stream {
+            Some(Stream::Events(events)) => format!("{} (split {:?})", self.name, events.reading.split).to_lowercase(),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// Values of a sample, `[frames][H][W][C]`.
+    pub fn sample_values(&self) -> usize {
+        self.frames * self.shape.iter().product::<usize>()
     }
 }
 
@@ -148,11 +199,29 @@ pub fn moments(images: &Images, max_value: u8) -> (Vec<f64>, Vec<f64>) {
     counts.iter().map(of_channel).unzip()
 }
 
-/// Reads a data set by its name. `data_dir` is the folder (or, for CIFAR, the archive) of a set that is not built in.
+/// How samples are made from the files of a streamed set. Sets in memory have no choice.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// Recordings of an event camera.
+    pub events: EventReading,
+    /// Photos.
+    pub photos: PhotoReading,
+}
+
+/// [`open`] with the paper's settings.
+///
+/// # Errors
+/// As [`open`].
+pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
+    open(name, data_dir, &Reading::default())
+}
+
+/// Opens a data set by its name. `data_dir` is the folder (or, for CIFAR, the archive) of a set that is not built in. Of a streamed
+/// set only the names of the files are read; [`prepare`] does what saves time later.
 ///
 /// # Errors
 /// [`Error::Config`] for an unknown name, or a `data_dir` that is missing or not wanted; [`Error::File`] or [`Error::Io`] for a
 /// file that is missing or is not what it should be.
-pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
-    catalogue::load(name, data_dir)
+pub fn open(name: &str, data_dir: Option<&Path>, reading: &Reading) -> Result<Dataset> {
+    catalogue::open(name, data_dir, reading)
 }

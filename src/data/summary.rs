@@ -3,7 +3,7 @@
 use image::{ImageFormat, Rgb, RgbImage};
 use serde::Serialize;
 
-use super::{Dataset, Split, catalogue, moments};
+use super::{Dataset, Part, Split, catalogue, moments};
 use crate::error::{Error, Result};
 
 /// A data set in numbers.
@@ -13,6 +13,8 @@ pub struct Summary {
     pub dataset: String,
     /// Height, width, channels.
     pub shape: [usize; 3],
+    /// Images of a sample.
+    pub frames: usize,
     /// Byte that stands for 1.0.
     pub max_value: u8,
     /// Mean of each channel that is subtracted from the input.
@@ -34,17 +36,17 @@ pub struct SplitSummary {
     pub images: usize,
     /// Number of images of each class.
     pub per_class: Vec<usize>,
-    /// Measured mean of each channel, in units of `max_value`.
+    /// Measured mean of each channel, in units of `max_value`; empty for a streamed set, whose files are not read for this.
     pub mean: Vec<f64>,
-    /// Measured standard deviation of each channel, in units of `max_value`.
+    /// Measured standard deviation of each channel, in units of `max_value`; empty for a streamed set.
     pub std: Vec<f64>,
-    /// CRC-32C of the pixels, `[N][H][W][C]` bytes, followed by the labels, one little-endian u32 each.
+    /// CRC-32C of the pixels, `[N][H][W][C]` bytes, followed by the labels, one little-endian u32 each; none for a streamed set.
     #[serde(serialize_with = "hexadecimal")]
-    pub crc32c: u32,
+    pub crc32c: Option<u32>,
 }
 
-fn hexadecimal<S: serde::Serializer>(checksum: &u32, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.serialize_str(&format!("{checksum:08x}"))
+fn hexadecimal<S: serde::Serializer>(checksum: &Option<u32>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    checksum.map(|checksum| format!("{checksum:08x}")).serialize(serializer)
 }
 
 /// Counts and measures a data set.
@@ -56,12 +58,17 @@ pub fn summarize(dataset: &Dataset) -> Summary {
                 *count += 1;
             }
         }
+        let images = split.len();
+        if dataset.stream.is_some() {
+            return SplitSummary { images, per_class, mean: Vec::new(), std: Vec::new(), crc32c: None };
+        }
         let (mean, std) = moments(&split.images, dataset.max_value);
-        SplitSummary { images: split.len(), per_class, mean, std, crc32c: checksum(split) }
+        SplitSummary { images, per_class, mean, std, crc32c: Some(checksum(split)) }
     };
     Summary {
         dataset: dataset.name.clone(),
         shape: dataset.shape,
+        frames: dataset.frames,
         max_value: dataset.max_value,
         mean: dataset.mean.clone(),
         std: dataset.std.clone(),
@@ -84,8 +91,8 @@ fn checksum(split: &Split) -> u32 {
 pub fn problems(summary: &Summary) -> Result<Vec<String>> {
     let published = &catalogue::find(&summary.dataset)?.published;
     let mut problems = Vec::new();
-    if summary.shape != published.shape {
-        problems.push(format!("images are {:?} (height, width, channels), published are {:?}", summary.shape, published.shape));
+    if let Some(shape) = published.shape.filter(|&shape| shape != summary.shape) {
+        problems.push(format!("images are {:?} (height, width, channels), published are {shape:?}", summary.shape));
     }
     for (index, (split, which)) in [(&summary.train, "training"), (&summary.test, "test")].into_iter().enumerate() {
         if split.images != published.images[index] {
@@ -95,8 +102,9 @@ pub fn problems(summary: &Summary) -> Result<Vec<String>> {
         if published.balanced && split.per_class.iter().any(|&count| count != each) {
             problems.push(format!("{which} images of each class are {:?}, published are equally many", split.per_class));
         }
-        if let Some(expected) = published.crc32c.filter(|expected| expected[index] != split.crc32c) {
-            problems.push(format!("{which} split has checksum {:08x}, published is {:08x}", split.crc32c, expected[index]));
+        let checksums = published.crc32c.map(|expected| expected[index]).zip(split.crc32c);
+        if let Some((expected, found)) = checksums.filter(|(expected, found)| expected != found) {
+            problems.push(format!("{which} split has checksum {found:08x}, published is {expected:08x}"));
         }
     }
     Ok(problems)
@@ -105,11 +113,15 @@ pub fn problems(summary: &Summary) -> Result<Vec<String>> {
 /// A picture (PNG) with a row a class and the first `columns` images of each class in it, small images enlarged.
 ///
 /// # Errors
-/// [`Error::Config`] for 0 columns or a picture too large to be one.
-pub fn contact_sheet(dataset: &Dataset, split: &Split, columns: usize) -> Result<Vec<u8>> {
+/// [`Error::Config`] for 0 columns or a picture too large to be one; that of a sample that cannot be read.
+pub fn contact_sheet(dataset: &Dataset, part: Part, columns: usize) -> Result<Vec<u8>> {
     const GAP: usize = 2;
     const MAX_PIXELS: usize = 1 << 26;
-    let [height, width, channels] = dataset.shape;
+    let split = dataset.split(part);
+    let picture = |index: usize| match &dataset.stream {
+        Some(stream) => stream.thumbnail(part, index),
+        None => Ok((dataset.shape, split.images.image(index).to_vec())),
+    };
     if columns == 0 {
         return Err(Error::config("per-class", "a sheet needs at least one image a class"));
     }
@@ -120,6 +132,7 @@ pub fn contact_sheet(dataset: &Dataset, split: &Split, columns: usize) -> Result
         }
     }
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let ([height, width, channels], _) = picture(0)?;
     let scale = (32 / height.max(width).max(1)).max(1);
     let (cell_height, cell_width) = (height * scale + GAP, width * scale + GAP);
     let (sheet_height, sheet_width) = (rows.len() * cell_height + GAP, columns * cell_width + GAP);
@@ -131,7 +144,7 @@ pub fn contact_sheet(dataset: &Dataset, split: &Split, columns: usize) -> Result
     let mut sheet = RgbImage::from_pixel(sheet_width as u32, sheet_height as u32, Rgb([255, 255, 255]));
     for (row, indices) in rows.iter().enumerate() {
         for (column, &index) in indices.iter().enumerate() {
-            let image = split.images.image(index);
+            let (_, image) = picture(index)?;
             for y in 0..height * scale {
                 for x in 0..width * scale {
                     let pixel = &image[(y / scale * width + x / scale) * channels..][..channels];

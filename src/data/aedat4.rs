@@ -1,0 +1,155 @@
+//! AEDAT 4.0: a FlatBuffer that says how packets are compressed, then packets, of which those of events are read.
+//!
+//! Of FlatBuffers only this is needed: a table begins with the distance back to its list of fields, which says where in the table
+//! each field lies, 0 for one that is absent; a vector is a count and its elements. All numbers are little-endian.
+
+use std::io::Read;
+use std::path::Path;
+
+use super::aedat::{Event, SIDE};
+use crate::error::{Error, Result};
+
+/// First line of a file.
+const MAGIC: &[u8] = b"#!AER-DAT4.0\r\n";
+
+/// Bytes of an event: i64 time, i16 x, i16 y, u8 brighter, 3 unused.
+const EVENT: usize = 16;
+
+/// More bytes than any packet unpacks to.
+const MAX_PACKET: u64 = 1 << 28;
+
+/// How packets are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compression {
+    None,
+    Lz4,
+    Zstd,
+}
+
+/// The events of all packets that hold events, in the order of the file.
+///
+/// # Errors
+/// [`Error::File`] for a damaged file (says at which byte) or an event outside the camera.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
+    let problem = |at: usize, what: &str| Error::file(path, format!("is damaged at byte {at}: {what}; get it again"));
+    let truncated = |at: usize| problem(at, "it is cut off");
+    if !bytes.starts_with(MAGIC) {
+        return Err(Error::file(path, "is no AEDAT 4.0 file: its first line is not \"#!AER-DAT4.0\"; get it again"));
+    }
+    let start = MAGIC.len();
+    let size = u32_at(bytes, start).ok_or_else(|| truncated(start))? as usize;
+    let header = bytes[start + 4..].get(..size).ok_or_else(|| truncated(start))?;
+    let (compression, end) = file_header(header).ok_or_else(|| problem(start, "its header is no table of the kind IOHE"))?;
+    let compression = match compression {
+        0 => Compression::None,
+        1 | 2 => Compression::Lz4,
+        3 | 4 => Compression::Zstd,
+        other => return Err(problem(start, &format!("compression {other} is not known (0 to 4 are)"))),
+    };
+    // A list of all packets may follow them; where there is none, the place is −1.
+    let end = if end < 0 { bytes.len() } else { usize::try_from(end).unwrap_or(usize::MAX) };
+    if end > bytes.len() {
+        return Err(truncated(bytes.len()));
+    }
+    let mut at = start + 4 + size;
+    let mut events = Vec::new();
+    while at < end {
+        let size = u32_at(bytes, at + 4).ok_or_else(|| truncated(at))? as usize;
+        let packed = bytes.get(at + 8..end).and_then(|rest| rest.get(..size)).ok_or_else(|| truncated(at))?;
+        let packet = unpack(packed, compression).map_err(|e| problem(at, &format!("a packet cannot be unpacked ({e})")))?;
+        if is_of_events(&packet) {
+            let found = elements(&packet).ok_or_else(|| problem(at, "a packet of events is no table of the kind EVTS"))?;
+            append(path, at, found, &mut events)?;
+        }
+        at += 8 + size;
+    }
+    Ok(events)
+}
+
+/// Appends the events of one packet, which begins at byte `at` of the file.
+fn append(path: &Path, at: usize, packet: &[[u8; EVENT]], events: &mut Vec<Event>) -> Result<()> {
+    events.reserve(packet.len());
+    for &[t0, t1, t2, t3, t4, t5, t6, t7, x0, x1, y0, y1, on, ..] in packet {
+        let (x, y) = (i16::from_le_bytes([x0, x1]), i16::from_le_bytes([y0, y1]));
+        let inside = 0..SIDE as i16;
+        if !inside.contains(&x) || !inside.contains(&y) {
+            let problem = format!(
+                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the camera's {SIDE}x{SIDE} pixels; get it again",
+                events.len()
+            );
+            return Err(Error::file(path, problem));
+        }
+        let time = i64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
+        events.push(Event { time, x: x as u8, y: y as u8, polarity: u8::from(on != 0) });
+    }
+    Ok(())
+}
+
+/// Compression, and the byte at which the packets end, of the header's FlatBuffer (without its size).
+fn file_header(buffer: &[u8]) -> Option<(i32, i64)> {
+    if buffer.get(4..8)? != b"IOHE" {
+        return None;
+    }
+    let table = u32_at(buffer, 0)? as usize;
+    let compression = match field(buffer, table, 0)? {
+        Some(place) => i32::from_le_bytes(array(buffer, place)?),
+        None => 0,
+    };
+    let end = match field(buffer, table, 1)? {
+        Some(place) => i64::from_le_bytes(array(buffer, place)?),
+        None => -1,
+    };
+    Some((compression, end))
+}
+
+/// Whether an unpacked packet holds events, and not pictures, signals or what else a camera gives.
+fn is_of_events(packet: &[u8]) -> bool {
+    packet.get(8..12) == Some(b"EVTS")
+}
+
+/// The events of a packet: the vector that is the first field of its FlatBuffer, whose size stands before it.
+fn elements(packet: &[u8]) -> Option<&[[u8; EVENT]]> {
+    let buffer = packet.get(4..)?;
+    let Some(place) = field(buffer, u32_at(buffer, 0)? as usize, 0)? else { return Some(&[]) };
+    let vector = place.checked_add(u32_at(buffer, place)? as usize)?;
+    let count = u32_at(buffer, vector)? as usize;
+    let (elements, _) = buffer.get(vector.checked_add(4)?..)?.as_chunks::<EVENT>();
+    elements.get(..count)
+}
+
+/// Where field `index` of the table at `table` lies; inside, none if the table has no such field.
+fn field(buffer: &[u8], table: usize, index: usize) -> Option<Option<usize>> {
+    let back = i32::from_le_bytes(array(buffer, table)?);
+    let fields = usize::try_from(i64::try_from(table).ok()? - i64::from(back)).ok()?;
+    let size = usize::from(u16::from_le_bytes(array(buffer, fields)?));
+    let entry = 4 + 2 * index;
+    if entry + 2 > size {
+        return Some(None);
+    }
+    let offset = usize::from(u16::from_le_bytes(array(buffer, fields.checked_add(entry)?)?));
+    Some((offset != 0).then_some(table + offset))
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    array(bytes, at).map(u32::from_le_bytes)
+}
+
+/// One compressed frame, or as many as there are.
+fn unpack(packed: &[u8], compression: Compression) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match compression {
+        Compression::None => bytes.extend_from_slice(packed),
+        Compression::Lz4 => {
+            lz4_flex::frame::FrameDecoder::new(packed).take(MAX_PACKET).read_to_end(&mut bytes)?;
+        }
+        Compression::Zstd => {
+            let decoder = ruzstd::decoding::StreamingDecoder::new(packed).map_err(std::io::Error::other)?;
+            decoder.take(MAX_PACKET).read_to_end(&mut bytes)?;
+        }
+    }
+    Ok(bytes)
+}

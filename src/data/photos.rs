@@ -1,0 +1,217 @@
+//! ImageNet: a folder with `train` and `val`, each with a folder of photos for each class. Photos are decoded when their batch is
+//! prepared, and cropped and resized as torchvision does it.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::augment::{below, uniform};
+use super::resample::{Area, bilinear};
+use super::{Part, class_folders, picture};
+use crate::error::{Error, Result};
+
+/// What is taken for a photo.
+const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+
+/// Folders of the training and the test split.
+const FOLDERS: [&str; 2] = ["train", "val"];
+
+/// Width : height of a random crop, as everyone trains on ImageNet.
+const ASPECT: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+
+/// How a photo becomes the input of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhotoReading {
+    /// Pixels a side of the input.
+    pub size: usize,
+    /// Pixels of the shorter side of a test photo before its middle is cut out.
+    pub resize: usize,
+    /// Smallest and largest share of the area of a training photo that a random crop takes.
+    pub crop_scale: [f64; 2],
+}
+
+impl Default for PhotoReading {
+    fn default() -> Self {
+        PhotoReading { size: 224, resize: 256, crop_scale: [0.08, 1.0] }
+    }
+}
+
+/// The files of the set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Photos {
+    root: PathBuf,
+    classes: Vec<String>,
+    /// Class and name of each photo, training and test.
+    files: [Vec<(u32, OsString)>; 2],
+    /// How they are read.
+    pub reading: PhotoReading,
+}
+
+/// A rectangle of a photo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crop {
+    /// First row and column.
+    pub at: [usize; 2],
+    /// Rows and columns.
+    pub size: [usize; 2],
+}
+
+impl Photos {
+    /// Looks which photos there are below `root`; decodes none.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a folder that is missing, has no classes, or not those of the other split; [`Error::Io`] if one could
+    /// not be read.
+    pub fn list(root: &Path, reading: PhotoReading) -> Result<Self> {
+        let [train, test] = FOLDERS.map(|part| class_names(root, part));
+        let (classes, test) = (train?, test?);
+        if let Some(name) = test.iter().find(|name| !classes.contains(name)) {
+            let problem = "has no counterpart in train/; remove it, or add the training photos of the class";
+            return Err(Error::file(root.join("val").join(name), problem));
+        }
+        if let Some(name) = classes.iter().find(|name| !test.contains(name)) {
+            let problem = "is missing, though train/ has that class; add its photos, or remove the class from train/";
+            return Err(Error::file(root.join("val").join(name), problem));
+        }
+        let list = |part: &str| {
+            let of_class = |(label, name): (usize, &String)| {
+                let folder = root.join(part).join(name);
+                let files = class_folders::files(&folder, &EXTENSIONS)?;
+                if files.is_empty() {
+                    return Err(Error::file(
+                        folder,
+                        "has no photos (.jpeg, .jpg or .png); add some, or remove the class from train/ and val/",
+                    ));
+                }
+                Ok(files.into_iter().map(|file| (label as u32, file)).collect())
+            };
+            let found: Vec<Result<Vec<_>>> = classes.par_iter().enumerate().map(of_class).collect();
+            let found: Result<Vec<Vec<_>>> = found.into_iter().collect(); // of several errors, the first in order
+            found.map(|classes| classes.concat())
+        };
+        let files = [list(FOLDERS[0])?, list(FOLDERS[1])?];
+        Ok(Photos { root: root.to_path_buf(), classes, files, reading })
+    }
+
+    /// Names of the class folders.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Number of photos of one split.
+    pub fn len(&self, part: Part) -> usize {
+        self.files[part as usize].len()
+    }
+
+    /// Class of each photo.
+    pub fn labels(&self, part: Part) -> Vec<u32> {
+        self.files[part as usize].iter().map(|file| file.0).collect()
+    }
+
+    /// Where a photo is.
+    pub fn path(&self, part: Part, index: usize) -> PathBuf {
+        let (label, name) = &self.files[part as usize][index];
+        self.root.join(FOLDERS[part as usize]).join(&self.classes[*label as usize]).join(name)
+    }
+
+    /// Leaves out some photos.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a class has none left.
+    pub(super) fn remove(&mut self, paths: &HashSet<PathBuf>) -> Result<()> {
+        for part in [Part::Train, Part::Test] {
+            let stay: Vec<bool> = (0..self.files[part as usize].len()).map(|index| !paths.contains(&self.path(part, index))).collect();
+            let mut stay = stay.into_iter();
+            self.files[part as usize].retain(|_| stay.next().unwrap_or(true));
+            let mut counts = vec![0; self.classes.len()];
+            self.files[part as usize].iter().for_each(|file| counts[file.0 as usize] += 1);
+            if let Some(class) = counts.iter().position(|&count| count == 0) {
+                let folder = self.root.join(FOLDERS[part as usize]).join(&self.classes[class]);
+                return Err(Error::file(folder, "has no photo that can be read; get them again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A training photo, a random part of it at `size`, `[size][size][3]`.
+    ///
+    /// # Errors
+    /// What [`picture::read`] finds wrong.
+    pub(super) fn training(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Vec<u8>> {
+        let image = picture::read(&self.path(Part::Train, index))?;
+        let (width, height) = image.dimensions();
+        let Crop { at, size } = random_crop([height as usize, width as usize], self.reading.crop_scale, rng);
+        Ok(bilinear(&Area { pixels: image.as_raw(), stride: width as usize, at, size }, [self.reading.size; 2]))
+    }
+
+    /// A photo as it is tested on, `[size][size][3]`: resized, and its middle.
+    ///
+    /// # Errors
+    /// What [`picture::read`] finds wrong.
+    pub(super) fn middle(&self, part: Part, index: usize) -> Result<Vec<u8>> {
+        let image = picture::read(&self.path(part, index))?;
+        let (width, height) = image.dimensions();
+        Ok(middle(image.as_raw(), [height as usize, width as usize], self.reading.resize, self.reading.size))
+    }
+}
+
+/// Names of the classes of one split.
+fn class_names(root: &Path, part: &str) -> Result<Vec<String>> {
+    const LAYOUT: &str = "expected are train/CLASS/*.JPEG and val/CLASS/*.JPEG below --data-dir (docs/data.md)";
+    let folder = root.join(part);
+    if !folder.is_dir() {
+        return Err(Error::file(folder, format!("is no folder; {LAYOUT}")));
+    }
+    let names = class_folders::folders(&folder)?;
+    if names.is_empty() {
+        let loose = class_folders::files(&folder, &EXTENSIONS)?.len();
+        let problem = match loose {
+            0 => format!("has no folders in it; {LAYOUT}"),
+            _ => format!("has {loose} photos but no class folders: move each photo into the folder of its class; {LAYOUT}"),
+        };
+        return Err(Error::file(folder, problem));
+    }
+    Ok(names)
+}
+
+/// The part of a photo (rows, columns) that is trained on: of a random share of its area and a random shape between 3:4 and 4:3, as
+/// torchvision's `RandomResizedCrop` draws them, but from other random numbers. Ten draws that do not fit give the middle.
+pub fn random_crop(photo: [usize; 2], scale: [f64; 2], rng: &mut ChaCha8Rng) -> Crop {
+    let [rows, columns] = photo;
+    let area = rows as f64 * columns as f64;
+    for _ in 0..10 {
+        let target = area * uniform(rng, scale);
+        let aspect = uniform(rng, ASPECT.map(f64::ln)).exp();
+        let width = (target * aspect).sqrt().round_ties_even() as usize;
+        let height = (target / aspect).sqrt().round_ties_even() as usize;
+        if (1..=columns).contains(&width) && (1..=rows).contains(&height) {
+            let top = below(rng, (rows - height) as u64 + 1) as usize;
+            let left = below(rng, (columns - width) as u64 + 1) as usize;
+            return Crop { at: [top, left], size: [height, width] };
+        }
+    }
+    let shape = columns as f64 / rows as f64;
+    let size = if shape < ASPECT[0] {
+        [(columns as f64 / ASPECT[0]).round_ties_even() as usize, columns]
+    } else if shape > ASPECT[1] {
+        [rows, (rows as f64 * ASPECT[1]).round_ties_even() as usize]
+    } else {
+        photo
+    };
+    Crop { at: [(rows - size[0]) / 2, (columns - size[1]) / 2], size }
+}
+
+/// A photo (`[rows][columns][3]`) with its shorter side at `resize`, of that the middle `size`×`size`, as torchvision's `Resize`
+/// and `CenterCrop`. `size` is at most `resize`.
+pub fn middle(pixels: &[u8], photo: [usize; 2], resize: usize, size: usize) -> Vec<u8> {
+    let shorter = photo[0].min(photo[1]).max(1);
+    let to = photo.map(|side| resize * side / shorter);
+    let resized = bilinear(&Area { pixels, stride: photo[1], at: [0, 0], size: photo }, to);
+    // Half a pixel goes to the even side.
+    let [top, left] = to.map(|side| ((side - size) as f64 / 2.0).round_ties_even() as usize);
+    (top..top + size).flat_map(|y| &resized[(y * to[1] + left) * 3..][..size * 3]).copied().collect()
+}

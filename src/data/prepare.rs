@@ -1,0 +1,143 @@
+//! What is done once before a streamed set is trained on: files that cannot be read are left out if that is allowed, and recordings
+//! become frames on disk.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::frame_cache::FrameCache;
+use super::stream::{Listener, Told};
+use super::{Dataset, Events, Part, Stream};
+use crate::atomic_file;
+use crate::error::{Error, Result};
+
+/// Name of the folder for what is made from a data set, inside of it.
+pub const CACHE_FOLDER: &str = ".dsr-cache";
+
+/// What [`prepare`] may do.
+#[derive(Clone, Debug, Default)]
+pub struct Preparation {
+    /// Folder for what is made; [`CACHE_FOLDER`] inside the data set without this.
+    pub cache_dir: Option<PathBuf>,
+    /// So many files that cannot be read are left out; with 0, none is looked for, and the first one met ends the run.
+    pub skip_unreadable: usize,
+}
+
+/// Makes a data set ready for training. A set in memory is ready.
+///
+/// # Errors
+/// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses.
+pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
+    let Some(stream) = &mut dataset.stream else { return Ok(()) };
+    if matches!(stream, Stream::Photos(_)) && preparation.skip_unreadable == 0 {
+        return Ok(());
+    }
+    let folder = preparation.cache_dir.clone().unwrap_or_else(|| root.join(CACHE_FOLDER));
+    std::fs::create_dir_all(&folder).map_err(|e| refused(&folder, e))?;
+    if preparation.skip_unreadable > 0 {
+        let bad = unreadable(stream, root, &folder, preparation.skip_unreadable, tell)?;
+        if !bad.is_empty() {
+            tell(Told::Note(&format!("left out {} files that cannot be read; `dsr data verify` names them", bad.len())));
+        }
+        stream.remove(&bad)?;
+    }
+    if let Stream::Events(events) = stream {
+        events.cache = Some(Arc::new(frames(events, root, &folder, tell)?));
+    }
+    (dataset.train.labels, dataset.test.labels) = (stream.labels(Part::Train), stream.labels(Part::Test));
+    Ok(())
+}
+
+/// The files that cannot be read, from the list of an earlier look at the same files, or by reading all.
+fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell: Listener) -> Result<HashSet<PathBuf>> {
+    let paths = || [Part::Train, Part::Test].into_iter().flat_map(|part| (0..stream.len(part)).map(move |index| stream.path(part, index)));
+    let digest = digest(root, paths())?;
+    let list = folder.join(format!("unreadable-{digest:08x}.json"));
+    // A list that was damaged is made again.
+    let known: Option<Vec<PathBuf>> = std::fs::read(&list).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let bad = match known {
+        Some(known) => known,
+        None => {
+            let found = stream.unreadable(tell);
+            if let Some((_, error)) = found.get(allowed) {
+                let problem = format!("{} files cannot be read, {allowed} may be left out; the next one: {error}", found.len());
+                return Err(Error::config("skip-unreadable", problem));
+            }
+            let bad: Vec<PathBuf> = found.into_iter().map(|bad| inside(root, &bad.0).to_path_buf()).collect();
+            let text = serde_json::to_vec(&bad).map_err(|e| Error::file(&list, format!("cannot be written ({e})")))?;
+            atomic_file::write(&list, &text)?;
+            bad
+        }
+    };
+    if bad.len() > allowed {
+        let problem = format!("{} files cannot be read, {allowed} may be left out; the first one is {}", bad.len(), bad[0].display());
+        return Err(Error::config("skip-unreadable", problem));
+    }
+    Ok(bad.into_iter().map(|path| root.join(path)).collect())
+}
+
+/// The frames of all recordings, on disk; made by one process at a time.
+fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result<FrameCache> {
+    let (recordings, values) = (events.recordings(), events.values());
+    let digest = digest(root, (0..recordings).map(|recording| events.path_of(recording)))?;
+    let header = serde_json::json!({ "format": 1, "reading": events.reading, "recordings": recordings, "files": digest }).to_string();
+    let path = folder.join(events.cache_name());
+    let open = || FrameCache::open(&path, &header, recordings, values);
+    if let Some(cache) = open()? {
+        return Ok(cache);
+    }
+    let _lock = lock(folder, tell)?;
+    // Another process may have made them in the meantime.
+    if let Some(cache) = open()? {
+        return Ok(cache);
+    }
+    atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
+    tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())));
+    FrameCache::create(&path, &header, recordings, |recording| events.make(recording), tell)?;
+    open()?.ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
+}
+
+/// Waits until no other process makes frames in `folder`. The system gives the lock back when a process ends, however it ends.
+fn lock(folder: &Path, tell: Listener) -> Result<File> {
+    let path = folder.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| refused(&path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())));
+            file.lock().map_err(Error::io(&path))?;
+            Ok(file)
+        }
+        // Where a file system knows no locks, two processes may do the same work; each file is still written whole.
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
+    }
+}
+
+/// Checksum of which files there are: name below `root`, length, and time of the last change of each.
+fn digest(root: &Path, paths: impl Iterator<Item = PathBuf>) -> Result<u32> {
+    let mut checksum = 0;
+    for path in paths {
+        let metadata = path.metadata().map_err(Error::io(&path))?;
+        let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+        for name in inside(root, &path).iter().map(OsStr::as_encoded_bytes) {
+            checksum = crc32c::crc32c_append(crc32c::crc32c_append(checksum, name), b"/");
+        }
+        for number in [metadata.len() as u128, changed.as_nanos()] {
+            checksum = crc32c::crc32c_append(checksum, &number.to_le_bytes());
+        }
+    }
+    Ok(checksum)
+}
+
+/// A path below `root`, without it: a set may be moved.
+fn inside<'a>(root: &Path, path: &'a Path) -> &'a Path {
+    path.strip_prefix(root).unwrap_or(path)
+}
+
+/// The error of a cache folder that cannot be written.
+fn refused(path: &Path, source: std::io::Error) -> Error {
+    Error::file(path, format!("cannot be written ({source}): name a folder for what is made from the data set by --cache-dir"))
+}

@@ -1,0 +1,143 @@
+//! Samples that do not lie in memory: each is read from its file when its batch is prepared.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use super::augment::{Purpose, below, generator};
+use super::{Augment, Events, Photos, Pixels};
+use crate::error::{Error, Result};
+
+/// Training or test split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// What a network learns from.
+    Train,
+    /// What it is measured on.
+    Test,
+}
+
+/// Where samples come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stream {
+    /// Recordings of an event camera.
+    Events(Events),
+    /// Photos.
+    Photos(Photos),
+}
+
+/// What random changes are a function of, beside the index of a sample.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chance {
+    pub augment: Augment,
+    pub seed: u64,
+    pub epoch: u64,
+}
+
+/// What a long piece of work tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// Something to know.
+    Note(&'a str),
+    /// How far it is.
+    Done { what: &'a str, done: usize, total: usize },
+}
+
+/// Who listens.
+pub type Listener<'a> = &'a (dyn Fn(Told) + Sync);
+
+impl Stream {
+    /// Class of each sample of a split.
+    pub fn labels(&self, part: Part) -> Vec<u32> {
+        match self {
+            Stream::Events(events) => events.labels(part),
+            Stream::Photos(photos) => photos.labels(part),
+        }
+    }
+
+    /// The file of a sample.
+    pub fn path(&self, part: Part, index: usize) -> PathBuf {
+        match self {
+            Stream::Events(events) => events.path(part, index),
+            Stream::Photos(photos) => photos.path(part, index),
+        }
+    }
+
+    /// Puts a sample, `[frames][H][W][C]`, into `out`: as it is tested on, or, with `chance`, as it is trained on.
+    pub(super) fn fill(&self, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>, out: &mut [f32]) -> Result<()> {
+        match (self, chance) {
+            (Stream::Photos(photos), None) => pixels.fill(&photos.middle(part, index)?, false, out),
+            (Stream::Photos(photos), Some(Chance { augment, seed, epoch })) => {
+                let mut rng = generator(*seed, Purpose::Augment, *epoch, index as u64);
+                let cropped = photos.training(index, &mut rng)?;
+                pixels.fill(&cropped, augment.flip && below(&mut rng, 2) == 1, out);
+            }
+            (Stream::Events(events), None) => out.copy_from_slice(&events.frames(part, index)?),
+            (Stream::Events(events), Some(Chance { augment, seed, epoch })) => {
+                let draw = augment.draw(*seed, *epoch, index as u64);
+                let frames = events.frames(part, index)?;
+                let (side, size) = (events.reading.size, out.len() / events.reading.time_steps);
+                for (frame, out) in frames.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+                    draw.cut(frame, side, augment.crop_pad, out);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A small picture of a sample, `[H][W][C]` bytes: the sum of all frames, or the middle of a photo.
+    pub(super) fn thumbnail(&self, part: Part, index: usize) -> Result<([usize; 3], Vec<u8>)> {
+        const SIDE: usize = 64;
+        match self {
+            Stream::Photos(photos) => {
+                let mut small = photos.clone();
+                small.reading.size = SIDE;
+                small.reading.resize = SIDE;
+                Ok(([SIDE, SIDE, 3], small.middle(part, index)?))
+            }
+            Stream::Events(events) => {
+                let frames = events.frames(part, index)?;
+                let size = frames.len() / events.reading.time_steps.max(1);
+                let total: Vec<f32> = (0..size).map(|place| frames.iter().skip(place).step_by(size).sum()).collect();
+                let most = total.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+                // The root shows weak edges beside strong ones.
+                let bytes = total.iter().map(|&count| ((count / most).sqrt() * 255.0) as u8).collect();
+                Ok(([events.reading.size, events.reading.size, 2], bytes))
+            }
+        }
+    }
+
+    /// Number of samples of a split.
+    pub fn len(&self, part: Part) -> usize {
+        match self {
+            Stream::Events(events) => events.len(part),
+            Stream::Photos(photos) => photos.len(part),
+        }
+    }
+
+    /// Reads every file, by all threads, and gives those that cannot be used, in the order of the set, training split first.
+    pub fn unreadable(&self, tell: Listener) -> Vec<(PathBuf, Error)> {
+        let total = self.len(Part::Train) + self.len(Part::Test);
+        let done = AtomicUsize::new(0);
+        let check = |(part, index): (Part, usize)| {
+            let result = match self {
+                Stream::Events(events) => events.check(part, index),
+                Stream::Photos(photos) => super::picture::read(&photos.path(part, index)).map(drop),
+            };
+            tell(Told::Done { what: "read", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
+            result.err().map(|error| (self.path(part, index), error))
+        };
+        let of = |part: Part| (0..self.len(part)).into_par_iter().map(move |index| (part, index));
+        of(Part::Train).chain(of(Part::Test)).filter_map(check).collect()
+    }
+
+    /// Leaves out some samples, by their files.
+    pub(super) fn remove(&mut self, paths: &HashSet<PathBuf>) -> Result<()> {
+        match self {
+            Stream::Events(events) => events.remove(paths),
+            Stream::Photos(photos) => photos.remove(paths),
+        }
+    }
+}
