@@ -14,6 +14,8 @@ pub struct Machine {
     pub version: &'static str,
     /// Commit it was built from, where the build was told by the environment variable `DSR_COMMIT`.
     pub commit: Option<&'static str>,
+    /// Version of the compiler.
+    pub rustc: &'static str,
     /// `release` or `debug`.
     pub build: &'static str,
     /// Architecture and operating system.
@@ -33,6 +35,7 @@ pub fn machine() -> Machine {
     Machine {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("DSR_COMMIT"),
+        rustc: env!("DSR_RUSTC"),
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         cpu: cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into()),

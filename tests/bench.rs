@@ -36,9 +36,12 @@ fn keys(value: &Value) -> Vec<&str> {
 #[test]
 fn a_case_has_all_its_numbers() {
     let result = json(&format!("{TINY} --threads 2 --seed 5 --repeats 3"));
-    assert_eq!(keys(&result), ["cases", "header"]);
+    assert_eq!(keys(&result), ["cases", "header", "schema"]);
+    assert_eq!(result["schema"], serde_json::json!({ "name": "dsr-bench-throughput", "version": 1 }));
     let header = &result["header"];
-    assert_eq!(keys(header), ["build", "commit", "cores", "cpu", "isa", "seed", "target", "threads", "version", "warmup"]);
+    let expected =
+        ["build", "commit", "cores", "cpu", "cuda_driver", "isa", "nvcc", "rustc", "seed", "target", "threads", "version", "warmup"];
+    assert_eq!(keys(header), expected);
     assert_eq!((&header["seed"], &header["threads"], &header["warmup"]), (&5.into(), &2.into(), &1.into()));
     assert_eq!(header["version"], env!("CARGO_PKG_VERSION"));
     let cases = result["cases"].as_array().unwrap();
@@ -46,6 +49,7 @@ fn a_case_has_all_its_numbers() {
     for case in cases {
         let expected = [
             "batch",
+            "config",
             "device",
             "device_bytes",
             "image",
@@ -60,6 +64,10 @@ fn a_case_has_all_its_numbers() {
             "ms_per_image_and_step",
             "n",
             "neuron",
+            "p25_s",
+            "p75_s",
+            "p95_s",
+            "p99_s",
             "peak_rss_bytes",
             "threads",
             "time_steps",
@@ -206,10 +214,13 @@ fn inference_fires_as_training_does() {
 fn every_timed_step_is_counted() {
     let timing = time_steps(&case(Work::Infer, NeuronKind::If), 3, 4).unwrap();
     assert_eq!(timing.seconds.len(), 4);
-    let of = |seconds: &[f64]| Timing { seconds: seconds.to_vec(), ..timing.clone() }.spread();
-    assert_eq!(of(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
-    assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]), [1.0, 3.0, 8.0]);
-    assert_eq!(of(&[5.0]), [5.0; 3]);
+    let of = |seconds: &[f64]| {
+        let times = Timing { seconds: seconds.to_vec(), ..timing.clone() }.times();
+        [times.min_s, times.p25_s, times.median_s, times.p75_s, times.p95_s, times.max_s].map(Option::unwrap)
+    };
+    assert_eq!(of(&[3.0, 1.0, 2.0]), [1.0, 1.5, 2.0, 2.5, 2.9, 3.0]);
+    assert_eq!(of(&[4.0, 1.0, 2.0, 8.0])[..4], [1.0, 1.75, 3.0, 5.0]);
+    assert_eq!(of(&[5.0]), [5.0; 6]);
 }
 
 #[test]
