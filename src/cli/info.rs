@@ -103,7 +103,7 @@ fn machine(global: &Global, peaks: bool, as_json: bool) -> anyhow::Result<()> {
     let commit = commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     let mut rows = vec![
         ("version", format!("{version} ({build}, {target}{commit}), rustc {rustc}")),
-        ("build features", build_features().join(", ")),
+        ("build features", if build_features().is_empty() { "none".into() } else { build_features().join(", ") }),
         ("devices", devices.join(", ")),
         ("processor", format!("{cpu}, {cores} cores")),
         ("CPU features", cpu_features().join(" ")),
@@ -152,7 +152,7 @@ impl Measured {
         let giga = |value: f64, unit: &str, what: &str| format!("{:.1} {unit} ({what}; best of {runs} runs or more)", value / 1e9);
         let mut rows = vec![
             ("peak, gemm", giga(gemm_flop_per_s, "GFLOP/s", "f32 matrix product")),
-            ("peak, memory", giga(memory_bytes_per_s, "GB/s", "copy, read and written")),
+            ("peak, memory", giga(memory_bytes_per_s, "GB/s", "large buffers, read and written")),
             ("peak, add32", giga(adds_i32_per_s, "G/s", "32-bit additions in the first cache")),
             ("peak, add16", giga(adds_i16_per_s, "G/s", "16-bit additions in the first cache")),
         ];

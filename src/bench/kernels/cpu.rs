@@ -39,10 +39,12 @@ pub fn on_cpu(plan: &Plan, optimizer: Optimizer, sink: Sink) -> Result<()> {
             runner.quantize_weights(&geometry, layers, bits)?;
             runner.spike_conv(&geometry, layers, bits)?;
         }
-        runner.rate_counts(&geometry, layers)?;
         runner.data_gradient(&geometry, layers)?;
         runner.weight_gradient(&geometry, layers)?;
         runner.unpool(&geometry, layers)?;
+    }
+    for (geometry, layers) in shapes::sources(plan.network) {
+        runner.rate_counts(&geometry, layers)?;
     }
     for (geometry, layers) in shapes::geometries(plan.network, Reads::Identity) {
         runner.identity(&geometry, layers)?;
@@ -51,8 +53,12 @@ pub fn on_cpu(plan: &Plan, optimizer: Optimizer, sink: Sink) -> Result<()> {
     for (shape, layers) in shapes::layers(plan.network) {
         runner.statistics(&shape, layers)?;
         runner.neuron(&shape, layers)?;
-        runner.clamp_mapping_backward(&shape, layers)?;
-        runner.batch_norm_backward(&shape, layers)?;
+    }
+    for ((shape, has_norm), layers) in shapes::maps(plan.network) {
+        runner.clamp_mapping_backward(shape, layers)?;
+        if has_norm {
+            runner.batch_norm_backward(shape, layers)?;
+        }
     }
     runner.readout()?;
     runner.optimizer(optimizer)
@@ -308,18 +314,18 @@ impl Runner<'_> {
         })
     }
 
-    fn clamp_mapping_backward(&mut self, shape: &LayerShape, layers: usize) -> Result<()> {
+    fn clamp_mapping_backward(&mut self, shape: [usize; 3], layers: usize) -> Result<()> {
         let name = "clamp_mapping_backward";
         if !self.plan.wants(name) {
             return Ok(());
         }
         let network = self.plan.network;
-        let (isa, channels, neurons) = (network.isa, shape.shape[2], shape.shape.iter().product::<usize>());
+        let (isa, channels, neurons) = (network.isa, shape[2], shape.iter().product::<usize>());
         let norm = unit_normalizer(channels);
         let map = network.neuron.clamp_mapping(network.threshold(&network.layers[0]));
         let mean = self.plan.values(8, self.plan.batch * neurons, 1.0);
         let mut grad = self.plan.values(9, self.plan.batch * neurons, 1.0);
-        let op = Op::moving(name, shape.name(), layers, 12 * grad.len()); // the mean, and the gradient twice
+        let op = Op::moving(name, shapes::map_name(shape), layers, 12 * grad.len()); // the mean, and the gradient twice
         self.measure(op, || {
             grad.par_chunks_mut(neurons).zip(mean.par_chunks(neurons)).for_each(|(grad, mean)| {
                 let [mut above, mut sum, mut product] = [(); 3].map(|()| vec![0.0; channels]);
@@ -329,16 +335,16 @@ impl Runner<'_> {
         })
     }
 
-    fn batch_norm_backward(&mut self, shape: &LayerShape, layers: usize) -> Result<()> {
+    fn batch_norm_backward(&mut self, shape: [usize; 3], layers: usize) -> Result<()> {
         let name = "batch_norm_backward";
-        if !self.plan.wants(name) || !shape.has_norm {
+        if !self.plan.wants(name) {
             return Ok(());
         }
-        let (isa, channels, neurons) = (self.plan.network.isa, shape.shape[2], shape.shape.iter().product::<usize>());
+        let (isa, channels, neurons) = (self.plan.network.isa, shape[2], shape.iter().product::<usize>());
         let mean = self.plan.values(8, self.plan.batch * neurons, 1.0);
         let mut grad = self.plan.values(9, self.plan.batch * neurons, 1.0);
         let (one, small) = (vec![1.0; channels], vec![1e-3; channels]);
-        let op = Op::moving(name, shape.name(), layers, 20 * grad.len()); // the gradient read and written twice, and the mean
+        let op = Op::moving(name, shapes::map_name(shape), layers, 12 * grad.len());
         self.measure(op, || {
             grad.par_chunks_mut(neurons).for_each(|grad| center(isa, &one, &small, grad));
             grad.par_chunks_mut(neurons).zip(mean.par_chunks(neurons)).for_each(|(grad, mean)| subtract_scaled(isa, &small, mean, grad));

@@ -28,11 +28,10 @@ pub struct LayerShape {
 }
 
 impl LayerShape {
-    /// `64x32x32`, and ` x2` for two connections.
+    /// `64x32x32 of 2 sums`.
     pub fn name(&self) -> String {
-        let [height, width, channels] = self.shape;
-        let kind = ["input", "1 sum", "2 sums"][self.connections];
-        format!("{channels}x{height}x{width}, {kind}")
+        let kind = ["input", "1 sum", "2 sums"][self.connections.min(2)];
+        format!("{} of {kind}", map_name(self.shape))
     }
 }
 
@@ -48,6 +47,18 @@ pub fn geometries(network: &Network, reads: Reads) -> Vec<Counted<Geometry>> {
     counted(connections.filter(is_wanted).map(|connection| connection.geometry))
 }
 
+/// What the gradients of the weights read, through a pool or not: sources of convolutions of spikes, as identities.
+pub fn sources(network: &Network) -> Vec<Counted<Geometry>> {
+    let convolutions = geometries(network, Reads::Spikes);
+    let alone = |g: Geometry| Geometry { cout: g.cin, kernel: [1, 1], stride: 1, pad: 0, ..g };
+    recounted(convolutions.into_iter().map(|(geometry, count)| (alone(geometry), count)))
+}
+
+/// Height, width and channels of layers, and whether they have a batch norm.
+pub fn maps(network: &Network) -> Vec<Counted<([usize; 3], bool)>> {
+    counted(network.layers.iter().map(|layer| (layer.shape, layer.norm.is_some())))
+}
+
 /// Layers of a network.
 pub fn layers(network: &Network) -> Vec<Counted<LayerShape>> {
     counted(network.layers.iter().map(|layer| LayerShape {
@@ -58,11 +69,15 @@ pub fn layers(network: &Network) -> Vec<Counted<LayerShape>> {
 }
 
 fn counted<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<Counted<T>> {
+    recounted(all.map(|item| (item, 1)))
+}
+
+fn recounted<T: PartialEq>(all: impl Iterator<Item = Counted<T>>) -> Vec<Counted<T>> {
     let mut found: Vec<Counted<T>> = Vec::new();
-    for item in all {
+    for (item, more) in all {
         match found.iter_mut().find(|(other, _)| *other == item) {
-            Some((_, count)) => *count += 1,
-            None => found.push((item, 1)),
+            Some((_, count)) => *count += more,
+            None => found.push((item, more)),
         }
     }
     found
@@ -74,4 +89,9 @@ pub fn name(geometry: &Geometry) -> String {
     let pool = if geometry.is_pooled() { format!(" pool {}", pool[0]) } else { String::new() };
     let stride = if *stride == 1 { String::new() } else { format!(" /{stride}") };
     format!("{cin}x{height}x{width}{pool} to {cout} {ky}x{kx}{stride}")
+}
+
+/// `64x32x32`: channels, height, width.
+pub fn map_name([height, width, channels]: [usize; 3]) -> String {
+    format!("{channels}x{height}x{width}")
 }

@@ -73,7 +73,7 @@ struct Results {
 
 /// Measures all combinations.
 pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
-    let limits = args.limits.limits()?;
+    let limits = args.limits.limits(100, 5.0)?;
     let mut plans = Vec::new();
     for name in &args.dataset {
         for batch in args.batch.as_ref().map_or(vec![None], |list| list.iter().copied().map(Some).collect()) {

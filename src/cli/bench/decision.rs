@@ -15,7 +15,6 @@ use crate::bench::decision::{AfterStep, Decisions};
 use crate::bench::latency::{Latency, Path, of_network};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, RandomImages, Work, usual_shape};
-use crate::checkpoint;
 use crate::cli::settings::{self, NetworkFlags};
 use crate::cli::{Global, use_threads};
 use crate::config::Config;
@@ -25,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::eval::wilson_interval;
 use crate::machine::machine;
 use crate::network::{Input, Network};
+use crate::{checkpoint, recipes};
 
 const SCHEMA: &str = "dsr-bench-decision";
 /// Samples that are run at once to see their predictions; it changes none of them.
@@ -125,7 +125,7 @@ struct Shown {
 
 /// Reads the predictions of one run after every step, and times runs of every length.
 pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
-    let limits = args.limits.limits()?;
+    let limits = args.limits.limits(100, 2.0)?;
     if args.samples == Some(0) {
         return Err(Error::config("samples", "0: at least one is needed").into());
     }
@@ -187,10 +187,14 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
     }
     flags.insert("batch".into(), i64::from(args.batch).into());
     let layers = settings::layers(global, flags)?;
-    match path {
-        Some(path) => settings::of_checkpoint(path, layers),
-        None => settings::fresh(None, layers),
+    if let Some(path) = path {
+        return settings::of_checkpoint(path, layers);
     }
+    if recipes::last(&layers, "dataset").is_some() {
+        return Err(Error::config("dataset", "an untrained network has no accuracy; give --checkpoint, or no data set for random images"));
+    }
+    let is_lif = recipes::last(&layers, "neuron").and_then(toml::Value::as_str) == Some("lif");
+    settings::fresh(Some(if is_lif { "cifar10-lif" } else { "cifar10-if" }), layers)
 }
 
 /// The network of a checkpoint and the first samples of the test split of its data set.

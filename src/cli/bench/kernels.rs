@@ -98,7 +98,7 @@ struct Results {
 
 /// Measures all combinations.
 pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
-    let limits = args.limits.limits()?;
+    let limits = args.limits.limits(20, 1.0)?;
     if !(0.0..=1.0).contains(&args.rate) {
         return Err(Error::config("rate", format!("{} is not in 0..=1", args.rate)).into());
     }
@@ -141,21 +141,25 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         let of_device = measure_peaks(&setting.device, &mut known, &mut plan)?;
         measure(args, setting, &widths, &limits, &of_device, &mut entries)?;
     }
-    let giga = |peak: Option<f64>| optional(peak.map(|peak| peak / 1e9));
     let notes = vec![
         format!("ms a run: of n runs after {} warm-up runs; share: of the peak that bounds the op", limits.warmup),
-        format!(
-            "peaks, measured: gemm {} GFLOP/s, mem {} GB/s, add32 {} G/s, add16 {} G/s; CUDA mem {} GB/s",
-            giga(plan.peak_gemm_flop_per_s),
-            giga(plan.peak_memory_bytes_per_s),
-            giga(plan.peak_adds_i32_per_s),
-            giga(plan.peak_adds_i16_per_s),
-            giga(plan.peak_cuda_memory_bytes_per_s),
-        ),
-        "Gop/s: operations that were carried out; dense: what a dense evaluation would need; layers: with this shape".into(),
+        peaks_in_words(&plan),
+        "Gop/s: operations that were carried out; dense: what a dense evaluation needs; layers: that have it".into(),
     ];
     let tables = tables(&entries);
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)
+}
+
+fn peaks_in_words(plan: &RunPlan) -> String {
+    let peaks = [
+        ("gemm", plan.peak_gemm_flop_per_s, "GFLOP/s"),
+        ("mem", plan.peak_memory_bytes_per_s, "GB/s"),
+        ("add32", plan.peak_adds_i32_per_s, "G/s"),
+        ("add16", plan.peak_adds_i16_per_s, "G/s"),
+        ("mem of CUDA", plan.peak_cuda_memory_bytes_per_s, "GB/s"),
+    ];
+    let known = peaks.iter().filter_map(|(name, peak, unit)| Some(format!("{name} {} {unit}", four_digits((*peak)? / 1e9))));
+    format!("peaks, measured: {}", known.collect::<Vec<_>>().join(", "))
 }
 
 /// The peaks of a device, measured when the first case needs them.

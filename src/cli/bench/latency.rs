@@ -47,24 +47,25 @@ pub struct LimitFlags {
     /// Runs before the timed ones.
     #[arg(long, value_name = "N", default_value_t = 3)]
     warmup: usize,
-    /// Most timed runs of a case.
-    #[arg(long, value_name = "N", default_value = "100")]
-    repeats: NonZeroUsize,
-    /// No timed run of a case begins after this many seconds.
-    #[arg(long, value_name = "X", default_value_t = 5.0)]
-    seconds: f64,
+    /// Most timed runs of a case [default: 100; kernels: 20].
+    #[arg(long, value_name = "N")]
+    repeats: Option<NonZeroUsize>,
+    /// No timed run of a case begins after this many seconds [default: 5; decision: 2; kernels: 1].
+    #[arg(long, value_name = "X")]
+    seconds: Option<f64>,
 }
 
 impl LimitFlags {
-    /// The limits that were asked for.
+    /// The limits that were asked for, or these.
     ///
     /// # Errors
     /// [`Error::Config`] for a number of seconds that is none.
-    pub fn limits(&self) -> Result<Limits> {
-        if !(self.seconds > 0.0 && self.seconds.is_finite()) {
-            return Err(Error::config("seconds", format!("{} is not a positive number", self.seconds)));
+    pub fn limits(&self, repeats: usize, seconds: f64) -> Result<Limits> {
+        let seconds = self.seconds.unwrap_or(seconds);
+        if !(seconds > 0.0 && seconds.is_finite()) {
+            return Err(Error::config("seconds", format!("{seconds} is not a positive number")));
         }
-        Ok(Limits { warmup: self.warmup, repeats: self.repeats.get(), seconds: self.seconds })
+        Ok(Limits { warmup: self.warmup, repeats: self.repeats.map_or(repeats, NonZeroUsize::get), seconds })
     }
 }
 
@@ -128,7 +129,7 @@ impl LatencyResults {
 
 /// Measures all combinations.
 pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
-    let limits = args.limits.limits()?;
+    let limits = args.limits.limits(100, 5.0)?;
     let settings = axes::settings(global, &args.axes, toml::Table::new(), 1)?;
     let case = |s: &axes::Setting| Case { work: Work::Infer, config: s.config.clone(), shape: s.shape, device: s.device.clone() };
     let cases: Vec<Case> = settings.iter().map(case).collect();

@@ -1,7 +1,5 @@
 //! What every benchmark prints, in every form: machine, versions, settings, cases, and the comparison with an earlier result.
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -115,18 +113,21 @@ impl<K: Serialize, R: Serialize, P: Serialize> Report<K, R, P> {
                     parts.push(table.text()?);
                 }
                 parts.push(self.settings()?);
-                for part in comparison.iter().flat_map(described) {
-                    parts.push(part.text()?);
+                if let Some(comparison) = &comparison {
+                    parts.extend([table(comparison).text()?, not_compared(comparison)]);
                 }
-                say(parts.iter().map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n").trim_end());
+                say(joined(&parts).trim_end());
             }
             Output::Md => {
                 let mut parts = vec![self.headlines().join("  \n")];
-                for table in self.tables.iter().chain(&comparison.iter().flat_map(described).collect::<Vec<_>>()) {
+                for table in &self.tables {
                     parts.push(table.markdown()?);
                 }
                 parts.push(self.settings()?);
-                say(parts.iter().map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n").trim_end());
+                if let Some(comparison) = &comparison {
+                    parts.extend([table(comparison).markdown()?, not_compared(comparison)]);
+                }
+                say(joined(&parts).trim_end());
             }
         }
         let Some(comparison) = comparison else { return Ok(DONE) };
@@ -200,6 +201,11 @@ impl<K: Serialize, R: Serialize> Entry<K, R> {
     }
 }
 
+/// Parts with an empty line between them.
+fn joined(parts: &[String]) -> String {
+    parts.iter().map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n")
+}
+
 /// Cases that were not compared, in lines.
 fn left_out(comparison: &Comparison) -> Vec<String> {
     let lists = [
@@ -210,20 +216,22 @@ fn left_out(comparison: &Comparison) -> Vec<String> {
     lists.iter().flat_map(|(title, cases)| cases.iter().map(move |case| format!("{title}: {case}"))).collect()
 }
 
-/// The comparison as tables.
-fn described(comparison: &Comparison) -> Vec<Table> {
+/// Fields that tell the cases of a comparison apart even if there is but one.
+const TELLING: [&str; 8] = ["op", "shape", "mode", "dataset", "split", "model", "time_steps", "batch"];
+
+/// The comparison as a table.
+fn table(comparison: &Comparison) -> Table {
     let names: Vec<Vec<&str>> = comparison.compared.iter().map(|compared| compared.case.split(", ").collect()).collect();
-    // What all cases have in common needs no place in the table.
-    let shared: BTreeSet<&str> = names.first().map_or(BTreeSet::new(), |first| first.iter().copied().collect());
-    let shared = if names.len() > 1 {
-        names.iter().fold(shared, |all, name| all.into_iter().filter(|w| name.contains(w)).collect())
-    } else {
-        BTreeSet::new()
-    };
+    let in_all = |word: &str| names.iter().all(|name| name.contains(&word));
+    let field = |word: &str| word.split_once(' ').map_or((word.to_string(), ""), |(key, value)| (key.to_string(), value)).0;
+    // What all cases have in common needs no place in the table; words need no name, numbers do.
     let own = |name: &[&str]| {
-        let own = name.iter().filter(|word| !shared.contains(**word));
-        let values: Vec<&str> = own.map(|word| word.split_once(' ').map_or(*word, |(_, value)| value)).collect();
-        if values.is_empty() { "the case".into() } else { values.join(", ") }
+        let differs = |word: &&&str| if names.len() > 1 { !in_all(word) } else { TELLING.contains(&field(word).as_str()) };
+        let short = |word: &&str| match word.split_once(' ') {
+            Some((_, value)) if value.parse::<f64>().is_err() => value.to_string(),
+            _ => word.to_string(),
+        };
+        name.iter().filter(differs).map(short).collect::<Vec<_>>().join(", ")
     };
     let rows = comparison.compared.iter().zip(&names).map(|(compared, name)| {
         let verdict = match compared.verdict {
@@ -239,13 +247,14 @@ fn described(comparison: &Comparison) -> Vec<Table> {
     let (path, percent) = (comparison.baseline.display(), 100.0 * comparison.fail_over);
     let title = format!("Medians against {path}{commit}; slower: by more than {percent}% and than the spread");
     let columns = vec!["case", "old ms", "new ms", "change", "spread", "verdict"];
-    let mut tables = vec![Table { title, columns, words: 1, rows: rows.collect() }];
-    let left_out = left_out(comparison);
-    if !left_out.is_empty() {
-        let rows = left_out.into_iter().map(|line| vec![line]).collect();
-        tables.push(Table { title: "Not compared".into(), columns: vec!["case"], words: 1, rows });
-    }
-    tables
+    Table { title, columns, words: 1, rows: rows.collect() }
+}
+
+/// Cases that were not compared, as a paragraph each.
+fn not_compared(comparison: &Comparison) -> String {
+    let lines = left_out(comparison).into_iter().map(|line| wrapped(format!("- {line}").split(' ').map(String::from)));
+    let lines: Vec<String> = lines.collect();
+    if lines.is_empty() { String::new() } else { format!("Not compared:\n\n{}", lines.join("\n")) }
 }
 
 /// Says on stderr whether something has become slower.
