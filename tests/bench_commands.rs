@@ -61,7 +61,7 @@ fn every_form(line: &str, names: &[&str]) {
     let cases = cases(&json(line)).len();
     let markdown = ok(&format!("{line} -o md"));
     let rows = markdown.lines().filter(|line| line.starts_with('|')).count();
-    let tables = markdown.lines().filter(|line| line.starts_with("|---")).count();
+    let tables = markdown.lines().filter(|line| line.starts_with("|--")).count();
     assert_eq!(rows - 2 * tables, cases, "{markdown}");
     let csv = ok(&format!("{line} -o csv"));
     let mut reader = csv::Reader::from_reader(csv.as_bytes());
@@ -77,7 +77,8 @@ fn every_form(line: &str, names: &[&str]) {
 
 #[test]
 fn latency_has_a_case_for_every_combination() {
-    let result = json(&format!("bench latency {NETWORK} {FEW} -T 1,3 -b 1,2 --neuron lif --weight-bits 16,8 --threads 2 --device cpu"));
+    let result =
+        json(&format!("bench latency {NETWORK} {FEW} -T 1,3 -b 1,2 --neuron lif --vth 0.01 --weight-bits 16,8 --threads 2 --device cpu"));
     let shown: Vec<String> =
         cases(&result).iter().map(|c| ["weight_bits", "time_steps", "batch"].map(|key| c[key].to_string()).join(" ")).collect();
     assert_eq!(shown, ["16 1 1", "16 1 2", "16 3 1", "16 3 2", "8 1 1", "8 1 2", "8 3 1", "8 3 2"]);
@@ -89,7 +90,7 @@ fn latency_has_a_case_for_every_combination() {
         assert!(order.is_sorted() && order[0] > 0.0, "{case}");
         assert!((1..=3).contains(&case["n"].as_u64().unwrap()) && case["path"] == "cpu" && case["kernels_n"] == 0, "{case}");
         assert!(case["kernels_median_s"].is_null() && number(case, "mean_firing_rate") > 0.0, "{case}");
-        assert_eq!((&case["config"]["neuron"], &case["config"]["vth"]), (&json!("lif"), &json!(1.0)));
+        assert_eq!((&case["config"]["neuron"], &case["config"]["vth"]), (&json!("lif"), &json!(0.01)));
     }
     every_form(&format!("bench latency {NETWORK} {FEW} -T 1,2 --seed 7 --devices cpu"), &["path", "ms_per_step", "kernels_median_s"]);
 }
@@ -176,9 +177,9 @@ fn data_counts_the_images_of_all_loaders() {
 fn decisions_have_the_accuracy_of_eval_at_every_step() {
     let folder = tempdir().unwrap();
     let folder = folder.path();
-    for neuron in ["if", "lif"] {
+    for (neuron, settings) in [("if", "--epochs 2"), ("lif", "--epochs 4 --vth 0.1 --lr 0.05")] {
         let run = format!("run-{neuron}");
-        ok_in(folder, &format!("train -d digits-8x8 --widths 8 --blocks 1 --neuron {neuron} -T 4 -b 64 --epochs 2 --quiet --out {run}"));
+        ok_in(folder, &format!("train -d digits-8x8 --widths 8 --blocks 1 --neuron {neuron} -T 4 -b 64 {settings} --quiet --out {run}"));
         let result = json_in(folder, &format!("bench decision --checkpoint {run} {FEW} --at 2,4 -b 3"));
         let eval: Value = serde_json::from_str(&ok_in(folder, &format!("eval --checkpoint {run} -T 1,2,3,4 -o json"))).unwrap();
         let expected: Vec<&Value> = eval["results"].as_array().unwrap().iter().map(|r| &r["top1"]).collect();

@@ -8,7 +8,7 @@ use super::axes::{self, Axes, Setting};
 use super::baseline::BaselineFlags;
 use super::latency::LimitFlags;
 use super::report::{Entry, Report};
-use super::tables::{Table, four_digits, milli, optional, percent};
+use super::tables::{Table, four_digits, milli, percent};
 use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, Plan, copy_bytes_per_s, on_cpu, on_cuda};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work, peaks};
