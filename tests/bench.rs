@@ -44,8 +44,22 @@ fn a_case_has_all_its_numbers() {
     assert_eq!(keys(&result), ["cases", "header", "schema"]);
     assert_eq!(result["schema"], serde_json::json!({ "name": "dsr-bench-throughput", "version": 1 }));
     let header = &result["header"];
-    let expected =
-        ["build", "commit", "cores", "cpu", "cuda_driver", "isa", "nvcc", "rustc", "seed", "target", "threads", "version", "warmup"];
+    let expected = [
+        "build",
+        "commit",
+        "cores",
+        "cpu",
+        "cuda_driver",
+        "isa",
+        "load",
+        "nvcc",
+        "rustc",
+        "seed",
+        "target",
+        "threads",
+        "version",
+        "warmup",
+    ];
     assert_eq!(keys(header), expected);
     assert_eq!((&header["seed"], &header["threads"], &header["warmup"]), (&5.into(), &2.into(), &1.into()));
     assert_eq!(header["version"], env!("CARGO_PKG_VERSION"));

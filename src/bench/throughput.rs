@@ -208,11 +208,11 @@ impl RandomImages {
 
 /// Normal random values, `batch` times `values`.
 fn random_images(batch: usize, values: usize, rng: &mut ChaCha8Rng) -> Result<Vec<f32>> {
-    let mut data = Vec::new();
-    if data.try_reserve_exact(batch * values).is_err() {
+    let (mut data, len) = (Vec::new(), batch.saturating_mul(values));
+    if data.try_reserve_exact(len).is_err() {
         return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
     }
-    data.resize(batch * values, 0.0);
+    data.resize(len, 0.0);
     Init::Normal(1.0).fill(&mut data, rng);
     Ok(data)
 }

@@ -144,14 +144,15 @@ impl<K: Serialize, R: Serialize, P: Serialize> Report<K, R, P> {
 
     /// Version, machine and what the numbers are, in lines.
     fn headlines(&self) -> Vec<String> {
-        let Machine { version, commit, rustc, build, target, cpu, isa, cores, threads } = &self.machine;
+        let Machine { version, commit, rustc, build, target, cpu, isa, cores, threads, load } = &self.machine;
         let commit = commit.map_or(String::new(), |commit| format!(", commit {commit}"));
         let Versions { cuda_driver, nvcc } = Versions::here();
         let driver = cuda_driver.map_or(String::new(), |version| format!(", CUDA driver {version}"));
         let nvcc = nvcc.map_or(String::new(), |version| format!(", nvcc {version}"));
+        let load = load.map_or(String::new(), |load| format!(", load {load} before"));
         let mut lines = vec![
             format!("dsr {version} ({build}, {target}{commit}), rustc {rustc}{driver}{nvcc}"),
-            format!("{cpu}, {isa}, {threads} threads of {cores} cores"),
+            format!("{cpu}, {isa}, {threads} threads of {cores} cores{load}"),
         ];
         lines.extend(self.notes.iter().map(|note| wrapped(note.split(' ').map(String::from))));
         lines
