@@ -46,11 +46,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Version of the compiler, for the head of every measurement.
+fn rustc_version() -> String {
+    let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let said = Command::new(compiler).arg("--version").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    said.ok().and_then(|text| text.split_whitespace().nth(1).map(String::from)).unwrap_or_else(|| "unknown".into())
+}
+
 fn build() -> Result<(), String> {
     for variable in ["NVCC", "REQUIRE_NVCC", "DSR_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rustc-env=DSR_RUSTC={}", rustc_version());
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this by cargo")?);
     let sources = read_sources(Path::new("kernels"))?;
     let targets = targets();

@@ -14,6 +14,8 @@ pub struct Machine {
     pub version: &'static str,
     /// Commit it was built from, where the build was told by the environment variable `DSR_COMMIT`.
     pub commit: Option<&'static str>,
+    /// Version of the compiler.
+    pub rustc: &'static str,
     /// `release` or `debug`.
     pub build: &'static str,
     /// Architecture and operating system.
@@ -26,6 +28,9 @@ pub struct Machine {
     pub cores: usize,
     /// Threads that the work is shared among.
     pub threads: usize,
+    /// Tasks of the whole system that wanted to run, the mean of the last minute: near 0 on a quiet machine that has just begun to
+    /// measure. `None` where the system does not tell.
+    pub load: Option<f64>,
 }
 
 /// This build on this machine.
@@ -33,12 +38,14 @@ pub fn machine() -> Machine {
     Machine {
         version: env!("CARGO_PKG_VERSION"),
         commit: option_env!("DSR_COMMIT"),
+        rustc: env!("DSR_RUSTC"),
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         cpu: cpu_name().unwrap_or_else(|| std::env::consts::ARCH.into()),
         isa: format!("{:?}", Isa::detect()).to_lowercase(),
         cores: available_parallelism().map_or(1, usize::from),
         threads: rayon::current_num_threads(),
+        load: load(),
     }
 }
 
@@ -46,6 +53,10 @@ fn cpu_name() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let name = text.lines().find_map(|line| line.strip_prefix("model name"))?;
     Some(name.trim_start_matches([' ', '\t', ':']).trim_end().into())
+}
+
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Most memory that this process has had at once since its start or [`forget_peak_rss`], bytes; `None` where the system does not tell.

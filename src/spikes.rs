@@ -54,6 +54,14 @@ impl Spikes {
         self.bits
     }
 
+    /// The first `time_steps` steps of every neuron, at most all.
+    pub fn first_steps(&self, time_steps: usize) -> Spikes {
+        let (steps, words) = (time_steps.min(self.time_steps), self.words());
+        let trains = self.bits.chunks_exact((self.time_steps * words).max(1));
+        let bits = trains.flat_map(|train| &train[..steps * words]).copied().collect();
+        Spikes { time_steps: steps, bits, ..*self }
+    }
+
     /// Number of spikes in the whole train.
     pub fn count(&self) -> u64 {
         self.bits.iter().map(|w| u64::from(w.count_ones())).sum()

@@ -4,9 +4,14 @@ use std::fs;
 use std::process::{Command, Output};
 
 use assert_cmd::cargo::cargo_bin;
-use dsr::bench::{Case, Timing, Work, time_steps, usual_shape};
+use dsr::bench::decision::Decisions;
+use dsr::bench::peaks::{Adding, Copying, Product};
+use dsr::bench::{Case, RandomImages, Timing, Work, time_steps, usual_shape};
 use dsr::config::{Config, NeuronKind};
-use dsr::device::Device;
+use dsr::device::{Device, Isa};
+use dsr::network::{Input, Mode};
+use dsr::ops::cross_entropy::first_largest;
+use dsr::ops::rate::readout;
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -36,9 +41,26 @@ fn keys(value: &Value) -> Vec<&str> {
 #[test]
 fn a_case_has_all_its_numbers() {
     let result = json(&format!("{TINY} --threads 2 --seed 5 --repeats 3"));
-    assert_eq!(keys(&result), ["cases", "header"]);
+    assert_eq!(keys(&result), ["cases", "header", "schema"]);
+    assert_eq!(result["schema"], serde_json::json!({ "name": "dsr-bench-throughput", "version": 1 }));
     let header = &result["header"];
-    assert_eq!(keys(header), ["build", "commit", "cores", "cpu", "isa", "seed", "target", "threads", "version", "warmup"]);
+    let expected = [
+        "build",
+        "commit",
+        "cores",
+        "cpu",
+        "cuda_driver",
+        "isa",
+        "load",
+        "nvcc",
+        "rustc",
+        "seed",
+        "target",
+        "threads",
+        "version",
+        "warmup",
+    ];
+    assert_eq!(keys(header), expected);
     assert_eq!((&header["seed"], &header["threads"], &header["warmup"]), (&5.into(), &2.into(), &1.into()));
     assert_eq!(header["version"], env!("CARGO_PKG_VERSION"));
     let cases = result["cases"].as_array().unwrap();
@@ -46,6 +68,7 @@ fn a_case_has_all_its_numbers() {
     for case in cases {
         let expected = [
             "batch",
+            "config",
             "device",
             "device_bytes",
             "image",
@@ -60,6 +83,10 @@ fn a_case_has_all_its_numbers() {
             "ms_per_image_and_step",
             "n",
             "neuron",
+            "p25_s",
+            "p75_s",
+            "p95_s",
+            "p99_s",
             "peak_rss_bytes",
             "threads",
             "time_steps",
@@ -206,10 +233,13 @@ fn inference_fires_as_training_does() {
 fn every_timed_step_is_counted() {
     let timing = time_steps(&case(Work::Infer, NeuronKind::If), 3, 4).unwrap();
     assert_eq!(timing.seconds.len(), 4);
-    let of = |seconds: &[f64]| Timing { seconds: seconds.to_vec(), ..timing.clone() }.spread();
-    assert_eq!(of(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
-    assert_eq!(of(&[4.0, 1.0, 2.0, 8.0]), [1.0, 3.0, 8.0]);
-    assert_eq!(of(&[5.0]), [5.0; 3]);
+    let of = |seconds: &[f64]| {
+        let times = Timing { seconds: seconds.to_vec(), ..timing.clone() }.times();
+        [times.min_s, times.p25_s, times.median_s, times.p75_s, times.p95_s, times.max_s].map(Option::unwrap)
+    };
+    assert_eq!(of(&[3.0, 1.0, 2.0]), [1.0, 1.5, 2.0, 2.5, 2.9, 3.0]);
+    assert_eq!(of(&[4.0, 1.0, 2.0, 8.0])[..4], [1.0, 1.75, 3.0, 5.0]);
+    assert_eq!(of(&[5.0]), [5.0; 6]);
 }
 
 #[test]
@@ -224,4 +254,73 @@ fn networks_get_the_images_of_their_paper() {
     let config = Config { model: "vgg11".into(), time_steps: 2, batch: 1, ..Config::default() };
     let timing = time_steps(&Case { work: Work::Infer, config, shape: [48, 48, 2], device: Device::Cpu }, 0, 1).unwrap();
     assert!(timing.mean_firing_rate > 0.0 && timing.kept_bytes == 0);
+}
+
+/// The spikes of the last layer up to step t give the logits of a run with T = t, bit for bit.
+#[test]
+fn the_first_steps_of_a_run_are_a_shorter_run() {
+    for neuron in [NeuronKind::If, NeuronKind::Lif] {
+        let whole = case(Work::Infer, neuron);
+        let RandomImages { mut network, images, frames } = RandomImages::new(&whole, 9).unwrap();
+        let input = Input { data: &images, batch: 9, frames };
+        let last = network.layers.len() - 1;
+        let spikes = network.forward(&input, Mode::Eval, |layer| layer == last).unwrap().spikes[last].take().unwrap();
+        assert!(spikes.count() > 0);
+        let mut decisions = Decisions::new(5);
+        decisions.add(&mut network, &input, &[]).unwrap();
+        let threshold = network.threshold(&network.layers[last]);
+        for t in 1..=5 {
+            network.time_steps = t;
+            let logits = network.forward(&input, Mode::Eval, |_| false).unwrap().logits;
+            let of_prefix = readout(network.neuron, threshold, &network.neuron.step_weights(t), &spikes.first_steps(t));
+            let bits = |logits: &[f32]| logits.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&of_prefix), bits(&logits), "{neuron:?}, t = {t}");
+            let predictions: Vec<u32> = logits.chunks_exact(network.classes).map(|logits| first_largest(logits) as u32).collect();
+            assert_eq!((0..9).map(|sample| decisions.predictions[sample * 5 + t - 1]).collect::<Vec<_>>(), predictions);
+        }
+        assert!(decisions.add(&mut network, &input, &[]).is_ok() && decisions.len() == 18);
+        network.time_steps = 4;
+        assert!(decisions.add(&mut network, &input, &[]).is_err(), "another T");
+    }
+}
+
+#[test]
+fn a_decision_is_the_last_change() {
+    let decisions = Decisions {
+        time_steps: 4,
+        #[rustfmt::skip]
+        predictions: vec![
+            2, 2, 2, 2,
+            0, 1, 0, 1,
+            0, 0, 3, 3,
+        ],
+        first_spikes: vec![Some(1), None, Some(3)],
+        labels: vec![2, 0, 3],
+    };
+    assert_eq!([0, 1, 2].map(|sample| decisions.decision(sample)), [1, 4, 3]);
+    assert_eq!((decisions.mean_decision(), decisions.mean_first_spike()), (8.0 / 3.0, Some(2.0)));
+    let curve: Vec<_> = decisions.curve().iter().map(|a| (a.t, a.correct.unwrap(), a.agreeing, a.decided, a.silent)).collect();
+    assert_eq!(curve, [(1, 2, 1, 1, 2), (2, 1, 2, 1, 2), (3, 3, 2, 2, 1), (4, 2, 3, 3, 1)]);
+    let unlabelled = Decisions { labels: Vec::new(), ..decisions };
+    assert!(unlabelled.curve().iter().all(|after| after.correct.is_none()));
+}
+
+/// A peak counts only if the work was done.
+#[test]
+fn the_work_of_the_peaks_is_done() {
+    let mut product = Product::default();
+    assert!(product.run().iter().all(|v| *v == 512.0)); // 1024 products of 1 and 0.5, exact
+    let mut copying = Copying::default();
+    let bytes = copying.bytes();
+    assert!(copying.run().iter().all(|v| *v == 1) && copying.update().iter().all(|v| *v == 2));
+    assert_eq!(copying.run().len() as u64 * 8, bytes);
+    for isa in Isa::available() {
+        let (wide, narrow) = (Adding::new(3i32), Adding::new(3i16));
+        // Every sum has as many summands as all additions have, over their number.
+        let sums = wide.run(isa);
+        let summands = wide.operations() / (sums.len() * 64) as u64;
+        assert!(sums.iter().flatten().all(|sum| *sum as u64 == 3 * summands), "{isa:?}");
+        assert!(narrow.run(isa).iter().flatten().all(|sum| *sum == (3 * summands) as i16), "{isa:?}");
+        assert_eq!(narrow.operations(), wide.operations());
+    }
 }

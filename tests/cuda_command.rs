@@ -1,5 +1,8 @@
 //! `dsr train`, `eval` and `bench` on a CUDA device, as a user runs them: the real binary, on the driver stand-in.
 
+#[path = "support/schema.rs"]
+mod schema;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -76,6 +79,77 @@ fn benchmarks_name_the_device() {
         assert!(case["device"].as_str().unwrap().starts_with("cuda:0 ("), "{case}");
         assert!(case["median_s"].as_f64().unwrap() > 0.0 && case["mean_firing_rate"].as_f64().unwrap() > 0.0, "{case}");
     }
+}
+
+/// Every case by graph and kernel by kernel, with the time of the kernels; what fires is what fires on the CPU.
+#[test]
+fn latency_is_that_of_the_host_and_of_the_kernels() {
+    let folder = tempdir().unwrap();
+    let line = "bench latency --devices cpu,cuda --widths 4 --blocks 1 -b 2 -T 1,2 --image 8x8x1 --warmup 1 --repeats 2 --vth 1 -o json";
+    let result = json(&ok(folder.path(), line));
+    assert_eq!(schema::problems(&result), Vec::<String>::new());
+    let cases = result["cases"].as_array().unwrap();
+    let shown = |case: &Value| format!("{} {}", case["path"].as_str().unwrap(), case["time_steps"]);
+    assert_eq!(cases.iter().map(shown).collect::<Vec<_>>(), ["cpu 1", "cpu 2", "graph 1", "launches 1", "graph 2", "launches 2"]);
+    for case in &cases[2..] {
+        assert_eq!((&case["n"], &case["kernels_n"]), (&2.into(), &2.into()), "{case}");
+        assert!(case["kernels_median_s"].as_f64().unwrap() > 0.0, "{case}");
+        let on_cpu = cases.iter().find(|cpu| cpu["path"] == "cpu" && cpu["time_steps"] == case["time_steps"]).unwrap();
+        assert_eq!(case["mean_firing_rate"], on_cpu["mean_firing_rate"], "{case}");
+    }
+}
+
+#[test]
+fn decisions_are_those_of_the_cpu() {
+    let folder = tempdir().unwrap();
+    ok(folder.path(), &format!("{TINY} --device cpu --out run"));
+    let of = |device: &str| {
+        let line = format!("bench decision --checkpoint run -T 3 --samples 70 --at 2 --warmup 0 --repeats 1 -o json --device {device}");
+        let result = json(&ok(folder.path(), &line));
+        assert_eq!(schema::problems(&result), Vec::<String>::new());
+        result
+    };
+    let (cpu, cuda) = (of("cpu"), of("cuda"));
+    assert!(cuda["cases"][1]["kernels_median_s"].as_f64().unwrap() > 0.0, "{cuda}");
+    for key in ["mean_decision_step", "mean_first_spike_step", "samples"] {
+        assert_eq!(cpu["header"][key], cuda["header"][key], "{key}");
+    }
+    for (cpu, cuda) in cpu["cases"].as_array().unwrap().iter().zip(cuda["cases"].as_array().unwrap()) {
+        for key in ["t", "accuracy", "agreeing", "decided", "silent"] {
+            assert_eq!(cpu[key], cuda[key], "{key}");
+        }
+    }
+}
+
+/// What can be launched alone has times; the rest is named.
+#[test]
+fn kernels_are_timed_or_named() {
+    let folder = tempdir().unwrap();
+    let line = "bench kernels --device cuda --widths 4,8 --blocks 1,1 --image 8x8x1 -b 2 -T 2 --warmup 0 --repeats 1 -o json";
+    // The copy that shows the peak takes an eighth of the memory.
+    let output = dsr(folder.path(), line, &[("DSR_STANDIN_MEMORY", "67108864")]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let result = json(&text(&output.stdout));
+    assert_eq!(schema::problems(&result), Vec::<String>::new());
+    assert!(result["header"]["peak_cuda_memory_bytes_per_s"].as_f64().unwrap() > 0.0, "{}", result["header"]);
+    let cases = result["cases"].as_array().unwrap();
+    let named = |is_measured: bool| {
+        let of = cases.iter().filter(|case| case["not_measured"].is_null() == is_measured);
+        of.map(|case| case["op"].as_str().unwrap()).collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let measured = "conv_real data_gradient neuron optimizer quantize_weights readout spike_conv_neurons spike_conv_statistics \
+                    spike_conv_sums statistics transpose_weights weight_gradient";
+    assert_eq!(named(true), measured);
+    assert_eq!(named(false), "batch_norm_backward clamp_mapping_backward identity rate_counts unpool");
+    for case in cases {
+        assert_eq!(case["n"], if case["not_measured"].is_null() { 1 } else { 0 }, "{case}");
+        let holds_against_memory = case["bound"] == "memory" && case["not_measured"].is_null();
+        assert_eq!(case["share_of_peak"].is_number(), holds_against_memory, "{case}");
+    }
+    // A pool in front of a convolution has counts of its own.
+    let vgg = "bench kernels --device cuda --model vgg11 --image 32x32x2 -b 1 -T 1 --warmup 0 --repeats 1 --op pool_counts -o json";
+    let pools = json(&ok(folder.path(), vgg));
+    assert!(!pools["cases"].as_array().unwrap().is_empty(), "{pools}");
 }
 
 /// Out of memory is said before the first step, in one line, and leaves no run folder with a checkpoint.

@@ -15,7 +15,7 @@ use crate::eval::{Evaluation, evaluate, wilson_interval};
 use crate::network::{Forward, Network};
 use crate::run_folder::BEST;
 use crate::synaptic::{Operations, add_operations};
-use crate::{atomic_file, checkpoint, recipes};
+use crate::{atomic_file, checkpoint};
 
 use super::dataset;
 use super::settings::{self, NetworkFlags};
@@ -65,8 +65,7 @@ struct Measured {
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let path = match &args.checkpoint {
-        Some(path) if path.is_dir() => path.join(BEST),
-        Some(path) => path.clone(),
+        Some(path) => settings::checkpoint_file(path),
         None => newest_best(Path::new("runs"))?,
     };
     let config = config(global, &args, &path)?;
@@ -114,14 +113,7 @@ fn config(global: &Global, args: &EvalArgs, path: &Path) -> Result<Config> {
     if let Some(batch) = args.batch {
         flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
     }
-    let layers = settings::layers(global, flags)?;
-    match checkpoint::config(path)? {
-        Some(text) => {
-            let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &path.display().to_string())?])?;
-            recipes::resolve(&trained, &layers)
-        }
-        None => settings::fresh(None, layers),
-    }
+    settings::of_checkpoint(path, settings::layers(global, flags)?)
 }
 
 /// The best checkpoint written last.

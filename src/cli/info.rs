@@ -1,13 +1,19 @@
 //! `dsr info`: what this build and machine have.
 
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::bench::kernels::copy_bytes_per_s;
+use crate::bench::peaks::{self, Peaks};
 use crate::device::driver::{self, Listed};
 use crate::device::limits::{self, Limits};
-use crate::device::{Device, Isa, kernels};
+use crate::device::{Device, Gpu, Isa, kernels};
+use crate::error::Result;
+use crate::machine::{self, Machine};
 use crate::{data, models, recipes};
 
 use super::{DONE, Global, Output, Wanted, say};
@@ -18,6 +24,9 @@ pub struct InfoArgs {
     /// Registers, spills, shared memory and occupancy of every CUDA kernel on every target of this build.
     #[arg(long)]
     kernels: bool,
+    /// Measures what this processor (and the device of --device) can do at most; takes some seconds.
+    #[arg(long, conflicts_with = "kernels")]
+    peaks: bool,
 }
 
 /// Prints version, processor, CUDA devices, data sets, networks and recipes, or a table of the kernels.
@@ -28,12 +37,18 @@ pub fn run(global: &Global, args: &InfoArgs) -> anyhow::Result<u8> {
     match (args.kernels, global.output == Output::Json) {
         (true, true) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
         (true, false) => kernel_table().iter().for_each(|line| say(line)),
-        (false, as_json) => machine(global, as_json)?,
+        (false, as_json) => machine(global, args.peaks, as_json)?,
     }
     Ok(DONE)
 }
 
-fn machine(global: &Global, as_json: bool) -> anyhow::Result<()> {
+/// Features that this binary was built with.
+fn build_features() -> Vec<&'static str> {
+    let features = [("cuda-kernels", kernels::NVCC.is_some()), ("debug-assertions", cfg!(debug_assertions))];
+    features.iter().filter(|feature| feature.1).map(|feature| feature.0).collect()
+}
+
+fn machine(global: &Global, peaks: bool, as_json: bool) -> anyhow::Result<()> {
     // A device that is asked for by name is opened: the shortest way to see whether it can be used.
     let opened = match global.device {
         Wanted::Cuda(_) => match global.open_device()? {
@@ -46,16 +61,22 @@ fn machine(global: &Global, as_json: bool) -> anyhow::Result<()> {
     let isa = |isa: &Isa| format!("{isa:?}").to_lowercase();
     let sets: Vec<String> = Isa::available().iter().map(isa).collect();
     let threads = global.threads.or(available_parallelism().ok()).map_or(1, usize::from);
-    let (version, build) = (env!("CARGO_PKG_VERSION"), if cfg!(debug_assertions) { "debug" } else { "release" });
-    let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+    super::use_threads(threads)?;
+    let Machine { version, commit, rustc, build, target, cpu, cores, .. } = machine::machine();
+    let measured = if peaks { Some(Measured::here(opened.as_ref())?) } else { None };
     let mut devices = vec!["cpu".to_string()];
     devices.extend((0..gpus.as_ref().map_or(0, Vec::len)).map(|index| format!("cuda:{index}")));
     if as_json {
-        let info = json!({
+        let mut info = json!({
             "version": version,
+            "commit": commit,
+            "rustc": rustc,
             "build": build,
+            "build_features": build_features(),
             "target": target,
             "devices": devices,
+            "cpu": cpu,
+            "cores": cores,
             "instruction_sets": sets,
             "instruction_set": isa(&Isa::detect()),
             "cpu_features": cpu_features(),
@@ -73,12 +94,18 @@ fn machine(global: &Global, as_json: bool) -> anyhow::Result<()> {
             "models": models::names(),
             "recipes": recipes::names(),
         });
+        if let Some(measured) = &measured {
+            info["peaks"] = serde_json::to_value(measured)?;
+        }
         say(&info.to_string());
         return Ok(());
     }
+    let commit = commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     let mut rows = vec![
-        ("version", format!("{version} ({build}, {target})")),
+        ("version", format!("{version} ({build}, {target}{commit}), rustc {rustc}")),
+        ("build features", if build_features().is_empty() { "none".into() } else { build_features().join(", ") }),
         ("devices", devices.join(", ")),
+        ("processor", format!("{cpu}, {cores} cores")),
         ("CPU features", cpu_features().join(" ")),
         ("instruction set", format!("{} (of {})", isa(&Isa::detect()), sets.join(", "))),
         ("threads", threads.to_string()),
@@ -97,8 +124,43 @@ fn machine(global: &Global, as_json: bool) -> anyhow::Result<()> {
         ("networks", models::names().join(", ")),
         ("recipes", recipes::names().join(", ")),
     ]);
+    if let Some(measured) = &measured {
+        rows.extend(measured.rows());
+    }
     rows.iter().for_each(|(name, value)| say(&format!("{name:16} {value}")));
     Ok(())
+}
+
+/// Peaks of this machine, measured.
+#[derive(Serialize)]
+struct Measured {
+    #[serde(flatten)]
+    cpu: Peaks,
+    /// Bytes read and written by a copy on the opened CUDA device.
+    cuda_memory_bytes_per_s: Option<f64>,
+}
+
+impl Measured {
+    fn here(gpu: Option<&Arc<Gpu>>) -> Result<Self> {
+        const SECONDS: f64 = 0.5;
+        Ok(Measured { cpu: peaks::measure(SECONDS)?, cuda_memory_bytes_per_s: gpu.map(copy_bytes_per_s).transpose()? })
+    }
+
+    /// For people.
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let Peaks { gemm_flop_per_s, memory_bytes_per_s, adds_i32_per_s, adds_i16_per_s, runs } = self.cpu;
+        let giga = |value: f64, unit: &str, what: &str| format!("{:.1} {unit} ({what}; best of {runs} runs or more)", value / 1e9);
+        let mut rows = vec![
+            ("peak, gemm", giga(gemm_flop_per_s, "GFLOP/s", "f32 matrix product")),
+            ("peak, memory", giga(memory_bytes_per_s, "GB/s", "large buffers, read and written")),
+            ("peak, add32", giga(adds_i32_per_s, "G/s", "32-bit additions in the first cache")),
+            ("peak, add16", giga(adds_i16_per_s, "G/s", "16-bit additions in the first cache")),
+        ];
+        if let Some(bytes) = self.cuda_memory_bytes_per_s {
+            rows.push(("peak, CUDA", format!("{:.1} GB/s (copy on the device, read and written)", bytes / 1e9)));
+        }
+        rows
+    }
 }
 
 pub(super) fn described(index: usize, gpu: &Listed) -> String {

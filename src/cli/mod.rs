@@ -110,7 +110,12 @@ impl Global {
     /// # Errors
     /// [`Error::Device`] if a CUDA device was asked for by name and cannot be used.
     pub fn open_device(&self) -> anyhow::Result<Device> {
-        match self.device {
+        self.open(self.device)
+    }
+
+    /// Opens one device, as [`Global::open_device`] does.
+    fn open(&self, wanted: Wanted) -> anyhow::Result<Device> {
+        match wanted {
             Wanted::Cpu => Ok(Device::Cpu),
             Wanted::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
             // Most machines have no driver, and their users do not want to read that.

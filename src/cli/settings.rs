@@ -1,11 +1,13 @@
 //! Flags that are hyper-parameters. Each has the name of its field in `Config`; those that were given become a layer of settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::checkpoint;
 use crate::config::{Config, GradientKind, NeuronKind, OptimizerKind};
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
 use crate::recipes::{self, Layer};
+use crate::run_folder::BEST;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table;
@@ -214,4 +216,20 @@ pub fn fresh(recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
     };
     layers.insert(0, recipes::recipe(&name)?);
     recipes::resolve(&Config::default(), &layers)
+}
+
+/// The file that `path` names: of a run folder, the best checkpoint.
+pub fn checkpoint_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(BEST) } else { path.to_path_buf() }
+}
+
+/// The configuration of the network in a checkpoint, with `layers` over it; of a file without one, that of [`fresh`].
+pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
+    match checkpoint::config(path)? {
+        Some(text) => {
+            let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &path.display().to_string())?])?;
+            recipes::resolve(&trained, &layers)
+        }
+        None => fresh(None, layers),
+    }
 }

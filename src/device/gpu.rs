@@ -292,6 +292,23 @@ impl Gpu {
         finished.map_err(|e| self.failed("waiting for the device", e))
     }
 
+    /// Seconds that the device takes for what `body` puts on the compute stream, by marks before and behind it; waits for its end.
+    ///
+    /// # Errors
+    /// Those of `body`, and [`Error::Device`] if the device fails.
+    pub fn time(&self, body: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let mark = || {
+            let event =
+                self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(|e| self.failed("making an event", e))?;
+            event.record(&self.compute).map_err(|e| self.failed("marking the stream", e))?;
+            Ok(event)
+        };
+        let begin = mark()?;
+        body()?;
+        let milliseconds = begin.elapsed_ms(&mark()?).map_err(|e| self.failed("timing kernels", e))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
     /// Records what `body` puts on the compute stream, without doing it.
     ///
     /// # Errors

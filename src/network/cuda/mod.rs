@@ -6,6 +6,7 @@
 mod backward;
 mod buffers;
 mod forward;
+mod latency;
 mod staging;
 mod step;
 

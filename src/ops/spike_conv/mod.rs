@@ -224,6 +224,11 @@ impl QuantizedWeights {
     pub fn padded_channels(&self) -> usize {
         self.lines.len() / self.lines_of_block() * self.block
     }
+
+    /// Bytes of the table.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.lines.as_slice())
+    }
 }
 
 /// Largest `e ≤ 24` for which `largest · 2^e`, rounded, is at most `limit`; `2^e` and `2^-e` stay normal numbers.

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::times::Times;
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -55,12 +56,9 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Shortest, median and longest time, seconds.
-    pub fn spread(&self) -> [f64; 3] {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        let n = sorted.len();
-        [sorted[0], (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0, sorted[n - 1]]
+    /// How the seconds are spread.
+    pub fn times(&self) -> Times {
+        Times::of(&self.seconds)
     }
 }
 
@@ -75,12 +73,12 @@ pub fn usual_shape(model: &str) -> [usize; 3] {
 
 impl Case {
     /// Classes of the paper's data set.
-    fn classes(&self) -> usize {
+    pub fn classes(&self) -> usize {
         if self.config.model.starts_with("imagenet") { 1000 } else { 10 }
     }
 
     /// Frames of a sample: VGG reads events, a frame a step.
-    fn frames(&self) -> usize {
+    pub fn frames(&self) -> usize {
         if self.config.model.starts_with("vgg") { self.config.time_steps } else { 1 }
     }
 
@@ -116,13 +114,7 @@ impl Bench {
         let Config { batch, seed, .. } = case.config;
         let mut network = case.config.network(case.shape, case.classes())?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let values = batch * case.frames() * case.shape.iter().product::<usize>();
-        let mut data = Vec::new();
-        if data.try_reserve_exact(values).is_err() {
-            return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
-        }
-        data.resize(values, 0.0);
-        Init::Normal(1.0).fill(&mut data, &mut rng);
+        let data = random_images(batch, case.frames() * case.shape.iter().product::<usize>(), &mut rng)?;
         let labels = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
         let optimizer = match case.work {
             Work::Train => Some(case.config.optimizer(network.len())),
@@ -135,6 +127,12 @@ impl Bench {
         let training = optimizer.as_ref().map(|_| case.config.gradient());
         network.reserve(batch, case.frames(), training, optimizer.as_ref())?;
         Ok(Bench { case: case.clone(), network, optimizer, data, labels, steps: 0 })
+    }
+
+    /// The network with its images, `[B][frames][H][W][C]`: what an inference takes.
+    pub(super) fn parts(&mut self) -> (&mut Network, Input<'_>) {
+        let batch = self.case.config.batch;
+        (&mut self.network, Input { data: &self.data, batch, frames: self.case.frames() })
     }
 
     /// One training step or inference; returns the mean firing rate over all neurons.
@@ -181,6 +179,42 @@ pub fn time_steps(case: &Case, warmup: usize, repeats: usize) -> Result<Timing> 
         device_bytes: bench.network.device_bytes(),
         peak_rss_bytes: peak_rss(),
     })
+}
+
+/// A new network with random images; an inference fires as training does.
+pub struct RandomImages {
+    pub network: Network,
+    /// `[B][frames][H][W][C]`.
+    pub images: Vec<f32>,
+    /// 1 or T.
+    pub frames: usize,
+}
+
+impl RandomImages {
+    /// `samples` images for the network of a case, on the CPU.
+    ///
+    /// # Errors
+    /// As [`Bench::new`].
+    pub fn new(case: &Case, samples: usize) -> Result<RandomImages> {
+        // Few images settle the statistics as well as many; training keeps much of each.
+        let config = Config { batch: samples.clamp(1, 32), ..case.config.clone() };
+        let settled = Case { work: Work::Infer, config, device: Device::Cpu, ..case.clone() };
+        let (network, frames) = (Bench::new(&settled)?.network, case.frames());
+        let mut rng = ChaCha8Rng::seed_from_u64(case.config.seed);
+        let images = random_images(samples, frames * case.shape.iter().product::<usize>(), &mut rng)?;
+        Ok(RandomImages { network, images, frames })
+    }
+}
+
+/// Normal random values, `batch` times `values`.
+fn random_images(batch: usize, values: usize, rng: &mut ChaCha8Rng) -> Result<Vec<f32>> {
+    let (mut data, len) = (Vec::new(), batch.saturating_mul(values));
+    if data.try_reserve_exact(len).is_err() {
+        return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
+    }
+    data.resize(len, 0.0);
+    Init::Normal(1.0).fill(&mut data, rng);
+    Ok(data)
 }
 
 /// Makes the running statistics those of `input`, so that an untrained network fires in inference as it does in training.

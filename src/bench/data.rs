@@ -1,0 +1,55 @@
+//! Images a second that loaders prepare.
+
+use std::sync::Arc;
+
+use super::times::{Limits, repeat, timed};
+use crate::config::Config;
+use crate::data::{Augment, Dataset, Loader};
+use crate::error::Result;
+
+/// Which images, and what is done to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Pass {
+    /// The training split: shuffled, cropped, mirrored, normalised.
+    Train,
+    /// The test split: normalised.
+    Test,
+}
+
+/// Seconds of whole passes: `loaders` of them at once, each with the thread that every loader has, each through the whole split.
+///
+/// # Errors
+/// That of a sample that cannot be read.
+pub fn time_passes(dataset: &Arc<Dataset>, pass: Pass, config: &Config, loaders: usize, limits: &Limits) -> Result<Vec<f64>> {
+    let augment = Augment { crop_pad: config.crop_pad, flip: config.flip };
+    let mut epoch = 0;
+    repeat(limits, || {
+        epoch += 1;
+        timed(|| {
+            std::thread::scope(|scope| {
+                let mut passes = Vec::new();
+                for reader in 0..loaders {
+                    let loader = || match pass {
+                        Pass::Train => Loader::train(Arc::clone(dataset), config.batch, augment, config.seed + reader as u64, epoch, 0),
+                        Pass::Test => Loader::test(Arc::clone(dataset), config.batch),
+                    };
+                    let mut loader = loader();
+                    passes.push(scope.spawn(move || {
+                        loader.by_ref().for_each(|batch| drop(std::hint::black_box(batch)));
+                        loader.outcome()
+                    }));
+                }
+                passes.into_iter().try_for_each(|pass| pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })
+        })
+    })
+}
+
+/// Images of one pass.
+pub fn images(dataset: &Dataset, pass: Pass) -> usize {
+    match pass {
+        Pass::Train => dataset.train.len(),
+        Pass::Test => dataset.test.len(),
+    }
+}

@@ -1,0 +1,156 @@
+//! Flags with lists: all combinations of them are measured.
+
+use std::io::IsTerminal;
+
+use clap::{ArgAction, Args};
+use serde::Serialize;
+use toml::{Table, Value};
+
+use crate::bench::usual_shape;
+use crate::cli::settings::{self, LayerFlags};
+use crate::cli::{Global, Wanted, complain, parse_device};
+use crate::config::{Config, NeuronKind};
+use crate::device::Device;
+use crate::error::Result;
+use crate::recipes;
+
+/// Networks, their settings and devices.
+#[derive(Args)]
+#[command(next_help_heading = "Network and data")]
+pub struct Axes {
+    /// Networks by name; `dsr info` lists them [default: preact-resnet18].
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "arch", conflicts_with_all = ["widths", "blocks"])]
+    pub model: Option<Vec<String>>,
+    /// Neuron models [default: if].
+    #[arg(long, value_enum, value_name = "NEURON,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1)]
+    pub neuron: Option<Vec<NeuronKind>>,
+    /// Widths of the weights in the forward pass, such as 16,8 [default: 16; kernels: 16,8].
+    #[arg(long, value_name = "BITS,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "weight_bits")]
+    pub weight_bits: Option<Vec<u32>>,
+    /// Numbers of time steps T, such as 1,5,20 [default: 20].
+    #[arg(short = 'T', long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1)]
+    #[arg(aliases = ["timesteps", "time_steps"])]
+    pub time_steps: Option<Vec<u32>>,
+    /// Samples computed at once, such as 1,32,128 [default: 32; latency: 1; kernels: 8].
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "batch-size")]
+    pub batch: Option<Vec<u32>>,
+    /// Devices instead of --device, such as cpu,cuda:1.
+    #[arg(long, value_name = "DEVICE,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, value_parser = parse_device)]
+    devices: Option<Vec<Wanted>>,
+    #[command(flatten)]
+    layers: LayerFlags,
+    /// Size of the images instead of the usual one of the network, such as 28x28x1.
+    #[arg(long, value_name = "HxWxC", value_parser = parse_shape)]
+    image: Option<Shape>,
+}
+
+#[derive(Clone, Debug)]
+struct Shape([usize; 3]);
+
+fn parse_shape(text: &str) -> std::result::Result<Shape, String> {
+    let numbers: Option<Vec<usize>> = text.split('x').map(|n| n.parse().ok().filter(|n| (1..=4096).contains(n))).collect();
+    let shape = numbers.and_then(|numbers| <[usize; 3]>::try_from(numbers).ok());
+    shape.map(Shape).ok_or("give height, width and channels, each 1 to 4096, such as 32x32x3".into())
+}
+
+/// One combination.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    pub config: Config,
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    pub device: Device,
+}
+
+/// What every case says about its network; a part of the key by which cases are found again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NetworkKey {
+    pub device: String,
+    pub model: String,
+    pub image: String,
+    pub neuron: &'static str,
+    /// Threshold before training.
+    pub vth: f64,
+    pub weight_bits: u8,
+    pub time_steps: usize,
+    pub batch: usize,
+}
+
+impl NetworkKey {
+    /// Of a network that is run on a device.
+    pub fn new(config: &Config, shape: [usize; 3], device: &Device) -> Self {
+        NetworkKey {
+            device: device.to_string(),
+            model: config.model_name(),
+            image: shape.map(|n| n.to_string()).join("x"),
+            neuron: config.neuron.name(),
+            vth: config.vth,
+            weight_bits: config.weight_bits,
+            time_steps: config.time_steps,
+            batch: config.batch,
+        }
+    }
+
+    /// What tables group their rows by.
+    pub fn title(&self) -> String {
+        format!("{}, images {}, {}", self.model, self.image, self.device)
+    }
+}
+
+/// All combinations of the lists, each with its settings resolved: recipe, then `--config`, then flags; `more` are further flags.
+pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow::Result<Vec<Setting>> {
+    let mut flags = settings::table(&axes.layers)?;
+    if let (Some(Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
+        let two = vec![Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18
+        flags.insert("blocks".into(), Value::Array(two));
+    }
+    flags.extend(more);
+    let given = settings::layers(global, flags)?;
+    let numbers = |list: &Option<Vec<u32>>| list.iter().flatten().map(|&n| Value::from(i64::from(n))).collect::<Vec<_>>();
+    let lists = [
+        ("model", axes.model.iter().flatten().map(|name| Value::from(name.as_str())).collect()),
+        ("neuron", axes.neuron.iter().flatten().map(|neuron| Value::from(neuron.name())).collect()),
+        ("weight_bits", numbers(&axes.weight_bits)),
+        ("time_steps", numbers(&axes.time_steps)),
+        ("batch", numbers(&axes.batch)),
+    ];
+    let batch = Table::from_iter([("batch".into(), batch.into())]);
+    let configs = product(&lists).into_iter().map(|settings| {
+        let mut layers = vec![recipes::given(batch.clone())];
+        layers.extend(given.iter().cloned());
+        layers.push(recipes::given(settings));
+        let neuron = recipes::last(&layers, "neuron").and_then(Value::as_str).unwrap_or("if");
+        layers.insert(0, recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?);
+        recipes::resolve(&Config::default(), &layers)
+    });
+    let configs = configs.collect::<Result<Vec<Config>>>()?;
+    let mut all = Vec::new();
+    for &wanted in axes.devices.as_deref().unwrap_or(&[global.device]) {
+        let device = global.open(wanted)?;
+        all.extend(configs.iter().map(|config| Setting {
+            shape: axes.image.as_ref().map_or_else(|| usual_shape(&config.model), |shape| shape.0),
+            config: config.clone(),
+            device: device.clone(),
+        }));
+    }
+    Ok(all)
+}
+
+/// A table for every combination of one value from each list; an empty list leaves its key out.
+fn product(axes: &[(&str, Vec<Value>)]) -> Vec<Table> {
+    axes.iter().filter(|axis| !axis.1.is_empty()).fold(vec![Table::new()], |tables, (key, values)| {
+        let with = |table: &Table, value: &Value| {
+            let mut table = table.clone();
+            table.insert((*key).into(), value.clone());
+            table
+        };
+        tables.iter().flat_map(|table| values.iter().map(move |value| with(table, value))).collect()
+    })
+}
+
+/// Says on a terminal which case is being measured.
+pub fn progress(global: &Global, index: usize, of: usize) {
+    if !global.quiet && std::io::stderr().is_terminal() {
+        complain(&format!("case {} of {of}", index + 1));
+    }
+}
