@@ -1,7 +1,7 @@
 //! Where the time of a step goes: spans that the code opens as it runs, kept while somebody listens on this thread.
 //!
 //! A phase holds layers, a layer holds operations, and an operation may be a parallel loop in which several kinds of work alternate.
-//! Such a loop is one span; every 13th position on each thread is looked at closer, and the loop's time is shared out in the
+//! Such a loop is one span; every 31st position on each thread is looked at closer, and the loop's time is shared out in the
 //! proportion of what was seen there ([`Sampler`]). Without a listener a span is one look at a thread-local variable.
 
 use std::cell::RefCell;
@@ -34,6 +34,8 @@ pub enum Phase {
 #[serde(rename_all = "snake_case")]
 pub enum Op {
     Wait,
+    /// Of the batch, to a device.
+    Copy,
     InputConvolution,
     SpikeConvolution,
     Identity,
@@ -53,8 +55,8 @@ pub enum Op {
     FiniteCheck,
     Update,
     Quantize,
-    /// A whole pass over a layer on a device.
-    Device,
+    /// All kernels of a layer on a device.
+    Kernels,
     /// What is left of a layer or phase.
     Rest,
 }
@@ -66,6 +68,7 @@ impl Op {
     /// All kinds, in order.
     pub const ALL: [Op; OPS] = [
         Op::Wait,
+        Op::Copy,
         Op::InputConvolution,
         Op::SpikeConvolution,
         Op::Identity,
@@ -85,7 +88,7 @@ impl Op {
         Op::FiniteCheck,
         Op::Update,
         Op::Quantize,
-        Op::Device,
+        Op::Kernels,
         Op::Rest,
     ];
 
@@ -93,6 +96,7 @@ impl Op {
     pub fn name(self) -> &'static str {
         match self {
             Op::Wait => "wait for data",
+            Op::Copy => "copy to the device",
             Op::InputConvolution => "input convolution",
             Op::SpikeConvolution => "spike convolution",
             Op::Identity => "identity",
@@ -104,7 +108,7 @@ impl Op {
             Op::Readout => "readout",
             Op::CrossEntropy => "cross-entropy",
             Op::ClearGradients => "clear gradients",
-            Op::ClampMapping => "clamp mapping, norm",
+            Op::ClampMapping => "clamp mapping",
             Op::InnerGradient => "inner norm gradient",
             Op::CurrentGradient => "current gradient",
             Op::WeightGradient => "weight gradient",
@@ -112,7 +116,7 @@ impl Op {
             Op::FiniteCheck => "finite check",
             Op::Update => "update",
             Op::Quantize => "quantise",
-            Op::Device => "kernels",
+            Op::Kernels => "kernels",
             Op::Rest => "rest",
         }
     }
@@ -230,7 +234,7 @@ fn nanoseconds(since: Instant) -> u64 {
 }
 
 /// Every how many positions of a loop are looked at: a prime, so that no width of an image makes it always the same column.
-const EVERY: usize = 13;
+const EVERY: usize = 31;
 
 /// Looks at some positions of a parallel loop; made on the thread that listens, used on all.
 #[derive(Clone, Debug)]

@@ -190,7 +190,7 @@ fn text(profile: &Profile, by: By) -> std::result::Result<String, std::fmt::Erro
     let (least, most) = (wall.with_timers.iter().min(), wall.with_timers.iter().max());
     writeln!(
         out,
-        "wall time {} ms: median of {} steps ({} .. {}), {} before them; timers cost {:+.2} % (pairs of steps)\n",
+        "wall time {} ms: median of {} steps ({} .. {}), {} before them; timers cost {:+.2} %\n",
         milliseconds(wall.shown),
         wall.with_timers.len(),
         milliseconds(least.copied().unwrap_or(0)),
@@ -218,7 +218,7 @@ fn share(profile: &Profile, nanoseconds: u64) -> f64 {
 }
 
 fn by_layer(out: &mut String, profile: &Profile) -> std::fmt::Result {
-    writeln!(out, "ms by phase; Gop/s: synaptic operations of forward, actual and dense; MB kept for backward; peak of the process")?;
+    writeln!(out, "times in ms; Gop/s of forward: synaptic operations, actual and dense; kept: MB for backward")?;
     writeln!(
         out,
         "{:18}{:>11}{:>8}{:>10}{:>10}{:>6}{:>8}{:>8}{:>9}{:>9}",
@@ -263,7 +263,7 @@ fn by_op(out: &mut String, profile: &Profile) -> std::fmt::Result {
         entry.3 |= row.shared_loop;
         entry.4.add(row.amount);
     }
-    writeln!(out, "* shared a parallel loop, split by looking at every 13th position")?;
+    writeln!(out, "* shared a parallel loop, split by looking at every 31st position")?;
     writeln!(out, "{:10} {:22}{:>7}{:>12}{:>7}{:>10}{:>10}{:>10}", "phase", "operation", "calls", "ms", "%", "Gop/s", "dense", "GB/s")?;
     for ((_, op), (phase, calls, time, is_shared, amount)) in &ops {
         let phase = phase.map_or_else(|| "-".into(), |phase| format!("{phase:?}").to_lowercase());

@@ -23,8 +23,18 @@ pub struct Bar {
 }
 
 /// Where labels end and values begin, percent of the width.
-const LEFT: f64 = 37.0;
-const RIGHT: f64 = 82.0;
+const LEFT: f64 = 40.0;
+const RIGHT: f64 = 83.0;
+
+/// A name, cut to the room there is on a phone; whole for those who point at it.
+fn label(name: &str) -> String {
+    const MOST: usize = 19;
+    if name.chars().count() <= MOST {
+        return escape(name);
+    }
+    let cut: String = name.chars().take(MOST - 1).collect();
+    format!("{}…<title>{}</title>", escape(&cut), escape(name))
+}
 
 /// Horizontal bars, one below the other, on one scale.
 pub fn bars(id: &str, title: &str, description: &str, rows: &[Bar]) -> String {
@@ -35,8 +45,7 @@ pub fn bars(id: &str, title: &str, description: &str, rows: &[Bar]) -> String {
     let mut out = open(id, title, description, ROW * rows.len().max(1));
     for (index, bar) in rows.iter().enumerate() {
         let y = ROW * index;
-        let label = escape(&bar.label);
-        let _ = write!(out, "<text x=\"0\" y=\"{}\">{label}</text>", y + 18);
+        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", y + 18, label(&bar.label));
         let _ = write!(out, "<rect class=\"track\" x=\"{LEFT}%\" y=\"{}\" width=\"{}%\" height=\"16\" rx=\"2\"/>", y + 5, RIGHT - LEFT);
         let mut x = LEFT;
         for (class, value) in &bar.parts {
@@ -67,9 +76,9 @@ pub fn heatmap(id: &str, title: &str, description: &str, rows: &[(String, Vec<f6
     let columns = rows.iter().map(|row| row.1.len()).max().unwrap_or(1).max(1);
     let width = (100.0 - LEFT) / columns as f64;
     let mut out = open(id, title, description, ROW * rows.len() + 24);
-    for (index, (label, values)) in rows.iter().enumerate() {
+    for (index, (name, values)) in rows.iter().enumerate() {
         let y = ROW * index;
-        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", y + 15, escape(label));
+        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", y + 15, label(name));
         let _ = write!(out, "<rect class=\"track\" x=\"{LEFT}%\" y=\"{y}\" width=\"{}%\" height=\"{}\"/>", 100.0 - LEFT, ROW - 2);
         for (t, value) in values.iter().enumerate() {
             let (x, shade) = (LEFT + width * t as f64, value / largest);
@@ -77,7 +86,7 @@ pub fn heatmap(id: &str, title: &str, description: &str, rows: &[(String, Vec<f6
                 out,
                 "<rect class=\"one\" x=\"{x:.3}%\" y=\"{y}\" width=\"{width:.3}%\" height=\"{}\" fill-opacity=\"{shade:.3}\"><title>{}, t = {}: {value:.4}</title></rect>",
                 ROW - 2,
-                escape(label),
+                escape(name),
                 t + 1
             );
         }
@@ -90,17 +99,19 @@ pub fn heatmap(id: &str, title: &str, description: &str, rows: &[(String, Vec<f6
     out + "</svg>"
 }
 
-/// A histogram over a range, with a mark at one value of it.
+/// A histogram over a range, with a mark at one value of it. The outermost bins hold what lies outside; they are pale and end at the top.
 pub fn histogram(id: &str, title: &str, description: &str, counts: &[u64], [low, high]: [f32; 2], mark: f32) -> String {
     const HEIGHT: usize = 84;
-    let largest = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
+    let inner = counts.get(1..counts.len().saturating_sub(1)).unwrap_or(counts);
+    let largest = inner.iter().copied().max().unwrap_or(0).max(1) as f64;
     let width = 100.0 / counts.len().max(1) as f64;
     let place = |value: f32| f64::from((value - low) / (high - low)) * 100.0;
     let mut out = open(id, title, description, HEIGHT + 20);
     for (index, &count) in counts.iter().enumerate() {
-        let height = HEIGHT as f64 * count as f64 / largest;
+        let height = HEIGHT as f64 * (count as f64 / largest).min(1.0);
+        let class = if index == 0 || index + 1 == counts.len() { "pale" } else { "one" };
         let (x, y) = (width * index as f64, HEIGHT as f64 - height);
-        let _ = write!(out, "<rect class=\"one\" x=\"{x:.3}%\" y=\"{y:.2}\" width=\"{width:.3}%\" height=\"{height:.2}\"/>");
+        let _ = write!(out, "<rect class=\"{class}\" x=\"{x:.3}%\" y=\"{y:.2}\" width=\"{width:.3}%\" height=\"{height:.2}\"/>");
     }
     let _ = write!(out, "<line class=\"axis\" x1=\"0\" x2=\"100%\" y1=\"{HEIGHT}\" y2=\"{HEIGHT}\"/>");
     let x = place(mark);
