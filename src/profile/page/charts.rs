@@ -117,8 +117,8 @@ pub fn histogram(id: &str, title: &str, description: &str, counts: &[u64], [low,
     let x = place(mark);
     let _ = write!(out, "<line class=\"mark\" x1=\"{x:.2}%\" x2=\"{x:.2}%\" y1=\"0\" y2=\"{}\"/>", HEIGHT + 4);
     for (value, anchor) in [(low, "start"), (0.0, "middle"), (high, "end")] {
-        let _ =
-            write!(out, "<text class=\"soft\" x=\"{:.2}%\" y=\"{}\" text-anchor=\"{anchor}\">{value}</text>", place(value), HEIGHT + 17);
+        let text = value.to_string().replace('-', "−");
+        let _ = write!(out, "<text class=\"soft\" x=\"{:.2}%\" y=\"{}\" text-anchor=\"{anchor}\">{text}</text>", place(value), HEIGHT + 17);
     }
     out + "</svg>"
 }

@@ -13,22 +13,18 @@ use charts::{Bar, Point, bars, curve, escape, heatmap, histogram, key, table};
 pub fn page(profile: &Profile) -> String {
     let mode = if profile.mode == Work::Train { "training step" } else { "inference" };
     let title = escape(&format!("{}: one {mode}", profile.model));
-    let sections = [
-        time_by_layer(profile),
-        time_by_op(profile),
-        memory(profile),
-        rates(profile),
-        potentials(profile),
-        accuracy(profile),
-        prediction(profile),
-    ];
+    // Two columns where there is room, filled one after the other.
+    let left = [time_by_layer(profile), memory(profile), accuracy(profile)].concat();
+    let right = [time_by_op(profile), rates(profile)].concat();
+    let wide = [potentials(profile), prediction(profile)].concat();
+    let sections = format!("<div>\n{left}</div>\n<div>\n{right}</div>\n<div class=\"wide\">\n{wide}</div>\n");
     let style = include_str!("style.css");
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>dsr profile: {title}</title>\n\
          <style>\n{style}</style>\n</head>\n<body>\n<main>\n<header>\n<h1>{title}</h1>\n{}</header>\n<div class=\"sections\">\n{}</div>\n{}</main>\n</body>\n</html>\n",
         summary(profile),
-        sections.concat(),
+        sections,
         footer(profile)
     )
 }
@@ -43,12 +39,11 @@ fn summary(profile: &Profile) -> String {
         ("Batch", config("batch")),
         ("Time steps T", config("time_steps")),
         ("Neuron", config("neuron").to_uppercase()),
-        ("Timers cost (pairs)", format!("{:+.2} %", 100.0 * profile.wall_ns.overhead)),
+        ("Timers cost (pairs)", format!("{:+.2} %", 100.0 * profile.wall_ns.overhead).replace('-', "−")),
     ];
     let fact = |(name, value): &(&str, String)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(value));
     format!(
-        "<p class=\"lead\">{} on {}, {} images. The step shown is the median of {}.</p>\n<dl class=\"facts\">{}</dl>\n",
-        escape(&profile.model),
+        "<p class=\"lead\">On {}, with {} images: the step with the median wall time of {}.</p>\n<dl class=\"facts\">{}</dl>\n",
         escape(&profile.device),
         escape(&profile.images),
         profile.wall_ns.with_timers.len(),
@@ -56,11 +51,8 @@ fn summary(profile: &Profile) -> String {
     )
 }
 
-/// Class of a section that takes the whole width.
-const WIDE: &str = " class=\"wide\"";
-
-fn section(class: &str, title: &str, words: &str, content: &str) -> String {
-    format!("<section{class}>\n<h2>{}</h2>\n<p>{}</p>\n{content}\n</section>\n", escape(title), escape(words))
+fn section(title: &str, words: &str, content: &str) -> String {
+    format!("<section>\n<h2>{}</h2>\n<p>{}</p>\n{content}\n</section>\n", escape(title), escape(words))
 }
 
 fn figure(chart: &str, key: &str) -> String {
@@ -93,7 +85,7 @@ fn time_by_layer(profile: &Profile) -> String {
     };
     let chart = bars("layers", "Time by layer", &format!("Milliseconds of each layer, layers from first to last. {words}"), &rows);
     let content = figure(&chart, &key(names)) + &table("Milliseconds by layer", &["layer", "forward", "backward", "other", "%"], &numbers);
-    section("", "Time by layer", &format!("Milliseconds. All bars add up to the wall time. {words}"), &content)
+    section("Time by layer", &format!("Milliseconds. All bars add up to the wall time. {words}"), &content)
 }
 
 fn time_by_op(profile: &Profile) -> String {
@@ -120,12 +112,7 @@ fn time_by_op(profile: &Profile) -> String {
     let chart = bars("ops", "Time by operation", "Milliseconds of each kind of work over all layers, the longest first.", &rows);
     let words =
         "Milliseconds over all layers. With a star: shared a parallel loop, whose time was split by looking at every 31st position.";
-    section(
-        "",
-        "Time by operation",
-        words,
-        &(figure(&chart, "") + &table("Milliseconds by operation", &["operation", "ms", "%"], &numbers)),
-    )
+    section("Time by operation", words, &(figure(&chart, "") + &table("Milliseconds by operation", &["operation", "ms", "%"], &numbers)))
 }
 
 fn memory(profile: &Profile) -> String {
@@ -144,7 +131,6 @@ fn memory(profile: &Profile) -> String {
     let heads = ["layer", "kept MB", "spikes MB", "process peak MB"];
     let content = figure(&chart, &key(&[("one", "kept for backward"), ("two", "spikes")])) + &table("Megabytes by layer", &heads, &numbers);
     section(
-        "",
         "Memory by layer",
         "Megabytes. What is kept for backward does not grow with T; spikes go as soon as no later layer reads them.",
         &content,
@@ -183,7 +169,7 @@ fn rates(profile: &Profile) -> String {
         + &format!("<h3>By time step</h3><p>Full colour is {largest:.4}; the first steps show how long spikes take to get through.</p>")
         + &figure(&map, "")
         + &table("Spikes a neuron and step", &heads, &numbers);
-    section("", "Firing rates", "Spikes a neuron and step, in an inference.", &content)
+    section("Firing rates", "Spikes a neuron and step, in an inference.", &content)
 }
 
 fn potentials(profile: &Profile) -> String {
@@ -207,12 +193,11 @@ fn potentials(profile: &Profile) -> String {
         numbers.push(vec![layer.layer.clone(), format!("{below:.1}"), format!("{middle:.1}"), format!("{above:.1}")]);
     }
     let words = format!(
-        "After charging and before the reset, in units of the threshold, over all neurons and steps of {} images. Neurons fire from the line on, at {}. What lies outside {low} to {high} is in the outermost bins, which are pale. Each histogram has its own height.",
+        "After charging and before the reset, in units of the threshold, over all neurons and steps of {} images. Neurons fire from the line on, at {}. What lies outside ±{high} is in the outermost bins, which are pale. Each histogram has its own height.",
         activity.potential_samples, activity.alpha
     );
     let heads = ["layer", "% below 0", "% from 0 to the line", "% that fires"];
     section(
-        WIDE,
         "Membrane potentials",
         &words,
         &format!("<div class=\"many\">{charts}</div>{}", table("Share of the potentials, to the width of a bin", &heads, &numbers)),
@@ -245,7 +230,7 @@ fn accuracy(profile: &Profile) -> String {
     );
     let heads = ["T", "top-1 %", "low", "high", "firing rate"];
     let content = figure(&chart, "") + &table("Accuracy against T, with 95 % intervals", &heads, &numbers);
-    section("", "Accuracy against T", "Top-1 on the test split; pale lines are 95 % intervals.", &content)
+    section("Accuracy against T", "Top-1 on the test split; pale lines are 95 % intervals.", &content)
 }
 
 fn prediction(profile: &Profile) -> String {
@@ -273,7 +258,7 @@ fn prediction(profile: &Profile) -> String {
     let content = format!("<p class=\"note\">A prediction from shapes and the data sheet. Nothing was measured on a {gpu}.</p>")
         + &figure(&chart, &key(names))
         + &table("Predicted microseconds", &["layer", "forward", "backward", "forward bound by"], &numbers);
-    section("", &format!("Prediction for {gpu}"), &format!("Microseconds; {:.3} ms in all.", 1e3 * prediction.seconds), &content)
+    section(&format!("Prediction for {gpu}"), &format!("Microseconds; {:.3} ms in all.", 1e3 * prediction.seconds), &content)
 }
 
 fn footer(profile: &Profile) -> String {
