@@ -236,6 +236,10 @@ impl Shown<'_> {
         let mut out = String::new();
         let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
         writeln!(out, "{path}: {model} on {}, {} test images", dataset.name, dataset.test.labels.len())?;
+        let machine = machine();
+        let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
+        let device = self.network.device();
+        writeln!(out, "dsr {} ({}{commit}), {}, {device}, seed {}", machine.version, machine.build, machine.cpu, self.config.seed)?;
         write!(out, "{:>4}", "T")?;
         for k in self.top() {
             write!(out, "  {:>5}  {:<14}", format!("top-{k}"), "95 % interval")?;
@@ -314,7 +318,8 @@ impl Shown<'_> {
             }
         }
         writeln!(out, "ANN: the same network, one pass. Neglected: memory, batch norm, biases,")?;
-        writeln!(out, "and {:.3} million neuron updates an image (charge, fire, reset).", total.updates / 1e6)
+        let updates = total.updates / 1e6;
+        writeln!(out, "and {updates:.3} million neuron updates an image: {:.3} uJ at 0.9 pJ each.", updates * energy::FLOAT.ac_pj)
     }
 
     /// A line a layer with `--rates`, a line for each T without.

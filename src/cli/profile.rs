@@ -55,7 +55,8 @@ pub struct ProfileArgs {
     /// Writes the step as a Chrome trace (JSON), for ui.perfetto.dev.
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     trace: Option<PathBuf>,
-    /// Writes a page with charts: time, memory, firing rates, potentials, and accuracy against T for a checkpoint.
+    /// Writes a page with charts: time, memory, firing rates, potentials, and accuracy against T for a checkpoint. Spikes and
+    /// potentials are those of an inference with the network as it was before the steps.
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     html: Option<PathBuf>,
     /// Adds what the step should cost on a GPU by its data sheet; nothing of it is measured.
@@ -87,7 +88,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     } else {
         Images::Dataset(Arc::new(data::load(&config.dataset, config.data_dir.as_deref())?))
     };
-    let mut subject = Subject::new(args.mode, config, images, checkpoint.as_deref(), &device)?;
+    let mut subject = Subject::new(args.mode, config, images.clone(), checkpoint.as_deref(), &device)?;
     if matches!(device, Device::Cuda(_)) && !global.quiet {
         complain("note: on a device every layer is waited for, so kernels do not overlap; the steps without timers are replayed as usual");
     }
@@ -98,16 +99,14 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         profile.prediction = Some(predict(gpu, &subject.network, args.mode, shape, adam));
     }
     if args.html.is_some() {
-        if args.mode == Work::Train && checkpoint.is_none() {
-            subject.settle()?; // the running statistics have seen a few steps only
-        }
-        profile.activity = Some(activity(&mut subject)?);
-        if let (Some(path), Some(dataset)) = (&checkpoint, subject.dataset().cloned()) {
-            // Anew: the steps that were profiled have trained the network.
-            let mut network = subject.config.network(dataset.shape, dataset.classes.len())?;
-            crate::checkpoint::load(path, &mut network, None)?;
-            network.place(&device)?;
-            profile.accuracy = Some(accuracy_by_steps(&mut network, &dataset, subject.config.batch)?);
+        // Anew, since the steps that were profiled have trained the network; spikes have the same bits on every device.
+        let most = subject.dataset().map_or(usize::MAX, |dataset| dataset.test.len());
+        let config = Config { batch: subject.config.batch.min(most), ..subject.config.clone() };
+        let mut fresh = Subject::new(Work::Infer, config, images, checkpoint.as_deref(), &Device::Cpu)?;
+        profile.activity = Some(activity(&mut fresh)?);
+        if let (true, Some(dataset)) = (checkpoint.is_some(), subject.dataset()) {
+            fresh.network.place(&device)?;
+            profile.accuracy = Some(accuracy_by_steps(&mut fresh.network, dataset, fresh.config.batch)?);
         }
     }
     if let Some(file) = &args.trace {

@@ -50,12 +50,12 @@ pub struct Accuracy {
     pub firing_rate: f64,
 }
 
-/// Runs an inference of the batch at hand and looks at all neurons.
+/// Runs an inference of the batch at hand and looks at all neurons. The network of `subject` infers, on the CPU.
 ///
 /// # Errors
 /// What a device refuses.
 pub fn activity(subject: &mut Subject) -> Result<Activity> {
-    let forward = subject.forward_again(true)?;
+    let forward = subject.forward_again()?;
     let (network, batch) = (&subject.network, subject.batch());
     let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
     let mut layers: Vec<LayerActivity> = network

@@ -157,7 +157,7 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize) -
     let (result, memory, _) = listen(true, || subject.step());
     result?;
     let kept = subject.network.kept_bytes_by_layer();
-    let forward = subject.forward_again(false)?;
+    let forward = subject.forward_again()?;
     let wall_ns = Wall { shown: shown.wall, with_timers, without_timers, overhead };
 
     let network = &subject.network;

@@ -77,7 +77,7 @@ impl Subject {
     }
 
     /// Gives the network the batch-norm statistics of the batch at hand.
-    pub fn settle(&mut self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         let Batch { data, labels, frames, .. } = &self.batch;
         settle_batch_norm(&mut self.network, &Input { data, batch: labels.len(), frames: *frames })
     }
@@ -99,16 +99,15 @@ impl Subject {
         step.not_finite.map_or(Ok(()), |layer| Err(Error::NotFinite { step: *iteration, layer, checkpoint: None }))
     }
 
-    /// One more forward pass on the batch of the last step, with the spikes of all layers: as in that step, or (`evaluation`) without
-    /// anything of training.
+    /// One more forward pass on the batch of the last step, as in that step, with the spikes of all layers.
     ///
     /// # Errors
     /// What a device refuses.
-    pub fn forward_again(&mut self, evaluation: bool) -> Result<Forward> {
+    pub fn forward_again(&mut self) -> Result<Forward> {
         let Subject { network, config, work, batch, iteration, .. } = self;
         let mode = match work {
-            Work::Train if !evaluation => Mode::Train { gradient: config.gradient(), seed: *iteration },
-            _ => Mode::Eval,
+            Work::Train => Mode::Train { gradient: config.gradient(), seed: *iteration },
+            Work::Infer => Mode::Eval,
         };
         network.forward(&Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames }, mode, |_| true)
     }

@@ -169,7 +169,7 @@ fn rates(profile: &Profile) -> String {
         + &format!("<h3>By time step</h3><p>Full colour is {largest:.4}; the first steps show how long spikes take to get through.</p>")
         + &figure(&map, "")
         + &table("Spikes a neuron and step", &heads, &numbers);
-    section("Firing rates", "Spikes a neuron and step, in an inference.", &content)
+    section("Firing rates", "Spikes a neuron and step, in an inference with the network as it was before the steps.", &content)
 }
 
 fn potentials(profile: &Profile) -> String {
