@@ -287,7 +287,7 @@ fn predicted(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
         Some(share) => writeln!(out, "{}; occupancy of the spike convolution {:.0} % of the warps", gpu.source, 100.0 * share)?,
         None => writeln!(out, "{}; this build has no kernels, so their occupancy is not known", gpu.source)?,
     }
-    writeln!(out, "{:24}{:>12}{:>12}{:>12}  {}", "layer", "forward", "backward", "sum", "forward is bound by")?;
+    writeln!(out, "{:24}{:>12}{:>12}{:>12}  forward is bound by", "layer", "forward", "backward", "sum")?;
     let mut line = |name: &str, forward: &Cost, backward: &Cost| {
         let [forward_us, backward_us] = [forward, backward].map(|cost| 1e6 * cost.seconds);
         let (sum, bound) = (forward_us + backward_us, if forward_us > 0.0 { forward.bound() } else { "" });
