@@ -34,28 +34,34 @@ fn fan(connection: &Connection) -> u64 {
     }
 }
 
-/// Adds the operations of a batch of `samples` to `totals`, one entry a layer. Needs the spikes of all layers.
+/// Operations of one connection for a batch of `samples`; without the `spikes` of its source nothing is actual.
 ///
 /// `frames` is 1 for a static image, whose current is computed once for all time steps.
+pub fn of_connection(connection: &Connection, spikes: Option<&Spikes>, time_steps: usize, samples: usize, frames: usize) -> Operations {
+    let (readers, fan) = (readers(&connection.geometry), fan(connection));
+    let reads = readers.iter().sum::<u64>() * connection.geometry.cin as u64 * fan;
+    if connection.source == Source::Input {
+        let all = reads * (samples * frames) as u64;
+        return Operations { actual: all, dense: all };
+    }
+    let fired = |spikes: &Spikes| {
+        let of_position = |(position, words): (usize, &[u32])| {
+            let fired: u32 = words.iter().map(|word| word.count_ones()).sum();
+            u64::from(fired) * readers[position % spikes.positions] * fan
+        };
+        spikes.bits().chunks_exact(spikes.words() * spikes.time_steps).enumerate().map(of_position).sum()
+    };
+    Operations { actual: spikes.map_or(0, fired), dense: reads * (samples * time_steps) as u64 }
+}
+
+/// Adds the operations of a batch of `samples` to `totals`, one entry a layer. Needs the spikes of all layers.
 pub fn add_operations(network: &Network, spikes: &[Option<Spikes>], samples: usize, frames: usize, totals: &mut [Operations]) {
     for (layer, total) in network.layers.iter().zip(totals) {
         for connection in &layer.connections {
-            let (readers, fan) = (readers(&connection.geometry), fan(connection));
-            let reads = readers.iter().sum::<u64>() * connection.geometry.cin as u64 * fan;
-            match connection.source {
-                Source::Input => {
-                    total.actual += reads * (samples * frames) as u64;
-                    total.dense += reads * (samples * frames) as u64;
-                }
-                Source::Layer(source) => {
-                    total.dense += reads * (samples * network.time_steps) as u64;
-                    let Some(spikes) = &spikes[source] else { continue };
-                    for (position, words) in spikes.bits().chunks_exact(spikes.words()).enumerate() {
-                        let fired: u32 = words.iter().map(|word| word.count_ones()).sum();
-                        total.actual += u64::from(fired) * readers[position % spikes.positions] * fan;
-                    }
-                }
-            }
+            let spikes = if let Source::Layer(source) = connection.source { spikes[source].as_ref() } else { None };
+            let Operations { actual, dense } = of_connection(connection, spikes, network.time_steps, samples, frames);
+            total.actual += actual;
+            total.dense += dense;
         }
     }
 }

@@ -100,6 +100,12 @@ fn json_output_is_one_object() {
     for key in ["seconds", "images_per_second"] {
         assert!(result[key].as_f64().unwrap() > 0.0, "{key}: {result}");
     }
+    let table = ok(folder.path(), "eval --checkpoint run/last.safetensors -o csv --rates -T 2,5");
+    let mut reader = csv::Reader::from_reader(table.as_bytes());
+    let heads = reader.headers().unwrap().clone();
+    let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    assert_eq!((records.len(), heads.len(), &heads[4], &heads[8]), (14, 23, "layer", "energy_j"), "{table}");
+    assert!(records.iter().all(|record| &record[15] == "digits-8x8" && &record[17] == "3"), "{table}");
     let evaluation = json(&ok(folder.path(), "eval --checkpoint run/last.safetensors --output json --per-class --rates -T 2,5 -b 7"));
     assert_eq!((&evaluation["n"], &evaluation["neuron"]), (&360.into(), &"lif".into()));
     let rows = evaluation["results"].as_array().unwrap();
@@ -115,6 +121,12 @@ fn json_output_is_one_object() {
         let layers = row["layers"].as_array().unwrap();
         assert_eq!(layers.len(), 7);
         assert!(layers.iter().all(|layer| layer["operations"].as_f64() <= layer["dense_operations"].as_f64()), "{row}");
+        let energy = |value: &Value| value["energy"]["float32"]["joules"].as_f64().unwrap();
+        let sum: f64 = layers.iter().map(energy).sum();
+        assert!((sum / energy(&row["total"]) - 1.0).abs() < 1e-9 && sum > 0.0, "layers add up to the total: {row}");
+        let operations: f64 = layers.iter().map(|layer| layer["operations"].as_f64().unwrap()).sum();
+        let counts = &row["total"]["counts"];
+        assert!((operations - counts["ac"].as_f64().unwrap() - counts["mac"].as_f64().unwrap()).abs() < 1e-6 * operations, "{row}");
     }
 }
 
@@ -123,7 +135,15 @@ fn eval_prints_a_table_and_writes_predictions() {
     let folder = tempdir().unwrap();
     ok(folder.path(), TINY);
     let stdout = ok(folder.path(), "eval --per-class --rates --predictions out.csv");
-    for words in ["best.safetensors: preact-resnet-4-8 on digits-8x8, 360 test images", "top-5", "layer2.0.relu1", "correct"] {
+    for words in [
+        "best.safetensors: preact-resnet-4-8 on digits-8x8, 360 test images",
+        "top-5",
+        "layer2.0.relu1",
+        "correct",
+        "ANN energy",
+        "Horowitz",
+        "seed 0",
+    ] {
         assert!(stdout.contains(words), "{words:?} is missing in {stdout}");
     }
     let mut reader = csv::Reader::from_path(folder.path().join("out.csv")).unwrap();

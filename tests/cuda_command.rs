@@ -198,3 +198,25 @@ fn a_device_that_is_not_there_is_one_line() {
     }
     assert!(!folder.path().join("run").exists(), "nothing is written before the device is there");
 }
+
+/// On a device every layer of a profiled step has its time, and all rows add up.
+#[test]
+fn a_profile_has_the_layers_of_a_device() {
+    let folder = tempdir().unwrap();
+    for mode in ["train", "infer"] {
+        let line =
+            format!("profile -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 4 --steps 1 --warmup 1 --mode {mode} --device cuda -o json");
+        let profile = json(&ok(folder.path(), &line));
+        assert!(profile["device"].as_str().unwrap().starts_with("cuda:0 ("), "{}", profile["device"]);
+        let number = |value: &Value| value.as_u64().unwrap();
+        let rows = profile["rows"].as_array().unwrap();
+        let total: u64 = rows.iter().map(|row| number(&row["time_ns"])).sum();
+        assert_eq!(total + number(&profile["not_accounted_ns"]), number(&profile["wall_ns"]["shown"]), "{mode}");
+        for layer in profile["layers"].as_array().unwrap() {
+            assert!(number(&layer["forward_ns"]) > 0, "{mode}: {layer}");
+            assert_eq!(number(&layer["backward_ns"]) > 0, mode == "train", "{mode}: {layer}");
+        }
+        let has = |op: &str| rows.iter().any(|row| row["op"] == op);
+        assert!(has("copy") && has("kernels") && has("update") == (mode == "train"), "{mode}: {rows:?}");
+    }
+}

@@ -1,10 +1,13 @@
 //! Accuracy, intervals and operation counts against values worked out by hand or by plain loops.
 
 use dsr::config::Config;
+use dsr::energy::{self, Counts};
 use dsr::eval::{Evaluation, wilson_interval};
-use dsr::network::{Input, Mode};
+use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source};
 use dsr::ops::cross_entropy::first_largest;
+use dsr::ops::neuron::Neuron;
 use dsr::ops::spike_conv::Geometry;
+use dsr::spikes::Spikes;
 use dsr::synaptic::{Operations, add_operations, readers};
 
 #[test]
@@ -68,4 +71,61 @@ fn operations_of_a_network() {
     let last = totals[totals.len() - 1];
     assert_eq!(last.actual, pooled.count() * 4);
     assert_eq!(last.dense, (pooled.channels * pooled.positions * 4 * 2 * 3) as u64);
+}
+
+/// Images of 4x4 into 2 channels by 3x3, and those, pooled by 2x2, into 3 classes: no norm.
+fn two_layers(time_steps: usize) -> Network {
+    let mut builder = Builder::new([4, 4, 1], 1.0);
+    let conv = |cout, kernel, pad| Conv { cout, kernel, stride: 1, pad, weight: Init::Constant(0.1), bias: None };
+    let first = builder.conv("first", Source::Input, [1, 1, 0], conv(2, 3, 1));
+    let first = builder.layer("first", vec![first], None, 0.0).unwrap();
+    let second = builder.conv("second", first, [2, 2, 0], conv(3, 2, 0));
+    builder.layer("second", vec![second], None, 0.0).unwrap();
+    builder.finish(Neuron::If { alpha: 0.5 }, time_steps, 0.01, 0).unwrap()
+}
+
+/// By hand. First layer: 16 positions of 9 taps less what hangs over the border, 4·4 + 8·6 + 4·9 = 100 taps, times 2 channels: 200
+/// MACs an image, once. Second: 5 spikes an image, each read by one tap of 3 channels: 15 accumulates. As an ANN: 200 MACs; a pool of
+/// 4 positions times 4 values times 2 channels: 32 additions; 4 taps times 2 times 3: 24 MACs.
+#[test]
+fn energy_of_two_layers() {
+    let network = two_layers(3);
+    let mut first = Spikes::reuse(Vec::new(), 3, 2, 16, 2);
+    // Image, position and step of ten spikes.
+    for (spike, word) in [0, 1, 5, 20, 40, 48, 50, 60, 77, 95].into_iter().enumerate() {
+        first.bits_mut()[word] = 1 << (spike % 2);
+    }
+    let mut operations = vec![Operations::default(); 2];
+    add_operations(&network, &[Some(first), None], 2, 1, &mut operations);
+    assert_eq!(operations, [Operations { actual: 400, dense: 400 }, Operations { actual: 30, dense: 2 * 3 * 16 * 2 * 3 }]);
+    let counts = Counts::of_network(&network, &operations, 2);
+    assert_eq!(counts[0], Counts { ac: 0.0, mac: 200.0, ann_ac: 0.0, ann_mac: 200.0, updates: 96.0 });
+    assert_eq!(counts[1], Counts { ac: 15.0, mac: 0.0, ann_ac: 32.0, ann_mac: 24.0, updates: 9.0 });
+    let total = Counts::total(&counts);
+    let near = |got: f64, picojoules: f64| assert!((got * 1e12 / picojoules - 1.0).abs() < 1e-12, "{got} J, by hand {picojoules} pJ");
+    near(total.joules(&energy::FLOAT), 200.0 * 4.6 + 15.0 * 0.9); // 933.5
+    near(total.ann_joules(&energy::FLOAT), 224.0 * 4.6 + 32.0 * 0.9); // 1059.2
+    near(total.joules(&energy::INTEGER), 200.0 * 4.6 + 15.0 * 0.1);
+    near(total.ann_joules(&energy::INTEGER), 224.0 * 0.3 + 32.0 * 0.1);
+}
+
+/// A spike counts at its position, whatever its step: in a corner of 3x3 it has 4 readers, in the middle 9.
+#[test]
+fn a_spike_counts_at_its_position() {
+    let mut builder = Builder::new([3, 3, 1], 1.0);
+    let conv = Conv { cout: 5, kernel: 3, stride: 1, pad: 1, weight: Init::Constant(0.1), bias: None };
+    let first = builder.conv("first", Source::Input, [1, 1, 0], conv);
+    let first = builder.layer("first", vec![first], None, 0.0).unwrap();
+    let second = builder.conv("second", first, [1, 1, 0], conv);
+    builder.layer("second", vec![second], None, 0.0).unwrap();
+    let network = builder.finish(Neuron::If { alpha: 0.5 }, 4, 0.01, 0).unwrap();
+    for t in 0..4 {
+        for (position, expected) in [(0, 4), (4, 9), (5, 6), (8, 4)] {
+            let mut spikes = Spikes::reuse(Vec::new(), 4, 1, 9, 5);
+            spikes.bits_mut()[position * 4 + t] = 1;
+            let mut operations = vec![Operations::default(); 2];
+            add_operations(&network, &[Some(spikes), None], 1, 1, &mut operations);
+            assert_eq!(operations[1].actual, expected * 5, "position {position}, step {t}");
+        }
+    }
 }

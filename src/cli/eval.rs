@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::data::{Batch, Dataset, Stream};
+use crate::energy::{self, Counts, Model};
 use crate::error::{Error, Result};
 use crate::eval::{Evaluation, evaluate, wilson_interval};
-use crate::network::{Forward, Network};
+use crate::machine::machine;
+use crate::network::{Forward, Network, SpikingLayer};
 use crate::run_folder::BEST;
 use crate::synaptic::{Operations, add_operations};
 use crate::{atomic_file, checkpoint};
@@ -42,7 +44,7 @@ pub struct EvalArgs {
     /// Accuracy of every class.
     #[arg(long, help_heading = "Evaluation")]
     per_class: bool,
-    /// Firing rate and synaptic operations of every layer.
+    /// Firing rate, synaptic operations and estimated energy of every layer.
     #[arg(long, help_heading = "Evaluation")]
     rates: bool,
     /// Writes index, label, prediction and logits of every sample (CSV).
@@ -68,7 +70,11 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         Some(path) => settings::checkpoint_file(path),
         None => newest_best(Path::new("runs"))?,
     };
-    let config = config(global, &args, &path)?;
+    let mut flags = settings::table(&args.network)?;
+    if let Some(batch) = args.batch {
+        flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
+    }
+    let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();
     if steps.is_empty() {
@@ -101,19 +107,11 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
     match global.output {
-        Output::Json => say(&shown.json(&results).to_string()),
+        Output::Json => say(&shown.json(&results)?.to_string()),
+        Output::Csv => say(shown.csv(&results)?.trim_end()),
         _ => say(shown.text(&results)?.trim_end()),
     }
     Ok(DONE)
-}
-
-/// Settings of the network in the checkpoint at `path`, overridden by flags.
-fn config(global: &Global, args: &EvalArgs, path: &Path) -> Result<Config> {
-    let mut flags = settings::table(&args.network)?;
-    if let Some(batch) = args.batch {
-        flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
-    }
-    settings::of_checkpoint(path, settings::layers(global, flags)?)
 }
 
 /// The best checkpoint written last.
@@ -167,20 +165,25 @@ impl Shown<'_> {
         if self.network.classes > 5 { vec![1, 5] } else { vec![1] }
     }
 
-    fn json(&self, results: &[Measured]) -> Value {
+    fn json(&self, results: &[Measured]) -> Result<Value> {
         let rows: Vec<Value> = results.iter().map(|measured| self.json_row(measured)).collect();
         let mut all = json!({
+            "machine": machine(),
+            "config": self.config.to_table()?,
+            "device": self.network.device().to_string(),
             "checkpoint": self.path,
             "dataset": self.dataset.name,
             "model": self.config.model_name(),
             "neuron": self.config.neuron.name(),
+            "seed": self.config.seed,
             "n": self.dataset.test.labels.len(),
+            "energy_models": MODELS,
             "results": rows,
         });
         if let Some(Stream::Events(events)) = &self.dataset.stream {
             all["event_split"] = json!(events.reading.split);
         }
-        all
+        Ok(all)
     }
 
     fn json_row(&self, measured: &Measured) -> Value {
@@ -202,17 +205,19 @@ impl Shown<'_> {
             row["per_class"] = self.dataset.classes.iter().zip(evaluation.per_class()).map(class).collect();
         }
         if self.args.rates {
-            let layers = self.network.layers.iter().zip(&evaluation.rates).zip(&measured.operations);
-            let layer = |((layer, rate), operations): ((&crate::network::SpikingLayer, &f64), &Operations)| {
-                json!({
-                    "layer": layer.name,
-                    "shape": layer.shape,
-                    "firing_rate": rate,
-                    "operations": operations.actual as f64 / n as f64,
-                    "dense_operations": operations.dense as f64 / n as f64,
-                })
+            let counts = Counts::of_network(self.network, &measured.operations, n);
+            let layers = self.network.layers.iter().zip(&evaluation.rates).zip(&measured.operations).zip(&counts);
+            let layer = |(((layer, rate), operations), counts): (((&SpikingLayer, &f64), &Operations), &Counts)| {
+                let mut row = energies(counts);
+                row["layer"] = json!(layer.name);
+                row["shape"] = json!(layer.shape);
+                row["firing_rate"] = json!(rate);
+                row["operations"] = json!(operations.actual as f64 / n as f64);
+                row["dense_operations"] = json!(operations.dense as f64 / n as f64);
+                row
             };
             row["layers"] = layers.map(layer).collect();
+            row["total"] = energies(&Counts::total(&counts));
         }
         row
     }
@@ -221,6 +226,10 @@ impl Shown<'_> {
         let mut out = String::new();
         let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
         writeln!(out, "{path}: {model} on {}, {} test images", dataset.title(), dataset.test.labels.len())?;
+        let machine = machine();
+        let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
+        let device = self.network.device();
+        writeln!(out, "dsr {} ({}{commit}), {}, {device}, seed {}", machine.version, machine.build, machine.cpu, self.config.seed)?;
         write!(out, "{:>4}", "T")?;
         for k in self.top() {
             write!(out, "  {:>5}  {:<14}", format!("top-{k}"), "95 % interval")?;
@@ -246,6 +255,7 @@ impl Shown<'_> {
             }
             if self.args.rates {
                 self.layer_table(&mut out, measured)?;
+                self.energy_table(&mut out, measured)?;
             }
         }
         Ok(out)
@@ -268,4 +278,101 @@ impl Shown<'_> {
         }
         row("all", String::new(), measured.firing_rate, total)
     }
+
+    fn energy_table(&self, out: &mut String, measured: &Measured) -> std::fmt::Result {
+        let n = measured.evaluation.labels.len();
+        let counts = Counts::of_network(self.network, &measured.operations, n);
+        let total = Counts::total(&counts);
+        writeln!(out, "\nT = {}: operations (millions) and estimated energy (microjoules) an image", measured.time_steps)?;
+        let heads = ["AC", "MAC", "energy", "ANN AC", "ANN MAC", "ANN energy", "ANN/SNN"];
+        writeln!(out, "{:20} {}", "layer", heads.map(|head| format!("{head:>10}")).join(" "))?;
+        let names = self.network.layers.iter().map(|layer| layer.name.as_str()).chain(["all"]);
+        for (name, counts) in names.zip(counts.iter().chain([&total])) {
+            let [energy, ann] = [counts.joules(&energy::FLOAT), counts.ann_joules(&energy::FLOAT)];
+            let numbers = [counts.ac / 1e6, counts.mac / 1e6, energy * 1e6, counts.ann_ac / 1e6, counts.ann_mac / 1e6, ann * 1e6];
+            let numbers = numbers.map(|number| format!("{number:>10.3}")).join(" ");
+            writeln!(out, "{name:20} {numbers} {:>10}", ratio(energy, ann))?;
+        }
+        for model in MODELS {
+            let Model { name, source, ac_pj, mac_pj, ann_mac_pj, .. } = model;
+            let [energy, ann] = [total.joules(&model), total.ann_joules(&model)];
+            writeln!(
+                out,
+                "{name}: {:.3} uJ, ANN {:.3} uJ, ratio {}; AC {ac_pj}, MAC {mac_pj}, ANN MAC {ann_mac_pj} pJ",
+                energy * 1e6,
+                ann * 1e6,
+                ratio(energy, ann)
+            )?;
+            if name == energy::FLOAT.name {
+                writeln!(out, "  table above; energies by {source}")?;
+            }
+        }
+        writeln!(out, "ANN: the same network, one pass. Neglected: memory, batch norm, biases,")?;
+        let updates = total.updates / 1e6;
+        writeln!(out, "and {updates:.3} million neuron updates an image: {:.3} uJ at 0.9 pJ each.", updates * energy::FLOAT.ac_pj)
+    }
+
+    /// A line a layer with `--rates`, a line for each T without.
+    fn csv(&self, results: &[Measured]) -> anyhow::Result<String> {
+        let (machine, config) = (machine(), self.config);
+        let commit = machine.commit.unwrap_or_default();
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let mut heads = vec!["time_steps", "n", "top1", "loss"];
+        if self.args.rates {
+            heads.extend(["layer", "firing_rate", "ac", "mac", "energy_j", "ann_ac", "ann_mac", "ann_energy_j", "neuron_updates"]);
+        } else {
+            heads.push("firing_rate");
+        }
+        heads.extend(["model", "neuron", "dataset", "weight_bits", "seed", "device", "version", "commit", "cpu", "threads"]);
+        writer.write_record(&heads)?;
+        let tail = [
+            config.model_name(),
+            config.neuron.name().into(),
+            self.dataset.name.clone(),
+            config.weight_bits.to_string(),
+            config.seed.to_string(),
+            self.network.device().to_string(),
+            machine.version.into(),
+            commit.into(),
+            machine.cpu.clone(),
+            machine.threads.to_string(),
+        ];
+        for measured in results {
+            let evaluation = &measured.evaluation;
+            let n = evaluation.labels.len();
+            let head = [measured.time_steps as f64, n as f64, evaluation.accuracy(), evaluation.loss].map(|v| v.to_string());
+            if !self.args.rates {
+                let rate = [measured.firing_rate.to_string()];
+                writer.write_record(head.iter().chain(&rate).chain(&tail))?;
+                continue;
+            }
+            let counts = Counts::of_network(self.network, &measured.operations, n);
+            for ((layer, rate), counts) in self.network.layers.iter().zip(&evaluation.rates).zip(&counts) {
+                let (energy, ann) = (counts.joules(&energy::FLOAT), counts.ann_joules(&energy::FLOAT));
+                let numbers = [*rate, counts.ac, counts.mac, energy, counts.ann_ac, counts.ann_mac, ann, counts.updates];
+                let name = [layer.name.clone()];
+                let numbers = numbers.map(|v| v.to_string());
+                writer.write_record(head.iter().chain(&name).chain(&numbers).chain(&tail))?;
+            }
+        }
+        Ok(String::from_utf8(writer.into_inner()?)?)
+    }
+}
+
+/// The literature's convention, and what this engine's numbers are.
+const MODELS: [Model; 2] = [energy::FLOAT, energy::INTEGER];
+
+/// How many times the energy of the ANN is that of the spiking network.
+fn ratio(energy: f64, ann: f64) -> String {
+    if energy > 0.0 { format!("{:.2}", ann / energy) } else { "-".into() }
+}
+
+/// Counts an image, and both energies by each model.
+fn energies(counts: &Counts) -> Value {
+    let by_model = |model: Model| {
+        let (energy, ann) = (counts.joules(&model), counts.ann_joules(&model));
+        let ratio = if energy > 0.0 { json!(ann / energy) } else { Value::Null };
+        (model.name.to_string(), json!({ "joules": energy, "ann_joules": ann, "ratio": ratio }))
+    };
+    json!({ "counts": counts, "energy": serde_json::Map::from_iter(MODELS.map(by_model)) })
 }

@@ -6,6 +6,7 @@ pub mod data;
 pub mod dataset;
 pub mod eval;
 pub mod info;
+pub mod profile;
 pub mod settings;
 pub mod train;
 
@@ -43,6 +44,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(Box<eval::EvalArgs>),
     Bench(bench::BenchArgs),
+    Profile(Box<profile::ProfileArgs>),
     Data(Box<data::DataArgs>),
     Info(info::InfoArgs),
     Check(check::CheckArgs),
@@ -82,7 +84,7 @@ enum Output {
     Json,
     /// A Markdown table (bench).
     Md,
-    /// A table for spreadsheets (bench).
+    /// A table for spreadsheets (bench, profile, eval).
     Csv,
 }
 
@@ -152,13 +154,19 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
     let output = cli.global.output;
-    if matches!(output, Output::Md | Output::Csv) && !matches!(cli.command, Command::Bench(_)) {
-        return Err(Error::config("output", format!("{output:?} is for bench only; give text or json").to_lowercase()).into());
+    let is_fit = match output {
+        Output::Text | Output::Json => true,
+        Output::Csv => matches!(cli.command, Command::Bench(_) | Command::Eval(_) | Command::Profile(_)),
+        Output::Md => matches!(cli.command, Command::Bench(_)),
+    };
+    if !is_fit {
+        return Err(Error::config("output", format!("{output:?} is not for this command; give text or json").to_lowercase()).into());
     }
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
         Command::Bench(args) => bench::run(&cli.global, args),
+        Command::Profile(args) => profile::run(&cli.global, *args),
         Command::Data(args) => {
             if let Some(threads) = cli.global.threads {
                 use_threads(threads.get())?;

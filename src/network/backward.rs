@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::kept::{InnerKept, LayerKept};
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
+use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, unpool_add, weight_gradient};
@@ -51,6 +52,7 @@ impl Network {
         if self.session.is_some() {
             return self.backward_on_device(input, grad_logits, input_grad);
         }
+        let _phase = clock::span(Name::Phase(Phase::Backward));
         let mut arena = std::mem::take(&mut self.grads);
         let kept = std::mem::take(&mut self.kept);
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
@@ -63,15 +65,19 @@ impl Network {
             if grad.is_empty() {
                 continue; // no later layer reads this one
             }
+            let _layer = clock::span(Name::Layer(index));
             let layer = &self.layers[index];
-            let k = self.neuron_backward(layer, state, &mut grad, &mut arena);
+            let k = clock::op(Op::ClampMapping, || self.neuron_backward(layer, state, &mut grad, &mut arena));
             let own: Vec<Option<CurrentGrad>> = layer
                 .connections
                 .iter()
                 .enumerate()
-                .map(|(at, c)| Some(self.inner_backward(c.norm?, state.inner.as_ref()?, state, at, &grad, &k, &mut arena)))
+                .map(|(at, c)| {
+                    let (norm, inner) = (c.norm?, state.inner.as_ref()?);
+                    Some(clock::op(Op::InnerGradient, || self.inner_backward(norm, inner, state, at, &grad, &k, &mut arena)))
+                })
                 .collect();
-            let shared = self.time_part(state, grad, &k);
+            let shared = clock::op(Op::CurrentGradient, || self.time_part(state, grad, &k));
             for (at, (connection, own)) in layer.connections.iter().zip(&own).enumerate() {
                 let current = own.as_ref().unwrap_or(&shared);
                 let outer = match (own, state.outer.get(at)) {
@@ -79,13 +85,14 @@ impl Network {
                     (None, Some(outer)) => &scaled_columns(outer, &k),
                     (None, None) => &shared.outer,
                 };
-                self.weights_backward(connection, input, &kept, &current.plain, outer, &mut arena);
+                clock::op(Op::WeightGradient, || self.weights_backward(connection, input, &kept, &current.plain, outer, &mut arena));
                 let target = match connection.source {
                     Source::Input => input_grad.as_deref_mut(),
                     Source::Layer(source) => Some(&mut grads[source]),
                 };
                 if let Some(target) = target {
-                    self.source_backward(connection, current.weighted.as_ref().unwrap_or(&current.plain), input.batch, target);
+                    let weighted = current.weighted.as_ref().unwrap_or(&current.plain);
+                    clock::op(Op::DataGradient, || self.source_backward(connection, weighted, input.batch, target));
                 }
             }
         }

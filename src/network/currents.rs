@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Input, Kind, Network, Source, SpikingLayer};
+use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
+use crate::clock::{Op, Sampler};
 use crate::ops::conv::conv_at;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
 use crate::ops::spike_conv::{self, Events, identity_at};
@@ -40,6 +41,8 @@ pub(super) struct Reader<'a> {
     pub stride: usize,
     /// Rows of a task.
     pub rows: usize,
+    /// Looks at the parts of the work at some positions.
+    pub sampler: Sampler,
 }
 
 impl<'a> Reader<'a> {
@@ -53,7 +56,18 @@ impl<'a> Reader<'a> {
         let wanted = (input.batch * height).div_ceil(8 * rayon::current_num_threads()).min(96usize.div_ceil(width));
         let rows = (1..=height).filter(|r| height.is_multiple_of(*r)).find(|r| *r >= wanted).unwrap_or(height);
         let real = if is_real { network.effective_weights(first) } else { (&[][..]).into() };
-        Reader { network, index, layer, input, sources, real, frames, stride: channels.next_multiple_of(LANES), rows }
+        Reader {
+            network,
+            index,
+            layer,
+            input,
+            sources,
+            real,
+            frames,
+            stride: channels.next_multiple_of(LANES),
+            rows,
+            sampler: Sampler::new(),
+        }
     }
 
     /// Whether the layer reads the real-valued input.
@@ -81,6 +95,15 @@ impl<'a> Reader<'a> {
     /// The batch.
     pub fn input(&self) -> &Input<'a> {
         self.input
+    }
+
+    /// The kind of work that the sums of connection `k` are.
+    pub fn sums_op(&self, k: usize) -> Op {
+        match &self.layer.connections[k] {
+            Connection { kind: Kind::Identity, .. } => Op::Identity,
+            Connection { source: Source::Input, .. } => Op::InputConvolution,
+            Connection { source: Source::Layer(_), .. } => Op::SpikeConvolution,
+        }
     }
 
     /// Elements of the currents of one position.

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::currents::{Reader, Worker};
 use super::kept::{LayerKept, Workspace};
 use super::{Network, Source, WeightGradient};
+use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{IntegerSums, Moments, Normalizer, accumulate, time_means};
 use crate::ops::dropout::draw_dropped;
@@ -67,18 +68,20 @@ impl Network {
         if self.session.is_some() {
             return self.forward_on_device(input, mode, keep_spikes);
         }
+        let _phase = clock::span(Name::Phase(Phase::Forward));
         let mut forward = Forward { logits: Vec::new(), spikes: Vec::new(), rates: Vec::new() };
         let mut workspace = std::mem::take(&mut self.workspace);
         for index in 0..self.layers.len() {
+            let _layer = clock::span(Name::Layer(index));
             let [height, width, channels] = self.layers[index].shape;
             let bits = workspace.bits.pop().unwrap_or_default();
             let mut spikes = Spikes::reuse(bits, self.time_steps, input.batch, height * width, channels);
             let fired = match mode {
                 Mode::Eval => {
-                    let norm = self.running_normalizer(index);
+                    let norm = clock::op(Op::Normalizer, || self.running_normalizer(index));
                     let reader = Reader::new(self, index, input, &forward.spikes);
                     let mut kept = LayerKept::default();
-                    neurons(&reader, &norm, Stored::default(), &mut spikes, &mut kept)
+                    clock::op(Op::Neurons, || neurons(&reader, &norm, Stored::default(), &mut spikes, &mut kept))
                 }
                 Mode::Train { gradient, seed } => {
                     self.train_layer(index, input, &forward.spikes, &mut spikes, gradient, seed, &mut workspace)
@@ -86,7 +89,7 @@ impl Network {
             };
             forward.rates.push((fired as f64 / (input.batch * height * width * channels * self.time_steps) as f64) as f32);
             if index + 1 == self.layers.len() {
-                forward.logits = self.logits(&spikes);
+                forward.logits = clock::op(Op::Readout, || self.logits(&spikes));
             }
             forward.spikes.push(Some(spikes));
             // Spikes are let go once no later layer reads them.
@@ -139,10 +142,10 @@ impl Network {
         let len = positions * reader.position_len();
         let stores_second = reader.layer.connections.get(1).is_some_and(|c| matches!(c.kind, super::Kind::Conv { .. }));
         let (first, second) = (grown(first, len), grown(second, if stores_second { len } else { 0 }));
-        let moments = sums(&reader, batch, first, second);
+        let moments = clock::op(reader.sums_op(0), || sums(&reader, batch, first, second));
         drop(reader);
         let n = (positions * self.time_steps) as f64;
-        let (norm, inner) = self.batch_normalizer(index, &moments, n);
+        let (norm, inner) = clock::op(Op::Normalizer, || self.batch_normalizer(index, &moments, n));
 
         let reader = Reader::new(self, index, input, sources);
         let (layer, neurons_of_batch) = (reader.layer, batch * reader.layer.neurons());
@@ -151,9 +154,10 @@ impl Network {
         kept.mean_normed.resize(neurons_of_batch, 0.0);
         kept.weighted_normed.resize(if is_weighted { neurons_of_batch } else { 0 }, 0.0);
         draw_dropped(&mut kept.dropped, seed, index, [batch, layer.positions(), layer.shape[2]], layer.dropout);
-        let fired = neurons(&reader, &norm, Stored { first, second }, spikes, &mut kept);
+        let fired = clock::op(Op::Neurons, || neurons(&reader, &norm, Stored { first, second }, spikes, &mut kept));
         kept.norm = norm;
         kept.inner = inner.map(|mut inner| {
+            let _op = clock::span(Name::Op(Op::InnerMeans));
             let weights = self.neuron.step_weights(self.time_steps);
             let channels = layer.shape[2];
             inner.mean_normed = vec![0.0; neurons_of_batch];
@@ -168,7 +172,7 @@ impl Network {
         });
         kept.outer.clear();
         if gradient == WeightGradient::Unrolled && layer.norm.is_some() {
-            reader.keep_outer_products(first, second, &mut kept);
+            clock::op(Op::OuterProducts, || reader.keep_outer_products(first, second, &mut kept));
         }
         self.kept[index] = kept;
         fired
@@ -188,7 +192,8 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             .enumerate()
             .map_init(Worker::default, |worker, (b, x)| {
                 for (at, x) in x.chunks_exact_mut(position).enumerate() {
-                    reader.sums_at(0, &mut worker.events, b, [at / width, at % width], x);
+                    let sums = || reader.sums_at(0, &mut worker.events, b, [at / width, at % width], x);
+                    reader.sampler.time(b * height * width + at, reader.sums_op(0), sums);
                 }
                 let (mut sum, mut squares) = (vec![0.0; channels], vec![0.0; channels]);
                 accumulate(isa, bytemuck::cast_slice(x), stride, &mut sum, &mut squares);
@@ -210,19 +215,20 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             let task = reader.task(index);
             let Worker { events, second: buffer, .. } = worker;
             let mut sums = zero();
-            reader.list(events, &task);
+            reader.sampler.time_once(Op::SpikeConvolution, || reader.list(events, &task));
             for (at, first) in first.chunks_exact_mut(position).enumerate() {
                 let yx = [task.rows.start + at / width, at % width];
-                reader.sums_at(0, events, task.b, yx, first);
+                let global = index * reader.rows * width + at;
+                reader.sampler.time(global, reader.sums_op(0), || reader.sums_at(0, events, task.b, yx, first));
                 let mut second: &mut [i32] = if second.is_empty() { &mut [] } else { &mut second[at * position..][..position] };
                 if reader.has_second() {
                     if second.is_empty() {
                         second = grown(buffer, position);
                     }
-                    reader.sums_at(1, events, task.b, yx, second);
+                    reader.sampler.time(global, reader.sums_op(1), || reader.sums_at(1, events, task.b, yx, second));
                 }
                 if layer.norm.is_some() {
-                    sums.add(isa, first, second, stride);
+                    reader.sampler.time(global, Op::Statistics, || sums.add(isa, first, second, stride));
                 }
             }
             sums
@@ -259,14 +265,14 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
             let mut own_counts = vec![0u8; channels];
             let mut fired = 0u64;
             if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
-                reader.list(events, &task);
+                reader.sampler.time_once(Op::SpikeConvolution, || reader.list(events, &task));
             }
             for at in 0..positions {
                 let yx = [task.rows.start + at / width, at % width];
                 let global = index * positions + at;
                 let first = if stored.first.is_empty() {
                     let first = grown(buffer, position);
-                    reader.sums_at(0, events, task.b, yx, first);
+                    reader.sampler.time(global, reader.sums_op(0), || reader.sums_at(0, events, task.b, yx, first));
                     &*first
                 } else {
                     &stored.first[global * position..][..position]
@@ -275,7 +281,7 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
                     &[]
                 } else if stored.second.is_empty() {
                     let second = grown(other_buffer, position);
-                    reader.sums_at(1, events, task.b, yx, second);
+                    reader.sampler.time(global, reader.sums_op(1), || reader.sums_at(1, events, task.b, yx, second));
                     second
                 } else {
                     &stored.second[global * position..][..position]
@@ -288,7 +294,7 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
                     weighted_normed: part_or_empty(weighted, neurons),
                 };
                 let currents = if is_real { Currents::Real(bytemuck::cast_slice(first)) } else { Currents::Integer(first) };
-                neuron_at(isa, &args, norm, currents, second, &mut out);
+                reader.sampler.time(global, Op::Neurons, || neuron_at(isa, &args, norm, currents, second, &mut out));
                 if !dropped.is_empty() {
                     drop_spikes(&dropped[global * words..][..words], &mut out);
                 }

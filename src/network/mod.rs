@@ -9,6 +9,7 @@ mod imagenet_resnet;
 mod init;
 mod kept;
 mod normalizer;
+mod potentials;
 mod preact_resnet;
 mod step;
 mod unrolled;
@@ -20,6 +21,7 @@ pub use cuda::SumsChoice;
 pub use forward::{Forward, Input, Mode};
 pub use imagenet_resnet::imagenet_resnet;
 pub use init::Init;
+pub use potentials::Moment;
 pub use preact_resnet::preact_resnet;
 pub use step::{Samples, Step};
 pub use vgg::vgg;
@@ -230,6 +232,11 @@ impl Network {
             None => self.kept.iter().map(LayerKept::bytes).sum(),
             Some(session) => session.kept_bytes(),
         }
+    }
+
+    /// The same for each layer on its own; empty where they lie on a device.
+    pub fn kept_bytes_by_layer(&self) -> Vec<usize> {
+        self.kept.iter().map(LayerKept::bytes).collect()
     }
 
     /// Makes forward and backward run on a device. A network starts on the CPU.

@@ -1,6 +1,7 @@
 //! One training step: forward, loss, backward, update, and the weights of the next forward.
 
 use super::{Forward, Input, Mode, Network};
+use crate::clock::{self, Name, Op, Phase};
 use crate::data::Draw;
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::{cross_entropy, first_largest};
@@ -63,10 +64,12 @@ impl Network {
         let (loss, forward) = self.gradients(input, labels, mode)?;
         let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
         let correct = forward.logits.chunks_exact(self.classes).zip(labels).filter(|&pair| right(pair)).count() as u64;
-        let not_finite = self.first_not_finite().or_else(|| (!loss.is_finite()).then(|| "the logits".into()));
+        let _phase = clock::span(Name::Phase(Phase::Optimizer));
+        let not_finite =
+            clock::op(Op::FiniteCheck, || self.first_not_finite()).or_else(|| (!loss.is_finite()).then(|| "the logits".into()));
         if not_finite.is_none() {
-            optimizer.step(lr, &mut self.values, &self.grads);
-            self.prepare();
+            clock::op(Op::Update, || optimizer.step(lr, &mut self.values, &self.grads));
+            clock::op(Op::Quantize, || self.prepare());
         }
         self.begun = Some(Step { loss, correct, rates: forward.rates, not_finite });
         Ok(())
@@ -91,8 +94,10 @@ impl Network {
     pub fn gradients(&mut self, input: &Input, labels: &[u32], mode: Mode) -> Result<(f64, Forward)> {
         let forward = self.forward(input, mode, |_| false)?;
         let mut grad_logits = vec![0.0; forward.logits.len()];
-        let loss = cross_entropy(&forward.logits, labels, self.classes, &mut grad_logits);
-        self.grads.fill(0.0);
+        let phase = clock::span(Name::Phase(Phase::Loss));
+        let loss = clock::op(Op::CrossEntropy, || cross_entropy(&forward.logits, labels, self.classes, &mut grad_logits));
+        clock::op(Op::ClearGradients, || self.grads.fill(0.0));
+        drop(phase);
         self.backward(input, &grad_logits, None)?;
         Ok((loss, forward))
     }

@@ -1,6 +1,8 @@
 //! Backward on a CUDA device: one pass over the layers in reverse; the formulas are those of `network/backward.rs`.
 
 use super::forward::{Pass, own_norm};
+use super::settle;
+use crate::clock::{self, Name, Op, Phase};
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::network::{Connection, Input, Kind, Network, Source, WeightGradient};
@@ -54,6 +56,7 @@ impl Pass<'_> {
     /// Launches backward of all layers. The gradient of the last layer's representation, times [`Network::squares`], is there already.
     pub fn enqueue_backward(&self, wants_input_grad: bool) -> Result<()> {
         let Pass { network, buffers, .. } = *self;
+        let _phase = clock::span(Name::Phase(Phase::Backward));
         // The first reader of a layer sets its gradient, the others add to it.
         let mut is_begun = vec![false; network.layers.len()];
         is_begun[network.layers.len() - 1] = true;
@@ -62,6 +65,8 @@ impl Pass<'_> {
             if !is_begun[index] {
                 continue; // no later layer reads this one
             }
+            let _layer = clock::span(Name::Layer(index));
+            let _op = clock::span(Name::Op(Op::Kernels));
             self.neurons_backward(index)?;
             let own = own_norm(&network.layers[index]);
             // The connection with a norm of its own first: it reads the gradient that both start from.
@@ -83,6 +88,7 @@ impl Pass<'_> {
                 };
                 self.source_backward(index, k, target, std::mem::replace(begun, true))?;
             }
+            settle(self.gpu)?;
         }
         Ok(())
     }

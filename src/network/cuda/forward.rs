@@ -1,8 +1,9 @@
 //! Forward on a CUDA device: the launches of every layer, in order.
 
-use super::Session;
 use super::buffers::{Buffers, LayerBuffers};
 use super::step::What;
+use super::{Session, settle};
+use crate::clock::{self, Name, Op, Phase};
 use crate::device::{Gpu, Slice};
 use crate::error::{Error, Result};
 use crate::network::{Connection, Forward, Input, Kind, Mode, Network, Samples, Source, WeightGradient};
@@ -42,16 +43,22 @@ impl Network {
         self.bring()?;
         let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
         let what = What { batch: input.batch, frames: input.frames, training: None };
-        if mode == Mode::Eval {
+        let is_replayed = mode == Mode::Eval && !clock::is_listening();
+        if is_replayed {
             self.record(what)?;
         }
         let missing = || Error::shape("forward", "a network on a device", "none");
         let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
         let resident = resident.as_mut().ok_or_else(missing)?;
-        resident.staging.ensure(gpu, &Samples::Real(*input), &[])?;
-        resident.staging.deliver(gpu, &resident.buffers, None, StepParameters::new(None, 0.0, seed))?;
+        let phase = clock::span(Name::Phase(Phase::Data));
+        clock::op(Op::Copy, || {
+            resident.staging.ensure(gpu, &Samples::Real(*input), &[])?;
+            resident.staging.deliver(gpu, &resident.buffers, None, StepParameters::new(None, 0.0, seed))?;
+            settle(gpu)
+        })?;
+        drop(phase);
         let (gpu, buffers) = (gpu.clone(), resident.buffers.clone());
-        if mode == Mode::Eval {
+        if is_replayed {
             resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
         } else {
             let (stores, training) = (self.stores(mode.gradient()), mode.gradient());
@@ -120,10 +127,15 @@ impl Pass<'_> {
     /// Launches all layers and the readout.
     pub fn enqueue(&self) -> Result<()> {
         let Pass { network, gpu, buffers, .. } = self;
+        let _phase = clock::span(Name::Phase(Phase::Forward));
         gpu.fill_zero(buffers.fired)?;
         gpu.fill_zero(buffers.statistics)?;
         for index in 0..network.layers.len() {
-            self.layer(index)?;
+            let _layer = clock::span(Name::Layer(index));
+            clock::op(Op::Kernels, || {
+                self.layer(index)?;
+                settle(gpu)
+            })?;
         }
         let last = network.layers.len() - 1;
         let layer = &network.layers[last];

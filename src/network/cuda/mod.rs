@@ -18,6 +18,7 @@ use staging::{DeviceImages, Staging};
 use step::Recorded;
 
 use super::{Input, Kind, Mode, Network, Source, WeightGradient};
+use crate::clock;
 use crate::device::{Gpu, Layout, Memory};
 use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
@@ -76,6 +77,11 @@ pub(super) struct Session {
     carried: Option<[Vec<f32>; 2]>,
     /// Training steps have changed them on the device.
     device_is_newer: bool,
+}
+
+/// Waits for what was launched while somebody listens to the clock, so that a span is the time of its kernels.
+fn settle(gpu: &Gpu) -> Result<()> {
+    if clock::is_listening() { gpu.synchronize() } else { Ok(()) }
 }
 
 /// What has memory.

@@ -1,9 +1,10 @@
 //! A training step on a CUDA device, recorded once a batch size and then replayed as a graph.
 
-use super::Session;
 use super::buffers::Buffers;
 use super::forward::Pass;
 use super::staging::DeviceImages;
+use super::{Session, settle};
+use crate::clock::{self, Name, Op, Phase};
 use crate::data::Dataset;
 use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
@@ -54,16 +55,25 @@ impl Network {
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
         let what = What { batch, frames, training: Some((gradient, optimizer.rule, optimizer.weight_decay)) };
-        self.record(what)?;
+        let is_profiled = clock::is_listening();
+        if !is_profiled {
+            self.record(what)?;
+        }
         let missing = || Error::shape("train_step", "a recorded step", "none");
         let Session { gpu, resident, images, begun, device_is_newer, .. } = self.session.as_mut().ok_or_else(missing)?;
         let resident = resident.as_mut().ok_or_else(missing)?;
-        let staging = &mut resident.staging;
-        staging.ensure(gpu, samples, labels)?;
-        staging.deliver(gpu, &resident.buffers, images.as_ref(), parameters)?;
-        resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
+        let (staging, phase) = (&mut resident.staging, clock::span(Name::Phase(Phase::Data)));
+        clock::op(Op::Copy, || {
+            staging.ensure(gpu, samples, labels)?;
+            staging.deliver(gpu, &resident.buffers, images.as_ref(), parameters)?;
+            settle(gpu)
+        })?;
+        drop(phase);
+        if !is_profiled {
+            resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
+        }
         (*begun, *device_is_newer) = (Some(batch), true);
-        Ok(())
+        if is_profiled { self.launch(what) } else { Ok(()) }
     }
 
     /// Starts to bring the next batch to the device, while it computes with the one before; without effect on the CPU. For evaluation
@@ -128,30 +138,50 @@ impl Network {
         if resident.recorded.iter().any(|r| r.what == what) {
             return Ok(());
         }
-        let (gpu, buffers, weights) = (session.gpu.clone(), &resident.buffers, &resident.weights);
-        let What { batch, frames, training } = what;
-        let gradient = training.map(|(gradient, _, _)| gradient);
-        let stores = self.stores(gradient);
-        let pass = Pass { network: self, gpu: &gpu, buffers, batch, frames, training: gradient, stores: &stores };
-        let graph = gpu.capture(|| {
-            let Some((_, rule, weight_decay)) = training else { return pass.enqueue() };
-            gpu.fill_zero(buffers.grads)?;
-            gpu.fill_zero(buffers.result)?;
-            pass.enqueue()?;
-            let Buffers { values, grads, first, second, losses, result, .. } = *buffers;
-            let out = cross_entropy::Outputs { grad: buffers.layers[buffers.layers.len() - 1].grad, losses, result };
-            let shape = [batch, self.classes];
-            cross_entropy::cross_entropy(&gpu, &out, buffers.logits, buffers.labels, shape, self.squares())?;
-            pass.enqueue_backward(false)?;
-            update::first_not_finite(&gpu, result, values, grads)?;
-            let arenas = Arenas { values, grads, first, second };
-            update::step(&gpu, rule, weight_decay, &arenas, buffers.parameters, result)?;
-            self.enqueue_weights(&gpu, buffers, weights, true)
-        })?;
+        let gpu = session.gpu.clone();
+        let graph = gpu.capture(|| self.launch(what))?;
         if let Some(resident) = self.session.as_mut().and_then(|s| s.resident.as_mut()) {
             resident.recorded.push(Recorded { what, graph });
         }
         Ok(())
+    }
+
+    /// Launches a training step or an evaluation. While somebody listens, each part is waited for, so that its span is its time.
+    pub(super) fn launch(&self, what: What) -> Result<()> {
+        let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
+        let (gpu, buffers, weights) = (&session.gpu, &resident.buffers, &resident.weights);
+        let What { batch, frames, training } = what;
+        let gradient = training.map(|(gradient, _, _)| gradient);
+        let stores = self.stores(gradient);
+        let pass = Pass { network: self, gpu, buffers, batch, frames, training: gradient, stores: &stores };
+        let Some((_, rule, weight_decay)) = training else { return pass.enqueue() };
+        gpu.fill_zero(buffers.grads)?;
+        gpu.fill_zero(buffers.result)?;
+        pass.enqueue()?;
+        let Buffers { values, grads, first, second, losses, result, .. } = *buffers;
+        let phase = clock::span(Name::Phase(Phase::Loss));
+        let out = cross_entropy::Outputs { grad: buffers.layers[buffers.layers.len() - 1].grad, losses, result };
+        let shape = [batch, self.classes];
+        clock::op(Op::CrossEntropy, || {
+            cross_entropy::cross_entropy(gpu, &out, buffers.logits, buffers.labels, shape, self.squares())?;
+            settle(gpu)
+        })?;
+        drop(phase);
+        pass.enqueue_backward(false)?;
+        let _phase = clock::span(Name::Phase(Phase::Optimizer));
+        clock::op(Op::FiniteCheck, || {
+            update::first_not_finite(gpu, result, values, grads)?;
+            settle(gpu)
+        })?;
+        clock::op(Op::Update, || {
+            let arenas = Arenas { values, grads, first, second };
+            update::step(gpu, rule, weight_decay, &arenas, buffers.parameters, result)?;
+            settle(gpu)
+        })?;
+        clock::op(Op::Quantize, || {
+            self.enqueue_weights(gpu, buffers, weights, true)?;
+            settle(gpu)
+        })
     }
 
     /// Launches what turns parameters into the weights of forward and, for training, of the data gradient.

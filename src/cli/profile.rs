@@ -1,0 +1,350 @@
+//! `dsr profile`: where the time of a training step or an inference goes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+
+use crate::bench::{Work, usual_shape};
+use crate::clock::{Op, Phase};
+use crate::config::{Config, OptimizerKind};
+use crate::device::Device;
+use crate::error::Result;
+use crate::profile::activity::{accuracy_by_steps, activity};
+use crate::profile::predict::{Cost, Prediction, predict};
+use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, profile};
+use crate::{atomic_file, models, recipes};
+
+use super::settings::{self, NetworkFlags};
+use super::{DONE, Global, Output, complain, dataset, say};
+
+/// Measures where the time of a training step or an inference goes, layer by layer and operation by operation.
+///
+/// Images are random and the settings those of `dsr bench throughput`, unless --dataset or --checkpoint is given. Several steps are
+/// taken, with timers and without in turns; the one with the median time is shown, and its rows add up to its wall time. Operations
+/// are counted from the spikes of one more forward pass on the last batch.
+#[derive(Args)]
+#[command(allow_negative_numbers = true, args_override_self = true)]
+pub struct ProfileArgs {
+    #[command(flatten)]
+    network: NetworkFlags,
+    /// Number of time steps T.
+    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"], help_heading = "Network and data")]
+    time_steps: Option<usize>,
+    /// Samples computed at once [default: 32, or the data set's].
+    #[arg(short, long, value_name = "N", alias = "batch-size", help_heading = "Network and data")]
+    batch: Option<usize>,
+    /// Checkpoint or run folder: its network, settings and data set.
+    #[arg(long, value_name = "FILE", help_heading = "Network and data")]
+    checkpoint: Option<PathBuf>,
+    /// What is profiled.
+    #[arg(long, value_enum, default_value = "train", help_heading = "Measurement")]
+    mode: Work,
+    /// Steps with timers; as many without are taken between them.
+    #[arg(long, value_name = "N", default_value = "5", help_heading = "Measurement")]
+    steps: NonZeroUsize,
+    /// Steps before them.
+    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Measurement")]
+    warmup: usize,
+    /// What a line of the table stands for.
+    #[arg(long, value_enum, default_value = "layer", help_heading = "Results")]
+    by: By,
+    /// Writes the step as a Chrome trace (JSON), for ui.perfetto.dev.
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    trace: Option<PathBuf>,
+    /// Writes a page with charts: time, memory, firing rates, potentials, and accuracy against T for a checkpoint. Spikes and
+    /// potentials are those of an inference with the network as it was before the steps.
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    html: Option<PathBuf>,
+    /// Adds what the step should cost on a GPU by its data sheet; nothing of it is measured.
+    #[arg(long, value_enum, value_name = "GPU", help_heading = "Results")]
+    predict: Option<GpuName>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    Layer,
+    Op,
+}
+
+/// Profiles as asked.
+///
+/// # Errors
+/// One line that says what is wrong with settings, data or checkpoint.
+pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
+    let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
+    let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
+    config.check()?;
+    super::use_threads(config.threads)?;
+    let device = global.open_device()?;
+    let images = if is_random {
+        let shape = usual_shape(&config.model);
+        let classes = if config.model.starts_with("imagenet") { 1000 } else { 10 };
+        models::build(&config, shape, classes)?;
+        Images::Random { shape, classes }
+    } else {
+        Images::Dataset(Arc::new(dataset::ready(&config, global.quiet)?))
+    };
+    let mut subject = Subject::new(args.mode, config, images.clone(), checkpoint.as_deref(), &device)?;
+    if matches!(device, Device::Cuda(_)) && !global.quiet {
+        complain("note: on a device every layer is waited for, so kernels do not overlap; the steps without timers are replayed as usual");
+    }
+    let (mut profile, shown) = profile(args.mode, &mut subject, args.warmup, args.steps.get())?;
+    if let Some(gpu) = args.predict {
+        let shape = [subject.config.batch, subject.batch().frames];
+        let adam = subject.config.optimizer == OptimizerKind::Adam;
+        profile.prediction = Some(predict(gpu, &subject.network, args.mode, shape, adam));
+    }
+    if args.html.is_some() {
+        // Anew, since the steps that were profiled have trained the network; spikes have the same bits on every device.
+        let most = subject.dataset().map_or(usize::MAX, |dataset| dataset.test.len());
+        let config = Config { batch: subject.config.batch.min(most), ..subject.config.clone() };
+        let mut fresh = Subject::new(Work::Infer, config, images, checkpoint.as_deref(), &Device::Cpu)?;
+        profile.activity = Some(activity(&mut fresh)?);
+        if let (true, Some(dataset)) = (checkpoint.is_some(), subject.dataset()) {
+            fresh.network.place(&device)?;
+            profile.accuracy = Some(accuracy_by_steps(&mut fresh.network, dataset, fresh.config.batch)?);
+        }
+    }
+    if let Some(file) = &args.trace {
+        atomic_file::write(file, shown.trace(&profile).to_string().as_bytes())?;
+    }
+    if let Some(file) = &args.html {
+        atomic_file::write(file, page(&profile).as_bytes())?;
+    }
+    match global.output {
+        Output::Json => say(&serde_json::to_string(&profile)?),
+        Output::Csv => say(csv(&profile)?.trim_end()),
+        _ => say(text(&profile, args.by)?.trim_end()),
+    }
+    Ok(DONE)
+}
+
+/// The settings, and whether images are random.
+fn config(global: &Global, args: &ProfileArgs, checkpoint: Option<&std::path::Path>) -> Result<(Config, bool)> {
+    let mut flags = settings::table(&args.network)?;
+    for (name, value) in [("time_steps", args.time_steps), ("batch", args.batch)] {
+        if let Some(value) = value {
+            flags.insert(name.into(), i64::try_from(value).unwrap_or(i64::MAX).into());
+        }
+    }
+    if let Some(path) = checkpoint {
+        return Ok((settings::of_checkpoint(path, settings::layers(global, flags)?)?, false));
+    }
+    if flags.contains_key("dataset") {
+        return Ok((settings::fresh(None, settings::layers(global, flags)?)?, false));
+    }
+    if let (Some(toml::Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
+        let two = vec![toml::Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18
+        flags.insert("blocks".into(), toml::Value::Array(two));
+    }
+    let mut layers = settings::layers(global, flags)?;
+    let neuron = recipes::last(&layers, "neuron").and_then(toml::Value::as_str).unwrap_or("if");
+    let recipe = recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?;
+    layers.insert(0, recipes::given(toml::Table::from_iter([("batch".into(), 32.into())])));
+    layers.insert(0, recipe);
+    Ok((recipes::resolve(&Config::default(), &layers)?, true))
+}
+
+fn milliseconds(nanoseconds: u64) -> String {
+    format!("{:.3}", nanoseconds as f64 / 1e6)
+}
+
+/// Operations or bytes a nanosecond: G/s.
+fn rate(amount: Option<u64>, nanoseconds: u64) -> String {
+    match amount {
+        Some(amount) if amount > 0 && nanoseconds > 0 => format!("{:.2}", amount as f64 / nanoseconds as f64),
+        _ => "-".into(),
+    }
+}
+
+/// Cuts a name to the width of its column.
+fn fit(name: &str, width: usize) -> String {
+    let count = name.chars().count();
+    if count <= width { name.into() } else { name.chars().take(width - 1).chain(['~']).collect() }
+}
+
+fn text(profile: &Profile, by: By) -> std::result::Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let machine = &profile.machine;
+    let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
+    let setting = |name: &str| profile.config.get(name).map_or_else(String::new, |value| value.to_string().replace('"', ""));
+    writeln!(out, "dsr {} ({}, {}{commit}), seed {}", machine.version, machine.build, machine.target, profile.seed)?;
+    writeln!(out, "{}, {}, {} threads of {} cores, {}", machine.cpu, machine.isa, machine.threads, machine.cores, profile.device)?;
+    writeln!(
+        out,
+        "{} {}, {}, T = {}, batch {}, {}-bit weights, images: {}",
+        if profile.mode == Work::Train { "training step of" } else { "inference of" },
+        profile.model,
+        setting("neuron"),
+        setting("time_steps"),
+        setting("batch"),
+        setting("weight_bits"),
+        profile.images
+    )?;
+    let wall = &profile.wall_ns;
+    let (least, most) = (wall.with_timers.iter().min(), wall.with_timers.iter().max());
+    writeln!(
+        out,
+        "wall time {} ms: median of {} steps ({} .. {}), {} before them; timers cost {:+.2} %\n",
+        milliseconds(wall.shown),
+        wall.with_timers.len(),
+        milliseconds(least.copied().unwrap_or(0)),
+        milliseconds(most.copied().unwrap_or(0)),
+        profile.warmup,
+        100.0 * wall.overhead
+    )?;
+    match by {
+        By::Layer => by_layer(&mut out, profile)?,
+        By::Op => by_op(&mut out, profile)?,
+    }
+    if let Some(prediction) = &profile.prediction {
+        predicted(&mut out, prediction)?;
+    }
+    Ok(out)
+}
+
+/// Lines of what no span covers, and of the whole.
+fn ends(profile: &Profile) -> [(&'static str, u64); 2] {
+    [("not accounted for", profile.not_accounted_ns), ("wall time", profile.wall_ns.shown)]
+}
+
+fn share(profile: &Profile, nanoseconds: u64) -> f64 {
+    100.0 * nanoseconds as f64 / profile.wall_ns.shown as f64
+}
+
+fn by_layer(out: &mut String, profile: &Profile) -> std::fmt::Result {
+    writeln!(out, "times in ms; Gop/s of forward: synaptic operations, actual and dense; kept: MB for backward")?;
+    writeln!(
+        out,
+        "{:18}{:>11}{:>8}{:>10}{:>10}{:>6}{:>8}{:>8}{:>9}{:>9}",
+        "layer", "H x W x C", "rate", "forward", "backward", "%", "Gop/s", "dense", "kept", "peak MB"
+    )?;
+    for layer in &profile.layers {
+        let megabytes = |bytes: Option<u64>| bytes.map_or("-".into(), |bytes| format!("{:.2}", bytes as f64 / 1e6));
+        writeln!(
+            out,
+            "{:18}{:>11}{:>8.4}{:>10}{:>10}{:>6.1}{:>8}{:>8}{:>9}{:>9}",
+            fit(&layer.layer, 18),
+            layer.shape.map(|n| n.to_string()).join("x"),
+            layer.firing_rate,
+            milliseconds(layer.forward_ns),
+            milliseconds(layer.backward_ns),
+            100.0 * layer.share,
+            rate(Some(layer.operations), layer.forward_ns),
+            rate(Some(layer.dense_operations), layer.forward_ns),
+            megabytes(layer.kept_bytes),
+            layer.peak_rss_bytes.map_or("-".into(), |bytes| format!("{:.0}", bytes as f64 / 1e6))
+        )?;
+    }
+    let total = |of: fn(&crate::profile::LayerRow) -> u64| profile.layers.iter().map(of).sum::<u64>();
+    let (forward, backward) = (total(|layer| layer.forward_ns), total(|layer| layer.backward_ns));
+    let all = format!("{:>10}{:>10}{:>6.1}", milliseconds(forward), milliseconds(backward), share(profile, forward + backward));
+    writeln!(out, "{:37}{all}", "all layers")?;
+    let mut line = |name: &str, time: u64| writeln!(out, "{name:37}{:>20}{:>6.1}", milliseconds(time), share(profile, time));
+    for row in profile.rows.iter().filter(|row| row.layer.is_none()) {
+        let phase = row.phase.map_or_else(String::new, |phase| format!("{phase:?}: ").to_lowercase());
+        line(&format!("{phase}{}", row.op.name()), row.time_ns)?;
+    }
+    ends(profile).into_iter().try_for_each(|(name, time)| line(name, time))
+}
+
+fn by_op(out: &mut String, profile: &Profile) -> std::fmt::Result {
+    let mut ops: BTreeMap<(Option<u8>, Op), (Option<Phase>, usize, u64, bool, Amount)> = BTreeMap::new();
+    for row in &profile.rows {
+        let key = (row.phase.map(|phase| phase as u8), row.op);
+        let entry = ops.entry(key).or_insert((row.phase, 0, 0, false, Amount::default()));
+        entry.1 += row.calls;
+        entry.2 += row.time_ns;
+        entry.3 |= row.shared_loop;
+        entry.4.add(row.amount);
+    }
+    writeln!(out, "* shared a parallel loop, split by looking at every 31st position")?;
+    writeln!(out, "{:10} {:22}{:>7}{:>12}{:>7}{:>10}{:>10}{:>10}", "phase", "operation", "calls", "ms", "%", "Gop/s", "dense", "GB/s")?;
+    for ((_, op), (phase, calls, time, is_shared, amount)) in &ops {
+        let phase = phase.map_or_else(|| "-".into(), |phase| format!("{phase:?}").to_lowercase());
+        writeln!(
+            out,
+            "{phase:10} {:22}{calls:>7}{:>12}{:>7.1}{:>10}{:>10}{:>10}",
+            format!("{}{}", op.name(), if *is_shared { " *" } else { "" }),
+            milliseconds(*time),
+            share(profile, *time),
+            rate(amount.operations, *time),
+            rate(amount.dense_operations, *time),
+            rate(amount.bytes, *time)
+        )?;
+    }
+    ends(profile).into_iter().try_for_each(|(name, time)| writeln!(out, "{name:40}{:>12}{:>7.1}", milliseconds(time), share(profile, time)))
+}
+
+fn predicted(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
+    let gpu = &prediction.gpu;
+    writeln!(out, "\nPrediction for {}, not measured: microseconds by data sheet and shapes (docs/predict.md)", gpu.name)?;
+    match prediction.occupancy {
+        Some(share) => writeln!(out, "{}; occupancy of the spike convolution {:.0} % of the warps", gpu.source, 100.0 * share)?,
+        None => writeln!(out, "{}; this build has no kernels, so their occupancy is not known", gpu.source)?,
+    }
+    writeln!(out, "{:24}{:>12}{:>12}{:>12}  forward is bound by", "layer", "forward", "backward", "sum")?;
+    let mut line = |name: &str, forward: &Cost, backward: &Cost| {
+        let [forward_us, backward_us] = [forward, backward].map(|cost| 1e6 * cost.seconds);
+        let (sum, bound) = (forward_us + backward_us, if forward_us > 0.0 { forward.bound() } else { "" });
+        let line = format!("{:24}{forward_us:>12.1}{backward_us:>12.1}{sum:>12.1}  {bound}", fit(name, 23));
+        writeln!(out, "{}", line.trim_end())
+    };
+    for layer in &prediction.layers {
+        line(&layer.layer, &layer.forward, &layer.backward)?;
+    }
+    line("optimiser", &Cost::default(), &prediction.optimizer)?;
+    writeln!(out, "{:48}{:>12.1}", "step", 1e6 * prediction.seconds)
+}
+
+/// A line a row, with what was measured in every line.
+fn csv(profile: &Profile) -> anyhow::Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let machine = &profile.machine;
+    let heads = ["phase", "layer", "op", "calls", "time_ns", "share", "shared_loop", "operations", "dense_operations", "bytes"];
+    let about = ["mode", "model", "neuron", "time_steps", "batch", "weight_bits", "images", "seed", "device"];
+    let build = ["version", "commit", "build", "cpu", "isa", "threads"];
+    writer.write_record(heads.iter().chain(&about).chain(&build))?;
+    let setting = |name: &str| profile.config.get(name).map_or_else(String::new, |value| value.to_string().replace('"', ""));
+    let tail = [
+        if profile.mode == Work::Train { "train" } else { "infer" }.into(),
+        profile.model.clone(),
+        setting("neuron"),
+        setting("time_steps"),
+        setting("batch"),
+        setting("weight_bits"),
+        profile.images.clone(),
+        profile.seed.to_string(),
+        profile.device.clone(),
+        machine.version.into(),
+        machine.commit.unwrap_or_default().into(),
+        machine.build.into(),
+        machine.cpu.clone(),
+        machine.isa.clone(),
+        machine.threads.to_string(),
+    ];
+    let number = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());
+    for row in &profile.rows {
+        let op = serde_json::to_value(row.op)?.as_str().unwrap_or_default().to_string();
+        let cells = [
+            row.phase.map_or_else(String::new, |phase| format!("{phase:?}").to_lowercase()),
+            row.layer.clone().unwrap_or_default(),
+            op,
+            row.calls.to_string(),
+            row.time_ns.to_string(),
+            row.share.to_string(),
+            row.shared_loop.to_string(),
+            number(row.amount.operations),
+            number(row.amount.dense_operations),
+            number(row.amount.bytes),
+        ];
+        writer.write_record(cells.iter().chain(&tail))?;
+    }
+    let left = ["", "", "not_accounted", "", &profile.not_accounted_ns.to_string(), "", "", "", "", ""].map(String::from);
+    writer.write_record(left.iter().chain(&tail))?;
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}

@@ -1,0 +1,315 @@
+//! What a step should cost on a GPU that is not at hand: a roofline a kernel family, from shapes and data sheets. Nothing is measured.
+//!
+//! ```text
+//! seconds = max(operations / (0.6 · peak), bytes / (0.8 · bandwidth)) + launches · 2 µs
+//! ```
+//! The formulas, the sources of the peaks and two layers worked by hand are in `docs/predict.md`.
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::bench::Work;
+use crate::device::kernels::{self, Kernel};
+use crate::device::limits::Limits;
+use crate::device::occupancy::occupancy;
+use crate::network::{Connection, Kind, Network, Source};
+use crate::ops::neuron::Neuron;
+use crate::ops::spike_conv::Tiles;
+use crate::ops::spike_conv::cost::{LayerWork, Peaks, seconds};
+
+/// Share of the peak of its arithmetic that a kernel is expected to reach, as in `ops/spike_conv/cost.rs`.
+const OF_PEAK: f64 = 0.6;
+/// The same of the bandwidth.
+const OF_BANDWIDTH: f64 = 0.8;
+/// Seconds between two kernels of a graph; an assumption.
+const LAUNCH: f64 = 2e-6;
+
+/// A GPU by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuName {
+    A100,
+    H100,
+    Rtx4090,
+    B200,
+}
+
+/// Peaks by the vendor's data sheet, without sparsity.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct DataSheet {
+    pub name: &'static str,
+    pub source: &'static str,
+    /// As the kernels' targets are called.
+    pub target: &'static str,
+    pub multiprocessors: u32,
+    /// 8-bit integer operations of the tensor cores a second; a multiply-add is two.
+    pub int8: f64,
+    /// The same in bf16 with sums in f32.
+    pub bf16: f64,
+    /// 32-bit floating-point operations a second, outside of the tensor cores.
+    pub fp32: f64,
+    /// Bytes of device memory a second.
+    pub bandwidth: f64,
+}
+
+impl GpuName {
+    /// What its data sheet says.
+    pub fn data_sheet(self) -> DataSheet {
+        match self {
+            GpuName::A100 => DataSheet {
+                name: "A100 SXM 80 GB",
+                source: "NVIDIA A100 data sheet",
+                target: "sm_80",
+                multiprocessors: 108,
+                int8: 624e12,
+                bf16: 312e12,
+                fp32: 19.5e12,
+                bandwidth: 2039e9,
+            },
+            GpuName::H100 => DataSheet {
+                name: "H100 SXM 80 GB",
+                source: "NVIDIA H100 data sheet",
+                target: "sm_90a",
+                multiprocessors: 132,
+                int8: 1979e12,
+                bf16: 989.5e12,
+                fp32: 67e12,
+                bandwidth: 3350e9,
+            },
+            GpuName::Rtx4090 => DataSheet {
+                name: "GeForce RTX 4090",
+                source: "NVIDIA Ada GPU architecture white paper, appendix A",
+                target: "sm_89",
+                multiprocessors: 128,
+                int8: 660.6e12,
+                bf16: 165.2e12,
+                fp32: 82.6e12,
+                bandwidth: 1008e9,
+            },
+            GpuName::B200 => DataSheet {
+                name: "B200 (HGX)",
+                source: "NVIDIA Blackwell data sheet, HGX B200",
+                target: "sm_100a",
+                multiprocessors: 148,
+                int8: 4500e12,
+                bf16: 2250e12,
+                fp32: 75e12,
+                bandwidth: 7700e9,
+            },
+        }
+    }
+}
+
+/// Cost of some kernels that follow one another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Seconds that the arithmetic alone would take.
+    pub operations_s: f64,
+    /// Seconds that the memory alone would take.
+    pub bytes_s: f64,
+    pub launches: u32,
+    pub seconds: f64,
+}
+
+impl Cost {
+    fn new(operations_s: f64, bytes_s: f64, launches: u32) -> Cost {
+        Cost { operations_s, bytes_s, launches, seconds: operations_s.max(bytes_s) + f64::from(launches) * LAUNCH }
+    }
+
+    fn plus(self, other: Cost) -> Cost {
+        Cost {
+            operations_s: self.operations_s + other.operations_s,
+            bytes_s: self.bytes_s + other.bytes_s,
+            launches: self.launches + other.launches,
+            seconds: self.seconds + other.seconds,
+        }
+    }
+
+    /// What takes the most: `operations`, `bytes` or `launches`.
+    pub fn bound(&self) -> &'static str {
+        let launches = f64::from(self.launches) * LAUNCH;
+        if launches > self.operations_s.max(self.bytes_s) {
+            "launches"
+        } else if self.operations_s > self.bytes_s {
+            "operations"
+        } else {
+            "bytes"
+        }
+    }
+}
+
+/// One layer.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerPrediction {
+    pub layer: String,
+    pub forward: Cost,
+    /// Nothing in an inference.
+    pub backward: Cost,
+}
+
+/// A whole step.
+#[derive(Clone, Debug, Serialize)]
+pub struct Prediction {
+    /// Says that nothing here was measured.
+    pub note: &'static str,
+    pub gpu: DataSheet,
+    pub layers: Vec<LayerPrediction>,
+    /// Update, and the weights of the next forward; nothing in an inference.
+    pub optimizer: Cost,
+    pub seconds: f64,
+    /// Share of a multiprocessor's warps that blocks of the spike convolution can fill; none in a build without kernels.
+    pub occupancy: Option<f64>,
+}
+
+/// Predicts a step of `network` with batches of `batch` samples of `frames` frames; `adam` for that optimiser.
+pub fn predict(gpu: GpuName, network: &Network, work: Work, [batch, frames]: [usize; 2], adam: bool) -> Prediction {
+    let sheet = gpu.data_sheet();
+    let shape = Shape { sheet, network, work, batch, frames };
+    let layers: Vec<LayerPrediction> = (0..network.layers.len())
+        .map(|index| LayerPrediction {
+            layer: network.layers[index].name.clone(),
+            forward: shape.forward(index),
+            backward: if work == Work::Train { shape.backward(index) } else { Cost::default() },
+        })
+        .collect();
+    let optimizer = match work {
+        Work::Train => {
+            let parameters = network.len() as f64 * if adam { 28.0 + 8.0 } else { 20.0 + 8.0 };
+            let weights: f64 = network.layers.iter().flat_map(|layer| &layer.connections).map(weights_of).sum();
+            Cost::new(0.0, (parameters + weights * 8.0) / (OF_BANDWIDTH * sheet.bandwidth), 5)
+        }
+        Work::Infer => Cost::default(),
+    };
+    let seconds = layers.iter().map(|layer| layer.forward.seconds + layer.backward.seconds).sum::<f64>() + optimizer.seconds;
+    let kernel = if network.weight_bits == 8 { &kernels::SPIKE_CONV_NEURONS_8 } else { &kernels::SPIKE_CONV_NEURONS_16 };
+    let occupancy = spike_conv_occupancy(&sheet, kernel, network.weight_bits);
+    Prediction { note: "predicted from shapes and data sheets, not measured", gpu: sheet, layers, optimizer, seconds, occupancy }
+}
+
+/// With the shared memory of one convolution of bits: a tile of sums, or four stages of 8 bytes a row and the weights of two K steps.
+fn spike_conv_occupancy(sheet: &DataSheet, kernel: &Kernel, weight_bits: u8) -> Option<f64> {
+    let limits = Limits::of(kernel, sheet.target)?;
+    let stages = 4 * (128 * 8 + 2 * 64 * 32 * u32::from(weight_bits) / 8);
+    let dynamic = (128 * (64 + 8) * 4).max(stages);
+    occupancy(sheet.target, kernel.block, limits.registers, limits.shared_bytes + dynamic)
+}
+
+fn weights_of(connection: &Connection) -> f64 {
+    match connection.kind {
+        Kind::Conv { .. } => (connection.geometry.taps() * connection.geometry.cin * connection.geometry.cout) as f64,
+        Kind::Identity => 0.0,
+    }
+}
+
+struct Shape<'a> {
+    sheet: DataSheet,
+    network: &'a Network,
+    work: Work,
+    batch: usize,
+    frames: usize,
+}
+
+impl Shape<'_> {
+    fn bytes(&self, bytes: f64) -> f64 {
+        bytes / (OF_BANDWIDTH * self.sheet.bandwidth)
+    }
+
+    fn spikes(&self, layer: usize) -> f64 {
+        let layer = &self.network.layers[layer];
+        (4 * self.batch * layer.positions() * self.network.time_steps * layer.shape[2].div_ceil(32)) as f64
+    }
+
+    fn is_weighted(&self) -> bool {
+        matches!(self.network.neuron, Neuron::Lif { .. })
+    }
+
+    fn forward(&self, index: usize) -> Cost {
+        let Shape { sheet, network, batch, frames, .. } = *self;
+        let layer = &network.layers[index];
+        let [positions, channels] = [batch * layer.positions(), layer.shape[2]];
+        let padded = channels.next_multiple_of(16);
+        let is_training = self.work == Work::Train;
+        let kept = if is_training { (positions * channels) as f64 * (5.0 + if self.is_weighted() { 4.0 } else { 0.0 }) } else { 0.0 };
+        let mut bytes = self.spikes(index) + kept;
+        let (mut k_steps, mut convolutions, mut float_macs, mut launches) = (0, 0, 0.0, 2); // normaliser and neurons
+        for connection in &layer.connections {
+            let geometry = &connection.geometry;
+            match (connection.source, &connection.kind) {
+                (Source::Input, kind) => {
+                    let values = (batch * frames * network.input.iter().product::<usize>()) as f64;
+                    bytes += 4.0 * values + 4.0 * weights_of(connection) + 8.0 * (positions * frames * padded) as f64;
+                    float_macs +=
+                        if matches!(kind, Kind::Conv { .. }) { geometry.dense_macs() as f64 * (batch * frames) as f64 } else { 0.0 };
+                    launches += 1;
+                }
+                (Source::Layer(source), kind) => {
+                    bytes += self.spikes(source) + weights_of(connection) * f64::from(network.weight_bits / 8);
+                    if matches!(kind, Kind::Conv { .. }) {
+                        k_steps += geometry.taps() * geometry.cin.div_ceil(32);
+                        convolutions += 1;
+                    }
+                    launches += u32::from(geometry.is_pooled());
+                }
+            }
+        }
+        let has_statistics = is_training && layer.norm.is_some();
+        launches += u32::from(has_statistics);
+        if convolutions == 0 {
+            return Cost::new(2.0 * float_macs / (OF_PEAK * sheet.fp32), self.bytes(bytes), launches);
+        }
+        let work =
+            LayerWork { positions, time_steps: network.time_steps, channels, k_steps, convolutions, weight_bits: network.weight_bits };
+        if has_statistics {
+            let peaks = Peaks { products: sheet.int8 / 2.0, bytes: sheet.bandwidth };
+            let [store, recompute] = seconds(&work, &peaks); // arithmetic and memory of two kernels, already at 0.6 and 0.8
+            let (fastest, passes) = if store <= recompute { (store, 1.0) } else { (recompute, 2.0) };
+            let conv = passes * products(&work) / (OF_PEAK * sheet.int8 / 2.0);
+            let cost = Cost::new(conv, self.bytes(bytes), launches);
+            return Cost { seconds: fastest.max(cost.bytes_s) + f64::from(launches) * LAUNCH, ..cost };
+        }
+        Cost::new(self.fused(&work), self.bytes(bytes), launches)
+    }
+
+    /// Seconds of the arithmetic of the kernel that adds up spikes and runs the neurons in one.
+    fn fused(&self, work: &LayerWork) -> f64 {
+        let cut = Tiles::new(work.time_steps, work.k_steps);
+        let blocks = work.positions.div_ceil(cut.positions) * work.channels.div_ceil(64);
+        let tiles = blocks * work.time_steps.div_ceil(cut.steps);
+        let products = 128.0 * 64.0 * 32.0 * (tiles * work.k_steps * usize::from(work.weight_bits / 8)) as f64;
+        // The multiprocessor with the most blocks ends last.
+        let multiprocessors = self.sheet.multiprocessors as usize;
+        let uneven = (blocks.div_ceil(multiprocessors) * multiprocessors) as f64 / blocks as f64;
+        uneven * products / (OF_PEAK * self.sheet.int8 / 2.0)
+    }
+
+    fn backward(&self, index: usize) -> Cost {
+        let Shape { sheet, network, batch, .. } = *self;
+        let layer = &network.layers[index];
+        let neurons = (batch * layer.neurons()) as f64;
+        let means = if self.is_weighted() { 8.0 } else { 4.0 };
+        // Clamp mapping in place, then the gradient of the current in bf16.
+        let mut cost = Cost::new(0.0, self.bytes(neurons * (8.0 + means) + neurons * (4.0 + means + 2.0)), 3);
+        for connection in &layer.connections {
+            let geometry = &connection.geometry;
+            let source = (batch * geometry.source.iter().product::<usize>() * geometry.cin) as f64;
+            let is_conv = matches!(connection.kind, Kind::Conv { .. });
+            let products = 2.0 * geometry.dense_macs() as f64 * batch as f64 / (OF_PEAK * sheet.bf16);
+            let from_input = connection.source == Source::Input;
+            if is_conv {
+                let read = source * if from_input { 4.0 * self.frames as f64 } else { 1.0 };
+                cost = cost.plus(Cost::new(products, self.bytes(2.0 * neurons + read + 8.0 * weights_of(connection)), 2));
+            }
+            if !from_input {
+                let products = if is_conv { products } else { 0.0 };
+                cost = cost.plus(Cost::new(products, self.bytes(2.0 * neurons + 4.0 * source + 2.0 * weights_of(connection)), 1));
+            }
+        }
+        cost
+    }
+}
+
+/// Multiply-adds of one pass over whole tiles.
+fn products(work: &LayerWork) -> f64 {
+    let tiles = (work.positions * work.time_steps).div_ceil(128) * work.channels.div_ceil(64);
+    128.0 * 64.0 * 32.0 * (tiles * work.k_steps * usize::from(work.weight_bits / 8)) as f64
+}
