@@ -185,7 +185,7 @@ fn commands_compare_and_fail() {
         let faster = against(&scaled(&first, 1e3), "-o json");
         assert_eq!(faster.status.code(), Some(0), "{line}: {}", String::from_utf8_lossy(&faster.stderr));
         let faster: Value = serde_json::from_slice(&faster.stdout).unwrap();
-        assert_eq!(schema::problems(&faster), Vec::<String>::new(), "{line}");
+        assert_eq!(schema::problems("bench", &faster), Vec::<String>::new(), "{line}");
         let verdicts: Vec<&Value> = faster["comparison"]["compared"].as_array().unwrap().iter().map(|c| &c["verdict"]).collect();
         assert!(!verdicts.is_empty() && verdicts.iter().all(|verdict| **verdict == "faster"), "{faster}");
 

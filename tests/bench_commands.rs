@@ -31,7 +31,7 @@ fn ok(line: &str) -> String {
 /// The result as JSON, which fits the schema.
 fn json_in(folder: &Path, line: &str) -> Value {
     let value: Value = serde_json::from_str(&ok_in(folder, &format!("{line} -o json"))).unwrap();
-    assert_eq!(schema::problems(&value), Vec::<String>::new(), "dsr {line}");
+    assert_eq!(schema::problems("bench", &value), Vec::<String>::new(), "dsr {line}");
     value
 }
 

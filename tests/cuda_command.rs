@@ -87,7 +87,7 @@ fn latency_is_that_of_the_host_and_of_the_kernels() {
     let folder = tempdir().unwrap();
     let line = "bench latency --devices cpu,cuda --widths 4 --blocks 1 -b 2 -T 1,2 --image 8x8x1 --warmup 1 --repeats 2 --vth 1 -o json";
     let result = json(&ok(folder.path(), line));
-    assert_eq!(schema::problems(&result), Vec::<String>::new());
+    assert_eq!(schema::problems("bench", &result), Vec::<String>::new());
     let cases = result["cases"].as_array().unwrap();
     let shown = |case: &Value| format!("{} {}", case["path"].as_str().unwrap(), case["time_steps"]);
     assert_eq!(cases.iter().map(shown).collect::<Vec<_>>(), ["cpu 1", "cpu 2", "graph 1", "launches 1", "graph 2", "launches 2"]);
@@ -106,7 +106,7 @@ fn decisions_are_those_of_the_cpu() {
     let of = |device: &str| {
         let line = format!("bench decision --checkpoint run -T 3 --samples 70 --at 2 --warmup 0 --repeats 1 -o json --device {device}");
         let result = json(&ok(folder.path(), &line));
-        assert_eq!(schema::problems(&result), Vec::<String>::new());
+        assert_eq!(schema::problems("bench", &result), Vec::<String>::new());
         result
     };
     let (cpu, cuda) = (of("cpu"), of("cuda"));
@@ -130,7 +130,7 @@ fn kernels_are_timed_or_named() {
     let output = dsr(folder.path(), line, &[("DSR_STANDIN_MEMORY", "67108864")]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let result = json(&text(&output.stdout));
-    assert_eq!(schema::problems(&result), Vec::<String>::new());
+    assert_eq!(schema::problems("bench", &result), Vec::<String>::new());
     assert!(result["header"]["peak_cuda_memory_bytes_per_s"].as_f64().unwrap() > 0.0, "{}", result["header"]);
     let cases = result["cases"].as_array().unwrap();
     let named = |is_measured: bool| {

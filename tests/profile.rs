@@ -1,5 +1,8 @@
 //! `dsr profile`: rows that add up, traces that nest, predictions worked by hand, potentials that fire when the engine does.
 
+#[path = "support/schema.rs"]
+mod schema;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -210,53 +213,12 @@ fn wrong_settings_are_one_line() {
 #[test]
 fn json_has_its_schema() {
     let folder = tempdir().unwrap();
-    let schema: Value = serde_json::from_str(include_str!("../docs/profile.schema.json")).unwrap();
     for flags in ["", "--mode infer --predict a100 --html page.html"] {
         let profile = json(&ok(folder.path(), &format!("{TINY} {flags} -o json")));
-        check(&schema, &schema, &profile, "profile");
+        assert_eq!(schema::problems("profile", &profile), [] as [String; 0]);
         let mut wrong = profile.clone();
         wrong["rows"][0]["time_ns"] = "soon".into();
-        assert!(std::panic::catch_unwind(|| check(&schema, &schema, &wrong, "profile")).is_err(), "the check finds a wrong type");
-    }
-}
-
-/// The part of JSON Schema that the file uses.
-fn check(root: &Value, schema: &Value, value: &Value, at: &str) {
-    if let Some(path) = schema["$ref"].as_str() {
-        return check(root, root.pointer(path.trim_start_matches('#')).unwrap(), value, at);
-    }
-    if let Some(expected) = schema.get("const") {
-        assert_eq!(value, expected, "{at}");
-    }
-    if let Some(choices) = schema["enum"].as_array() {
-        assert!(choices.contains(value), "{at}: {value} is none of {choices:?}");
-    }
-    let kinds: Vec<&str> = match &schema["type"] {
-        Value::String(kind) => vec![kind],
-        Value::Array(kinds) => kinds.iter().map(|kind| kind.as_str().unwrap()).collect(),
-        _ => vec![],
-    };
-    let is = |kind: &&str| match *kind {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "integer" => value.is_u64() || value.is_i64(),
-        "number" => value.is_number(),
-        "boolean" => value.is_boolean(),
-        "null" => value.is_null(),
-        other => panic!("{at}: unknown type {other}"),
-    };
-    assert!(kinds.is_empty() || kinds.iter().any(is), "{at}: {value} is no {kinds:?}");
-    if let (Some(items), Some(schema)) = (value.as_array(), schema.get("items")) {
-        items.iter().enumerate().for_each(|(index, item)| check(root, schema, item, &format!("{at}[{index}]")));
-    }
-    let (Some(object), Some(properties)) = (value.as_object(), schema["properties"].as_object()) else { return };
-    for name in schema["required"].as_array().into_iter().flatten() {
-        assert!(object.contains_key(name.as_str().unwrap()), "{at}: {name} is missing");
-    }
-    for (name, value) in object {
-        let schema = properties.get(name).unwrap_or_else(|| panic!("{at}: {name} is not in the schema"));
-        check(root, schema, value, &format!("{at}.{name}"));
+        assert_eq!(schema::problems("profile", &wrong).len(), 1, "the check finds a wrong type");
     }
 }
 

@@ -126,7 +126,8 @@ impl<'a> Reader<'a> {
             if let (Source::Layer(source), Kind::Conv { .. }) = (connection.source, &connection.kind)
                 && let Some(spikes) = &self.sources[source]
             {
-                events.list(self.network.isa, spikes, task.b, &connection.geometry, task.rows.clone());
+                let (isa, geometry) = (self.network.isa, &connection.geometry);
+                self.sampler.time_once(Op::SpikeConvolution, || events.list(isa, spikes, task.b, geometry, task.rows.clone()));
             }
         }
     }

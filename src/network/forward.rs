@@ -215,7 +215,7 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             let task = reader.task(index);
             let Worker { events, second: buffer, .. } = worker;
             let mut sums = zero();
-            reader.sampler.time_once(Op::SpikeConvolution, || reader.list(events, &task));
+            reader.list(events, &task);
             for (at, first) in first.chunks_exact_mut(position).enumerate() {
                 let yx = [task.rows.start + at / width, at % width];
                 let global = index * reader.rows * width + at;
@@ -265,7 +265,7 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
             let mut own_counts = vec![0u8; channels];
             let mut fired = 0u64;
             if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
-                reader.sampler.time_once(Op::SpikeConvolution, || reader.list(events, &task));
+                reader.list(events, &task);
             }
             for at in 0..positions {
                 let yx = [task.rows.start + at / width, at % width];

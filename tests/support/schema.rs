@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Every way in which `value` does not fit the schema of `dsr bench`.
-pub fn problems(value: &Value) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bench.schema.json");
+/// Every way in which `value` does not fit the schema `docs/<name>.schema.json`.
+pub fn problems(name: &str, value: &Value) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/{name}.schema.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     let mut found = Vec::new();
     check(&schema, &schema, value, "$", &mut found);
