@@ -62,10 +62,16 @@ per_isa! {
         let mut count = [0u32; N];
         for t in 0..args.time_steps {
             let row = if frames == 1 { 0 } else { t } * args.stride + c;
-            let x: [f32; N] = match first {
-                Currents::Integer(acc) => lanes::<N, i32>(acc, row).map(|v| v as f32),
-                Currents::Real(x) => lanes::<N, f32>(x, row),
-            };
+            let mut x = [0.0f32; N];
+            match first {
+                Currents::Integer(acc) => {
+                    // `map` of an array this long would be a call.
+                    for (x, acc) in x.iter_mut().zip(lanes::<N, i32>(acc, row)) {
+                        *x = acc as f32;
+                    }
+                }
+                Currents::Real(real) => x = lanes(real, row),
+            }
             let mut normed = offset;
             if !second.is_empty() {
                 let other = lanes::<N, i32>(second, row);
