@@ -49,8 +49,8 @@ class Case:
 
 
 CASES = [
-    Case("train-if-20", "train", "if", 20, 32, 2.0, ("dsr", "torch", "torch-ann")),
-    Case("infer-if-20", "infer", "if", 20, 32, 2.0, ("dsr", "torch", "torch-ann")),
+    Case("train-if-20", "train", "if", 20, 32, 2.0, ("dsr", "dsr-one-thread", "torch", "torch-ann")),
+    Case("infer-if-20", "infer", "if", 20, 32, 2.0, ("dsr", "dsr-8-bit", "dsr-one-thread", "torch", "torch-ann")),
     Case("train-if-5", "train", "if", 5, 32, 2.0, ("dsr", "torch")),
     Case("infer-if-5", "infer", "if", 5, 32, 2.0, ("dsr", "torch")),
     Case("infer-if-20-one", "infer", "if", 20, 1, 2.0, ("dsr", "torch")),
@@ -58,25 +58,32 @@ CASES = [
     Case("infer-lif-20", "infer", "lif", 20, 32, 0.1, ("dsr", "torch", "spikingjelly")),
 ]
 
+# What dsr gets beside the settings of the case; later flags win.
+DSR = {"dsr": [], "dsr-8-bit": ["--weight-bits", "8"], "dsr-one-thread": ["--threads", "1"]}
+
 PEERS = {
     "dsr": "dsr",
+    "dsr-8-bit": "dsr, 8-bit weights",
+    "dsr-one-thread": "dsr, one thread",
     "torch": "PyTorch, the same DSR network",
     "torch-ann": "PyTorch, the same network as an ANN (ReLU)",
     "spikingjelly": "SpikingJelly spiking_resnet18, LIF",
 }
 
 
-def command(peer, case, args):
+def command(peer, case, args, retain=True):
     """The process that measures one peer in one case."""
     python = str(args.venv / "bin" / "python")
     shape = ["--mode", case.mode, "-b", str(case.batch)]
-    steps = ["--threads", str(args.threads), "--warmup", str(args.warmup), "--repeats", str(args.steps)]
+    # Without the settings the heap does not grow: one step before the measured one will do.
+    warmup, repeats = (args.warmup, args.steps) if retain else (1, 1)
+    steps = ["--threads", str(args.threads), "--warmup", str(warmup), "--repeats", str(repeats)]
     net = ["--widths", args.widths] if args.widths else []
-    if peer == "dsr":
+    if peer in DSR:
         model = net or ["--model", "preact-resnet18"]
         neuron = ["-T", str(case.time_steps), "--neuron", case.neuron, "--vth", f"{case.vth:g}"]
-        return [*shlex.split(args.dsr), "bench", "throughput", *shape, *model, *neuron, "--threads", str(args.threads), "-o", "json",
-                *shlex.split(args.dsr_args)]
+        return [*shlex.split(args.dsr), "bench", "throughput", *shape, *model, *neuron, "--threads", str(args.threads), *DSR[peer],
+                "-o", "json", *shlex.split(args.dsr_args)]
     if peer == "spikingjelly":
         small = ["--size", "16"] if args.widths else []
         return [python, str(HERE / "spikingjelly_step.py"), *shape, "-T", str(case.time_steps), *small, *steps]
@@ -86,9 +93,9 @@ def command(peer, case, args):
 
 def measure(peer, case, args, retain=True):
     """Runs one process and returns its measurement."""
-    argv = command(peer, case, args)
+    argv = command(peer, case, args, retain)
     environment = dict(os.environ)
-    if peer != "dsr":
+    if peer not in DSR:
         environment |= {"OMP_NUM_THREADS": str(args.threads)} | (RETAIN_MEMORY if retain else {})
     try:
         done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -164,7 +171,7 @@ def ratio_rows(cases, runs):
     seconds = {(run["case"], run["peer"], run["round"]): run["result"]["median_s"] for run in runs}
     rounds = range(1 + max(run["round"] for run in runs if run["round"] is not None))
     for case in cases:
-        for over, under in (("torch", "dsr"), ("spikingjelly", "dsr"), ("dsr", "torch-ann")):
+        for over, under in (("torch", "dsr"), ("spikingjelly", "dsr"), ("dsr", "torch-ann"), ("dsr", "dsr-8-bit"), ("dsr-one-thread", "dsr")):
             if over in case.peers and under in case.peers:
                 ratios = [seconds[case.name, over, r] / seconds[case.name, under, r] for r in rounds]
                 yield f"| {case.name} | {PEERS[over]} / {PEERS[under]} | {statistics.median(ratios):.2f} | {across(ratios, 2)} | {len(ratios)} |"
@@ -198,7 +205,7 @@ def report(cases, runs, args, date, load):
         f"- PyTorch {versions.get('torch', 'not run')} ({versions.get('cpu_capability', '')}), SpikingJelly {versions.get('spikingjelly', 'not run')},"
         f" Python {versions.get('python', '')}.",
         f"- PyTorch and SpikingJelly run with memory kept: {' '.join(f'{k}={v}' for k, v in RETAIN_MEMORY.items())}; dsr with no such setting.",
-        "- The peak memory of PyTorch and SpikingJelly is that of one more run without these settings.",
+        "- The peak memory of PyTorch and SpikingJelly is that of one more run without these settings, one step after one step.",
         f"- Cases: {'; '.join(shapes)}.",
         "- SpikingJelly's network has its ImageNet stem replaced by a 3×3 convolution without pooling, as users do for 32×32 images.",
         "- Batch-norm statistics are those of the batch before an inference is timed; the mean firing rate is spikes per neuron and step.",
@@ -254,7 +261,7 @@ def main():
     timed = [(number, case, peer) for number in range(args.rounds) for case in cases
              for peer in (case.peers if number % 2 == 0 else reversed(case.peers))]
     # No round: a run for its peak memory.
-    for_memory = [(None, case, peer) for case in cases for peer in case.peers if peer != "dsr"]
+    for_memory = [(None, case, peer) for case in cases for peer in case.peers if peer not in DSR]
     runs = []
     with open(out / "peers.jsonl", "w", encoding="utf-8") as log:
         for number, case, peer in timed + for_memory:
