@@ -156,14 +156,14 @@ def result_rows(cases, runs):
         for peer in case.peers:
             all_runs = [run for run in runs if run["case"] == case.name and run["peer"] == peer]
             of = [run["result"] for run in all_runs if run["round"] is not None]
-            for_memory = [run["result"] for run in all_runs if run["round"] is None] or of
+            for_memory = of if peer in DSR else [run["result"] for run in all_runs if run["round"] is None]
             medians = [result["median_s"] for result in of]
             rates = [result["mean_firing_rate"] for result in of]
             rate = "–" if peer == "torch-ann" else f"{100 * statistics.median(rates):.1f} %"
-            peak = max(result["peak_rss_bytes"] for result in for_memory) / 1e9
+            peak = f"{max(result['peak_rss_bytes'] for result in for_memory) / 1e9:.2f}" if for_memory else "–"
             steps = of[0]["n"] if len({result["n"] for result in of}) == 1 else "various"
             yield (f"| {case.name} | {PEERS[peer]} | {statistics.median(medians):.4f} | {across(medians, 4)} | {len(of)} × {steps} |"
-                   f" {peak:.2f} | {rate} |")
+                   f" {peak} | {rate} |")
 
 
 def ratio_rows(cases, runs):
@@ -229,6 +229,7 @@ def options():
     parser.add_argument("--steps", type=int, default=3, help="measured steps in each Python process")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them: the heap has grown to its size after two or three")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the runs for the peak memory of the Python peers")
     parser.add_argument("--machine", help="name of the machine in the folder's name")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--widths", help="trial of the script: these widths, T = 2, batch 2")
@@ -261,7 +262,7 @@ def main():
     timed = [(number, case, peer) for number in range(args.rounds) for case in cases
              for peer in (case.peers if number % 2 == 0 else reversed(case.peers))]
     # No round: a run for its peak memory.
-    for_memory = [(None, case, peer) for case in cases for peer in case.peers if peer not in DSR]
+    for_memory = [(None, case, peer) for case in cases for peer in case.peers if peer not in DSR and not args.no_memory]
     runs = []
     with open(out / "peers.jsonl", "w", encoding="utf-8") as log:
         for number, case, peer in timed + for_memory:
