@@ -203,12 +203,14 @@ fn catch_interrupt() -> Result<()> {
 fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     let (config, dataset) = (&run.config, &run.dataset);
     let from = resume.map_or(String::new(), |path| format!(", continuing {}", path.display()));
+    let parameters = run.network.len();
+    let what = match config.neuron {
+        NeuronKind::Relu => format!("{} parameters, as an ANN with ReLU", parameters - run.network.layers.len()), // without thresholds
+        kind => format!("{parameters} parameters, {} neurons, T = {}", kind.name().to_uppercase(), config.time_steps),
+    };
     format!(
-        "{} ({} parameters, {} neurons, T = {}) on {} ({} + {} images), run folder {}{from}",
+        "{} ({what}) on {} ({} + {} images), run folder {}{from}",
         config.model_name(),
-        run.network.len(),
-        config.neuron.name().to_uppercase(),
-        config.time_steps,
         dataset.title(),
         dataset.train.labels.len(),
         dataset.test.labels.len(),
