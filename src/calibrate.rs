@@ -41,7 +41,10 @@ pub fn activations(
         None => Ok(sketches),
         Some(layer) => {
             let (name, values) = (&ann.layers[layer].name, sketches[layer].not_finite());
-            Err(Error::config("checkpoint", format!("{name} has {values} activations that are not finite; train the ANN with a lower --lr")))
+            Err(Error::config(
+                "checkpoint",
+                format!("{name} has {values} activations that are not finite; train the ANN with a lower --lr"),
+            ))
         }
     }
 }

@@ -217,7 +217,11 @@ impl Config {
         models::check(self)?;
         require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
         let one = self.neuron != NeuronKind::Relu || self.time_steps == 1;
-        require(one, "time-steps", format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps))?;
+        require(
+            one,
+            "time-steps",
+            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
+        )?;
         positive("vth", self.vth)?;
         positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
         positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;

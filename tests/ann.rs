@@ -167,7 +167,8 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 /// Kernels that are larger than the image, strides that skip its end, more rows than one product takes.
 #[test]
 fn convolution_of_awkward_shapes() {
-    let geometry = |[cin, cout]: [usize; 2], source, kernel, stride, pad| Geometry { cin, cout, source, pool: [1, 1, 0], kernel, stride, pad };
+    let geometry =
+        |[cin, cout]: [usize; 2], source, kernel, stride, pad| Geometry { cin, cout, source, pool: [1, 1, 0], kernel, stride, pad };
     let cases = [
         (geometry([1, 1], [1, 1], [1, 1], 1, 0), 1),
         (geometry([3, 5], [7, 4], [3, 3], 2, 1), 3),

@@ -115,7 +115,7 @@ fn thresholds_of_a_network() {
     }
 }
 
-/// The sketches of a pass are those of all activations at once, on any number of threads and for any size of batches.
+/// A pass sees what it was asked to, and gives the same sketches on any number of threads.
 #[test]
 fn sketches_do_not_depend_on_how_the_work_is_cut() {
     let layers = [recipes::recipe("digits-8x8").unwrap(), recipes::parse("neuron = \"relu\"\nwidths = [4, 8]", "test").unwrap()];

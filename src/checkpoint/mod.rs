@@ -225,7 +225,12 @@ pub fn load_start(path: &Path, network: &mut Network) -> Result<bool> {
 }
 
 /// Reads a file; without `may_lack_thresholds`, a spiking network takes no file of an ANN. Says whether the file had thresholds.
-fn read(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer>, may_lack_thresholds: bool) -> Result<(Option<Progress>, bool)> {
+fn read(
+    path: &Path,
+    network: &mut Network,
+    optimizer: Option<&mut Optimizer>,
+    may_lack_thresholds: bool,
+) -> Result<(Option<Progress>, bool)> {
     let opened = Opened::open(path)?;
     let ours = check_version(path, &opened)?;
     let progress = if ours { Some(json_meta::<Progress>(path, &opened, "progress")?) } else { None };

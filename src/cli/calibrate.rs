@@ -155,7 +155,9 @@ fn notes(layers: &[Calibrated]) -> Vec<String> {
     let of_layer = |layer: &Calibrated| match layer.origin {
         Origin::Quantile => None,
         Origin::Max => Some(format!("note: {}: that share of its activations is 0; its threshold is from the largest", layer.layer)),
-        Origin::Settings => Some(format!("note: {} is dead: all its activations are 0; its threshold is that of the settings", layer.layer)),
+        Origin::Settings => {
+            Some(format!("note: {} is dead: all its activations are 0; its threshold is that of the settings", layer.layer))
+        }
     };
     layers.iter().filter_map(of_layer).collect()
 }

@@ -106,7 +106,8 @@ fn thresholds_note(path: &Path, config: &Config, has_thresholds: bool) -> Result
         return Ok(None);
     }
     if !has_thresholds {
-        let note = format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
+        let note =
+            format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
         return Ok(Some(note));
     }
     let Some(text) = checkpoint::config(path)? else { return Ok(None) };
