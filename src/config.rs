@@ -20,6 +20,8 @@ pub enum NeuronKind {
     If,
     /// Leaky integrate and fire.
     Lif,
+    /// No spikes: the same network as an ANN, the start of hybrid training.
+    Relu,
 }
 
 impl NeuronKind {
@@ -28,6 +30,7 @@ impl NeuronKind {
         match self {
             NeuronKind::If => "if",
             NeuronKind::Lif => "lif",
+            NeuronKind::Relu => "relu",
         }
     }
 }
@@ -69,7 +72,7 @@ pub struct Config {
     pub blocks: Vec<usize>,
     /// Neuron model.
     pub neuron: NeuronKind,
-    /// Number of time steps T, 1..=255. Paper: 20 (CIFAR, DVS-CIFAR10), 50 (ImageNet).
+    /// Number of time steps T, 1..=255; 1 for an ANN (`relu`). Paper: 20 (CIFAR, DVS-CIFAR10), 50 (ImageNet).
     pub time_steps: usize,
     /// Initial threshold of every layer, in units of the current. Paper: 6 (IF), 0.3 (LIF), 0.6 (LIF, T = 5).
     pub vth: f64,
@@ -213,6 +216,12 @@ impl Config {
         let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
         models::check(self)?;
         require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
+        let one = self.neuron != NeuronKind::Relu || self.time_steps == 1;
+        require(
+            one,
+            "time-steps",
+            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
+        )?;
         positive("vth", self.vth)?;
         positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
         positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
@@ -269,6 +278,7 @@ impl Config {
         match self.neuron {
             NeuronKind::If => Neuron::If { alpha },
             NeuronKind::Lif => Neuron::Lif { alpha, tau: self.tau as f32, delta_t: self.delta_t as f32 },
+            NeuronKind::Relu => Neuron::Relu,
         }
     }
 

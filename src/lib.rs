@@ -8,6 +8,7 @@
 
 pub mod atomic_file;
 pub mod bench;
+pub mod calibrate;
 pub mod check;
 pub mod checkpoint;
 pub mod cli;
@@ -29,6 +30,7 @@ pub mod profile;
 pub mod recipes;
 pub mod run_folder;
 mod run_lock;
+pub mod sketch;
 pub mod spikes;
 pub mod synaptic;
 pub mod tensorboard;

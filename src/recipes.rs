@@ -1,8 +1,9 @@
 //! Settings by name, and how settings from several places become one configuration.
 
+use clap::ValueEnum;
 use toml::{Table, Value};
 
-use crate::config::Config;
+use crate::config::{Config, NeuronKind};
 use crate::error::{Error, Result};
 use crate::models;
 
@@ -47,7 +48,7 @@ pub struct Layer {
     recipe: Option<String>,
     /// Keys of [`Config`].
     flat: Table,
-    /// The same for one neuron model each: sections `[if]` and `[lif]`.
+    /// The same for one neuron model each: sections `[if]`, `[lif]` and `[relu]`.
     neurons: Table,
 }
 
@@ -61,7 +62,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Layer> {
         Error::config(origin, format!("line {line}: {}", e.message().replace('\n', ": ")))
     })?;
     let mut neurons = Table::new();
-    for kind in ["if", "lif"] {
+    for kind in NeuronKind::value_variants().iter().map(|kind| kind.name()) {
         match flat.remove(kind) {
             Some(Value::Table(section)) => {
                 Config::from_table(section.clone(), &format!("{origin}, section [{kind}]"))?;
@@ -95,7 +96,7 @@ pub fn recipe(name: &str) -> Result<Layer> {
 ///
 /// CIFAR has one for short runs: T of 5 and less takes the paper's settings for T = 5.
 pub fn name_for(dataset: &str, layers: &[Layer]) -> String {
-    let neuron = last(layers, "neuron").and_then(Value::as_str).unwrap_or("if");
+    let neuron = if last(layers, "neuron").and_then(Value::as_str) == Some("lif") { "lif" } else { "if" };
     let short = last(layers, "time_steps").and_then(Value::as_integer).is_some_and(|t| t <= 5);
     match dataset {
         "cifar10" | "cifar100" => format!("{dataset}-{neuron}{}", if short { "-t5" } else { "" }),
@@ -117,10 +118,11 @@ pub fn last<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Value> {
 /// [`Error::Config`] if the result is no valid configuration, or if a recipe is for the other neuron model.
 pub fn resolve(base: &Config, layers: &[Layer]) -> Result<Config> {
     let neuron = last(layers, "neuron").and_then(Value::as_str).unwrap_or(base.neuron.name()).to_string();
+    let is_ann = neuron == NeuronKind::Relu.name(); // takes every recipe: what sections say about spikes does not concern it
     let mut table = base.to_table()?;
     for layer in layers {
         let section = layer.neurons.get(&neuron).and_then(Value::as_table);
-        if let (Some(recipe), None) = (&layer.recipe, section) {
+        if let (Some(recipe), None, false) = (&layer.recipe, section, is_ann) {
             return Err(Error::config("neuron", format!("recipe {recipe} has no settings for '{neuron}'; choose another --recipe")));
         }
         for settings in [Some(&layer.flat), section].into_iter().flatten() {
@@ -133,6 +135,9 @@ pub fn resolve(base: &Config, layers: &[Layer]) -> Result<Config> {
             }
             table.extend(settings.clone());
         }
+    }
+    if is_ann && !layers.iter().any(|layer| layer.recipe.is_none() && layer.flat.contains_key("time_steps")) {
+        table.insert("time_steps".into(), 1.into());
     }
     let config = Config::from_table(table, "configuration")?;
     config.check()?;

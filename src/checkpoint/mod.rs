@@ -7,6 +7,8 @@
 //! | `bn1.num_batches_tracked` | I64 | batches seen |
 //! | `optimizer.first/NAME`, `optimizer.second/NAME` | F32 | optimiser state of the parameter |
 //!
+//! An ANN (`relu`) has no thresholds, so neither has its file.
+//!
 //! Metadata: `format` = `dsr`, `version`, `config` (TOML), `progress` and `optimizer` (JSON).
 //! Equal states give equal bytes: no time, no path, everything sorted.
 
@@ -80,10 +82,16 @@ enum Place {
     Batches(usize),
 }
 
+/// Whether a parameter is a threshold.
+fn is_threshold(network: &Network, index: usize) -> bool {
+    network.layers.iter().any(|layer| layer.threshold == index)
+}
+
 /// All tensors of a checkpoint by name, with their shapes.
 fn places(network: &Network, optimizer: Option<&Optimizer>) -> BTreeMap<String, (Vec<usize>, Place)> {
     let mut places = BTreeMap::new();
-    for (index, parameter) in network.parameters.iter().enumerate() {
+    let is_kept = |index: usize| !(network.neuron.is_real() && is_threshold(network, index));
+    for (index, parameter) in network.parameters.iter().enumerate().filter(|(index, _)| is_kept(*index)) {
         places.insert(parameter.name.clone(), (parameter.shape.clone(), Place::Parameter(index)));
         if let Some(optimizer) = optimizer {
             places.insert(format!("optimizer.first/{}", parameter.name), (parameter.shape.clone(), Place::First(index)));
@@ -198,12 +206,31 @@ fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result
 
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
 ///
-/// Of a plain `state_dict` (whose names may begin with `module.`) only the network is read, and the result is none.
+/// An ANN takes the weights of a spiking network and leaves the thresholds. Of a plain `state_dict` (whose names may begin with `module.`) only the network is read, and the result is none.
 ///
 /// # Errors
 /// [`Error::File`] if the file is damaged, by a later version, of another network, or holds values that are not finite;
 /// `network` and `optimizer` are then as before.
 pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer>) -> Result<Option<Progress>> {
+    read(path, network, optimizer, false).map(|(progress, _)| progress)
+}
+
+/// Reads the parameters that a new run starts from, as [`load`]; a file of an ANN leaves the thresholds of `network` as they are.
+/// Says whether the file had thresholds.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_start(path: &Path, network: &mut Network) -> Result<bool> {
+    read(path, network, None, true).map(|(_, has_thresholds)| has_thresholds)
+}
+
+/// Reads a file; without `may_lack_thresholds`, a spiking network takes no file of an ANN. Says whether the file had thresholds.
+fn read(
+    path: &Path,
+    network: &mut Network,
+    optimizer: Option<&mut Optimizer>,
+    may_lack_thresholds: bool,
+) -> Result<(Option<Progress>, bool)> {
     let opened = Opened::open(path)?;
     let ours = check_version(path, &opened)?;
     let progress = if ours { Some(json_meta::<Progress>(path, &opened, "progress")?) } else { None };
@@ -221,8 +248,13 @@ pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer
         steps = state.steps;
     }
     let tensors = opened.tensors()?;
-    let places = places(network, optimizer.as_deref());
-    check_names(path, &tensors, places.keys().map(String::as_str).collect())?;
+    let mut places = places(network, optimizer.as_deref());
+    let thresholds: BTreeSet<&str> = network.layers.iter().map(|layer| network.parameters[layer.threshold].name.as_str()).collect();
+    let has_thresholds = thresholds.iter().any(|name| tensors.has(name));
+    if may_lack_thresholds && !has_thresholds {
+        places.retain(|name, _| !thresholds.contains(name.as_str()));
+    }
+    check_names(path, &tensors, places.keys().map(String::as_str).collect(), &thresholds)?;
     for (name, (shape, place)) in &places {
         tensors.check_shape(name, shape)?;
         match place {
@@ -255,7 +287,7 @@ pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer
         optimizer.steps = steps;
     }
     network.prepare();
-    Ok(progress)
+    Ok((progress, has_thresholds))
 }
 
 /// The settings inside a checkpoint (TOML); none in a plain `state_dict`.
@@ -295,11 +327,17 @@ fn rule_name(rule: Rule) -> &'static str {
     }
 }
 
-/// The file must have each wanted tensor, and no other than optimiser state.
-fn check_names(path: &Path, tensors: &Tensors, wanted: BTreeSet<&str>) -> Result<()> {
+/// The file must have each wanted tensor, and no other than optimiser state and thresholds.
+fn check_names(path: &Path, tensors: &Tensors, wanted: BTreeSet<&str>, thresholds: &BTreeSet<&str>) -> Result<()> {
     let missing: Vec<&str> = wanted.iter().copied().filter(|name| !tensors.has(name)).collect();
     let names = tensors.names();
-    let unexpected: Vec<&str> = names.into_iter().filter(|n| !wanted.contains(n) && !n.starts_with("optimizer.")).collect();
+    let is_unexpected = |n: &&str| !wanted.contains(n) && !thresholds.contains(n) && !n.starts_with("optimizer.");
+    let unexpected: Vec<&str> = names.into_iter().filter(is_unexpected).collect();
+    if unexpected.is_empty() && !missing.is_empty() && missing.len() == thresholds.len() && missing.iter().all(|n| thresholds.contains(n)) {
+        let problem = "holds an ANN, which has no thresholds: dsr calibrate takes them from its activations, and dsr train --init-from starts \
+                       with those of its settings";
+        return Err(Error::file(path, problem));
+    }
     let lists: Vec<String> = [("missing", missing), ("unexpected", unexpected)]
         .into_iter()
         .filter(|(_, names)| !names.is_empty())

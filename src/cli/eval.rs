@@ -86,7 +86,10 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.predictions.is_some() && steps.len() > 1 {
         return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
     }
-    let device = global.open_device()?;
+    if args.rates {
+        settings::check_spiking(&config, "--rates")?;
+    }
+    let device = global.open_device_for(config.neuron)?;
     let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut network, None)?;

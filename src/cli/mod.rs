@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, and what all of them share.
 
 pub mod bench;
+pub mod calibrate;
 pub mod check;
 pub mod data;
 pub mod dataset;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::NeuronKind;
 use crate::device::{Device, Gpu, driver};
 use crate::error::Error;
 
@@ -43,6 +45,7 @@ struct Cli {
 enum Command {
     Train(Box<train::TrainArgs>),
     Eval(Box<eval::EvalArgs>),
+    Calibrate(Box<calibrate::CalibrateArgs>),
     Bench(bench::BenchArgs),
     Profile(Box<profile::ProfileArgs>),
     Data(Box<data::DataArgs>),
@@ -115,6 +118,21 @@ impl Global {
         self.open(self.device)
     }
 
+    /// The same for a network of these neurons: an ANN is computed on the CPU.
+    ///
+    /// # Errors
+    /// As [`Global::open_device`], and [`Error::Config`] if a CUDA device was asked for by name for an ANN.
+    pub fn open_device_for(&self, neuron: NeuronKind) -> anyhow::Result<Device> {
+        match (neuron, self.device) {
+            (NeuronKind::Relu, Wanted::Cuda(ordinal)) => {
+                let problem = format!("cuda:{ordinal}: an ANN (--neuron relu) is computed on the CPU only; use --device cpu");
+                Err(Error::config("device", problem).into())
+            }
+            (NeuronKind::Relu, _) => Ok(Device::Cpu),
+            _ => self.open_device(),
+        }
+    }
+
     /// Opens one device, as [`Global::open_device`] does.
     fn open(&self, wanted: Wanted) -> anyhow::Result<Device> {
         match wanted {
@@ -165,6 +183,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
+        Command::Calibrate(args) => calibrate::run(&cli.global, *args),
         Command::Bench(args) => bench::run(&cli.global, args),
         Command::Profile(args) => profile::run(&cli.global, *args),
         Command::Data(args) => {

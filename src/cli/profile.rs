@@ -78,6 +78,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
     config.check()?;
+    settings::check_spiking(&config, "profile")?;
     super::use_threads(config.threads)?;
     let device = global.open_device()?;
     let images = if is_random {

@@ -30,7 +30,7 @@ pub struct NetworkFlags {
     /// Network by name; `dsr info` lists them.
     #[arg(long, value_name = "NAME", alias = "arch")]
     model: Option<String>,
-    /// Neuron model.
+    /// Neuron model; with relu the network is an ANN.
     #[arg(long, value_enum)]
     neuron: Option<NeuronKind>,
     #[command(flatten)]
@@ -216,6 +216,17 @@ pub fn fresh(recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
     };
     layers.insert(0, recipes::recipe(&name)?);
     recipes::resolve(&Config::default(), &layers)
+}
+
+/// Refuses an ANN where spikes are what is looked at.
+///
+/// # Errors
+/// [`Error::Config`] naming `neuron`.
+pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
+    if config.neuron != NeuronKind::Relu {
+        return Ok(());
+    }
+    Err(Error::config("neuron", format!("relu: an ANN has no spikes, so there is no {what}; use if or lif")))
 }
 
 /// The file that `path` names: of a run folder, the best checkpoint.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, NeuronKind};
 use crate::error::{Error, Result};
 use crate::metrics::EpochMetrics;
 use crate::run_folder::{LAST, RunFolder};
@@ -35,7 +35,7 @@ pub struct TrainArgs {
     /// Continue a run: a checkpoint, or `auto` for the last one of --out (a new run if there is none).
     #[arg(long, value_name = "auto|FILE", help_heading = "Run")]
     resume: Option<PathBuf>,
-    /// Start from the parameters of a checkpoint, PyTorch's too.
+    /// Start from the parameters of a checkpoint or run folder: a network of spikes, an ANN, or PyTorch's state_dict.
     #[arg(long, value_name = "FILE", conflicts_with = "resume", alias = "init_from", help_heading = "Run")]
     init_from: Option<PathBuf>,
     /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
@@ -67,11 +67,15 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let plan = plan(global, &args)?;
     super::use_threads(plan.config.threads)?;
     let text = plan.config.to_toml()?;
-    let device = global.open_device()?;
+    let device = global.open_device_for(plan.config.neuron)?;
     let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
     let mut run = train::start(plan.config, dataset, &device)?;
     if let Some(path) = &args.init_from {
-        checkpoint::load(path, &mut run.network, None)?;
+        let path = &settings::checkpoint_file(path);
+        let has_thresholds = checkpoint::load_start(path, &mut run.network)?;
+        if let (false, Some(note)) = (global.quiet, thresholds_note(path, &run.config, has_thresholds)?) {
+            complain(&note);
+        }
     }
     let mut folder = if plan.continues { RunFolder::resume(&plan.out)? } else { RunFolder::create(&plan.out, &text)? };
     if let Some(path) = &plan.resume {
@@ -93,6 +97,30 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     }
     report(global, &run, &folder, begin.elapsed());
     Ok(DONE)
+}
+
+/// What a user should know about the thresholds of a run that starts from the parameters in a file; nothing if all is as one expects.
+fn thresholds_note(path: &Path, config: &Config, has_thresholds: bool) -> Result<Option<String>> {
+    let file = path.display();
+    if config.neuron == NeuronKind::Relu {
+        return Ok(None);
+    }
+    if !has_thresholds {
+        let note =
+            format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
+        return Ok(Some(note));
+    }
+    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
+    let theirs = recipes::resolve(&Config::default(), &[recipes::parse(&text, &file.to_string())?])?;
+    let unit = |config: &Config| if config.neuron == NeuronKind::Lif { (config.neuron, config.delta_t) } else { (config.neuron, 1.0) };
+    if unit(&theirs) == unit(config) {
+        return Ok(None);
+    }
+    let [ours, theirs] = [config, &theirs].map(|config| match config.neuron {
+        NeuronKind::Lif => format!("LIF neurons with delta-t {}", config.delta_t),
+        kind => format!("{} neurons", kind.name().to_uppercase()),
+    });
+    Ok(Some(format!("note: the thresholds in {file} are in units of {theirs}, this run has {ours}")))
 }
 
 /// Runs the loop with a progress bar and a line an epoch.
@@ -176,12 +204,14 @@ fn catch_interrupt() -> Result<()> {
 fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     let (config, dataset) = (&run.config, &run.dataset);
     let from = resume.map_or(String::new(), |path| format!(", continuing {}", path.display()));
+    let parameters = run.network.len();
+    let what = match config.neuron {
+        NeuronKind::Relu => format!("{} parameters, as an ANN with ReLU", parameters - run.network.layers.len()), // without thresholds
+        kind => format!("{parameters} parameters, {} neurons, T = {}", kind.name().to_uppercase(), config.time_steps),
+    };
     format!(
-        "{} ({} parameters, {} neurons, T = {}) on {} ({} + {} images), run folder {}{from}",
+        "{} ({what}) on {} ({} + {} images), run folder {}{from}",
         config.model_name(),
-        run.network.len(),
-        config.neuron.name().to_uppercase(),
-        config.time_steps,
         dataset.title(),
         dataset.train.labels.len(),
         dataset.test.labels.len(),

@@ -14,7 +14,7 @@ use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
 use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
-use crate::ops::conv::{data_gradient, pool_rates, unpool_add, weight_gradient};
+use crate::ops::conv::{data_gradient, pool_rates, pool_values, unpool_add, weight_gradient};
 use crate::ops::neuron::clamp_mapping_backward;
 use crate::ops::spike_conv::add_scaled;
 
@@ -220,6 +220,11 @@ impl Network {
             grad
         };
         match connection.source {
+            Source::Layer(source) if self.neuron.is_real() => {
+                let activations = &kept[source].activations;
+                let len = activations.len() / input.batch;
+                samples.for_each(|(b, totals)| pool_values(&activations[b * len..][..len], geometry, totals));
+            }
             Source::Layer(source) => {
                 let value = self.spike_value(source, true);
                 let counts = &kept[source].counts;

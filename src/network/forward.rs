@@ -43,11 +43,11 @@ pub enum Mode {
 
 /// Result of a forward pass.
 pub struct Forward {
-    /// `[B][classes]`: the representation of the last layer.
+    /// `[B][classes]`: the representation of the last layer; its outputs, of an ANN.
     pub logits: Vec<f32>,
-    /// Spikes of each layer; only those asked for.
+    /// Spikes of each layer; only those asked for, and none of an ANN.
     pub spikes: Vec<Option<Spikes>>,
-    /// Mean firing rate of each layer, spikes a neuron and step.
+    /// Mean firing rate of each layer, spikes a neuron and step; of an ANN, the share of outputs above 0.
     pub rates: Vec<f32>,
 }
 
@@ -69,6 +69,9 @@ impl Network {
             return self.forward_on_device(input, mode, keep_spikes);
         }
         let _phase = clock::span(Name::Phase(Phase::Forward));
+        if self.neuron.is_real() {
+            return Ok(self.forward_real(input, mode, &mut |_, _| {}));
+        }
         let mut forward = Forward { logits: Vec::new(), spikes: Vec::new(), rates: Vec::new() };
         let mut workspace = std::mem::take(&mut self.workspace);
         for index in 0..self.layers.len() {

@@ -7,6 +7,8 @@ use crate::ops::batch_norm::Normalizer;
 pub(super) struct LayerKept {
     /// Spikes of each neuron over time, `[B][P][C]`; at most T.
     pub counts: Vec<u8>,
+    /// What an ANN keeps instead: the outputs, `[B][P][C]`, after dropout.
+    pub activations: Vec<f32>,
     /// Plain time mean of the normalised current, `[B][P][C]`.
     pub mean_normed: Vec<f32>,
     /// Weighted time mean of it (LIF); empty where it equals the plain one.
@@ -50,7 +52,7 @@ impl LayerKept {
     pub fn bytes(&self) -> usize {
         let floats = |v: &[f32]| v.len() * 4;
         let mut bytes = self.counts.len() + self.dropped.len() * 4;
-        bytes += floats(&self.mean_normed) + floats(&self.weighted_normed);
+        bytes += floats(&self.activations) + floats(&self.mean_normed) + floats(&self.weighted_normed);
         bytes += self.outer.iter().map(|o| floats(o)).sum::<usize>();
         if let Some(inner) = &self.inner {
             bytes += floats(&inner.mean_normed) + floats(&inner.weighted_normed) + floats(&inner.outer);
@@ -68,4 +70,6 @@ pub(super) struct Workspace {
     pub second: Vec<i32>,
     /// Storage of spike trains that nobody reads any more.
     pub bits: Vec<Vec<u32>>,
+    /// Storage of real values that nobody reads any more.
+    pub values: Vec<Vec<f32>>,
 }

@@ -1,5 +1,6 @@
 //! A network is a list of spiking layers: each reads spikes of earlier layers (or the input) and emits spikes.
 
+mod ann;
 mod backward;
 mod builder;
 mod cuda;
@@ -30,7 +31,7 @@ use kept::{LayerKept, Workspace};
 use rayon::prelude::*;
 
 use crate::device::{Device, Isa};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::{Geometry, QuantizedWeights};
 use crate::optimizer::Optimizer;
@@ -77,7 +78,7 @@ pub struct SpikingLayer {
     pub connections: Vec<Connection>,
     /// Batch norm, index into [`Network::norms`].
     pub norm: Option<usize>,
-    /// Threshold, index into [`Network::parameters`].
+    /// Threshold, index into [`Network::parameters`]; an ANN has the parameter, too, but never reads it.
     pub threshold: usize,
     /// Share of neurons whose spikes are dropped while training, one mask for all time steps.
     pub dropout: f32,
@@ -245,8 +246,12 @@ impl Network {
     /// [`Network::train_step`] leave them behind until [`Network::synchronize`].
     ///
     /// # Errors
-    /// [`crate::error::Error::Device`] if values have to be fetched from the device that it leaves, and that fails.
+    /// [`Error::Config`] for an ANN on a CUDA device; [`Error::Device`] if values have to be fetched from the device that it leaves,
+    /// and that fails.
     pub fn place(&mut self, device: &Device) -> Result<()> {
+        if self.neuron.is_real() && matches!(device, Device::Cuda(_)) {
+            return Err(Error::config("device", format!("{device}: an ANN (--neuron relu) is computed on the CPU only; use --device cpu")));
+        }
         self.fetch(None)?;
         self.session = match device {
             Device::Cpu => None,
@@ -303,6 +308,9 @@ impl Network {
         if let Some(session) = &mut self.session {
             session.host_is_newer();
             return;
+        }
+        if self.neuron.is_real() {
+            return; // reads the parameters as they are
         }
         let mut quantized = std::mem::take(&mut self.quantized);
         quantized.resize_with(self.layers.len(), Vec::new);

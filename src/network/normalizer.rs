@@ -7,14 +7,15 @@ use crate::ops::batch_norm::{self, BatchNormalizer, Contribution, Moments, Norm,
 impl Network {
     fn contributions(&self, index: usize, training: bool) -> Vec<Contribution<'_>> {
         let of_connection = |(k, connection): (usize, &super::Connection)| {
+            let is_real = connection.source == Source::Input || self.neuron.is_real();
             let (value, area) = match connection.source {
-                Source::Input => (1.0, 1),
-                Source::Layer(source) => (self.spike_value(source, training), connection.geometry.area()),
+                Source::Layer(source) if !is_real => (self.spike_value(source, training), connection.geometry.area()),
+                _ => (1.0, 1),
             };
             let (weight_scale, bias) = match connection.kind {
                 Kind::Identity => (None, None),
                 Kind::Conv { bias, .. } => {
-                    let scale = (connection.source != Source::Input).then(|| &self.quantized[index][k].scale[..]);
+                    let scale = (!is_real).then(|| &self.quantized[index][k].scale[..]);
                     (scale, bias.map(|bias| self.value(bias)))
                 }
             };

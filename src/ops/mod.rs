@@ -7,4 +7,5 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod neuron;
 pub mod rate;
+pub mod relu;
 pub mod spike_conv;

@@ -237,7 +237,7 @@ fn logits(network: &Network, spikes: &[bool]) -> Vec<f64> {
     let layer = network.layers.last().unwrap();
     let value = f64::from(network.neuron.spike_value(network.threshold(layer)));
     let decay = match network.neuron {
-        Neuron::If { .. } => 0.0,
+        Neuron::If { .. } | Neuron::Relu => 0.0,
         Neuron::Lif { tau, delta_t, .. } => f64::from(delta_t) / f64::from(tau),
     };
     let weights: Vec<f64> = (1..=network.time_steps).map(|t| (-decay * (network.time_steps - t) as f64).exp()).collect();

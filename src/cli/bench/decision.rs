@@ -132,6 +132,7 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     }
     let path = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let config = config(global, args, path.as_deref())?;
+    settings::check_spiking(&config, "step of a decision")?;
     use_threads(config.threads)?;
     let at: Vec<usize> = if args.at.is_empty() { (1..=config.time_steps).collect() } else { args.at.clone() };
     if let Some(wrong) = at.iter().find(|t| !(1..=config.time_steps).contains(*t)) {

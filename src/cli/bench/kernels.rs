@@ -12,6 +12,7 @@ use super::tables::{Table, four_digits, milli, percent};
 use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, Plan, copy_bytes_per_s, on_cpu, on_cuda};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work, peaks};
+use crate::cli::settings::check_spiking;
 use crate::cli::{Global, use_threads};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -118,6 +119,7 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
     });
     for Setting { config, shape, device } in &settings {
         Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() }.check()?;
+        check_spiking(config, "kernel of spikes")?;
     }
     use_threads(settings.first().map_or(0, |setting| setting.config.threads))?;
     let machine = machine();

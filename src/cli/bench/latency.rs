@@ -12,6 +12,7 @@ use super::tables::{Table, four_digits, milli, optional};
 use crate::bench::latency::{Latency, Path, of_case};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work};
+use crate::cli::settings::check_spiking;
 use crate::cli::{Global, use_threads};
 use crate::error::{Error, Result};
 use crate::machine::machine;
@@ -134,6 +135,7 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
     let case = |s: &axes::Setting| Case { work: Work::Infer, config: s.config.clone(), shape: s.shape, device: s.device.clone() };
     let cases: Vec<Case> = settings.iter().map(case).collect();
     cases.iter().try_for_each(Case::check)?;
+    cases.iter().try_for_each(|case| check_spiking(&case.config, "latency by step"))?;
     use_threads(cases.first().map_or(0, |case| case.config.threads))?;
     let plan = LimitPlan::new(cases.first().map_or(0, |case| case.config.seed), &limits);
     let machine = machine();

@@ -10,7 +10,7 @@ use crate::network::{Connection, Forward, Input, Kind, Mode, Network, Samples, S
 use crate::ops::batch_norm::cuda::{self as batch_norm, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
 use crate::ops::conv::cuda as conv;
 use crate::ops::dropout;
-use crate::ops::neuron::{DeviceNeurons, LANES, Neuron, NeuronInputs, NeuronOutputs, cuda as neuron};
+use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
 use crate::ops::rate::cuda as rate;
 use crate::ops::spike_conv::{self, LayerSums, Summand};
 use crate::optimizer::cuda::StepParameters;
@@ -353,10 +353,7 @@ impl Pass<'_> {
     pub fn spike_value(&self, source: usize, area: usize) -> (Slice<f32>, f32) {
         let Pass { network, buffers, .. } = *self;
         let layer = &network.layers[source];
-        let per_spike = match network.neuron {
-            Neuron::If { .. } => 1.0,
-            Neuron::Lif { delta_t, .. } => 1.0 / delta_t,
-        };
+        let per_spike = network.neuron.spike_value(1.0);
         (buffers.parameter(network, buffers.values, layer.threshold), per_spike / (1.0 - layer.dropout) / area as f32)
     }
 }

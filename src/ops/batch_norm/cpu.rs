@@ -129,6 +129,18 @@ per_isa! {
 }
 
 per_isa! {
+    /// Adds the products of two real-valued currents, rows `[n][C]`, to `products`, `[C]`.
+    pub fn accumulate_products(x: &[f32], y: &[f32], products: &mut [f64]) {
+        let channels = products.len();
+        for (x, y) in x.chunks_exact(channels).zip(y.chunks_exact(channels)) {
+            for c in 0..channels {
+                products[c] = f64::from(x[c]).mul_add(f64::from(y[c]), products[c]);
+            }
+        }
+    }
+}
+
+per_isa! {
     /// Turns the sums of a layer into normalised currents x̂ `[n][stride]`, in place (as the bits of f32).
     ///
     /// `is_real`: the first sums are f32 already.

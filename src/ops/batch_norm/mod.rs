@@ -10,7 +10,7 @@ mod cpu;
 pub mod cuda;
 pub mod cuda_backward;
 mod normalizer;
-pub use cpu::{IntegerSums, accumulate, center, gradient_sums, normalize, subtract_scaled, time_means};
+pub use cpu::{IntegerSums, accumulate, accumulate_products, center, gradient_sums, normalize, subtract_scaled, time_means};
 pub use normalizer::{
     BatchNormalizer, Contribution, InnerNormalizer, Norm, Statistics, batch_normalizer, running_normalizer, update_running,
 };
@@ -70,6 +70,17 @@ impl Moments {
         let var = squares.iter().zip(&mean).map(|(q, m)| (q / n - m * m).max(0.0)).collect();
         let zero = vec![0.0; sum.len()];
         Moments { mean: [mean, zero.clone()], var: [var, zero.clone(), zero] }
+    }
+
+    /// Of two real-valued connections x and y with `n` values a channel: `Σx, Σy` and `Σx², Σxy, Σy²`.
+    pub fn of_real_pair(sums: [&[f64]; 2], squares: [&[f64]; 3], n: f64) -> Self {
+        let [x, y] = sums.map(|sum| sum.iter().map(|s| s / n).collect::<Vec<f64>>());
+        let covariance = |products: &[f64], a: &[f64], b: &[f64]| -> Vec<f64> {
+            products.iter().zip(a.iter().zip(b)).map(|(p, (a, b))| p / n - a * b).collect()
+        };
+        let variance = |products: &[f64], a: &[f64]| covariance(products, a, a).into_iter().map(|v| v.max(0.0)).collect();
+        let var = [variance(squares[0], &x), covariance(squares[1], &x, &y), variance(squares[2], &y)];
+        Moments { mean: [x, y], var }
     }
 
     /// Mean and biased variance of `a₁·acc₁ + a₂·acc₂`, per channel.

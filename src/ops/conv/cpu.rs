@@ -43,6 +43,18 @@ pub fn pool_rates(counts: &[u8], value: f32, geometry: &Geometry, rates: &mut [f
     });
 }
 
+/// The means of real values in the windows of a pool, one sample: `[P][C]` to `[P_pooled][C]`.
+pub fn pool_values(values: &[f32], geometry: &Geometry, means: &mut [f32]) {
+    let channels = geometry.cin;
+    let scale = 1.0 / geometry.area() as f32;
+    means.fill(0.0);
+    for_each_pooled(geometry, |pooled, position| {
+        for (mean, &value) in means[pooled * channels..][..channels].iter_mut().zip(&values[position * channels..][..channels]) {
+            *mean += scale * value;
+        }
+    });
+}
+
 /// Adds the gradient of a pooled sample `[P_pooled][C]` to that of its source `[P][C]`.
 pub fn unpool_add(pooled_grad: &[f32], geometry: &Geometry, grad: &mut [f32]) {
     let channels = geometry.cin;
@@ -62,7 +74,15 @@ fn for_each_pooled(geometry: &Geometry, mut visit: impl FnMut(usize, usize)) {
 }
 
 /// `dst[m][n] (+)= Σ_k lhs[m][k]·rhs[k][n]` on one thread, all strides in elements.
-fn matmul(dims: [usize; 3], dst: &mut [f32], accumulate: bool, lhs: &[f32], lhs_strides: [usize; 2], rhs: &[f32], rhs_strides: [usize; 2]) {
+pub(super) fn matmul(
+    dims: [usize; 3],
+    dst: &mut [f32],
+    accumulate: bool,
+    lhs: &[f32],
+    lhs_strides: [usize; 2],
+    rhs: &[f32],
+    rhs_strides: [usize; 2],
+) {
     let [m, n, k] = dims;
     assert!(dst.len() >= m * n);
     assert!(m * k == 0 || lhs.len() > (m - 1) * lhs_strides[0] + (k - 1) * lhs_strides[1]);
@@ -109,7 +129,7 @@ pub fn data_gradient(grad: &[f32], weights: &[f32], geometry: &Geometry, out: &m
 }
 
 /// Rows of gathered or scattered columns at once: few enough for the second cache, enough to pack the weights once for many.
-fn rows_at_once(columns: usize) -> usize {
+pub(super) fn rows_at_once(columns: usize) -> usize {
     ((1usize << 17) / columns).max(128)
 }
 

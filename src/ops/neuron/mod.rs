@@ -19,36 +19,46 @@ pub enum Neuron {
     If { alpha: f32 },
     /// Leaky integrate and fire. `tau` and `delta_t` share a unit of time.
     Lif { alpha: f32, tau: f32, delta_t: f32 },
+    /// No spikes: the current, cut off below 0, is the output of the one step there is. The network is then an ordinary ANN, the
+    /// start of hybrid training. It is the limit of the others in all that backward asks for: a clamp mapping without an upper end.
+    Relu,
 }
 
 impl Neuron {
-    /// `exp(-delta_t / tau)`, the part of the potential that survives a step; 1 for IF.
+    /// Whether layers exchange real values instead of spikes.
+    pub fn is_real(self) -> bool {
+        self == Neuron::Relu
+    }
+
+    /// `exp(-delta_t / tau)`, the part of the potential that survives a step; 1 for IF, 0 for ReLU.
     pub fn leak(self) -> f32 {
         match self {
             Neuron::If { .. } => 1.0,
             Neuron::Lif { tau, delta_t, .. } => (-f64::from(delta_t) / f64::from(tau)).exp() as f32,
+            Neuron::Relu => 0.0,
         }
     }
 
-    /// Share of the current that enters the potential: `1 - leak`; 1 for IF.
+    /// Share of the current that enters the potential: `1 - leak`; 1 for IF and ReLU.
     pub fn charge(self) -> f32 {
         match self {
-            Neuron::If { .. } => 1.0,
+            Neuron::If { .. } | Neuron::Relu => 1.0,
             Neuron::Lif { .. } => 1.0 - self.leak(),
         }
     }
 
-    /// Ratio of the threshold at which the neuron fires.
+    /// Ratio of the threshold at which the neuron fires; 0 for ReLU, which passes on what is positive.
     pub fn alpha(self) -> f32 {
         match self {
             Neuron::If { alpha } | Neuron::Lif { alpha, .. } => alpha,
+            Neuron::Relu => 0.0,
         }
     }
 
     /// Share of each step in the representation; the shares sum to 1 (IF: all equal, LIF: late steps weigh more).
     pub fn step_weights(self, time_steps: usize) -> Vec<f32> {
         let decay = match self {
-            Neuron::If { .. } => 0.0,
+            Neuron::If { .. } | Neuron::Relu => 0.0,
             Neuron::Lif { tau, delta_t, .. } => f64::from(delta_t) / f64::from(tau),
         };
         let raw: Vec<f64> = (1..=time_steps).map(|t| (-decay * (time_steps - t) as f64).exp()).collect();
@@ -56,48 +66,52 @@ impl Neuron {
         raw.iter().map(|w| (w / total) as f32).collect()
     }
 
-    /// What a spike is worth downstream: `threshold` (IF) or `threshold / delta_t` (LIF).
+    /// What a spike is worth downstream: `threshold` (IF) or `threshold / delta_t` (LIF); values of ReLU are worth themselves.
     pub fn spike_value(self, threshold: f32) -> f32 {
         match self {
             Neuron::If { .. } => threshold,
             Neuron::Lif { delta_t, .. } => threshold / delta_t,
+            Neuron::Relu => 1.0,
         }
     }
 
-    /// Upper end of the clamp mapping, in units of the mean current.
+    /// Upper end of the clamp mapping, in units of the mean current; none for ReLU.
     pub fn upper(self, threshold: f32) -> f32 {
         match self {
             Neuron::If { .. } => threshold,
             Neuron::Lif { tau, delta_t, .. } => threshold / delta_t * tau,
+            Neuron::Relu => f32::INFINITY,
         }
     }
 
-    /// Slope of the clamp mapping inside its range: 1 (IF), `1 / tau` (LIF).
+    /// Slope of the clamp mapping inside its range: 1 (IF, ReLU), `1 / tau` (LIF).
     pub fn slope(self) -> f32 {
         match self {
-            Neuron::If { .. } => 1.0,
+            Neuron::If { .. } | Neuron::Relu => 1.0,
             Neuron::Lif { tau, .. } => 1.0 / tau,
         }
     }
 
-    /// Factor of the threshold gradient, as in the reference: 1 (IF), `delta_t` (LIF).
+    /// Factor of the threshold gradient, as in the reference: 1 (IF), `delta_t` (LIF); ReLU has no threshold.
     pub fn threshold_grad_factor(self) -> f32 {
         match self {
             Neuron::If { .. } => 1.0,
             Neuron::Lif { delta_t, .. } => delta_t,
+            Neuron::Relu => 0.0,
         }
     }
 
-    /// The clamp mapping of a layer with this threshold: IF keeps both ends of the range, LIF neither.
+    /// The clamp mapping of a layer with this threshold: IF keeps both ends of the range, LIF and ReLU neither.
     pub fn clamp_mapping(self, threshold: f32) -> ClampMapping {
         ClampMapping { upper: self.upper(threshold), slope: self.slope(), closed: matches!(self, Neuron::If { .. }) }
     }
 
-    /// `if` or `lif`, as on the command line.
+    /// `if`, `lif` or `relu`, as on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Neuron::If { .. } => "if",
             Neuron::Lif { .. } => "lif",
+            Neuron::Relu => "relu",
         }
     }
 
@@ -109,7 +123,9 @@ impl Neuron {
         let positive = |name: &str, value: f32| {
             if value > 0.0 && value.is_finite() { Ok(()) } else { Err(Error::config(name, format!("{value} is not a positive number"))) }
         };
-        positive("alpha", self.alpha())?;
+        if self != Neuron::Relu {
+            positive("alpha", self.alpha())?;
+        }
         if let Neuron::Lif { tau, delta_t, .. } = self {
             positive("tau", tau)?;
             positive("delta_t", delta_t)?;

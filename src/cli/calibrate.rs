@@ -1,0 +1,214 @@
+//! `dsr calibrate`: from a trained ANN to a checkpoint that a spiking network starts from.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde_json::json;
+use toml::Table;
+
+use crate::calibrate::{self, Calibrated, Origin};
+use crate::checkpoint::{self, Progress};
+use crate::config::{Config, NeuronKind};
+use crate::error::{Error, Result};
+use crate::machine::machine;
+use crate::recipes;
+use crate::sketch::RELATIVE_ERROR;
+
+use super::settings::{self, NetworkFlags};
+use super::{DONE, Global, Output, complain, dataset, say};
+
+/// Takes the thresholds of a spiking network from the activations of a trained ANN.
+///
+/// The ANN is one of `dsr train --neuron relu`, or a PyTorch state_dict saved through safetensors. It sees batches of the training
+/// split; a quantile of each layer's activations becomes the value of a spike: the threshold, times Δt for LIF. The result has the
+/// weights of the ANN and these thresholds; `dsr train --init-from` starts with it and `dsr eval` measures it as it is.
+/// Settings of the spiking network come from the data set's recipe (--recipe) and from flags.
+#[derive(Args)]
+#[command(allow_negative_numbers = true)]
+pub struct CalibrateArgs {
+    #[command(flatten)]
+    network: NetworkFlags,
+    /// Number of time steps T of the spiking network.
+    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"], help_heading = "Network and data")]
+    time_steps: Option<usize>,
+    /// Settings of the spiking network by name; without this, those of the data set.
+    #[arg(long, value_name = "NAME", help_heading = "Network and data")]
+    recipe: Option<String>,
+    /// The ANN: a checkpoint or run folder.
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    checkpoint: PathBuf,
+    /// Share of a layer's activations that lies within its range.
+    #[arg(long, value_name = "X", default_value_t = 0.999, help_heading = "Calibration")]
+    quantile: f64,
+    /// Batches of the training split, at most.
+    #[arg(long, value_name = "N", default_value = "100", help_heading = "Calibration")]
+    batches: NonZeroUsize,
+    /// Samples computed at once.
+    #[arg(short, long, value_name = "N", alias = "batch-size", help_heading = "Calibration")]
+    batch: Option<NonZeroUsize>,
+    /// Where to write; calibrated.safetensors beside the ANN without this.
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    out: Option<PathBuf>,
+}
+
+/// Settings of an ANN that its spiking network shares: what it reads and how large it is.
+const SHARED: [&str; 15] = [
+    "dataset",
+    "data_dir",
+    "cache_dir",
+    "skip_unreadable",
+    "event_split",
+    "event_frames",
+    "event_orientation",
+    "event_size",
+    "image_size",
+    "image_resize",
+    "crop_scale",
+    "model",
+    "widths",
+    "blocks",
+    "seed",
+];
+
+/// Calibrates as asked.
+///
+/// # Errors
+/// One line that says what is wrong with settings, data, checkpoint or disk.
+pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
+    if !(args.quantile > 0.0 && args.quantile <= 1.0) {
+        return Err(Error::config("quantile", format!("{} is not in 0 < quantile ≤ 1", args.quantile)).into());
+    }
+    let path = settings::checkpoint_file(&args.checkpoint);
+    let (ann_config, config) = configs(global, &args, &path)?;
+    super::use_threads(ann_config.threads)?;
+    global.open_device_for(ann_config.neuron)?; // refuses a CUDA device
+    let dataset = Arc::new(dataset::ready(&ann_config, global.quiet)?);
+    let mut ann = ann_config.network(dataset.shape, dataset.classes.len())?;
+    checkpoint::load(&path, &mut ann, None)?;
+    let batch = args.batch.map_or(ann_config.batch, NonZeroUsize::get);
+    let bar = progress_bar(global, dataset.train.len().min(batch.saturating_mul(args.batches.get())));
+    let mut images = 0;
+    let sketches = calibrate::activations(&mut ann, &dataset, [batch, args.batches.get()], ann_config.seed, |seen| {
+        images = seen;
+        bar.set_position(seen as u64);
+    })?;
+    bar.finish_and_clear();
+
+    let mut network = config.network(dataset.shape, dataset.classes.len())?;
+    checkpoint::load_start(&path, &mut network)?;
+    let layers = calibrate::set_thresholds(&mut network, &sketches, args.quantile);
+    let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
+    let progress = Progress { seed: config.seed, ..Progress::default() };
+    checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, &config.to_toml()?)?;
+    if !global.quiet {
+        notes(&layers).iter().for_each(|note| complain(note));
+    }
+    let shown = Shown { args: &args, ann: &path, out: &out, config: &config, images, layers: &layers };
+    match global.output {
+        Output::Json => say(&shown.json()?.to_string()),
+        _ => say(shown.text()?.trim_end()),
+    }
+    Ok(DONE)
+}
+
+/// The settings of the ANN and of the spiking network.
+fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config, Config)> {
+    if let Some(text) = checkpoint::config(path)? {
+        let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &path.display().to_string())?])?;
+        if trained.neuron != NeuronKind::Relu {
+            let problem = format!("holds a network of {} neurons: give an ANN, from dsr train --neuron relu", trained.neuron.name());
+            return Err(Error::file(path, problem));
+        }
+    }
+    let mut flags = settings::table(&args.network)?;
+    let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut layers = settings::layers(global, of_ann)?;
+    layers.push(recipes::given(Table::from_iter([("neuron".into(), NeuronKind::Relu.name().into()), ("time_steps".into(), 1.into())])));
+    let ann = settings::of_checkpoint(path, layers)?;
+
+    if let Some(time_steps) = args.time_steps {
+        flags.insert("time_steps".into(), i64::try_from(time_steps).unwrap_or(i64::MAX).into());
+    }
+    let shared = ann.to_table()?.into_iter().filter(|(key, _)| SHARED.contains(&key.as_str())).collect();
+    let mut layers = vec![recipes::given(shared)];
+    layers.extend(settings::layers(global, flags)?);
+    let config = settings::fresh(args.recipe.as_deref(), layers)?;
+    if config.neuron == NeuronKind::Relu {
+        return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));
+    }
+    Ok((ann, config))
+}
+
+/// Images seen, on stderr; silent if that is no terminal.
+fn progress_bar(global: &Global, images: usize) -> ProgressBar {
+    let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    ProgressBar::with_draw_target(Some(images as u64), target)
+}
+
+/// What is unusual about a layer, a line each.
+fn notes(layers: &[Calibrated]) -> Vec<String> {
+    let of_layer = |layer: &Calibrated| match layer.origin {
+        Origin::Quantile => None,
+        Origin::Max => Some(format!("note: {}: that share of its activations is 0; its threshold is from the largest", layer.layer)),
+        Origin::Settings => {
+            Some(format!("note: {} is dead: all its activations are 0; its threshold is that of the settings", layer.layer))
+        }
+    };
+    layers.iter().filter_map(of_layer).collect()
+}
+
+/// Everything a report says.
+struct Shown<'a> {
+    args: &'a CalibrateArgs,
+    ann: &'a Path,
+    out: &'a Path,
+    config: &'a Config,
+    images: usize,
+    layers: &'a [Calibrated],
+}
+
+impl Shown<'_> {
+    fn json(&self) -> Result<serde_json::Value> {
+        Ok(json!({
+            "machine": machine(),
+            "config": self.config.to_table()?,
+            "seed": self.config.seed,
+            "ann": self.ann,
+            "checkpoint": self.out,
+            "quantile": self.args.quantile,
+            "relative_error": RELATIVE_ERROR,
+            "images": self.images,
+            "layers": self.layers,
+        }))
+    }
+
+    fn text(&self) -> std::result::Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        let (config, machine) = (self.config, machine());
+        let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
+        writeln!(out, "{}: {} on {} training images of {}", self.ann.display(), config.model_name(), self.images, config.dataset)?;
+        writeln!(out, "dsr {} ({}{commit}), {}, seed {}", machine.version, machine.build, machine.cpu, config.seed)?;
+        let quantile = format!("{} %", 100.0 * self.args.quantile);
+        writeln!(out, "{:24} {:>12} {:>12} {:>12} {:>8}  from", "layer", "threshold", quantile, "max", "zeros %")?;
+        for Calibrated { layer, threshold, origin, quantile, max, zeros } in self.layers {
+            let origin = match origin {
+                Origin::Quantile => "quantile",
+                Origin::Max => "max",
+                Origin::Settings => "settings",
+            };
+            writeln!(out, "{layer:24} {threshold:>12.5} {quantile:>12.5} {max:>12.5} {:>8.2}  {origin}", 100.0 * zeros)?;
+        }
+        let unit = match config.neuron {
+            NeuronKind::Lif => format!("LIF neurons: times delta-t {}", config.delta_t),
+            kind => format!("{} neurons", kind.name().to_uppercase()),
+        };
+        writeln!(out, "thresholds for {unit}; quantiles are within {:.2} % of the exact ones", 100.0 * RELATIVE_ERROR)?;
+        writeln!(out, "written: {}", self.out.display())?;
+        Ok(out)
+    }
+}
