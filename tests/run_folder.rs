@@ -6,8 +6,9 @@ mod event_file;
 use std::path::{Path, PathBuf};
 
 use dsr::curves;
-use dsr::metrics::EpochMetrics;
+use dsr::metrics::{EpochMetrics, LayerMetrics};
 use dsr::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, RunFolder};
+use dsr::watch::{State, Warning};
 use event_file::{Event, decode};
 use proptest::prelude::*;
 
@@ -25,6 +26,8 @@ fn metrics(epoch: usize) -> EpochMetrics {
         firing_rate: 0.05 + 0.01 / x,
         images_per_second: 1000.0 + x,
         seconds: 10.0 + x,
+        layers: vec![LayerMetrics { name: "relu1".into(), threshold: 1.0 / x, firing_rate: 0.1 / x }],
+        warnings: vec![Warning { layer: "relu1".into(), state: State::Silent, firing_rate: 0.1 / x, advice: "wake it".into() }],
     }
 }
 
