@@ -62,13 +62,18 @@ pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> 
             _ if network.layers[index].norm.is_none() => "--vth-pooled",
             _ => "--vth",
         };
-        let change = if state == State::Silent { "lower" } else { "raise" };
-        let advice = match config.threshold_init {
-            ThresholdInit::Fixed => {
-                format!("{change} {flag} (the threshold is {:.4}), or start with --threshold-init auto", measured.threshold)
+        let advice = match (state, config.threshold_init) {
+            (State::Silent, _) if measured.threshold <= f64::from(network.threshold_bound) => {
+                format!("its threshold of {:.4} is at the bound, lower --vth-bound", measured.threshold)
             }
-            ThresholdInit::Auto => {
-                format!("its threshold of {:.4} was chosen from data and has gone astray: lower --lr", measured.threshold)
+            (State::Silent, ThresholdInit::Fixed) => {
+                format!("lower {flag} (the threshold is {:.4}), or start with --threshold-init auto", measured.threshold)
+            }
+            (State::Saturated, ThresholdInit::Fixed) => {
+                format!("raise {flag} (the threshold is {:.4}), or start with --threshold-init auto", measured.threshold)
+            }
+            (_, ThresholdInit::Auto) => {
+                format!("its threshold, chosen from data, has come to {:.4}: lower --lr", measured.threshold)
             }
         };
         Some(Warning { layer: measured.name.clone(), state, firing_rate: measured.firing_rate, advice })
