@@ -94,6 +94,8 @@ fn an_epoch_is_in_every_file() {
         ("firing_rate", 0.055),
         ("learning_rate", 0.05),
         ("images_per_second", 1002.0),
+        ("layer_rate/relu1", 0.05),
+        ("threshold/relu1", 0.5),
     ];
     assert_eq!(events[1].scalars, expected.map(|(tag, value)| (tag.to_string(), value)));
     assert!(events[0].wall_time > 1.7e9 && events[0].wall_time <= events[1].wall_time);
@@ -147,7 +149,7 @@ fn records_are_made_anew_from_a_checkpoint() {
         let text = read(base.path(), CSV);
         assert!(text.lines().nth(1).unwrap().ends_with(",,"), "unknown times are empty fields: {text}");
         let tags: Vec<String> = events(base.path())[0].scalars.iter().map(|s| s.0.clone()).collect();
-        assert!(!tags.contains(&"images_per_second".to_string()) && tags.len() == 7, "{tags:?}");
+        assert!(!tags.contains(&"images_per_second".to_string()) && tags.len() == 9, "{tags:?}");
     }
 }
 

@@ -28,7 +28,7 @@ fn a_layer_that_carries_nothing_is_named_once_an_epoch() {
         ("", &[], "", ""),
         (
             "--vth 1000 --vth-pooled 1 --vth-logits 1",
-            &["layer1.0.relu1", "layer1.0.relu2"],
+            &["layer1.0.relu2", "layer2.0.relu1"],
             "silent",
             "lower --vth (the threshold is 1000.0",
         ),

@@ -47,9 +47,10 @@ impl Network {
             let neurons = input.batch * height * width * channels;
             let mut spikes = Spikes::reuse(Vec::new(), self.time_steps, input.batch, height * width, channels);
             self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace);
-            let upper = best_upper(&self.mean_currents(index), self.time_steps, self.neuron.alpha());
-            if let Some(upper) = upper {
-                let upper = if index + 1 == self.layers.len() { LOGITS_ROOM * upper } else { upper };
+            let currents = self.mean_currents(index);
+            if let Some(upper) = best_upper(&currents, self.time_steps, self.neuron.alpha()) {
+                let is_last = index + 1 == self.layers.len();
+                let upper = if is_last { with_room(upper, &currents, self.time_steps, self.neuron.alpha()) } else { upper };
                 // The upper end of the clamp mapping is proportional to the threshold.
                 let threshold = (upper / f64::from(self.neuron.upper(1.0))) as f32;
                 self.set_parameter(self.layers[index].threshold, &[threshold.max(self.threshold_bound)]);
@@ -76,6 +77,14 @@ impl Network {
         let current = |at: usize| kept.norm.gamma[at % channels].mul_add(representation[at], kept.norm.beta[at % channels]);
         (0..representation.len()).step_by(step).map(|at| f64::from(current(at))).collect()
     }
+}
+
+/// The range of the logits: four times `upper`, but no more than leaves the first of T levels at half of the largest current, since with
+/// few steps a wide range has no level left for the currents at the start.
+fn with_room(upper: f64, currents: &[f64], time_steps: usize, alpha: f32) -> f64 {
+    let largest = currents.iter().copied().fold(0.0, f64::max);
+    let widest = time_steps as f64 * largest / (2.0 * f64::from(alpha));
+    (LOGITS_ROOM * upper).min(widest).max(upper)
 }
 
 /// Upper end U of the clamp mapping that minimises the squared distance of what a neuron emits to the ReLU of its mean current.
