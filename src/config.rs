@@ -45,6 +45,16 @@ pub enum OptimizerKind {
     Adam,
 }
 
+/// Where initial thresholds come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ThresholdInit {
+    /// From the settings `vth`, `vth_pooled` and `vth_logits`.
+    Fixed,
+    /// From the currents of the first training samples, layer by layer.
+    Auto,
+}
+
 /// Mode of the weight gradient by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -84,6 +94,8 @@ pub struct Config {
     /// The reference has `vth` here as everywhere; without this, so does dsr.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vth_logits: Option<f64>,
+    /// Whether initial thresholds are these, or chosen from the first training samples. Paper: fixed (CIFAR, DVS-CIFAR10).
+    pub threshold_init: ThresholdInit,
     /// Share of the threshold at which a neuron fires. Paper: 0.5 (IF; LIF, T = 5), 0.3 (LIF).
     pub alpha: f64,
     /// Membrane time constant of LIF, in the unit of `delta_t`. Paper: 1.
@@ -163,6 +175,7 @@ impl Default for Config {
             vth: 6.0,
             vth_pooled: None,
             vth_logits: None,
+            threshold_init: ThresholdInit::Fixed,
             alpha: 0.5,
             tau: 1.0,
             delta_t: 0.05,
@@ -222,6 +235,8 @@ impl Config {
             "time-steps",
             format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
         )?;
+        let has_thresholds = self.neuron != NeuronKind::Relu || self.threshold_init == ThresholdInit::Fixed;
+        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it away".into())?;
         positive("vth", self.vth)?;
         positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
         positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;

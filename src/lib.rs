@@ -35,3 +35,4 @@ pub mod spikes;
 pub mod synaptic;
 pub mod tensorboard;
 pub mod train;
+pub mod watch;

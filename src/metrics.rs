@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::watch::Warning;
+
 /// Measurements of one epoch. Accuracies and rates are fractions in 0..=1, losses are means over samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
@@ -36,6 +38,25 @@ pub struct EpochMetrics {
     /// Wall time of the epoch; NaN where it is not known.
     #[serde(with = "float")]
     pub seconds: f64,
+    /// Every layer, in the order of the network; not in `metrics.csv`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerMetrics>,
+    /// Layers that carried nothing in this epoch; not in `metrics.csv`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
+}
+
+/// Measurements of one layer over one epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerMetrics {
+    /// Name, as in [`crate::network::SpikingLayer::name`].
+    pub name: String,
+    /// Threshold at the end of the epoch.
+    #[serde(with = "float")]
+    pub threshold: f64,
+    /// Spikes a neuron and time step over the training samples, each measured when it was trained on.
+    #[serde(with = "float")]
+    pub firing_rate: f64,
 }
 
 impl EpochMetrics {

@@ -4,10 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
 use crate::atomic_file;
 use crate::curves;
 use crate::error::{Error, Result};
 use crate::metrics::EpochMetrics;
+use crate::network::ChosenThreshold;
 use crate::run_lock::Lock;
 use crate::tensorboard;
 
@@ -21,6 +24,8 @@ pub const CONFIG: &str = "config.toml";
 pub const CSV: &str = "metrics.csv";
 /// One JSON object an epoch.
 pub const JSONL: &str = "metrics.jsonl";
+/// Thresholds chosen from data, one JSON object a layer; only with `--threshold-init auto`.
+pub const THRESHOLDS: &str = "thresholds.jsonl";
 /// Picture of the run so far.
 pub const CURVES: &str = "curves.svg";
 
@@ -102,6 +107,19 @@ impl RunFolder {
             Some(events) if !replaced && events.exists() => tensorboard::append(events, &event(now(), metrics)),
             _ => self.write_events(),
         }
+    }
+
+    /// Writes what was chosen for each layer; nothing for a run whose thresholds are fixed.
+    ///
+    /// # Errors
+    /// [`Error`] with the path of a file that cannot be written.
+    pub fn record_thresholds(&self, chosen: &[ChosenThreshold]) -> Result<()> {
+        let path = self.path.join(THRESHOLDS);
+        if chosen.is_empty() {
+            // A run that failed before its first epoch may have left one.
+            return if path.exists() { fs::remove_file(&path).map_err(|e| atomic_file::refused(&path, e)) } else { Ok(()) };
+        }
+        self.write(THRESHOLDS, &jsonl(chosen).map_err(|e| Error::file(path, e.to_string()))?)
     }
 
     /// Where the folder is.
@@ -193,22 +211,30 @@ fn event(wall_time: f64, m: &EpochMetrics) -> Vec<u8> {
         ("images_per_second", m.images_per_second),
     ];
     let known = if m.images_per_second.is_nan() { &scalars[..7] } else { &scalars[..] };
-    let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).collect();
+    let of_layers: Vec<[(String, f64); 2]> = m
+        .layers
+        .iter()
+        .map(|layer| [(format!("layer_rate/{}", layer.name), layer.firing_rate), (format!("threshold/{}", layer.name), layer.threshold)])
+        .collect();
+    let of_layers = of_layers.iter().flatten().map(|(tag, value)| (tag.as_str(), *value as f32));
+    let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).chain(of_layers).collect();
     tensorboard::scalars_record(wall_time, m.epoch as u64, &scalars)
 }
 
 fn csv(metrics: &[EpochMetrics]) -> std::result::Result<Vec<u8>, String> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for m in metrics {
-        writer.serialize(m).map_err(|e| e.to_string())?;
+        // A table has one column a number: what belongs to layers is in the other files.
+        let scalars = EpochMetrics { layers: Vec::new(), warnings: Vec::new(), ..m.clone() };
+        writer.serialize(scalars).map_err(|e| e.to_string())?;
     }
     writer.into_inner().map_err(|e| e.to_string())
 }
 
-fn jsonl(metrics: &[EpochMetrics]) -> serde_json::Result<Vec<u8>> {
+fn jsonl(records: &[impl Serialize]) -> serde_json::Result<Vec<u8>> {
     let mut out = Vec::new();
-    for m in metrics {
-        serde_json::to_writer(&mut out, m)?;
+    for record in records {
+        serde_json::to_writer(&mut out, record)?;
         out.push(b'\n');
     }
     Ok(out)

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{self, EpochSums, Progress};
-use crate::config::Config;
+use crate::config::{Config, ThresholdInit};
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
-use crate::metrics::EpochMetrics;
-use crate::network::{Forward, Input, Mode, Network, Samples};
+use crate::metrics::{EpochMetrics, LayerMetrics};
+use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer};
 use crate::optimizer::Optimizer;
 use crate::run_folder::RunFolder;
+use crate::watch;
 
 /// A run in memory: what a checkpoint holds, and the data.
 pub struct Run {
@@ -28,6 +29,10 @@ pub struct Run {
     pub optimizer: Optimizer,
     /// How far it is.
     pub progress: Progress,
+    /// Thresholds that were chosen from data when the run began; empty for fixed ones and for a resumed run.
+    pub chosen: Vec<ChosenThreshold>,
+    /// False if the run began from the parameters of an ANN, which has no thresholds.
+    pub had_thresholds: bool,
 }
 
 /// What the loop tells while it works, and how it is told to stop.
@@ -51,22 +56,60 @@ pub enum End {
     Stopped,
 }
 
-/// A new run: parameters drawn from the seed, on `device`, with all the memory it needs there.
+/// Where the parameters of a run come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// Drawn from the seed.
+    Seed,
+    /// From a file; apart from that the run is a new one.
+    Parameters(&'a Path),
+    /// From a checkpoint that [`resume`] loads afterwards.
+    Checkpoint,
+}
+
+/// Samples from which thresholds are chosen: the first ones of the first epoch.
+pub const THRESHOLD_SAMPLES: usize = 32;
+
+/// A run before its first step, on `device`, with all the memory it needs there.
+///
+/// Thresholds that are chosen from data are chosen on the CPU, so that a run starts from the same bits on every device.
 ///
 /// # Errors
-/// [`Error::Config`] if settings, network and data do not suit each other, [`Error::Device`] if the device has too little memory.
-pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device) -> Result<Run> {
+/// [`Error::Config`] if settings, network and data do not suit each other, [`Error::Device`] if the device has too little memory;
+/// what [`checkpoint::load_start`] finds wrong, and that of a sample that cannot be read.
+pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin) -> Result<Run> {
     config.check()?;
     check_batch(&dataset, config.batch)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
+    let had_thresholds = match origin {
+        Origin::Parameters(path) => checkpoint::load_start(path, &mut network)?,
+        Origin::Seed | Origin::Checkpoint => true,
+    };
     let optimizer = config.optimizer(network.len());
+    let chosen = match (config.threshold_init, &origin) {
+        (ThresholdInit::Auto, Origin::Seed | Origin::Parameters(_)) => choose_thresholds(&config, &dataset, &mut network)?,
+        (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
+    };
     network.place(device)?;
     if dataset.stream.is_none() {
         network.hold_images(&dataset, config.crop_pad)?;
     }
     network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
-    Ok(Run { config, dataset, network, optimizer, progress })
+    Ok(Run { config, dataset, network, optimizer, progress, chosen, had_thresholds })
+}
+
+/// Chooses thresholds from the first training samples.
+fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Network) -> Result<Vec<ChosenThreshold>> {
+    let augment = Augment { crop_pad: config.crop_pad, flip: config.flip };
+    let samples = THRESHOLD_SAMPLES.min(dataset.train.len());
+    let mut batches = Loader::train(Arc::clone(dataset), samples, augment, config.seed, 0, 0);
+    let Some(batch) = batches.next() else {
+        batches.outcome()?;
+        return Err(Error::config("threshold-init", "auto needs training samples, and there are none"));
+    };
+    let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
+    network.choose_thresholds(&input, dropout_seed(config.seed, 0))
 }
 
 /// Brings a run, and what `folder` says about it, to where the checkpoint at `path` left off.
@@ -120,6 +163,9 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             save(run, folder, &folder.last())?;
             return Ok(End::Stopped);
         };
+        run.network.synchronize(&mut run.optimizer)?; // a device has moved the thresholds
+        let layers = layer_metrics(run);
+        let warnings = watch::warnings(&run.config, &run.network, &layers);
         let progress = &mut run.progress;
         let improved = epoch == 0 || test.accuracy() > progress.best_accuracy;
         progress.best_accuracy = progress.best_accuracy.max(test.accuracy());
@@ -135,6 +181,8 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             firing_rate: test.firing_rate(&run.network),
             images_per_second,
             seconds: started.elapsed().as_secs_f64(),
+            layers,
+            warnings,
         };
         *progress = Progress { epoch: epoch + 1, step: 0, sums: EpochSums::default(), ..std::mem::take(progress) };
         progress.metrics.push(metrics.clone());
@@ -147,6 +195,17 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         (hooks.epoch)(&metrics, Duration::from_secs_f64(metrics.seconds * left));
     }
     Ok(End::Done)
+}
+
+/// What the steps of the epoch at work have measured of each layer.
+fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
+    let sums = &run.progress.sums;
+    let measured = |(layer, sum): (&SpikingLayer, &f64)| LayerMetrics {
+        name: layer.name.clone(),
+        threshold: f64::from(run.network.threshold(layer)),
+        firing_rate: sum / sums.seen as f64,
+    };
+    run.network.layers.iter().zip(&sums.rates).map(measured).collect()
 }
 
 /// A batch as the network takes it.
@@ -172,6 +231,10 @@ fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
     let progress = &mut run.progress;
     if let Some(place) = step.not_finite {
         return Err(not_finite(progress.iteration + 1, folder, place));
+    }
+    progress.sums.rates.resize(step.rates.len(), 0.0);
+    for (sum, rate) in progress.sums.rates.iter_mut().zip(&step.rates) {
+        *sum += f64::from(*rate) * batch.labels.len() as f64;
     }
     progress.sums.loss += step.loss * batch.labels.len() as f64;
     progress.sums.correct += step.correct;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use dsr::checkpoint::{EpochSums, Progress, config, load, save};
-use dsr::metrics::EpochMetrics;
+use dsr::metrics::{EpochMetrics, LayerMetrics};
 use dsr::network::{Network, preact_resnet};
 use dsr::ops::neuron::Neuron;
 use dsr::optimizer::{Optimizer, Rule};
+use dsr::watch::{State, Warning};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -54,6 +55,8 @@ fn metrics(epoch: usize) -> EpochMetrics {
         firing_rate: 0.07,
         images_per_second: 1204.5,
         seconds: 41.0,
+        layers: vec![LayerMetrics { name: "relu1".into(), threshold: 1.0 / (x + 6.0), firing_rate: 0.1 + 0.2 }],
+        warnings: vec![Warning { layer: "relu1".into(), state: State::Saturated, firing_rate: 0.1 + 0.2, advice: "wake it".into() }],
     }
 }
 
@@ -64,7 +67,7 @@ fn progress() -> Progress {
         iteration: u64::MAX,
         seed: u64::MAX - 1,
         best_accuracy: 1.0 / 3.0,
-        sums: EpochSums { loss: 1e300 / 7.0, correct: 123, seen: 456 },
+        sums: EpochSums { loss: 1e300 / 7.0, correct: 123, seen: 456, rates: vec![0.1 + 0.2, 1.0 / 3.0] },
         metrics: vec![metrics(1), metrics(2)],
     }
 }
@@ -437,7 +440,7 @@ proptest! {
         let mut progress = progress();
         progress.seed = seed;
         progress.best_accuracy = best_accuracy;
-        progress.sums = EpochSums { loss, ..progress.sums };
+        progress.sums = EpochSums { loss, ..progress.sums.clone() };
         progress.metrics[0].test_loss = test_loss;
         let found: Progress = serde_json::from_str(&serde_json::to_string(&progress).unwrap()).unwrap();
         let pairs = [(best_accuracy, found.best_accuracy), (loss, found.sums.loss), (test_loss, found.metrics[0].test_loss)];

@@ -55,6 +55,28 @@ fn a_run_can_be_stopped_resumed_and_evaluated() {
     assert_eq!(on_cuda, numbers("cpu"), "the same bits give the same table");
 }
 
+/// Thresholds are chosen on the CPU before the network goes to the device, which starts from them.
+#[test]
+fn chosen_thresholds_are_those_of_the_cpu() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    let read = |run: &str, name: &str| fs::read_to_string(folder.join(run).join(name)).unwrap();
+    for device in ["cpu", "cuda"] {
+        // A learning rate of almost nothing: after the epoch the thresholds are still those of the start.
+        ok(folder, &format!("{TINY} --device {device} --threshold-init auto --vth 6 --lr 1e-30 --wd 0 --out {device}"));
+    }
+    assert_eq!(read("cpu", "thresholds.jsonl"), read("cuda", "thresholds.jsonl"));
+    let trained = json(&read("cuda", "metrics.jsonl"));
+    let chosen = read("cuda", "thresholds.jsonl");
+    let layers = trained["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), chosen.lines().count());
+    for (layer, chosen) in layers.iter().zip(chosen.lines().map(json)) {
+        assert_eq!(layer["name"], chosen["layer"]);
+        let [is, was] = [&layer["threshold"], &chosen["threshold"]].map(|threshold| threshold.as_f64().unwrap());
+        assert!((is - was).abs() < 1e-6 * was, "{layer} {chosen}");
+    }
+}
+
 /// Removes what differs from run to run: times, and where it ran.
 fn strip_times(value: &mut Value) {
     match value {

@@ -6,8 +6,9 @@ mod event_file;
 use std::path::{Path, PathBuf};
 
 use dsr::curves;
-use dsr::metrics::EpochMetrics;
+use dsr::metrics::{EpochMetrics, LayerMetrics};
 use dsr::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, RunFolder};
+use dsr::watch::{State, Warning};
 use event_file::{Event, decode};
 use proptest::prelude::*;
 
@@ -25,6 +26,8 @@ fn metrics(epoch: usize) -> EpochMetrics {
         firing_rate: 0.05 + 0.01 / x,
         images_per_second: 1000.0 + x,
         seconds: 10.0 + x,
+        layers: vec![LayerMetrics { name: "relu1".into(), threshold: 1.0 / x, firing_rate: 0.1 / x }],
+        warnings: vec![Warning { layer: "relu1".into(), state: State::Silent, firing_rate: 0.1 / x, advice: "wake it".into() }],
     }
 }
 
@@ -91,6 +94,8 @@ fn an_epoch_is_in_every_file() {
         ("firing_rate", 0.055),
         ("learning_rate", 0.05),
         ("images_per_second", 1002.0),
+        ("layer_rate/relu1", 0.05),
+        ("threshold/relu1", 0.5),
     ];
     assert_eq!(events[1].scalars, expected.map(|(tag, value)| (tag.to_string(), value)));
     assert!(events[0].wall_time > 1.7e9 && events[0].wall_time <= events[1].wall_time);
@@ -144,7 +149,7 @@ fn records_are_made_anew_from_a_checkpoint() {
         let text = read(base.path(), CSV);
         assert!(text.lines().nth(1).unwrap().ends_with(",,"), "unknown times are empty fields: {text}");
         let tags: Vec<String> = events(base.path())[0].scalars.iter().map(|s| s.0.clone()).collect();
-        assert!(!tags.contains(&"images_per_second".to_string()) && tags.len() == 7, "{tags:?}");
+        assert!(!tags.contains(&"images_per_second".to_string()) && tags.len() == 9, "{tags:?}");
     }
 }
 

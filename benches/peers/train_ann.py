@@ -1,7 +1,8 @@
-"""Trains the PreAct-ResNet of network.py on the shipped fashion-mnist-3k, as an ANN or as an SNN; prints one JSON line an epoch.
+"""Trains the PreAct-ResNet of network.py on (Fashion-)MNIST files, as an ANN or as an SNN; prints one JSON line an epoch.
 
     python train_ann.py --neuron relu --widths 16,32,64 --blocks 1,1,1
     python train_ann.py --neuron if -T 5 --widths 16,32,64 --blocks 1,1,1
+    python train_ann.py --neuron lif -T 4 --surrogate
 
 The last line has the final and the best test accuracy. Crop and flip, SGD with momentum, cosine per epoch.
 """
@@ -12,6 +13,7 @@ import json
 import math
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,11 @@ DATA = Path(__file__).resolve().parents[2] / "data" / "fashion-mnist-3k"
 
 
 def read_idx(path):
-    """An IDX file of unsigned bytes, gzipped."""
-    data = gzip.decompress(path.read_bytes())
+    """An IDX file of unsigned bytes, plain or gzipped."""
+    if not path.exists():
+        path = path.with_suffix("")
+    data = path.read_bytes()
+    data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     if data[:3] != b"\0\0\x08":
         sys.exit(f"{path}: not an IDX file of unsigned bytes")
     axes = data[3]
@@ -49,9 +54,13 @@ def augment(images, pad, generator):
 
 
 @torch.inference_mode()
-def accuracy(net, images, labels, batch):
+def accuracy(net, images, labels, batch, after_step):
     net.eval()
-    return sum(int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(batch), labels.split(batch))) / len(labels)
+    right = 0
+    for x, y in zip(images.split(batch), labels.split(batch)):
+        right += int((net(x).argmax(1) == y).sum())
+        after_step(net)
+    return right / len(labels)
 
 
 def main():
@@ -61,6 +70,7 @@ def main():
     parser.add_argument("--blocks", type=numbers, help="blocks of each stage [1 each]")
     parser.add_argument("--pool", type=int, default=0, help="side of the last average pool [0: the whole map]")
     parser.add_argument("--plain-logits", action="store_true", help="no neuron after the last batch norm, as ANNs usually have it")
+    parser.add_argument("--surrogate", action="store_true", help="SpikingJelly's neurons and surrogate gradients instead of DSR's")
     add_neuron_options(parser)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("-b", "--batch", type=int, default=50)
@@ -85,6 +95,15 @@ def main():
     config = neuron_config(args)
     blocks = args.blocks or [1] * len(args.widths)
     net = PreActResNet(config, args.widths, blocks, train_images.shape[1:], 10, args.pool, args.plain_logits)
+    facts, after_step = {}, lambda _net: None
+    if args.surrogate:
+        import surrogate  # needs SpikingJelly, which the others do without
+
+        if config.kind == "relu":
+            parser.error("--surrogate needs --neuron if or lif")
+        surrogate.use_surrogates(net)
+        after_step = surrogate.reset
+        facts["spikingjelly"] = version("spikingjelly")
     optimizer = torch.optim.SGD(net.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     iteration, best = 0, 0.0
     for epoch in range(args.epochs):
@@ -102,18 +121,19 @@ def main():
             loss = F.cross_entropy(net(images), train_labels[chosen])
             loss.backward()
             optimizer.step()
+            after_step(net)
             losses.append(loss.item())
             iteration += 1
-        test_accuracy = accuracy(net, test_images, test_labels, args.batch)
+        test_accuracy = accuracy(net, test_images, test_labels, args.batch, after_step)
         best = max(best, test_accuracy)
         line = {"epoch": epoch + 1, "lr": lr, "loss": sum(losses) / len(losses), "test_accuracy": test_accuracy, "seconds": time.perf_counter() - start}
         print(json.dumps(line), flush=True)
-    facts = {
+    facts |= {
         "neuron": config.kind, "time_steps": config.time_steps, "widths": args.widths, "blocks": blocks,
         "plain_logits": args.plain_logits, "seed": args.seed, "epochs": args.epochs, "train_images": len(train_images),
         "test_images": len(test_images), "parameters": sum(p.numel() for p in net.parameters()), "torch": torch.__version__,
     }
-    print(json.dumps({**facts, "final_test_accuracy": test_accuracy, "best_test_accuracy": best}))
+    print(json.dumps(facts | {"final_test_accuracy": test_accuracy, "best_test_accuracy": best}))
 
 
 if __name__ == "__main__":

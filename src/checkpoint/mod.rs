@@ -53,7 +53,7 @@ pub struct Progress {
 }
 
 /// What an epoch's line is computed from, so that a run resumed in the middle of an epoch reports the same line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochSums {
     /// Sum of the loss over samples.
     #[serde(with = "float")]
@@ -62,6 +62,9 @@ pub struct EpochSums {
     pub correct: u64,
     /// Samples trained on.
     pub seen: u64,
+    /// Sum of each layer's firing rate over samples.
+    #[serde(default)]
+    pub rates: Vec<f64>,
 }
 
 /// Metadata `optimizer`.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint;
-use crate::config::{Config, GradientKind, NeuronKind, OptimizerKind};
+use crate::config::{Config, GradientKind, NeuronKind, OptimizerKind, ThresholdInit};
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
 use crate::recipes::{self, Layer};
@@ -147,6 +147,9 @@ pub struct TrainingFlags {
     /// Which gradient the weights get.
     #[arg(long, value_enum, alias = "weight_gradient")]
     weight_gradient: Option<GradientKind>,
+    /// Initial thresholds: those of --vth (fixed), or chosen from the first training samples so that no layer starts silent (auto).
+    #[arg(long, value_enum, alias = "threshold_init")]
+    threshold_init: Option<ThresholdInit>,
     /// Further factor of threshold gradients.
     #[arg(long, value_name = "X", alias = "threshold_grad_scale")]
     threshold_grad_scale: Option<f64>,

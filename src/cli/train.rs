@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, NeuronKind};
 use crate::error::{Error, Result};
 use crate::metrics::EpochMetrics;
+use crate::network::ChosenThreshold;
 use crate::run_folder::{LAST, RunFolder};
-use crate::train::{self, End, Hooks, Run};
+use crate::train::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 use crate::{checkpoint, recipes};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -69,20 +70,28 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let text = plan.config.to_toml()?;
     let device = global.open_device_for(plan.config.neuron)?;
     let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
-    let mut run = train::start(plan.config, dataset, &device)?;
-    if let Some(path) = &args.init_from {
-        let path = &settings::checkpoint_file(path);
-        let has_thresholds = checkpoint::load_start(path, &mut run.network)?;
-        if let (false, Some(note)) = (global.quiet, thresholds_note(path, &run.config, has_thresholds)?) {
-            complain(&note);
-        }
+    let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
+    let origin = match (&args.init_from, &plan.resume) {
+        (Some(_), _) => Origin::Parameters(&init_from),
+        (None, Some(_)) => Origin::Checkpoint,
+        (None, None) => Origin::Seed,
+    };
+    let mut run = train::start(plan.config, dataset, &device, origin)?;
+    if let (false, Origin::Parameters(path)) = (global.quiet, origin)
+        && let Some(note) = thresholds_note(path, &run)?
+    {
+        complain(&note);
     }
     let mut folder = if plan.continues { RunFolder::resume(&plan.out)? } else { RunFolder::create(&plan.out, &text)? };
-    if let Some(path) = &plan.resume {
-        train::resume(&mut run, &mut folder, path)?;
+    match &plan.resume {
+        Some(path) => train::resume(&mut run, &mut folder, path)?,
+        None => folder.record_thresholds(&run.chosen)?,
     }
     if !global.quiet {
         complain(&headline(&run, &plan.out, plan.resume.as_deref()));
+        if !run.chosen.is_empty() {
+            complain(&threshold_table(&run.chosen));
+        }
     }
     if global.verbose {
         complain(text.trim_end());
@@ -100,12 +109,12 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
 }
 
 /// What a user should know about the thresholds of a run that starts from the parameters in a file; nothing if all is as one expects.
-fn thresholds_note(path: &Path, config: &Config, has_thresholds: bool) -> Result<Option<String>> {
-    let file = path.display();
-    if config.neuron == NeuronKind::Relu {
+fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
+    let (file, config) = (path.display(), &run.config);
+    if config.neuron == NeuronKind::Relu || !run.chosen.is_empty() {
         return Ok(None);
     }
-    if !has_thresholds {
+    if !run.had_thresholds {
         let note =
             format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
         return Ok(Some(note));
@@ -140,6 +149,11 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
             (true, _) => {}
             (false, Output::Json) => bar.suspend(|| complain(&line)),
             (false, _) => bar.suspend(|| say(&line)),
+        }
+        if !global.quiet {
+            bar.suspend(|| {
+                metrics.warnings.iter().for_each(|warning| complain(&format!("warning: epoch {}: {}", metrics.epoch, warning.line())))
+            });
         }
         bar.reset();
     };
@@ -217,6 +231,17 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
         dataset.test.labels.len(),
         out.display()
     )
+}
+
+/// What `--threshold-init auto` has chosen, a line a layer.
+fn threshold_table(chosen: &[ChosenThreshold]) -> String {
+    let width = chosen.iter().map(|layer| layer.layer.len()).max().unwrap_or(0).max("layer".len());
+    let mut lines =
+        vec![format!("thresholds from {THRESHOLD_SAMPLES} training samples:"), format!("{:width$}  threshold  firing rate", "layer")];
+    lines.extend(
+        chosen.iter().map(|c| format!("{:width$}  {:>9}  {:>9.2} %", c.layer, format!("{:.4}", c.threshold), 100.0 * c.firing_rate)),
+    );
+    lines.join("\n")
 }
 
 const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
@@ -305,6 +330,8 @@ mod tests {
             firing_rate: 0.0701,
             images_per_second: 1204.3,
             seconds: 13.1,
+            layers: Vec::new(),
+            warnings: Vec::new(),
         };
         let line = "epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10";
         assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);

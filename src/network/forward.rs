@@ -125,7 +125,7 @@ impl Network {
     }
 
     /// Sums of the whole batch and their statistics, then the neurons; keeps what backward needs. Returns the number of spikes.
-    fn train_layer(
+    pub(super) fn train_layer(
         &mut self,
         index: usize,
         input: &Input,

@@ -13,6 +13,7 @@ mod normalizer;
 mod potentials;
 mod preact_resnet;
 mod step;
+mod thresholds;
 mod unrolled;
 mod vgg;
 
@@ -25,6 +26,7 @@ pub use init::Init;
 pub use potentials::Moment;
 pub use preact_resnet::preact_resnet;
 pub use step::{Samples, Step};
+pub use thresholds::ChosenThreshold;
 pub use vgg::vgg;
 
 use kept::{LayerKept, Workspace};

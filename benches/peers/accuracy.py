@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Trains one network by DSR in many settings, by surrogate gradients (SpikingJelly) and as an ANN (PyTorch); writes one table.
+
+    benches/peers/accuracy.py --venv DIR [--data-dir FASHION_MNIST] [--seeds 3] --out FOLDER
+
+DIR is the environment of setup.sh; it is made first if it is not there. Needs nothing but Python's standard library itself.
+Without --data-dir the data are the shipped fashion-mnist-3k, else the full Fashion-MNIST in that folder.
+Every finished run is a line of accuracy.jsonl; started again with the same --out, the script goes on with those that are missing.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from compare import HERE, REPOSITORY, first_line, memory_gib, processor, processor_detail
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table; what a method does not have is None."""
+
+    method: str  # dsr | surrogate | ann
+    neuron: str
+    time_steps: int | None = None
+    gradient: str | None = None
+    weight_bits: int | None = None
+
+    @property
+    def name(self):
+        parts = [self.method, self.neuron, self.time_steps and f"T{self.time_steps}", self.gradient, self.weight_bits and f"{self.weight_bits}bit"]
+        return "-".join(part for part in parts if part)
+
+
+METHODS = {
+    "dsr": "DSR (`dsr`)",
+    "surrogate": "surrogate gradient (SpikingJelly)",
+    "ann": "ANN (PyTorch, ReLU)",
+}
+
+
+def all_cases(time_steps):
+    yield Case("ann", "relu")
+    for neuron in ("if", "lif"):
+        for steps in time_steps:
+            for gradient in ("rate", "unrolled"):
+                for bits in (16, 8):
+                    yield Case("dsr", neuron, steps, gradient, bits)
+            yield Case("surrogate", neuron, steps)
+
+
+# The default recipe of dsr, which the Python peers get as flags: recipes/fashion-mnist-3k.toml.
+NETWORK = {"widths": "16,32,64,128", "blocks": "1,1,1,1"}
+TRAINING = {"epochs": 22, "batch": 25, "lr": 0.05, "warmup": 100, "crop_pad": 1}
+
+
+def settings_of(args):
+    """What a result is good for: runs with other settings are other runs."""
+    data = "fashion-mnist" if args.data_dir else "fashion-mnist-3k"
+    network = {"widths": args.widths, "blocks": ",".join("1" for _ in args.widths.split(","))}
+    return {"data": data, **network, **TRAINING, "epochs": args.epochs, "threads": args.threads, "dsr_args": args.dsr_args}
+
+
+def command(case, seed, args, folder):
+    """The process that trains one case; dsr leaves its run in `folder`."""
+    settings = settings_of(args)
+    shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]), "--lr", str(settings["lr"]),
+              "-b", str(settings["batch"]), "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
+    if case.method == "dsr":
+        data = ["-d", settings["data"], *(["--data-dir", str(args.data_dir)] if args.data_dir else [])]
+        return [*shlex.split(args.dsr), "train", *data, *shared, "--warmup", str(settings["warmup"]), "--neuron", case.neuron,
+                "-T", str(case.time_steps), "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits),
+                "--device", "cpu", "--output", "json", "--out", str(folder), *shlex.split(args.dsr_args)]
+    data = ["--data", str(args.data_dir)] if args.data_dir else []
+    how = ["--plain-logits"] if case.method == "ann" else ["--surrogate", "-T", str(case.time_steps)]
+    return [str(args.venv / "bin" / "python"), str(HERE / "train_ann.py"), *data, *shared, "--warmup-iterations", str(settings["warmup"]),
+            "--neuron", case.neuron, *how]
+
+
+def run_process(argv, environment):
+    """Standard output and the largest memory in bytes of one process."""
+    with tempfile.TemporaryFile("w+") as errors:
+        try:
+            process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+        except OSError as error:
+            sys.exit(f"accuracy.py: cannot start {argv[0]}: {error.strerror}; build it first, or name another with --dsr or --venv")
+        stdout = process.stdout.read()
+        # Not `wait`: only this tells the memory of this process alone.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            errors.seek(0)
+            sys.exit(f"accuracy.py: {shlex.join(argv)} ended with {process.returncode}:\n{errors.read()[-2000:]}")
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    return stdout, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def train(case, seed, args):
+    """Trains one case and returns what was measured."""
+    with tempfile.TemporaryDirectory(prefix="dsr-accuracy-") as folder:
+        run = Path(folder) / "run"
+        argv = command(case, seed, args, run)
+        stdout, peak = run_process(argv, os.environ | ({} if case.method == "dsr" else {"OMP_NUM_THREADS": str(args.threads)}))
+        try:
+            lines = [json.loads(line) for line in stdout.splitlines()]
+            end = lines[-1]
+            if case.method == "dsr":
+                epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+                final, best, facts = end["test_accuracy"], end["best_accuracy"], {"mean_firing_rate": end["mean_firing_rate"]}
+            else:
+                epochs, final, best = lines[:-1], end["final_test_accuracy"], end["best_test_accuracy"]
+                facts = {key: end[key] for key in ("train_images", "test_images", "parameters", "torch", "spikingjelly") if key in end}
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            sys.exit(f"accuracy.py: {shlex.join(argv)} left no result ({error!r}):\n{stdout[-2000:]}")
+    seconds = statistics.median(epoch["seconds"] for epoch in epochs)
+    return {"final_accuracy": final, "best_accuracy": best, "seconds_per_epoch": seconds, "peak_rss_bytes": peak, **facts}
+
+
+def read_runs(path):
+    """The finished runs; a line that was cut off by an end of the script is none."""
+    runs = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            runs.append(json.loads(line))
+        except ValueError:
+            print(f"{path}: a line that is no JSON is left out: {line[:60]}", file=sys.stderr)
+    return runs
+
+
+def key(run):
+    return run["case"], run["seed"], json.dumps(run["settings"], sort_keys=True)
+
+
+def spread(values, scale, digits):
+    """Mean ± standard deviation; a single value has no deviation."""
+    values = [scale * value for value in values]
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def rows(cases, runs):
+    for case in cases:
+        results = [run["result"] for run in runs if run["case"] == case.name]
+        if not results:
+            continue
+        what = [METHODS[case.method], case.neuron.upper() if case.method != "ann" else "ReLU"]
+        what += [str(value) if value else "–" for value in (case.time_steps, case.gradient, case.weight_bits)]
+        rates = [result["mean_firing_rate"] for result in results if "mean_firing_rate" in result]
+        numbers = [
+            str(len(results)),
+            spread([result["final_accuracy"] for result in results], 100, 1),
+            spread([result["best_accuracy"] for result in results], 100, 1),
+            f"{statistics.median(result['seconds_per_epoch'] for result in results):.1f}",
+            f"{max(result['peak_rss_bytes'] for result in results) / 1e9:.2f}",
+            f"{100 * statistics.mean(rates):.1f} %" if rates else "–",
+        ]
+        yield f"| {' | '.join(what + numbers)} |"
+
+
+def report(cases, runs, args, date):
+    settings = settings_of(args)
+    versions = {name: run["result"][name] for run in runs for name in ("torch", "spikingjelly") if name in run["result"]}
+    machines = sorted({f"{run['machine']['processor']}, {run['machine']['cores']} cores, {run['machine']['memory_gib']} GiB" for run in runs})
+    commits = sorted({run["commit"] for run in runs})
+    data = "the full Fashion-MNIST (60,000 + 10,000 images)" if args.data_dir else "fashion-mnist-3k (2,500 + 500 images)"
+    example = command(cases[-2], 0, args, Path("RUN"))
+    shown = shlex.join(example).replace(str(args.venv), "DIR").replace(f"{REPOSITORY}/", "")
+    if args.data_dir:
+        shown = shown.replace(str(args.data_dir), "PATH")
+    return "\n".join([
+        f"# Accuracy by method, {date}",
+        "",
+        f"PreAct-ResNet, widths {settings['widths']}, one block a stage, on {data}; {settings['epochs']} epochs of batch {settings['batch']}.",
+        "Accuracy in percent of the test images, mean ± standard deviation over seeds; `best` is the best epoch by test accuracy.",
+        "An epoch includes its evaluation; its seconds are a median, the memory is the largest of all runs.",
+        "",
+        "| method | neuron | T | weight gradient | weight bits | seeds | accuracy | best | s an epoch | peak GB | firing rate |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *rows(cases, runs),
+        "",
+        "## How",
+        "",
+        f"- {'; '.join(machines)} ({processor_detail()}), {settings['threads']} threads.",
+        f"- Repository at {', '.join(commits)}; {args.dsr_version}; PyTorch {versions.get('torch', 'not run')},"
+        f" SpikingJelly {versions.get('spikingjelly', 'not run')}.",
+        f"- All methods: SGD with momentum 0.9 and weight decay 5e-4, lr {settings['lr']} by cosine with {settings['warmup']} warm-up steps,"
+        f" crop with padding {settings['crop_pad']}, flip.",
+        "- DSR has the thresholds of its recipe for T = 4 at every T; nothing was tuned for a method, a T or a seed.",
+        "- The surrogate-gradient network has SpikingJelly's IF or LIF neurons (threshold 1, tau 2, ATan, soft reset) in the place of DSR's,"
+        " without those behind the average pool and after the logits; its logits are averaged over time.",
+        "- The ANN has no neuron after its logits.",
+        "",
+        "The command of one run:",
+        "",
+        f"    {shown}",
+        "",
+    ])
+
+
+def numbers(text):
+    return [int(part) for part in text.split(",")]
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--venv", type=Path, required=True, help="environment of setup.sh")
+    parser.add_argument("--data-dir", type=Path, help="folder of the full Fashion-MNIST (four IDX files, plain or gzip)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("-T", "--time-steps", type=numbers, default=[4, 8, 20])
+    parser.add_argument("--cases", help="only those whose name contains one of these, such as ann,dsr-lif-T4")
+    parser.add_argument("--epochs", type=int, default=TRAINING["epochs"])
+    parser.add_argument("--widths", default=NETWORK["widths"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dsr", default=str(REPOSITORY / "target" / "release" / "dsr"), help="command of dsr")
+    parser.add_argument("--dsr-args", default="", help="more arguments for `dsr train`")
+    parser.add_argument("--machine", help="name of the machine in the folder's name")
+    parser.add_argument("--out", type=Path, help="folder of the results [docs/results/DATE-MACHINE]")
+    args = parser.parse_args()
+    cases = list(all_cases(args.time_steps))
+    if args.cases:
+        cases = [case for case in cases if any(part in case.name for part in args.cases.split(","))]
+    if not cases:
+        parser.error(f"--cases {args.cases}: there are only {', '.join(case.name for case in all_cases(args.time_steps))}")
+    return args, cases
+
+
+def main():
+    args, cases = options()
+    args.venv = args.venv.absolute()
+    if not (args.venv / "bin" / "python").exists():
+        subprocess.run([str(HERE / "setup.sh"), str(args.venv)], check=True)
+    args.dsr_version = first_line([*shlex.split(args.dsr), "--version"], default="dsr of unknown version")
+    date = datetime.date.today().isoformat()
+    name = args.machine or re.sub(r"[^a-z0-9]+", "-", f"{processor()} {os.cpu_count()} cores".lower()).strip("-")
+    out = args.out or REPOSITORY / "docs" / "results" / f"{date}-{name}"
+    out.mkdir(parents=True, exist_ok=True)
+    machine = {"processor": processor(), "cores": os.cpu_count(), "memory_gib": round(memory_gib())}
+    common = {"settings": settings_of(args), "machine": machine, "dsr": args.dsr_version}
+    path = out / "accuracy.jsonl"
+    finished = {key(run) for run in read_runs(path)}
+    # Seed by seed, so that a table of all cases is there early.
+    plan = [(case, seed) for seed in range(args.seeds) for case in cases]
+    for number, (case, seed) in enumerate(plan, 1):
+        run = {"case": case.name, **asdict(case), "seed": seed, **common}
+        if key(run) in finished:
+            continue
+        run["commit"] = first_line(["git", "describe", "--always", "--dirty"])
+        run["load_before"] = os.getloadavg()[0]
+        run["result"] = result = train(case, seed, args)
+        with open(path, "a", encoding="utf-8") as log:
+            print(json.dumps(run), file=log)
+        print(f"{number}/{len(plan)} {case.name} seed {seed}: {100 * result['final_accuracy']:.1f} %, {result['seconds_per_epoch']:.1f} s an epoch,"
+              f" {result['peak_rss_bytes'] / 1e9:.2f} GB", file=sys.stderr)
+    wanted = {key({"case": case.name, "seed": seed, **common}) for case, seed in plan}
+    runs = [run for run in read_runs(path) if key(run) in wanted]
+    (out / "accuracy.md").write_text(report(cases, runs, args, date), encoding="utf-8")
+    print(out / "accuracy.md")
+
+
+if __name__ == "__main__":
+    main()
