@@ -51,10 +51,10 @@ pub struct EpochMetrics {
 pub struct LayerMetrics {
     /// Name, as in [`crate::network::SpikingLayer::name`].
     pub name: String,
-    /// Threshold at the end of the epoch.
-    #[serde(with = "float")]
-    pub threshold: f64,
-    /// Spikes a neuron and time step over the training samples, each measured when it was trained on.
+    /// Threshold at the end of the epoch; an ANN has none.
+    pub threshold: Option<f64>,
+    /// Spikes a neuron and time step over the training samples, each measured when it was trained on; of an ANN the share of
+    /// activations above 0.
     #[serde(with = "float")]
     pub firing_rate: f64,
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::atomic_file;
 use crate::curves;
 use crate::error::{Error, Result};
-use crate::metrics::EpochMetrics;
+use crate::metrics::{EpochMetrics, LayerMetrics};
 use crate::network::ChosenThreshold;
 use crate::run_lock::Lock;
 use crate::tensorboard;
@@ -211,12 +211,12 @@ fn event(wall_time: f64, m: &EpochMetrics) -> Vec<u8> {
         ("images_per_second", m.images_per_second),
     ];
     let known = if m.images_per_second.is_nan() { &scalars[..7] } else { &scalars[..] };
-    let of_layers: Vec<[(String, f64); 2]> = m
-        .layers
-        .iter()
-        .map(|layer| [(format!("layer_rate/{}", layer.name), layer.firing_rate), (format!("threshold/{}", layer.name), layer.threshold)])
-        .collect();
-    let of_layers = of_layers.iter().flatten().map(|(tag, value)| (tag.as_str(), *value as f32));
+    let of_layer = |layer: &LayerMetrics| {
+        let threshold = layer.threshold.map(|threshold| (format!("threshold/{}", layer.name), threshold));
+        std::iter::once((format!("layer_rate/{}", layer.name), layer.firing_rate)).chain(threshold)
+    };
+    let of_layers: Vec<(String, f64)> = m.layers.iter().flat_map(of_layer).collect();
+    let of_layers = of_layers.iter().map(|(tag, value)| (tag.as_str(), *value as f32));
     let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).chain(of_layers).collect();
     tensorboard::scalars_record(wall_time, m.epoch as u64, &scalars)
 }

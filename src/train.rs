@@ -202,7 +202,7 @@ fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
     let sums = &run.progress.sums;
     let measured = |(layer, sum): (&SpikingLayer, &f64)| LayerMetrics {
         name: layer.name.clone(),
-        threshold: f64::from(run.network.threshold(layer)),
+        threshold: (!run.network.neuron.is_real()).then(|| f64::from(run.network.threshold(layer))),
         firing_rate: sum / sums.seen as f64,
     };
     run.network.layers.iter().zip(&sums.rates).map(measured).collect()

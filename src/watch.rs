@@ -52,10 +52,9 @@ pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> 
     let last = network.layers.len() - 1;
     let of_layer = |(index, measured): (usize, &LayerMetrics)| {
         let silent = if index == last { SILENT.min(SILENT_CLASS / network.classes as f64) } else { SILENT };
-        let is_ann = network.neuron.is_real();
         let state = match measured.firing_rate {
             rate if rate < silent => State::Silent,
-            rate if rate > SATURATED && !is_ann => State::Saturated, // a ReLU that is always active still says how much
+            rate if rate > SATURATED && measured.threshold.is_some() => State::Saturated, // a ReLU that is always active still says how much
             _ => return None,
         };
         let flag = match index {
@@ -63,19 +62,19 @@ pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> 
             _ if network.layers[index].norm.is_none() => "--vth-pooled",
             _ => "--vth",
         };
-        let advice = match (state, config.threshold_init) {
-            _ if is_ann => "no activation is above 0: lower --lr".into(),
-            (State::Silent, _) if measured.threshold <= f64::from(network.threshold_bound) => {
-                format!("its threshold of {:.4} is at the bound, lower --vth-bound", measured.threshold)
+        let advice = match (measured.threshold, state, config.threshold_init) {
+            (None, ..) => "no activation is above 0: lower --lr".into(),
+            (Some(threshold), State::Silent, _) if threshold <= f64::from(network.threshold_bound) => {
+                format!("its threshold of {threshold:.4} is at the bound, lower --vth-bound")
             }
-            (State::Silent, ThresholdInit::Fixed) => {
-                format!("lower {flag} (the threshold is {:.4}), or start with --threshold-init auto", measured.threshold)
+            (Some(threshold), State::Silent, ThresholdInit::Fixed) => {
+                format!("lower {flag} (the threshold is {threshold:.4}), or start with --threshold-init auto")
             }
-            (State::Saturated, ThresholdInit::Fixed) => {
-                format!("raise {flag} (the threshold is {:.4}), or start with --threshold-init auto", measured.threshold)
+            (Some(threshold), State::Saturated, ThresholdInit::Fixed) => {
+                format!("raise {flag} (the threshold is {threshold:.4}), or start with --threshold-init auto")
             }
-            (_, ThresholdInit::Auto) => {
-                format!("its threshold, chosen from data, has come to {:.4}: lower --lr", measured.threshold)
+            (Some(threshold), _, ThresholdInit::Auto) => {
+                format!("its threshold, chosen from data, has come to {threshold:.4}: lower --lr")
             }
         };
         Some(Warning { layer: measured.name.clone(), state, firing_rate: measured.firing_rate, advice })

@@ -55,7 +55,7 @@ fn metrics(epoch: usize) -> EpochMetrics {
         firing_rate: 0.07,
         images_per_second: 1204.5,
         seconds: 41.0,
-        layers: vec![LayerMetrics { name: "relu1".into(), threshold: 1.0 / (x + 6.0), firing_rate: 0.1 + 0.2 }],
+        layers: vec![LayerMetrics { name: "relu1".into(), threshold: Some(1.0 / (x + 6.0)), firing_rate: 0.1 + 0.2 }],
         warnings: vec![Warning { layer: "relu1".into(), state: State::Saturated, firing_rate: 0.1 + 0.2, advice: "wake it".into() }],
     }
 }

@@ -26,7 +26,7 @@ fn metrics(epoch: usize) -> EpochMetrics {
         firing_rate: 0.05 + 0.01 / x,
         images_per_second: 1000.0 + x,
         seconds: 10.0 + x,
-        layers: vec![LayerMetrics { name: "relu1".into(), threshold: 1.0 / x, firing_rate: 0.1 / x }],
+        layers: vec![LayerMetrics { name: "relu1".into(), threshold: Some(1.0 / x), firing_rate: 0.1 / x }],
         warnings: vec![Warning { layer: "relu1".into(), state: State::Silent, firing_rate: 0.1 / x, advice: "wake it".into() }],
     }
 }
