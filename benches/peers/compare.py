@@ -169,8 +169,8 @@ def result_rows(cases, runs):
 def ratio_rows(cases, runs):
     """Ratios of runs of the same round, so that a slow minute of the machine weighs on both sides."""
     seconds = {(run["case"], run["peer"], run["round"]): run["result"]["median_s"] for run in runs}
-    rounds = range(1 + max(run["round"] for run in runs if run["round"] is not None))
     for case in cases:
+        rounds = sorted({run["round"] for run in runs if run["case"] == case.name and run["round"] is not None})
         for over, under in (("torch", "dsr"), ("spikingjelly", "dsr"), ("dsr", "torch-ann"), ("dsr", "dsr-8-bit"), ("dsr-one-thread", "dsr")):
             if over in case.peers and under in case.peers:
                 ratios = [seconds[case.name, over, r] / seconds[case.name, under, r] for r in rounds]
