@@ -1,6 +1,8 @@
 //! The networks with ReLU in place of neurons: forward and backward against plain loops in f64, the same bits on any number of
 //! threads, and `--neuron relu` on the command line.
 
+#[path = "support/command.rs"]
+mod command;
 #[path = "support/plain_ann.rs"]
 mod plain_ann;
 #[path = "support/seeded.rs"]
@@ -8,10 +10,7 @@ mod seeded;
 #[path = "support/small_networks.rs"]
 mod small_networks;
 
-use std::path::Path;
-use std::process::Output;
-
-use assert_cmd::cargo::cargo_bin;
+use command::{dsr, ok};
 use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, preact_resnet, vgg};
 use dsr::ops::conv::conv;
 use dsr::ops::neuron::Neuron;
@@ -224,17 +223,6 @@ fn activations_of_spiking_networks_are_refused() {
     let small = small_networks::all().remove(0);
     let error = small.network().activations(&small.data().input(), |_, _| {}).err().unwrap().to_string();
     assert!(error.contains("an ANN (relu)") && error.contains("if neurons"), "{error}");
-}
-
-fn dsr(folder: &Path, line: &str) -> Output {
-    std::process::Command::new(cargo_bin("dsr")).current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
-fn ok(folder: &Path, line: &str) -> (String, String) {
-    let output = dsr(folder, line);
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(0), "dsr {line}: {stderr}");
-    (stdout, stderr)
 }
 
 const ANN: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 --neuron relu";

@@ -1,27 +1,22 @@
 //! `dsr bench latency`, `decision`, `kernels` and `data`, and `dsr info --peaks`, as a user runs them: the real binary, tiny networks.
 //! No number of seconds is checked.
 
+#[path = "support/command.rs"]
+mod command;
 #[path = "support/schema.rs"]
 mod schema;
 
 use std::path::Path;
-use std::process::{Command, Output};
 
-use assert_cmd::cargo::cargo_bin;
+use command::dsr;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
 const NETWORK: &str = "--widths 4,8 --blocks 1,1 --image 8x8x1 --vth 1";
 const FEW: &str = "--warmup 0 --repeats 3 --seconds 0.05";
 
-fn dsr(folder: &Path, line: &str) -> Output {
-    Command::new(cargo_bin("dsr")).current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
 fn ok_in(folder: &Path, line: &str) -> String {
-    let output = dsr(folder, line);
-    assert_eq!(output.status.code(), Some(0), "dsr {line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    command::ok(folder, line).0
 }
 
 fn ok(line: &str) -> String {

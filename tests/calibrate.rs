@@ -1,10 +1,12 @@
 //! The sketch of quantiles against sorted values, and the way from an ANN over `dsr calibrate` to a spiking network.
 
+#[path = "support/command.rs"]
+mod command;
+
 use std::path::Path;
-use std::process::Output;
 use std::sync::Arc;
 
-use assert_cmd::cargo::cargo_bin;
+use command::{dsr, ok};
 use dsr::calibrate::{Origin, activations, set_thresholds};
 use dsr::config::Config;
 use dsr::ops::neuron::Neuron;
@@ -146,17 +148,6 @@ fn activations_that_are_not_finite_are_an_error() {
     network.set_parameter(beta, &[f32::INFINITY; 4]);
     let error = activations(&mut network, &dataset, [32, 1], 0, |_| {}).unwrap_err().to_string();
     assert!(error.contains(&network.layers[0].name) && error.contains("not finite"), "{error}");
-}
-
-fn dsr(folder: &Path, line: &str) -> Output {
-    std::process::Command::new(cargo_bin("dsr")).current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
-fn ok(folder: &Path, line: &str) -> (String, String) {
-    let output = dsr(folder, line);
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
-    assert_eq!(output.status.code(), Some(0), "dsr {line}: {stderr}");
-    (stdout, stderr)
 }
 
 fn accuracy(folder: &Path, line: &str) -> f64 {

@@ -1,13 +1,14 @@
 //! `dsr profile`: rows that add up, traces that nest, predictions worked by hand, potentials that fire when the engine does.
 
+#[path = "support/command.rs"]
+mod command;
 #[path = "support/schema.rs"]
 mod schema;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
-use assert_cmd::cargo::cargo_bin;
+use command::dsr;
 use dsr::bench::Work;
 use dsr::clock::{Name, Op, Phase, Sampler, Span, listen, op, span};
 use dsr::config::{Config, NeuronKind};
@@ -21,14 +22,8 @@ use tempfile::tempdir;
 
 const TINY: &str = "profile -d digits-8x8 --widths 4,8 --blocks 1,1 -T 3 -b 8 --steps 2 --warmup 1 --device cpu";
 
-fn dsr(folder: &Path, line: &str) -> Output {
-    Command::new(cargo_bin("dsr")).current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
 fn ok(folder: &Path, line: &str) -> String {
-    let output = dsr(folder, line);
-    assert_eq!(output.status.code(), Some(0), "dsr {line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    command::ok(folder, line).0
 }
 
 fn json(text: &str) -> Value {

@@ -1,10 +1,12 @@
 //! `--threshold-init auto` as a user runs it: the real binary, tiny networks, real digits.
 
+#[path = "support/command.rs"]
+mod command;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
-use assert_cmd::cargo::cargo_bin;
+use command::dsr;
 use dsr::network::{Init, Input, Network, preact_resnet};
 use dsr::ops::neuron::Neuron;
 use serde_json::Value;
@@ -13,19 +15,13 @@ use tempfile::tempdir;
 /// A network that trains in a fraction of a second: 45 steps an epoch.
 const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 --epochs 1";
 
-fn dsr(folder: &Path, line: &str) -> Output {
-    Command::new(cargo_bin("dsr")).current_dir(folder).args(line.split_whitespace()).output().unwrap()
-}
-
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Runs a line that must succeed and gives its stderr.
 fn ok(folder: &Path, line: &str) -> String {
-    let output = dsr(folder, line);
-    assert_eq!(output.status.code(), Some(0), "dsr {line}: {}", text(&output.stderr));
-    text(&output.stderr)
+    command::ok(folder, line).1
 }
 
 fn lines(path: &Path) -> Vec<Value> {

@@ -9,10 +9,8 @@ Every finished run is a line of accuracy.jsonl; started again with the same --ou
 """
 
 import argparse
-import datetime
 import json
 import os
-import re
 import shlex
 import statistics
 import subprocess
@@ -21,7 +19,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from compare import HERE, REPOSITORY, first_line, memory_gib, processor, processor_detail
+from compare import HERE, REPOSITORY, first_line, memory_gib, prepare, processor, processor_detail
 
 
 @dataclass(frozen=True)
@@ -234,14 +232,7 @@ def options():
 
 def main():
     args, cases = options()
-    args.venv = args.venv.absolute()
-    if not (args.venv / "bin" / "python").exists():
-        subprocess.run([str(HERE / "setup.sh"), str(args.venv)], check=True)
-    args.dsr_version = first_line([*shlex.split(args.dsr), "--version"], default="dsr of unknown version")
-    date = datetime.date.today().isoformat()
-    name = args.machine or re.sub(r"[^a-z0-9]+", "-", f"{processor()} {os.cpu_count()} cores".lower()).strip("-")
-    out = args.out or REPOSITORY / "docs" / "results" / f"{date}-{name}"
-    out.mkdir(parents=True, exist_ok=True)
+    date, out = prepare(args)
     machine = {"processor": processor(), "cores": os.cpu_count(), "memory_gib": round(memory_gib())}
     common = {"settings": settings_of(args), "machine": machine, "dsr": args.dsr_version}
     path = out / "accuracy.jsonl"

@@ -248,8 +248,8 @@ def options():
     return args, [case for case in cases if case.peers]
 
 
-def main():
-    args, cases = options()
+def prepare(args):
+    """Makes the environment if it is not there, asks dsr for its version, and gives date and folder of the results."""
     args.venv = args.venv.absolute()
     if not (args.venv / "bin" / "python").exists():
         subprocess.run([str(HERE / "setup.sh"), str(args.venv)], check=True)
@@ -258,6 +258,12 @@ def main():
     machine = args.machine or re.sub(r"[^a-z0-9]+", "-", f"{processor()} {os.cpu_count()} cores".lower()).strip("-")
     out = args.out or REPOSITORY / "docs" / "results" / f"{date}-{machine}"
     out.mkdir(parents=True, exist_ok=True)
+    return date, out
+
+
+def main():
+    args, cases = options()
+    date, out = prepare(args)
     load = os.getloadavg()[0]
     timed = [(number, case, peer) for number in range(args.rounds) for case in cases
              for peer in (case.peers if number % 2 == 0 else reversed(case.peers))]

@@ -209,7 +209,8 @@ fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result
 
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
 ///
-/// An ANN takes the weights of a spiking network and leaves the thresholds. Of a plain `state_dict` (whose names may begin with `module.`) only the network is read, and the result is none.
+/// An ANN takes the weights of a spiking network and leaves the thresholds. Of a plain `state_dict` (whose names may begin with
+/// `module.`) only the network is read, and the result is none.
 ///
 /// # Errors
 /// [`Error::File`] if the file is damaged, by a later version, of another network, or holds values that are not finite;

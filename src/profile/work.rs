@@ -75,7 +75,7 @@ impl Counted<'_> {
                 let mut amount = Amount::default();
                 for (k, connection) in layer.connections.iter().enumerate().filter(|(_, connection)| kind(connection) == op) {
                     let Operations { actual, dense } = self.operations(connection);
-                    let weights = self.weights(connection) * if op == Op::SpikeConvolution { 2 } else { 4 };
+                    let weights = self.weights(connection) * if op == Op::SpikeConvolution { self.weight_bytes() } else { 4 };
                     let bytes = self.source_bytes(connection) + weights + stored(k, connection);
                     amount.add(Amount { operations: Some(actual), dense_operations: Some(dense), bytes: Some(bytes) });
                 }
@@ -137,7 +137,7 @@ impl Counted<'_> {
                 let weights =
                     connections.filter(|connection| connection.source != Source::Input).map(|connection| self.weights(connection));
                 let weights: u64 = weights.sum();
-                Amount::of(weights, 6 * weights)
+                Amount::of(weights, (4 + self.weight_bytes()) * weights)
             }
             _ => Amount::default(),
         }
@@ -172,6 +172,11 @@ impl Counted<'_> {
             Source::Input => (4 * self.batch * self.frames * self.network.input.iter().product::<usize>()) as u64,
             Source::Layer(source) => self.spike_bytes(source),
         }
+    }
+
+    /// Bytes of a weight in the forward pass.
+    fn weight_bytes(&self) -> u64 {
+        u64::from(self.network.weight_bits / 8)
     }
 
     fn weights(&self, connection: &Connection) -> u64 {

@@ -130,7 +130,8 @@ impl Runner<'_> {
         let isa = self.plan.network.isa;
         let master = self.plan.values(3, geometry.taps() * geometry.cin * geometry.cout, 0.05);
         let mut weights = QuantizedWeights::default();
-        let op = Op { weight_bits: Some(bits), ..Op::moving(name, shapes::name(geometry), layers, 6 * master.len()) };
+        let op =
+            Op { weight_bits: Some(bits), ..Op::moving(name, shapes::name(geometry), layers, (4 + usize::from(bits) / 8) * master.len()) };
         self.measure(op, || weights.quantize(isa, &master, geometry.cout, bits, geometry.area()))
     }
 

@@ -285,14 +285,7 @@ impl Runner<'_> {
             threshold: constants.slice().part(6 * padded..6 * padded + 1),
             step_weights: Slice::NONE,
             dropped: Slice::NONE,
-            neurons: DeviceNeurons {
-                leak: network.neuron.leak(),
-                charge: network.neuron.charge(),
-                alpha: network.neuron.alpha(),
-                time_steps: network.time_steps as i32,
-                channels: channels as i32,
-                padded: padded as i32,
-            },
+            neurons: DeviceNeurons::new(network.neuron, network.time_steps, channels),
         };
         let outputs = NeuronOutputs {
             spikes: spikes.slice(),

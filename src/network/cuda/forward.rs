@@ -204,14 +204,7 @@ impl Pass<'_> {
             threshold: buffers.parameter(network, buffers.values, layer.threshold),
             step_weights: buffers.step_weights,
             dropped: if is_training { own.dropped } else { Slice::NONE },
-            neurons: DeviceNeurons {
-                leak: network.neuron.leak(),
-                charge: network.neuron.charge(),
-                alpha: network.neuron.alpha(),
-                time_steps: network.time_steps as i32,
-                channels: channels as i32,
-                padded: own.normalizer.padded as i32,
-            },
+            neurons: DeviceNeurons::new(network.neuron, network.time_steps, channels),
         };
         if read.iter().any(is_conv) {
             spike_conv::neurons(gpu, &LayerSums { summands: read, ..sums }, &inputs, &outputs)?;

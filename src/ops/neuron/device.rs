@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::NeuronArgs;
+use super::{Neuron, NeuronArgs};
 use crate::device::Slice;
 use crate::ops::spike_conv::DeviceNormalizer;
 
@@ -25,16 +25,23 @@ pub struct DeviceNeurons {
 }
 const _: () = assert!(size_of::<DeviceNeurons>() == 24);
 
+impl DeviceNeurons {
+    /// The neurons of a layer.
+    pub fn new(neuron: Neuron, time_steps: usize, channels: usize) -> Self {
+        DeviceNeurons {
+            leak: neuron.leak(),
+            charge: neuron.charge(),
+            alpha: neuron.alpha(),
+            time_steps: time_steps as i32,
+            channels: channels as i32,
+            padded: channels.next_multiple_of(64) as i32,
+        }
+    }
+}
+
 impl From<&NeuronArgs> for DeviceNeurons {
     fn from(args: &NeuronArgs) -> Self {
-        DeviceNeurons {
-            leak: args.neuron.leak(),
-            charge: args.neuron.charge(),
-            alpha: args.neuron.alpha(),
-            time_steps: args.time_steps as i32,
-            channels: args.channels as i32,
-            padded: args.channels.next_multiple_of(64) as i32,
-        }
+        DeviceNeurons::new(args.neuron, args.time_steps, args.channels)
     }
 }
 

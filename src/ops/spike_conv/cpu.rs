@@ -106,7 +106,8 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
 }
 
 per_isa! {
-    /// Lists the set bits of `[rows][width][T][words]` (`shape`: width, T, words, channels) in the order row, step, column, each as its channel plus `column · cin`.
+    /// Lists the set bits of `[rows][width][T][words]` (`shape`: width, T, words, channels) in the order row, step, column, each as
+    /// its channel plus `column · cin`.
     pub fn list_channels(bits: &[u32], shape: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
         let [width, time_steps, words, cin] = shape;
         let (mut len, mut list) = (0, 0);
