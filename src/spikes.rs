@@ -1,5 +1,7 @@
 //! Bit-packed spike trains.
 
+use crate::per_isa;
+
 /// Spikes of one layer over all time steps: `[B][P][T][words]`, channel `c` is bit `c % 32` of word `c / 32`, tail bits are zero.
 ///
 /// A position keeps its T steps together: it is the unit of work of every op, so any range of positions is one slice.
@@ -65,5 +67,12 @@ impl Spikes {
     /// Number of spikes in the whole train.
     pub fn count(&self) -> u64 {
         self.bits.iter().map(|w| u64::from(w.count_ones())).sum()
+    }
+}
+
+per_isa! {
+    /// Adds the number of spikes in `bits` to `total`.
+    pub fn count_spikes(bits: &[u32], total: &mut u64) {
+        *total += bits.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
     }
 }

@@ -11,7 +11,7 @@ use crate::ops::batch_norm::{IntegerSums, Moments, Normalizer, accumulate, time_
 use crate::ops::dropout::draw_dropped;
 use crate::ops::neuron::{Currents, Neuron, NeuronOut, drop_spikes, neuron_at};
 use crate::ops::rate::readout;
-use crate::spikes::Spikes;
+use crate::spikes::{Spikes, count_spikes};
 
 /// A batch of inputs.
 #[derive(Clone, Copy, Debug)]
@@ -265,7 +265,6 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
         .map_init(Worker::default, |worker, (index, ((spikes, counts), (mean, weighted)))| {
             let task = reader.task(index);
             let Worker { events, first: buffer, second: other_buffer } = worker;
-            let mut own_counts = vec![0u8; channels];
             let mut fired = 0u64;
             if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
                 reader.list(events, &task);
@@ -292,7 +291,7 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
                 let neurons = at * channels..(at + 1) * channels;
                 let mut out = NeuronOut {
                     spikes: &mut spikes[at * train..(at + 1) * train],
-                    counts: if counts.is_empty() { &mut own_counts } else { &mut counts[neurons.clone()] },
+                    counts: part_or_empty(counts, neurons.clone()),
                     mean_normed: part_or_empty(mean, neurons.clone()),
                     weighted_normed: part_or_empty(weighted, neurons),
                 };
@@ -301,8 +300,8 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
                 if !dropped.is_empty() {
                     drop_spikes(&dropped[global * words..][..words], &mut out);
                 }
-                fired += out.counts.iter().map(|&n| u64::from(n)).sum::<u64>();
             }
+            count_spikes(isa, spikes, &mut fired);
             fired
         })
         .sum()
@@ -317,7 +316,7 @@ pub(super) fn grown(buffer: &mut Vec<i32>, len: usize) -> &mut [i32] {
 }
 
 /// A part of a buffer, or nothing of an absent buffer.
-fn part_or_empty(buffer: &mut [f32], range: std::ops::Range<usize>) -> &mut [f32] {
+fn part_or_empty<T>(buffer: &mut [T], range: std::ops::Range<usize>) -> &mut [T] {
     if buffer.is_empty() { buffer } else { &mut buffer[range] }
 }
 

@@ -1,5 +1,7 @@
 //! Neurons on the CPU: a group of channels of one position, all T steps, potentials in registers.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::{Currents, NeuronArgs, NeuronOut};
 use crate::device::Isa;
 use crate::ops::batch_norm::Normalizer;
@@ -11,7 +13,13 @@ pub const LANES: usize = 16;
 /// Runs the neurons of one position through all time steps.
 ///
 /// Currents are `[T or 1][stride]` sums of up to two connections; `second` may be empty.
+/// Nothing is added up for the counts and means that are not wanted.
 pub fn neuron_at(isa: Isa, args: &NeuronArgs, norm: &Normalizer, first: Currents, second: &[i32], out: &mut NeuronOut) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: this value comes from `Isa::available`, which asked the CPU.
+        return unsafe { avx512::neuron_at(args, norm, first, second, out) };
+    }
     let mut c = 0;
     while c < args.channels {
         if args.channels - c > LANES {
@@ -105,8 +113,10 @@ per_isa! {
             }
             out.spikes[t * words + c / 32] = bits;
         }
-        for (out, count) in out.counts[c..c + live].iter_mut().zip(count) {
-            *out = count as u8;
+        if !out.counts.is_empty() {
+            for (out, count) in out.counts[c..c + live].iter_mut().zip(count) {
+                *out = count as u8;
+            }
         }
         if !out.mean_normed.is_empty() {
             let time_steps = args.time_steps as f32;

@@ -4,6 +4,8 @@
 //!
 //! Invariant: the potential never leaves this op, and what it keeps for backward has no time axis.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cpu;
 pub mod cuda;
 mod device;
@@ -174,7 +176,7 @@ pub struct NeuronArgs {
     pub stride: usize,
 }
 
-/// What [`neuron_at`] writes for one position; the two means may be empty where nobody needs them.
+/// What [`neuron_at`] writes for one position; counts and means may be empty where nobody needs them.
 pub struct NeuronOut<'a> {
     /// `[T][words]`.
     pub spikes: &'a mut [u32],
