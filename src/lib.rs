@@ -20,6 +20,7 @@ pub mod device;
 pub mod energy;
 pub mod error;
 pub mod eval;
+pub mod lines;
 pub mod machine;
 pub mod metrics;
 pub mod models;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
 use crate::clock::{Op, Sampler};
+use crate::lines::Line;
 use crate::ops::conv::conv_at;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
 use crate::ops::spike_conv::{self, Events, identity_at};
@@ -15,8 +16,8 @@ use crate::spikes::Spikes;
 pub(super) struct Worker {
     /// Of the first and the second connection.
     pub events: [Events; 2],
-    pub first: Vec<i32>,
-    pub second: Vec<i32>,
+    pub first: Vec<Line>,
+    pub second: Vec<Line>,
 }
 
 /// Some rows of one sample: the unit of parallel work.
@@ -41,7 +42,9 @@ pub(super) struct Reader<'a> {
     pub stride: usize,
     /// Rows of a task.
     pub rows: usize,
-    /// Looks at the parts of the work at some positions.
+    /// Positions of a task whose sums are computed together; the last ones may be fewer.
+    pub strip: usize,
+    /// Looks at the parts of the work at some strips.
     pub sampler: Sampler,
 }
 
@@ -66,6 +69,7 @@ impl<'a> Reader<'a> {
             frames,
             stride: channels.next_multiple_of(LANES),
             rows,
+            strip: spike_conv::positions_together(network.time_steps).min(rows * width),
             sampler: Sampler::new(),
         }
     }
@@ -106,6 +110,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The strips of a task, in the order of rows: number in the batch, and positions within the task.
+    pub fn strips(&self, index: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (positions, strip) = (self.rows * self.layer.shape[1], self.strip);
+        let count = positions.div_ceil(strip);
+        (0..count).map(move |n| (index * count + n, n * strip..((n + 1) * strip).min(positions)))
+    }
+
     /// Elements of the currents of one position.
     pub fn position_len(&self) -> usize {
         self.frames * self.stride
@@ -132,33 +143,37 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Sums of connection `k` at output (`y`, `x`) of sample `b`, `[frames][stride]`; f32 in the bits of i32 from a real input.
+    /// Sums of connection `k` at some outputs of sample `b`, from `at` (row, column) on in the order of rows,
+    /// `[positions][frames][stride]`; f32 in the bits of i32 from a real input.
     ///
-    /// [`Reader::list`] must have seen the row.
+    /// [`Reader::list`] must have seen their rows.
     pub fn sums_at(&self, k: usize, events: &mut [Events; 2], b: usize, at: [usize; 2], acc: &mut [i32]) {
         let connection = &self.layer.connections[k];
         let geometry = &connection.geometry;
         let isa = self.network.isa;
-        match (connection.source, &connection.kind) {
-            (Source::Input, kind) => {
-                let channels = geometry.cout;
-                for (t, acc) in acc.chunks_exact_mut(self.stride).enumerate() {
-                    let x: &mut [f32] = &mut bytemuck::cast_slice_mut(acc)[..channels];
-                    match kind {
-                        Kind::Identity => {
-                            x.copy_from_slice(&self.input.frame(b, t)[(at[0] * geometry.source[1] + at[1]) * channels..][..channels])
+        if let (Source::Layer(_), Kind::Conv { .. }) = (connection.source, &connection.kind) {
+            let weights = &self.network.quantized[self.index][k];
+            return spike_conv::conv_at(isa, &mut events[k], weights, geometry, at, self.stride, acc);
+        }
+        let width = self.layer.shape[1];
+        for (position, acc) in (at[0] * width + at[1]..).zip(acc.chunks_exact_mut(self.position_len())) {
+            let at = [position / width, position % width];
+            match (connection.source, &connection.kind) {
+                (Source::Input, kind) => {
+                    let channels = geometry.cout;
+                    for (t, acc) in acc.chunks_exact_mut(self.stride).enumerate() {
+                        let values: &mut [f32] = &mut bytemuck::cast_slice_mut(acc)[..channels];
+                        let frame = self.input.frame(b, t);
+                        match kind {
+                            Kind::Identity => values.copy_from_slice(&frame[position * channels..][..channels]),
+                            Kind::Conv { .. } => conv_at(isa, frame, &self.real, geometry, at, values),
                         }
-                        Kind::Conv { .. } => conv_at(isa, self.input.frame(b, t), &self.real, geometry, at, x),
                     }
                 }
-            }
-            (Source::Layer(_), Kind::Conv { .. }) => {
-                let weights = &self.network.quantized[self.index][k];
-                spike_conv::conv_at(isa, &mut events[k], weights, geometry, at, self.stride, acc);
-            }
-            (Source::Layer(source), Kind::Identity) => {
-                if let Some(spikes) = &self.sources[source] {
-                    identity_at(isa, spikes, b, geometry, at, self.stride, acc);
+                (Source::Layer(source), _) => {
+                    if let Some(spikes) = &self.sources[source] {
+                        identity_at(isa, spikes, b, geometry, at, self.stride, acc);
+                    }
                 }
             }
         }

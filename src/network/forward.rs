@@ -7,6 +7,7 @@ use super::kept::{LayerKept, Workspace};
 use super::{Network, Source, WeightGradient};
 use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
+use crate::lines::grown;
 use crate::ops::batch_norm::{IntegerSums, Moments, Normalizer, accumulate, time_means};
 use crate::ops::dropout::draw_dropped;
 use crate::ops::neuron::{Currents, Neuron, NeuronOut, drop_spikes, neuron_at};
@@ -219,19 +220,20 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             let Worker { events, second: buffer, .. } = worker;
             let mut sums = zero();
             reader.list(events, &task);
-            for (at, first) in first.chunks_exact_mut(position).enumerate() {
-                let yx = [task.rows.start + at / width, at % width];
-                let global = index * reader.rows * width + at;
-                reader.sampler.time(global, reader.sums_op(0), || reader.sums_at(0, events, task.b, yx, first));
-                let mut second: &mut [i32] = if second.is_empty() { &mut [] } else { &mut second[at * position..][..position] };
+            for (number, strip) in reader.strips(index) {
+                let at = [task.rows.start + strip.start / width, strip.start % width];
+                let range = strip.start * position..strip.end * position;
+                let first = &mut first[range.clone()];
+                reader.sampler.time(number, reader.sums_op(0), || reader.sums_at(0, events, task.b, at, first));
+                let mut second: &mut [i32] = if second.is_empty() { &mut [] } else { &mut second[range] };
                 if reader.has_second() {
                     if second.is_empty() {
-                        second = grown(buffer, position);
+                        second = grown(buffer, first.len());
                     }
-                    reader.sampler.time(global, reader.sums_op(1), || reader.sums_at(1, events, task.b, yx, second));
+                    reader.sampler.time(number, reader.sums_op(1), || reader.sums_at(1, events, task.b, at, second));
                 }
                 if layer.norm.is_some() {
-                    reader.sampler.time(global, Op::Statistics, || sums.add(isa, first, second, stride));
+                    reader.sampler.time(number, Op::Statistics, || sums.add(isa, first, second, stride));
                 }
             }
             sums
@@ -269,50 +271,48 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
             if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
                 reader.list(events, &task);
             }
-            for at in 0..positions {
-                let yx = [task.rows.start + at / width, at % width];
-                let global = index * positions + at;
+            for (number, strip) in reader.strips(index) {
+                let at = [task.rows.start + strip.start / width, strip.start % width];
+                let range = (index * positions + strip.start) * position..(index * positions + strip.end) * position;
                 let first = if stored.first.is_empty() {
-                    let first = grown(buffer, position);
-                    reader.sampler.time(global, reader.sums_op(0), || reader.sums_at(0, events, task.b, yx, first));
+                    let first = grown(buffer, range.len());
+                    reader.sampler.time(number, reader.sums_op(0), || reader.sums_at(0, events, task.b, at, first));
                     &*first
                 } else {
-                    &stored.first[global * position..][..position]
+                    &stored.first[range.clone()]
                 };
                 let second: &[i32] = if !reader.has_second() {
                     &[]
                 } else if stored.second.is_empty() {
-                    let second = grown(other_buffer, position);
-                    reader.sampler.time(global, reader.sums_op(1), || reader.sums_at(1, events, task.b, yx, second));
+                    let second = grown(other_buffer, range.len());
+                    reader.sampler.time(number, reader.sums_op(1), || reader.sums_at(1, events, task.b, at, second));
                     second
                 } else {
-                    &stored.second[global * position..][..position]
+                    &stored.second[range]
                 };
-                let neurons = at * channels..(at + 1) * channels;
-                let mut out = NeuronOut {
-                    spikes: &mut spikes[at * train..(at + 1) * train],
-                    counts: part_or_empty(counts, neurons.clone()),
-                    mean_normed: part_or_empty(mean, neurons.clone()),
-                    weighted_normed: part_or_empty(weighted, neurons),
-                };
-                let currents = if is_real { Currents::Real(bytemuck::cast_slice(first)) } else { Currents::Integer(first) };
-                reader.sampler.time(global, Op::Neurons, || neuron_at(isa, &args, norm, currents, second, &mut out));
-                if !dropped.is_empty() {
-                    drop_spikes(&dropped[global * words..][..words], &mut out);
-                }
+                reader.sampler.time(number, Op::Neurons, || {
+                    for (p, at) in strip.enumerate() {
+                        let neurons = at * channels..(at + 1) * channels;
+                        let mut out = NeuronOut {
+                            spikes: &mut spikes[at * train..(at + 1) * train],
+                            counts: part_or_empty(counts, neurons.clone()),
+                            mean_normed: part_or_empty(mean, neurons.clone()),
+                            weighted_normed: part_or_empty(weighted, neurons),
+                        };
+                        let first = &first[p * position..][..position];
+                        let second = if second.is_empty() { second } else { &second[p * position..][..position] };
+                        let currents = if is_real { Currents::Real(bytemuck::cast_slice(first)) } else { Currents::Integer(first) };
+                        neuron_at(isa, &args, norm, currents, second, &mut out);
+                        if !dropped.is_empty() {
+                            drop_spikes(&dropped[(index * positions + at) * words..][..words], &mut out);
+                        }
+                    }
+                });
             }
             count_spikes(isa, spikes, &mut fired);
             fired
         })
         .sum()
-}
-
-/// The first `len` elements of a buffer that grows where needed and never shrinks.
-pub(super) fn grown(buffer: &mut Vec<i32>, len: usize) -> &mut [i32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    &mut buffer[..len]
 }
 
 /// A part of a buffer, or nothing of an absent buffer.

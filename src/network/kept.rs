@@ -1,5 +1,6 @@
 //! What training remembers: for backward (no time axis), and between steps (buffers).
 
+use crate::lines::Line;
 use crate::ops::batch_norm::Normalizer;
 
 /// What one layer keeps for backward; no time axis.
@@ -65,9 +66,9 @@ impl LayerKept {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Workspace {
     /// Sums of a layer's first connection, `[B][P][T or 1][stride]`.
-    pub first: Vec<i32>,
+    pub first: Vec<Line>,
     /// Sums of its second connection where that is a convolution.
-    pub second: Vec<i32>,
+    pub second: Vec<Line>,
     /// Storage of spike trains that nobody reads any more.
     pub bits: Vec<Vec<u32>>,
     /// Storage of real values that nobody reads any more.

@@ -13,25 +13,32 @@ const MOST: usize = 4;
 /// As [`super::neuron_at`], bit for bit.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub fn neuron_at(args: &NeuronArgs, norm: &Normalizer, first: Currents, second: &[i32], out: &mut NeuronOut) {
-    let keeps = !(out.counts.is_empty() && out.mean_normed.is_empty() && out.weighted_normed.is_empty());
+    if out.counts.is_empty() && out.mean_normed.is_empty() && out.weighted_normed.is_empty() {
+        groups::<false>(args, norm, first, second, out);
+    } else {
+        groups::<true>(args, norm, first, second, out);
+    }
+}
+
+/// All neurons; `KEEPS` says whether anything but spikes is wanted.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+#[inline]
+fn groups<const KEEPS: bool>(args: &NeuronArgs, norm: &Normalizer, first: Currents, second: &[i32], out: &mut NeuronOut) {
     for c in (0..args.channels).step_by(MOST * WIDTH) {
-        match ((args.channels - c).div_ceil(WIDTH), keeps) {
-            (1, false) => group::<1, false>(args, norm, first, second, c, out),
-            (2, false) => group::<2, false>(args, norm, first, second, c, out),
-            (3, false) => group::<3, false>(args, norm, first, second, c, out),
-            (_, false) => group::<MOST, false>(args, norm, first, second, c, out),
-            (1, true) => group::<1, true>(args, norm, first, second, c, out),
-            (2, true) => group::<2, true>(args, norm, first, second, c, out),
-            (3, true) => group::<3, true>(args, norm, first, second, c, out),
-            (_, true) => group::<MOST, true>(args, norm, first, second, c, out),
+        match args.channels - c {
+            64.. => group::<4, KEEPS, true>(args, norm, first, second, c, out),
+            49.. => group::<4, KEEPS, false>(args, norm, first, second, c, out),
+            33.. => group::<3, KEEPS, false>(args, norm, first, second, c, out),
+            17.. => group::<2, KEEPS, false>(args, norm, first, second, c, out),
+            _ => group::<1, KEEPS, false>(args, norm, first, second, c, out),
         }
     }
 }
 
-/// `N` registers of neurons from channel `c` on; `KEEPS` says whether anything but spikes is wanted.
+/// `N` registers of neurons from channel `c` on; all their lanes are neurons where it is `FULL`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 #[inline]
-fn group<const N: usize, const KEEPS: bool>(
+fn group<const N: usize, const KEEPS: bool, const FULL: bool>(
     args: &NeuronArgs,
     norm: &Normalizer,
     first: Currents,
@@ -39,10 +46,10 @@ fn group<const N: usize, const KEEPS: bool>(
     c: usize,
     out: &mut NeuronOut,
 ) {
-    let live = (N * WIDTH).min(args.channels - c);
-    let mut masks: [__mmask16; N] = [0; N];
-    for (i, mask) in masks.iter_mut().enumerate() {
-        *mask = ((1u32 << live.saturating_sub(i * WIDTH).min(WIDTH)) - 1) as u16;
+    let live = if FULL { N * WIDTH } else { args.channels - c };
+    let mut masks: [__mmask16; N] = [u16::MAX; N];
+    if !FULL {
+        masks[N - 1] >>= N * WIDTH - live;
     }
     let constants = |values: &[f32]| load::<N>(&values[c..c + live], &masks);
     let [factor, other_factor] = [&norm.factors[0], &norm.factors[1]].map(|factors| constants(factors));
@@ -52,7 +59,7 @@ fn group<const N: usize, const KEEPS: bool>(
     let one = _mm512_set1_epi32(1);
     let words = args.channels.div_ceil(32);
     let frames = first.len() / args.stride;
-    let is_weighted = !out.weighted_normed.is_empty();
+    let is_weighted = KEEPS && !out.weighted_normed.is_empty();
     let [mut potential, mut sum, mut weighted] = [[_mm512_setzero_ps(); N]; 3];
     let mut count = [_mm512_setzero_si512(); N];
     for (t, spikes) in out.spikes.chunks_exact_mut(words).enumerate() {
@@ -68,27 +75,32 @@ fn group<const N: usize, const KEEPS: bool>(
                 normed[i] = _mm512_fmadd_ps(other_factor[i], other[i], normed[i]);
             }
         }
-        let mut fired = 0u64;
+        let mut fired: [__mmask16; N] = [0; N];
         for i in 0..N {
             normed[i] = _mm512_fmadd_ps(factor[i], x[i], normed[i]);
             let current = _mm512_fmadd_ps(gamma[i], normed[i], beta[i]);
             let charged = _mm512_fmadd_ps(leak, potential[i], _mm512_mul_ps(charge, current));
-            let fires = _mm512_mask_cmp_ps_mask::<_CMP_GE_OQ>(masks[i], charged, fire_at);
-            potential[i] = _mm512_mask_sub_ps(charged, fires, charged, threshold);
-            fired |= u64::from(fires) << (i * WIDTH);
+            fired[i] = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(charged, fire_at);
+            potential[i] = _mm512_mask_sub_ps(charged, fired[i], charged, threshold);
             if KEEPS {
                 sum[i] = _mm512_add_ps(sum[i], normed[i]);
-                count[i] = _mm512_mask_add_epi32(count[i], fires, count[i], one);
+                count[i] = _mm512_mask_add_epi32(count[i], fired[i], count[i], one);
             }
         }
-        if KEEPS && is_weighted {
+        if is_weighted {
             let weight = _mm512_set1_ps(args.step_weights[t]);
             for i in 0..N {
                 weighted[i] = _mm512_fmadd_ps(weight, normed[i], weighted[i]);
             }
         }
-        for (spikes, half) in spikes[c / 32..].iter_mut().zip(0..N.div_ceil(2)) {
-            *spikes = (fired >> (half * 32)) as u32;
+        fired[N - 1] &= masks[N - 1];
+        let (pairs, last) = fired.as_chunks::<2>();
+        let spikes = &mut spikes[c / 32..][..N.div_ceil(2)];
+        for (spikes, [low, high]) in spikes.iter_mut().zip(pairs) {
+            *spikes = _mm512_kunpackw(u32::from(*high), u32::from(*low));
+        }
+        if let [last] = last {
+            spikes[N / 2] = u32::from(*last);
         }
     }
     if !KEEPS {

@@ -2,19 +2,24 @@
 //!
 //! In the path of a batch: spikes of an earlier layer → **spike_conv** → batch norm and neuron.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod cost;
 mod cpu;
 mod cuda;
 mod cuda_weights;
+mod events;
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 
 use crate::device::Isa;
+use crate::lines::Line;
 use crate::per_isa;
-pub use cpu::{Events, add_scaled, conv_at, for_each_in_window, identity_at, spike_outer};
+pub use cpu::{add_scaled, conv_at, identity_at, positions_together, spike_outer};
 pub use cuda::{DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, Tiles, neurons, statistics, sums};
 pub use cuda_weights::{PackedWeights, WeightSource, WeightTable, quantize_weights, transpose_weights};
+pub use events::{Events, for_each_in_window};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,16 +127,11 @@ const BIAS_16: i32 = 1 << 14;
 /// The same for an 8-bit weight.
 const BIAS_8: i32 = 1 << 7;
 
-/// Sixty-four bytes that begin where a cache line does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub struct Line([u32; 16]);
-
 /// Fixed-point weights with one power-of-two scale an output channel.
 ///
 /// Blocks of output channels hold rows `[tap][cin]`, and a row `block / 2` elements: weight i of a block in the lower half of
 /// element i, plus a bias that makes it positive, and weight `block / 2 + i` in the upper half. An element has 32 bits, or 16
-/// where weights have 8.
+/// where weights have 8. A row of zeros follows the last one.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizedWeights {
     /// 16 or 8.
@@ -194,12 +194,25 @@ impl QuantizedWeights {
                 break;
             }
         }
+        let (per_block, zeros) = (self.lines_of_block(), self.rows * self.bytes_of_row());
+        for lines in self.lines.chunks_exact_mut(per_block) {
+            let zeros = &mut bytemuck::cast_slice_mut::<_, u8>(lines)[zeros..];
+            match bits {
+                8 => bytemuck::cast_slice_mut(zeros).fill(BIAS_8 as u16),
+                _ => bytemuck::cast_slice_mut(zeros).fill(BIAS_16),
+            }
+        }
         self.scale = up.iter().map(|up| 1.0 / up).collect();
     }
 
     /// Lines of one block.
     fn lines_of_block(&self) -> usize {
-        (self.rows * self.block * usize::from(self.bits)).div_ceil(8 * size_of::<Line>()).max(1)
+        ((self.rows + 1) * self.bytes_of_row()).div_ceil(size_of::<Line>())
+    }
+
+    /// Bytes of a row of a block.
+    fn bytes_of_row(&self) -> usize {
+        self.block * usize::from(self.bits) / 8
     }
 
     /// Elements of each block; the last line may hold more than the rows.

@@ -1,0 +1,291 @@
+//! Which weight rows a receptive field names: spikes of some rows of a sample as lists, joined for some output positions.
+
+use std::ops::Range;
+
+use bytemuck::Zeroable;
+
+use super::Geometry;
+use crate::device::Isa;
+use crate::lines::Line;
+use crate::per_isa;
+use crate::spikes::Spikes;
+
+/// Spikes of some rows of one sample as lists, and what [`super::conv_at`] needs besides.
+#[derive(Default)]
+pub struct Events {
+    /// First source row that is listed.
+    first: usize,
+    /// Columns of the source, steps.
+    width: usize,
+    time_steps: usize,
+    /// For every row, step and column, the channels that fire, each plus `column · cin`, modulo 2^16.
+    channels: Vec<u16>,
+    /// Where the list of a row, step and column begins in `channels`, `[rows][T][width]` and the end.
+    start: Vec<u32>,
+    segments: Vec<Segment>,
+    part_ends: Vec<usize>,
+    joined: Joined,
+    /// Sums that some parts have come to.
+    pub(super) partial: Vec<Line>,
+}
+
+/// Weight rows of some output positions, step by step and part by part; a pooled channel once for every spike.
+///
+/// A part is some taps whose rows fit the first cache together.
+#[derive(Default)]
+pub struct Joined {
+    /// An even number for every part, made so by the row of zeros; none above `last` where a range of `start` lies.
+    rows: Vec<u16>,
+    /// `[positions][T][parts]` and the end.
+    start: Vec<u32>,
+    /// Positions times steps.
+    lanes: usize,
+    /// Of every lane.
+    parts: usize,
+    /// The largest row there can be.
+    last: u16,
+}
+
+/// Columns of a source row that lie beside each other in the receptive field and in the weights.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    /// Index of the first column at step 0 in `Events::start`, and number of columns.
+    start: usize,
+    columns: usize,
+    /// Added to a listed channel, gives its weight row, modulo 2^16.
+    base: u16,
+}
+
+/// Visits the source positions in the pool window of pooled position (`y`, `x`).
+#[inline(always)]
+pub fn for_each_in_window(geometry: &Geometry, y: usize, x: usize, mut visit: impl FnMut(usize)) {
+    let [height, width] = geometry.source;
+    let [window, stride, pad] = geometry.pool;
+    for iy in (y * stride).saturating_sub(pad)..(y * stride + window).saturating_sub(pad).min(height) {
+        for ix in (x * stride).saturating_sub(pad)..(x * stride + window).saturating_sub(pad).min(width) {
+            visit(iy * width + ix);
+        }
+    }
+}
+
+impl Events {
+    /// Lists the spikes of sample `b` that the output rows `out_rows` read.
+    pub fn list(&mut self, isa: Isa, spikes: &Spikes, b: usize, geometry: &Geometry, out_rows: Range<usize>) {
+        let rows = geometry.source_rows(out_rows);
+        let width = geometry.source[1];
+        (self.first, self.width, self.time_steps) = (rows.start, width, spikes.time_steps);
+        let lists = rows.len() * width * spikes.time_steps;
+        grow(&mut self.channels, lists * geometry.cin + 2 * COPIED.max(64));
+        grow(&mut self.start, lists + 1);
+        let train = spikes.time_steps * spikes.words();
+        let bits = &spikes.bits()[(b * spikes.positions + rows.start * width) * train..][..rows.len() * width * train];
+        list_channels(isa, bits, [width, spikes.time_steps, spikes.words(), geometry.cin], &mut self.channels, &mut self.start[..=lists]);
+    }
+
+    /// Steps of what is listed.
+    pub(super) fn time_steps(&self) -> usize {
+        self.time_steps
+    }
+
+    /// Joins the lists that `positions` outputs from (`y`, `x`) on read, in parts of at most `part_rows` weight rows, or of one tap.
+    pub(super) fn gather(&mut self, isa: Isa, geometry: &Geometry, [y, x]: [usize; 2], positions: usize, part_rows: usize) -> &Joined {
+        let (taps, width) = (geometry.taps(), geometry.out()[1]);
+        let wanted = (taps * geometry.cin).div_ceil(part_rows).clamp(1, taps);
+        let part_taps = taps.div_ceil(wanted);
+        let parts = taps.div_ceil(part_taps);
+        let lanes = positions * self.time_steps;
+        (self.joined.lanes, self.joined.parts) = (lanes, parts);
+        // With 2^16 inputs there is no number left for a row of zeros, and a part may have an odd number of rows.
+        let zero = u16::try_from(taps * geometry.cin);
+        self.joined.last = zero.unwrap_or(u16::MAX);
+        grow(&mut self.joined.start, lanes * parts + 1);
+        let mut len = 0;
+        for position in 0..positions {
+            self.find_segments(geometry, y + (x + position) / width, (x + position) % width, part_taps, parts);
+            // A step has at most every channel of every column, and a row of zeros a part.
+            let columns: usize = self.segments.iter().map(|segment| segment.columns).sum();
+            grow(&mut self.joined.rows, len + (columns * geometry.cin + parts) * self.time_steps + 2 * COPIED);
+            let Events { channels, start: lists, segments, part_ends, joined: Joined { rows, start: starts, .. }, .. } = self;
+            let starts = &mut starts[position * self.time_steps * parts..][..self.time_steps * parts];
+            join(isa, channels, lists, segments, part_ends, self.width, zero.ok(), rows, &mut len, starts);
+        }
+        self.joined.start[lanes * parts] = len as u32;
+        &self.joined
+    }
+
+    /// The parts of rows that output (`y`, `x`) reads, in the order of the taps, and where those of each part end.
+    fn find_segments(&mut self, geometry: &Geometry, y: usize, x: usize, part_taps: usize, parts: usize) {
+        let Events { segments, part_ends, .. } = self;
+        segments.clear();
+        part_ends.clear();
+        part_ends.resize(parts, 0);
+        let at = |row: usize, column: usize| (row - self.first) * self.time_steps * self.width + column;
+        let base = |tap: usize, column: usize| tap.wrapping_sub(column).wrapping_mul(geometry.cin) as u16;
+        if geometry.is_pooled() {
+            geometry.for_each_tap(y, x, |tap, row, column| {
+                for_each_in_window(geometry, row, column, |position| {
+                    let (row, column) = (position / self.width, position % self.width);
+                    segments.push(Segment { start: at(row, column), columns: 1, base: base(tap, column) });
+                });
+                part_ends[tap / part_taps] = segments.len();
+            });
+        } else {
+            let columns = x * geometry.stride..x * geometry.stride + geometry.kernel[1];
+            let inside = columns.start.saturating_sub(geometry.pad)..columns.end.saturating_sub(geometry.pad).min(self.width);
+            let first = geometry.pad.saturating_sub(columns.start); // tap of the first column inside
+            for ky in 0..geometry.kernel[0] {
+                let row = (y * geometry.stride + ky).wrapping_sub(geometry.pad);
+                if row >= geometry.source[0] {
+                    continue;
+                }
+                let mut tap = ky * geometry.kernel[1] + first;
+                let mut column = inside.start;
+                while column < inside.end {
+                    let columns = (inside.end - column).min(part_taps - tap % part_taps);
+                    segments.push(Segment { start: at(row, column), columns, base: base(tap, column) });
+                    part_ends[tap / part_taps] = segments.len();
+                    (tap, column) = (tap + columns, column + columns);
+                }
+            }
+        }
+        // A part that lies in the padding ends where the one before it does.
+        let mut end = 0;
+        for part_end in part_ends {
+            end = end.max(*part_end);
+            *part_end = end;
+        }
+    }
+}
+
+impl Joined {
+    /// Of every lane.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Positions times steps.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Weight rows of a part of a lane, none above [`Joined::last`].
+    #[inline(always)]
+    pub fn part(&self, lane: usize, part: usize) -> &[u16] {
+        let at = lane * self.parts + part;
+        &self.rows[self.start[at] as usize..self.start[at + 1] as usize]
+    }
+
+    /// Number of weight rows of a lane.
+    #[inline(always)]
+    pub fn rows_of_lane(&self, lane: usize) -> i32 {
+        (self.start[(lane + 1) * self.parts] - self.start[lane * self.parts]) as i32
+    }
+
+    /// The largest row there can be.
+    pub fn last(&self) -> usize {
+        usize::from(self.last)
+    }
+}
+
+pub(super) fn grow<T: Zeroable + Clone>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::zeroed());
+    }
+}
+
+/// Lists the set bits of `[rows][width][T][words]` (`shape`: width, T, words, channels) in the order row, step, column, each as its
+/// channel plus `column · cin`.
+fn list_channels(isa: Isa, bits: &[u32], shape: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi2") {
+        // SAFETY: `Isa::available` and the line above asked the CPU.
+        return unsafe { super::avx512::list_channels(bits, shape, channels, start) };
+    }
+    list_bits(isa, bits, shape, channels, start);
+}
+
+per_isa! {
+    /// The same for any instruction set.
+    pub fn list_bits(bits: &[u32], shape: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
+        let [width, time_steps, words, cin] = shape;
+        let (mut len, mut list) = (0, 0);
+        for row in bits.chunks_exact(width * time_steps * words) {
+            for t in 0..time_steps {
+                for x in 0..width {
+                    start[list] = len as u32;
+                    list += 1;
+                    let mut first = (x * cin) as u16;
+                    for pair in row[(x * time_steps + t) * words..][..words].chunks(2) {
+                        let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
+                        len += list_word(word, first, &mut channels[len..]);
+                        first = first.wrapping_add(64);
+                    }
+                }
+            }
+        }
+        start[list] = len as u32;
+    }
+}
+
+/// Lists the set bits of one word, each plus `first`; `rows` has room for 64 more than there are.
+///
+/// Whole groups are written: their number is easier to predict than that of bits, and the next list overwrites what is too much.
+#[inline(always)]
+fn list_word(mut word: u64, first: u16, rows: &mut [u16]) -> usize {
+    const GROUP: usize = 4;
+    let count = word.count_ones() as usize;
+    let rows = &mut rows[..64 + GROUP];
+    let mut at = 0;
+    while at < count {
+        for row in &mut rows[at..at + GROUP] {
+            *row = first.wrapping_add(word.trailing_zeros() as u16);
+            word &= word.wrapping_sub(1);
+        }
+        at += GROUP;
+    }
+    count
+}
+
+/// Channels that [`join`] copies at once; what is too much is overwritten by the next list.
+const COPIED: usize = 32;
+
+per_isa! {
+    /// For every step and part, the lists of its segments one after the other, as weight rows; the row `zero`, where there is one, makes their number even.
+    /// Writes from `rows[len]` on, which has room for [`COPIED`] more than there are, and where each part begins.
+    pub fn join(
+        channels: &[u16],
+        start: &[u32],
+        segments: &[Segment],
+        part_ends: &[usize],
+        width: usize,
+        zero: Option<u16>,
+        rows: &mut [u16],
+        len: &mut usize,
+        row_start: &mut [u32],
+    ) {
+        let (last, odd) = (zero.unwrap_or(u16::MAX), usize::from(zero.is_some()));
+        let mut end = *len;
+        for (t, row_start) in row_start.chunks_exact_mut(part_ends.len()).enumerate() {
+            let mut first = 0;
+            for (row_start, &part_end) in row_start.iter_mut().zip(part_ends) {
+                *row_start = end as u32;
+                for segment in &segments[first..part_end] {
+                    let list = segment.start + t * width;
+                    let (from, to) = (start[list] as usize, start[list + segment.columns] as usize);
+                    for at in (0..to - from).step_by(COPIED) {
+                        let (copied, rows) = (&channels[from + at..][..COPIED], &mut rows[end + at..][..COPIED]);
+                        for i in 0..COPIED {
+                            // A list has no row behind `last`; that nothing here can be behind it is what sums rely on.
+                            rows[i] = copied[i].wrapping_add(segment.base).min(last);
+                        }
+                    }
+                    end += to - from;
+                }
+                first = part_end;
+                rows[end] = last;
+                end += end - *row_start as usize & odd;
+            }
+        }
+        *len = end;
+    }
+}
