@@ -77,31 +77,23 @@ per_isa! {
             for lane in 0..joined.lanes() {
                 let sums = &mut sums[2 * lane..2 * lane + 2];
                 let [mut whole, mut upper] = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
-                let mut add = |one: usize, other: usize| {
-                    // SAFETY: `Joined` has no row above `last`, which the table has.
-                    let (one, other) = unsafe { (table.get_unchecked(one), table.get_unchecked(other)) };
-                    for i in 0..HALF {
-                        let pair = one[i].wrapping_add(other[i]);
-                        whole[i] = whole[i].wrapping_add(pair);
-                        upper[i] = upper[i].wrapping_add(pair >> 16);
-                    }
-                };
+                // SAFETY: `Joined` has no row above `last`, which the table has.
+                let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
                 let (fours, rest) = joined.part(lane, part).as_chunks::<4>();
                 for rows in fours {
                     // One load of four numbers: loads are what limits this loop.
                     let rows: u64 = bytemuck::cast(*rows);
-                    let row = |i: u64| usize::from((rows >> (16 * i)) as u16);
-                    add(row(0), row(1));
-                    add(row(2), row(3));
-                }
-                let (pairs, odd) = rest.as_chunks::<2>();
-                for &[one, other] in pairs {
-                    add(usize::from(one), usize::from(other));
-                }
-                for &row in odd {
+                    let [a, b, c, d] = [0, 16, 32, 48].map(|shift| row((rows >> shift) as u16));
                     for i in 0..HALF {
-                        whole[i] = whole[i].wrapping_add(table[usize::from(row)][i]);
-                        upper[i] = upper[i].wrapping_add(table[usize::from(row)][i] >> 16);
+                        let pairs = [a[i].wrapping_add(b[i]), c[i].wrapping_add(d[i])];
+                        whole[i] = whole[i].wrapping_add(pairs[0].wrapping_add(pairs[1]));
+                        upper[i] = upper[i].wrapping_add((pairs[0] >> 16) + (pairs[1] >> 16));
+                    }
+                }
+                for one in rest.iter().map(|&one| row(one)) {
+                    for i in 0..HALF {
+                        whole[i] = whole[i].wrapping_add(one[i]);
+                        upper[i] = upper[i].wrapping_add(one[i] >> 16);
                     }
                 }
                 if part + 1 < joined.parts() {
@@ -140,12 +132,24 @@ per_isa! {
                 let mut acc = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
                 for rows in joined.part(lane, part).chunks(BYTE_ROWS) {
                     let [mut whole, mut upper] = [[0i16; HALF]; 2];
-                    for &row in rows {
-                        // SAFETY: `Joined` has no row above `last`, which the table has.
-                        let row = unsafe { table.get_unchecked(usize::from(row)) };
+                    // SAFETY: `Joined` has no row above `last`, which the table has.
+                    let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
+                    let (fours, rest) = rows.as_chunks::<4>();
+                    for rows in fours {
+                        let rows: u64 = bytemuck::cast(*rows);
+                        let [a, b, c, d] = [0, 16, 32, 48].map(|shift| row((rows >> shift) as u16));
                         for i in 0..HALF {
-                            whole[i] = whole[i].wrapping_add(row[i]);
-                            upper[i] = upper[i].wrapping_add(row[i] >> 8);
+                            // Sums of two first: a long chain of additions would wait for each of them.
+                            let all = a[i].wrapping_add(b[i]).wrapping_add(c[i].wrapping_add(d[i]));
+                            let uppers = ((a[i] >> 8) + (b[i] >> 8)) + ((c[i] >> 8) + (d[i] >> 8));
+                            whole[i] = whole[i].wrapping_add(all);
+                            upper[i] = upper[i].wrapping_add(uppers);
+                        }
+                    }
+                    for one in rest.iter().map(|&one| row(one)) {
+                        for i in 0..HALF {
+                            whole[i] = whole[i].wrapping_add(one[i]);
+                            upper[i] = upper[i].wrapping_add(one[i] >> 8);
                         }
                     }
                     for i in 0..HALF {

@@ -34,7 +34,8 @@ pub struct Events {
 /// A part is some taps whose rows fit the first cache together.
 #[derive(Default)]
 pub struct Joined {
-    /// An even number for every part, made so by the row of zeros; none above `last` where a range of `start` lies.
+    /// A multiple of four for every part, made so by the row of zeros: where a loop ends is easier to predict then. None is above
+    /// `last` where a range of `start` lies.
     rows: Vec<u16>,
     /// `[positions][T][parts]` and the end.
     start: Vec<u32>,
@@ -95,7 +96,7 @@ impl Events {
         let parts = taps.div_ceil(part_taps);
         let lanes = positions * self.time_steps;
         (self.joined.lanes, self.joined.parts) = (lanes, parts);
-        // With 2^16 inputs there is no number left for a row of zeros, and a part may have an odd number of rows.
+        // With 2^16 inputs there is no number left for a row of zeros, and a part has the rows it has.
         let zero = u16::try_from(taps * geometry.cin);
         self.joined.last = zero.unwrap_or(u16::MAX);
         grow(&mut self.joined.start, lanes * parts + 1);
@@ -104,7 +105,7 @@ impl Events {
             self.find_segments(geometry, y + (x + position) / width, (x + position) % width, part_taps, parts);
             // A step has at most every channel of every column, and a row of zeros a part.
             let columns: usize = self.segments.iter().map(|segment| segment.columns).sum();
-            grow(&mut self.joined.rows, len + (columns * geometry.cin + parts) * self.time_steps + 2 * COPIED);
+            grow(&mut self.joined.rows, len + (columns * geometry.cin + 3 * parts) * self.time_steps + 2 * COPIED);
             let Events { channels, start: lists, segments, part_ends, joined: Joined { rows, start: starts, .. }, .. } = self;
             let starts = &mut starts[position * self.time_steps * parts..][..self.time_steps * parts];
             join(isa, channels, lists, segments, part_ends, self.width, zero.ok(), rows, &mut len, starts);
@@ -250,7 +251,8 @@ fn list_word(mut word: u64, first: u16, rows: &mut [u16]) -> usize {
 const COPIED: usize = 32;
 
 per_isa! {
-    /// For every step and part, the lists of its segments one after the other, as weight rows; the row `zero`, where there is one, makes their number even.
+    /// For every step and part, the lists of its segments one after the other, as weight rows; the row `zero`, where there is one, makes their number a multiple
+    /// of four.
     /// Writes from `rows[len]` on, which has room for [`COPIED`] more than there are, and where each part begins.
     pub fn join(
         channels: &[u16],
@@ -263,7 +265,7 @@ per_isa! {
         len: &mut usize,
         row_start: &mut [u32],
     ) {
-        let (last, odd) = (zero.unwrap_or(u16::MAX), usize::from(zero.is_some()));
+        let (last, fill) = (zero.unwrap_or(u16::MAX), if zero.is_some() { 3 } else { 0 });
         let mut end = *len;
         for (t, row_start) in row_start.chunks_exact_mut(part_ends.len()).enumerate() {
             let mut first = 0;
@@ -282,8 +284,8 @@ per_isa! {
                     end += to - from;
                 }
                 first = part_end;
-                rows[end] = last;
-                end += end - *row_start as usize & odd;
+                rows[end..end + 3].fill(last);
+                end += (*row_start as usize).wrapping_sub(end) & fill;
             }
         }
         *len = end;
