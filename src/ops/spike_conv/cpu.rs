@@ -7,7 +7,7 @@
 use super::events::{Events, Joined, for_each_in_window};
 use super::{BIAS_8, BIAS_16, Geometry, QuantizedWeights};
 use crate::device::Isa;
-use crate::lines::grown;
+use crate::lines::{Line, grown};
 use crate::ops::neuron::LANES;
 use crate::per_isa;
 use crate::spikes::Spikes;
@@ -16,6 +16,8 @@ use crate::spikes::Spikes;
 const WHOLE_BYTES: usize = 256 << 10;
 /// Bytes of the weight rows of a part of a larger block: few enough to be in the first caches when the next lane wants them again.
 const PART_BYTES: usize = 96 << 10;
+/// Bytes of weights of which nothing is left in the second cache when the next positions begin.
+const SECOND_CACHE: usize = 1 << 20;
 
 /// Output positions that are best summed together: their steps use the weights often enough, and their sums are few.
 pub fn positions_together(time_steps: usize) -> usize {
@@ -44,6 +46,9 @@ pub fn conv_at(
         let first = block * weights.block;
         let live = weights.block.min(stride - first);
         let acc = &mut acc[first..];
+        if weights.bytes() > SECOND_CACHE {
+            prefetch(table);
+        }
         match (weights.bits, weights.block) {
             (8, 16) => add_bytes::<8>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
             (8, 32) => add_bytes::<16>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
@@ -54,6 +59,18 @@ pub fn conv_at(
         }
     }
     events.partial = partial;
+}
+
+/// Asks for lines in their order, which memory answers sooner than for rows as spikes name them.
+fn prefetch(lines: &[Line]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in lines {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint for memory that is there; it changes nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = lines;
 }
 
 per_isa! {
