@@ -248,7 +248,7 @@ fn compare_lengths(outcome: &mut Outcome, what: &str, got: &[(String, Vec<f32>)]
 
 fn check_gradients(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &mut Outcome, gradient: WeightGradient) -> Result<()> {
     let got = gradients(&mut on_gpu(gpu, &network, SumsChoice::Cheapest)?, &batch, gradient)?;
-    network.bf16_gradients = true;
+    network.bf16_products = true;
     compare_lengths(outcome, "gradient", &got, &gradients(&mut network, &batch, gradient)?);
     Ok(())
 }
@@ -269,7 +269,7 @@ pub fn take_steps(network: &mut Network, batch: &Batch, steps: u64) -> Result<(V
 fn check_step(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &mut Outcome) -> Result<()> {
     let mut on_gpu = on_gpu(gpu, &network, SumsChoice::Cheapest)?;
     let mut values = network.values.clone();
-    network.bf16_gradients = true;
+    network.bf16_products = true;
     let (got, updated) = take_steps(&mut on_gpu, &batch, 1)?;
     let (expected, by_cpu) = take_steps(&mut network, &batch, 1)?;
     for (got, expected) in got.iter().zip(&expected) {

@@ -183,6 +183,9 @@ impl Pass<'_> {
                 let copies = (network.time_steps / frames) as f32;
                 (conv::Operand::RealSum { input: buffers.input, frames }, (Slice::NONE, copies))
             }
+            Source::Layer(source) if network.neuron.is_real() => {
+                (conv::Operand::Rounded(self.rounded(source, geometry)?), (Slice::NONE, 1.0))
+            }
             Source::Layer(source) => {
                 let counts = buffers.layers[source].counts;
                 let operand = if geometry.is_pooled() {
