@@ -17,6 +17,7 @@ __device__ __forceinline__ void statistics(double* __restrict__ partial, const R
     const Part part = part_of_columns(p);
     const bool aligned = is_aligned((int)first.pitch), other_aligned = is_aligned((int)second.pitch);
     double x_sum[4] = {}, y_sum[4] = {}, xx[4] = {}, xy[4] = {}, yy[4] = {};
+#pragma unroll 1                                           // a 16-byte load a thread keeps memory busy; more cost registers
     for (int row = part.first; row < part.end; row += part.step) {
         float x[4], y[4];
         load_four(x, first.values + row * first.pitch + part.c, part.live, aligned);

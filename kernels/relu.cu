@@ -110,12 +110,16 @@ pool_values(float* __restrict__ means,                   // [B][P_pooled][C]
     const float scale = 1.0f / (float)(g.pool * g.pool);
     const float* sample = values + b * g.source_h * g.source_w * g.cin + c;
     float sum[4] = {};
-    for_each_in_window(g, (int)(row % pooled), [&](int position) {
-        float value[4];
-        load_four(value, sample + (size_t)position * g.cin, live, aligned);
+    const Window window = window_of(g, (int)(row % pooled));
+    for (int y = window.first_y; y < window.end_y; ++y) {
+#pragma unroll 2                                           // more would not fit the registers that are given
+        for (int x = window.first_x; x < window.end_x; ++x) {
+            float value[4];
+            load_four(value, sample + (size_t)(y * g.source_w + x) * g.cin, live, aligned);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sum[i] += scale * value[i];
-    });
+            for (int i = 0; i < 4; ++i) sum[i] += scale * value[i];
+        }
+    }
     const size_t at = (size_t)row * g.cin + c;
     if (means != nullptr) store_four(means + at, sum, live, aligned);
     if (rounded != nullptr) store_four_bf16(rounded + at, sum, live, aligned);

@@ -1,0 +1,214 @@
+//! ANNs on a CUDA device against the CPU. Both round the operands of products between layers to bf16; so they differ by the order of
+//! sums alone, and by the few values that this moves across a boundary of bf16, each by 2^-8 of itself.
+
+#[path = "support/anns.rs"]
+mod anns;
+#[path = "support/device.rs"]
+mod device;
+#[path = "support/seeded.rs"]
+mod seeded;
+#[path = "support/small_networks.rs"]
+mod small_networks;
+
+use dsr::device::Device;
+use dsr::network::{Mode, Network, WeightGradient};
+use dsr::ops::cross_entropy::cross_entropy;
+use dsr::optimizer::{Optimizer, Rule};
+use emulator::Order;
+use small_networks::{Batch, Small, TRAIN};
+
+fn on_gpu(network: &Network) -> Network {
+    let mut network = network.clone();
+    network.place(&Device::Cuda(device::gpu())).unwrap();
+    network
+}
+
+/// The same on the CPU with operands of bf16.
+fn rounding(network: &Network) -> Network {
+    let mut network = network.clone();
+    network.bf16_products = true;
+    network
+}
+
+fn labels(batch: usize, classes: usize) -> Vec<u32> {
+    (0..batch).map(|b| (b * 7 % classes) as u32).collect()
+}
+
+fn length(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// Distance in units of the length of `exact`.
+fn off(a: &[f32], b: &[f32], floor: f64) -> f64 {
+    assert_eq!(a.len(), b.len());
+    length(a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b))) / (length(b.iter().map(|v| f64::from(*v))) + floor)
+}
+
+#[test]
+fn outputs_of_all_layers_are_those_of_the_cpu() {
+    for small in anns::all() {
+        let (network, batch) = (small.network(), small.data());
+        let outputs = |network: &mut Network| {
+            let mut outputs = Vec::new();
+            let forward = network.activations(&batch.input(), |_, values| outputs.push(values.to_vec())).unwrap();
+            assert_eq!(outputs.len(), network.layers.len());
+            assert_eq!(outputs.last(), Some(&forward.logits));
+            (outputs, forward.rates)
+        };
+        let (expected, rates) = outputs(&mut rounding(&network));
+        let mut gpu = on_gpu(&network);
+        let (got, got_rates) = outputs(&mut gpu);
+        let mut worst = 0.0f64;
+        for (layer, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let off = off(got, expected, 1e-6);
+            assert!(off < 2e-3, "{}: {} is off by {off:e}", small.name, network.layers[layer].name);
+            worst = worst.max(off);
+        }
+        for (got, expected) in got_rates.iter().zip(&rates) {
+            assert!((got - expected).abs() < 0.02, "{}: {got_rates:?} {rates:?}", small.name);
+        }
+        println!("{}: off by {worst:.1e}", small.name);
+        // The same without looking, by a graph, and in another batch.
+        let forward = gpu.forward(&batch.input(), Mode::Eval, |_| true).unwrap();
+        assert!(forward.spikes.iter().all(Option::is_none));
+        assert_eq!(forward.logits, *got.last().unwrap(), "{}", small.name);
+        let alone = dsr::network::Input { data: &batch.data[..batch.data.len() / batch.size], batch: 1, frames: 1 };
+        let forward = gpu.forward(&alone, Mode::Eval, |_| false).unwrap();
+        assert_eq!(forward.logits, got.last().unwrap()[..network.classes], "{}: one sample", small.name);
+        assert_eq!(gpu.stray_bytes().unwrap(), 0, "{}: a kernel left its buffer", small.name);
+    }
+}
+
+/// What a training pass gives: logits, gradients of all parameters and of the input, running statistics; by name.
+fn training_pass(network: &mut Network, batch: &Batch, gradient: WeightGradient) -> Vec<(String, Vec<f32>)> {
+    let forward = network.forward(&batch.input(), Mode::Train { gradient, seed: 1 }, |_| false).unwrap();
+    let mut grad = vec![0.0; forward.logits.len()];
+    cross_entropy(&forward.logits, &labels(batch.size, network.classes), network.classes, &mut grad);
+    network.grads.fill(0.0);
+    let mut input_grad = Vec::new();
+    network.backward(&batch.input(), &grad, Some(&mut input_grad)).unwrap();
+    let mut all = vec![("the logits".to_string(), forward.logits), ("the input".into(), input_grad)];
+    for i in 0..network.parameters.len() {
+        let (name, grad) = (network.parameters[i].name.clone(), network.grad_mut(i).to_vec());
+        if network.layers.iter().any(|layer| layer.threshold == i) {
+            assert_eq!(grad, [0.0], "{name}: an ANN has no thresholds");
+        }
+        all.push((name, grad));
+    }
+    for norm in &network.norms {
+        all.push((format!("{}, running", norm.name), [&norm.running_mean[..], &norm.running_var].concat()));
+    }
+    all
+}
+
+/// Lengths are compared with the length of the gradient; where it is 0 in exact arithmetic (biases in front of a batch norm), with 1e-3
+/// of the largest gradient an element. The error against operands in f32 is no more than twice that of the CPU's rounded operands.
+#[test]
+fn training_is_that_of_bf16_operands() {
+    for small in anns::all() {
+        let (network, batch) = (small.network(), small.data());
+        let exact = training_pass(&mut network.clone(), &batch, WeightGradient::Rate);
+        let rounded = training_pass(&mut rounding(&network), &batch, WeightGradient::Rate);
+        for gradient in [WeightGradient::Rate, WeightGradient::Unrolled] {
+            let mut gpu = on_gpu(&network);
+            let got = training_pass(&mut gpu, &batch, gradient);
+            assert!(gpu.kept_bytes() > 0);
+            let largest = network.grads.iter().chain(exact.iter().skip(1).flat_map(|(_, g)| g)).fold(0.0f32, |m, g| m.max(g.abs()));
+            let (mut worst, mut of_rounding) = ((0.0, ""), 0.0f64);
+            for (((name, got), (_, rounded)), (_, exact)) in got.iter().zip(&rounded).zip(&exact) {
+                let floor = f64::from(largest) * 1e-3 * (exact.len() as f64).sqrt();
+                let (share, error, allowed) = (off(got, rounded, floor), off(got, exact, floor), off(rounded, exact, floor));
+                if share > worst.0 {
+                    worst = (share, name);
+                }
+                of_rounding = of_rounding.max(allowed);
+                println!("  {name}: {share:.1e} {error:.1e} {allowed:.1e}");
+            }
+            println!("{}, {gradient:?}: off by {:.1e} ({}), bf16 by {of_rounding:.1e}", small.name, worst.0, worst.1);
+        }
+    }
+}
+
+fn train(small: &Small, network: &mut Network, rule: Rule, steps: u64) -> Vec<f64> {
+    let batch = small.data();
+    let mut optimizer = Optimizer::new(rule, 5e-4, network.len());
+    let labels = labels(batch.size, network.classes);
+    let mut losses = Vec::new();
+    for seed in 0..steps {
+        let mode = Mode::Train { gradient: WeightGradient::Rate, seed };
+        let step = network.train_step(&mut optimizer, 0.01, &batch.input(), &labels, mode).unwrap();
+        assert_eq!(step.not_finite, None, "{}", small.name);
+        assert!(step.rates.iter().all(|rate| (0.0..=1.0).contains(rate)), "{}: {:?}", small.name, step.rates);
+        losses.push(step.loss);
+    }
+    network.synchronize(&mut optimizer).unwrap();
+    assert_eq!(optimizer.steps, steps);
+    assert_eq!(network.stray_bytes().unwrap(), 0, "{}: a kernel left its buffer", small.name);
+    losses
+}
+
+/// Steps are recorded and replayed; what they leave behind is the same bits in every run, and on the CPU nearly the same.
+#[test]
+fn training_steps_follow_the_cpu() {
+    let rules = [Rule::Sgd { momentum: 0.9, nesterov: true }, Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 }];
+    for (small, rule) in anns::all().iter().zip(rules.iter().cycle()) {
+        let network = small.network();
+        let (mut cpu, mut gpu, mut again) = (rounding(&network), on_gpu(&network), on_gpu(&network));
+        let (expected, got) = (train(small, &mut cpu, *rule, 4), train(small, &mut gpu, *rule, 4));
+        println!("{}: losses {got:?}, on the CPU {expected:?}", small.name);
+        assert_eq!(train(small, &mut again, *rule, 4), got, "{}: losses of two runs", small.name);
+        let bits = |n: &Network| n.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&again), bits(&gpu), "{}: parameters of two runs", small.name);
+        for (a, b) in gpu.norms.iter().zip(&cpu.norms) {
+            assert_eq!(a.batches, b.batches, "{}: batches of {}", small.name, a.name);
+        }
+    }
+}
+
+/// A device may run the threads of a block in any order. Wrong barriers show as other bits, or as a fault of the stand-in.
+#[test]
+fn every_order_of_threads_gives_the_same_bits() {
+    if device::is_real() {
+        println!("skipped: only the stand-in can be told an order");
+        return;
+    }
+    let names = ["preact with dropout", "vgg", "imagenet, bottleneck in 8 bits", "frames as currents, a sum of two connections at the end"];
+    for small in anns::all().iter().filter(|s| names.contains(&s.name)) {
+        let (network, batch) = (small.network(), small.data());
+        let run = |order: Order| {
+            let mut on_gpu = on_gpu(&network);
+            emulator::set_order(order);
+            let all = training_pass(&mut on_gpu, &batch, WeightGradient::Rate);
+            emulator::set_order(Order::Fifo);
+            all.into_iter().map(|(name, values)| (name, values.iter().map(|v| v.to_bits()).collect())).collect::<Vec<(String, Vec<u32>)>>()
+        };
+        let expected = run(Order::Fifo);
+        for order in [Order::Lifo, Order::Random(1), Order::Random(2)] {
+            assert_eq!(run(order), expected, "{}, {order:?}", small.name);
+        }
+    }
+}
+
+/// Memory is planned anew when the host asks for what no buffer has, and serves every mode from then on.
+#[test]
+fn one_session_serves_every_mode() {
+    let small = anns::all().into_iter().find(|small| small.name == "vgg with dropout").unwrap();
+    let (network, batch) = (small.network(), small.data());
+    let eval = |network: &mut Network| network.forward(&batch.input(), Mode::Eval, |_| false).unwrap().logits;
+    let expected = eval(&mut on_gpu(&network));
+    let mut gpu = on_gpu(&network);
+    assert_eq!(eval(&mut gpu), expected);
+    let mut seen = 0;
+    gpu.activations(&batch.input(), |_, _| seen += 1).unwrap();
+    assert_eq!(seen, network.layers.len());
+    let first = gpu.clone().forward(&batch.input(), TRAIN, |_| false).unwrap().logits;
+    assert_ne!(first, expected, "batch statistics and dropout");
+    assert_eq!(gpu.forward(&batch.input(), TRAIN, |_| false).unwrap().logits, first);
+    for (norm, other) in gpu.norms.iter_mut().zip(&network.norms) {
+        (norm.running_mean, norm.running_var) = (other.running_mean.clone(), other.running_var.clone());
+    }
+    gpu.prepare();
+    assert_eq!(eval(&mut gpu), expected);
+    gpu.place(&Device::Cpu).unwrap();
+    assert!(off(&eval(&mut gpu), &expected, 0.0) < 0.05, "back on the CPU");
+}
