@@ -1,5 +1,6 @@
 //! ANNs on a CUDA device against the CPU. Both round the operands of products between layers to bf16; so they differ by the order of
-//! sums alone, and by the few values that this moves across a boundary of bf16, each by 2^-8 of itself.
+//! sums alone, and by the few values that this moves across a boundary of bf16: each by 2^-8 of itself, and with it what lies above.
+//! In networks of a few neurons one such value is a large share of everything; a wrong term costs tens of per cent.
 
 #[path = "support/anns.rs"]
 mod anns;
@@ -11,11 +12,15 @@ mod seeded;
 mod small_networks;
 
 use dsr::device::Device;
-use dsr::network::{Mode, Network, WeightGradient};
+use dsr::network::{Input, Mode, Network, WeightGradient, preact_resnet};
 use dsr::ops::cross_entropy::cross_entropy;
+use dsr::ops::neuron::Neuron;
 use dsr::optimizer::{Optimizer, Rule};
 use emulator::Order;
 use small_networks::{Batch, Small, TRAIN};
+
+/// Share of a length that outputs and gradients may be off by.
+const OF_LENGTH: f64 = 0.02;
 
 fn on_gpu(network: &Network) -> Network {
     let mut network = network.clone();
@@ -61,7 +66,7 @@ fn outputs_of_all_layers_are_those_of_the_cpu() {
         let mut worst = 0.0f64;
         for (layer, (got, expected)) in got.iter().zip(&expected).enumerate() {
             let off = off(got, expected, 1e-6);
-            assert!(off < 2e-3, "{}: {} is off by {off:e}", small.name, network.layers[layer].name);
+            assert!(off < OF_LENGTH, "{}: {} is off by {off:e}", small.name, network.layers[layer].name);
             worst = worst.max(off);
         }
         for (got, expected) in got_rates.iter().zip(&rates) {
@@ -72,7 +77,7 @@ fn outputs_of_all_layers_are_those_of_the_cpu() {
         let forward = gpu.forward(&batch.input(), Mode::Eval, |_| true).unwrap();
         assert!(forward.spikes.iter().all(Option::is_none));
         assert_eq!(forward.logits, *got.last().unwrap(), "{}", small.name);
-        let alone = dsr::network::Input { data: &batch.data[..batch.data.len() / batch.size], batch: 1, frames: 1 };
+        let alone = Input { data: &batch.data[..batch.data.len() / batch.size], batch: 1, frames: 1 };
         let forward = gpu.forward(&alone, Mode::Eval, |_| false).unwrap();
         assert_eq!(forward.logits, got.last().unwrap()[..network.classes], "{}: one sample", small.name);
         assert_eq!(gpu.stray_bytes().unwrap(), 0, "{}: a kernel left its buffer", small.name);
@@ -102,30 +107,43 @@ fn training_pass(network: &mut Network, batch: &Batch, gradient: WeightGradient)
 }
 
 /// Lengths are compared with the length of the gradient; where it is 0 in exact arithmetic (biases in front of a batch norm), with 1e-3
-/// of the largest gradient an element. The error against operands in f32 is no more than twice that of the CPU's rounded operands.
+/// of the largest gradient an element.
 #[test]
 fn training_is_that_of_bf16_operands() {
     for small in anns::all() {
         let (network, batch) = (small.network(), small.data());
-        let exact = training_pass(&mut network.clone(), &batch, WeightGradient::Rate);
-        let rounded = training_pass(&mut rounding(&network), &batch, WeightGradient::Rate);
+        let expected = training_pass(&mut rounding(&network), &batch, WeightGradient::Rate);
+        let largest = expected.iter().skip(1).flat_map(|(_, g)| g).fold(0.0f32, |m, g| m.max(g.abs()));
+        // With one step both weight gradients are the same.
         for gradient in [WeightGradient::Rate, WeightGradient::Unrolled] {
             let mut gpu = on_gpu(&network);
             let got = training_pass(&mut gpu, &batch, gradient);
-            assert!(gpu.kept_bytes() > 0);
-            let largest = network.grads.iter().chain(exact.iter().skip(1).flat_map(|(_, g)| g)).fold(0.0f32, |m, g| m.max(g.abs()));
-            let (mut worst, mut of_rounding) = ((0.0, ""), 0.0f64);
-            for (((name, got), (_, rounded)), (_, exact)) in got.iter().zip(&rounded).zip(&exact) {
-                let floor = f64::from(largest) * 1e-3 * (exact.len() as f64).sqrt();
-                let (share, error, allowed) = (off(got, rounded, floor), off(got, exact, floor), off(rounded, exact, floor));
+            let mut worst = (0.0, "");
+            for ((name, got), (_, expected)) in got.iter().zip(&expected) {
+                let share = off(got, expected, f64::from(largest) * 1e-3 * (expected.len() as f64).sqrt());
+                assert!(share < OF_LENGTH, "{}, {gradient:?}: {name} is off by {share:.2e} of its length", small.name);
                 if share > worst.0 {
                     worst = (share, name);
                 }
-                of_rounding = of_rounding.max(allowed);
-                println!("  {name}: {share:.1e} {error:.1e} {allowed:.1e}");
             }
-            println!("{}, {gradient:?}: off by {:.1e} ({}), bf16 by {of_rounding:.1e}", small.name, worst.0, worst.1);
+            println!("{}, {gradient:?}: off by {:.1e} ({})", small.name, worst.0, worst.1);
+            assert_eq!(gpu.stray_bytes().unwrap(), 0, "{}: a kernel left its buffer", small.name);
         }
+    }
+}
+
+/// Of a neuron: x̂ in f32, and the outputs in f32 or bf16, whichever are read; nothing with a time axis.
+#[test]
+fn little_is_kept_for_backward() {
+    for small in anns::all() {
+        let (network, batch) = (small.network(), small.data());
+        let mut gpu = on_gpu(&network);
+        training_pass(&mut gpu, &batch, WeightGradient::Unrolled);
+        let neurons: usize = network.layers.iter().map(|layer| batch.size * layer.neurons()).sum();
+        let words: usize = network.layers.iter().map(|l| batch.size * l.positions() * l.shape[2].div_ceil(32)).sum();
+        let own: usize = network.layers.iter().filter(|l| l.connections.iter().any(|c| c.norm.is_some())).map(|l| l.neurons()).sum();
+        let kept = gpu.kept_bytes();
+        assert!(kept >= 6 * neurons && kept <= 10 * neurons + 4 * words + 4 * batch.size * own, "{}: {kept} of {neurons}", small.name);
     }
 }
 
@@ -156,6 +174,11 @@ fn training_steps_follow_the_cpu() {
         let (mut cpu, mut gpu, mut again) = (rounding(&network), on_gpu(&network), on_gpu(&network));
         let (expected, got) = (train(small, &mut cpu, *rule, 4), train(small, &mut gpu, *rule, 4));
         println!("{}: losses {got:?}, on the CPU {expected:?}", small.name);
+        // The steps are large, so the two go apart slowly.
+        for (step, (got, expected)) in got.iter().zip(&expected).enumerate() {
+            let allowed = if step == 0 { 1e-3 } else { 0.05 };
+            assert!((got - expected).abs() < allowed * expected, "{}: step {step}: loss {got}, on the CPU {expected}", small.name);
+        }
         assert_eq!(train(small, &mut again, *rule, 4), got, "{}: losses of two runs", small.name);
         let bits = |n: &Network| n.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&again), bits(&gpu), "{}: parameters of two runs", small.name);
@@ -163,6 +186,30 @@ fn training_steps_follow_the_cpu() {
             assert_eq!(a.batches, b.batches, "{}: batches of {}", small.name, a.name);
         }
     }
+}
+
+/// Ten steps of a small rate side by side: losses stay within 1e-3, and parameters within 2 % of how far they have moved.
+#[test]
+fn ten_steps_stay_together() {
+    let builder = preact_resnet([8, 8, 1], 10, &[8, 16], &[1, 1], 4, 0.1, 1.0).unwrap();
+    let first = builder.finish(Neuron::Relu, 1, 0.01, 11).unwrap();
+    let (mut cpu, mut gpu) = (rounding(&first), on_gpu(&first));
+    let batch = Batch { data: seeded::values(21, 8 * 64, -1.0..1.0), size: 8, frames: 1 };
+    let labels: Vec<u32> = (0..8).collect();
+    let rule = Rule::Sgd { momentum: 0.9, nesterov: false };
+    let (mut of_cpu, mut of_gpu) = (Optimizer::new(rule, 5e-4, cpu.len()), Optimizer::new(rule, 5e-4, cpu.len()));
+    for seed in 0..10 {
+        let mode = Mode::Train { gradient: WeightGradient::Rate, seed };
+        let expected = cpu.train_step(&mut of_cpu, 0.002, &batch.input(), &labels, mode).unwrap();
+        let got = gpu.train_step(&mut of_gpu, 0.002, &batch.input(), &labels, mode).unwrap();
+        println!("step {seed}: loss {}, on the CPU {}", got.loss, expected.loss);
+        assert!((got.loss - expected.loss).abs() <= 1e-3, "step {seed}: loss {}, on the CPU {}", got.loss, expected.loss);
+        assert_eq!(got.correct, expected.correct, "step {seed}");
+    }
+    gpu.synchronize(&mut of_gpu).unwrap();
+    let moved = length(cpu.values.iter().zip(&first.values).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let apart = length(gpu.values.iter().zip(&cpu.values).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    assert!(apart <= 0.02 * moved, "parameters are {apart} apart and moved {moved}");
 }
 
 /// A device may run the threads of a block in any order. Wrong barriers show as other bits, or as a fault of the stand-in.
