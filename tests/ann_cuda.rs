@@ -1,6 +1,6 @@
 //! ANNs on a CUDA device against the CPU. Both round the operands of products between layers to bf16; so they differ by the order of
 //! sums alone, and by the few values that this moves across a boundary of bf16: each by 2^-8 of itself, and with it what lies above.
-//! In networks of a few neurons one such value is a large share of everything; a wrong term costs tens of per cent.
+//! In networks of a few neurons one such value is a large share of everything, the more so if it carries a current across 0.
 
 #[path = "support/anns.rs"]
 mod anns;
@@ -19,8 +19,9 @@ use dsr::optimizer::{Optimizer, Rule};
 use emulator::Order;
 use small_networks::{Batch, Small, TRAIN};
 
-/// Share of a length that outputs and gradients may be off by.
-const OF_LENGTH: f64 = 0.02;
+/// Share of a length that outputs and gradients may be off by. Of 280 passes with other inputs the worst was off by 0.03, nine in ten by
+/// less than 0.001; a wrong term costs tens of per cent.
+const OF_LENGTH: f64 = 0.05;
 
 fn on_gpu(network: &Network) -> Network {
     let mut network = network.clone();

@@ -8,8 +8,10 @@ mod packed_weights;
 mod seeded;
 
 use dsr::device::{Gpu, Isa, Slice};
-use dsr::ops::spike_conv::{Geometry, QuantizedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
-use packed_weights::{BF16, OnDevice, on_device};
+use dsr::ops::spike_conv::{
+    BF16, Geometry, QuantizedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights,
+};
+use packed_weights::{OnDevice, on_device};
 
 const NO_POOL: [usize; 3] = [1, 1, 0];
 

@@ -12,19 +12,12 @@ pub struct OnDevice {
     _memory: (Memory<u8>, Memory<f32>),
 }
 
-/// In place of a number of bits: the weights of an ANN.
-pub const BF16: u8 = 0;
-
 /// Uploads `[replicate][tap][cin][cout]`; nothing is packed yet.
 pub fn on_device(gpu: &Arc<Gpu>, master: &[f32], geometry: Geometry, replicate: usize, bits: u8) -> OnDevice {
-    let take = |layout: &mut Layout| match bits {
-        BF16 => PackedWeights::take_real(layout, &geometry),
-        bits => PackedWeights::take(layout, &geometry, bits),
-    };
     let mut layout = Layout::measure();
-    take(&mut layout);
+    PackedWeights::take(&mut layout, &geometry, bits);
     let memory = gpu.memory_of(&vec![0xa5u8; layout.bytes()]).unwrap(); // whatever was there must be overwritten
-    let weights = take(&mut Layout::of(&memory));
+    let weights = PackedWeights::take(&mut Layout::of(&memory), &geometry, bits);
     let on_device = gpu.memory_of(master).unwrap();
     let source = WeightSource { master: on_device.slice(), geometry, replicate, weights };
     OnDevice { weights, source, _memory: (memory, on_device) }

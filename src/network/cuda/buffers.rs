@@ -7,7 +7,7 @@ use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
 use crate::ops::neuron::{LANES, Neuron};
-use crate::ops::spike_conv::{DeviceNormalizer, PackedWeights};
+use crate::ops::spike_conv::{BF16, DeviceNormalizer, PackedWeights};
 use crate::optimizer::cuda::{StepParameters, StepResult};
 
 /// All buffers of a session; `Default` is none.
@@ -242,11 +242,7 @@ impl LayerBuffers {
                 .map(|connection| match connection.kind {
                     Kind::Identity => ConnectionBuffers::default(),
                     Kind::Conv { .. } => ConnectionBuffers {
-                        packed: if is_real {
-                            PackedWeights::take_real(layout, &connection.geometry)
-                        } else {
-                            PackedWeights::take(layout, &connection.geometry, network.weight_bits)
-                        },
+                        packed: PackedWeights::take(layout, &connection.geometry, if is_real { BF16 } else { network.weight_bits }),
                         outer: take(layout, outer(connection)),
                     },
                 })

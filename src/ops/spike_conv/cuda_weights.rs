@@ -7,6 +7,9 @@ use crate::device::{Gpu, Layout, Memory, Slice, kernels};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
+/// In place of the bits of fixed-point weights: those of an ANN.
+pub const BF16: u8 = 0;
+
 /// Weights of one connection as kernels read them; the layouts are in the head of `kernels/weights.cu`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PackedWeights {
@@ -16,29 +19,23 @@ pub struct PackedWeights {
     pub scale: Slice<f32>,
     /// bf16 weights for the data gradient.
     pub transposed: Slice<u32>,
-    /// 16 or 8 of fixed-point weights; 0 for an ANN.
+    /// 16 or 8 of fixed-point weights, or [`BF16`].
     pub bits: u8,
 }
 
 impl PackedWeights {
-    /// Cuts the buffers of one connection.
+    /// Cuts the buffers of one connection; `bits` is 16, 8 or [`BF16`].
     pub fn take(layout: &mut Layout, geometry: &Geometry, bits: u8) -> Self {
         let steps = (geometry.taps() * geometry.cin.div_ceil(32)).next_multiple_of(2);
+        let (packed, scales) = match bits {
+            BF16 => (rounded_pieces(geometry) * PIECE, 0),
+            _ => (geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32, geometry.cout.next_multiple_of(64)),
+        };
         PackedWeights {
-            packed: layout.take(geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32),
-            scale: layout.take(geometry.cout.next_multiple_of(64)),
+            packed: layout.take(packed),
+            scale: if scales == 0 { Slice::NONE } else { layout.take(scales) },
             transposed: layout.take(transposed_pieces(geometry) * PIECE),
             bits,
-        }
-    }
-
-    /// The same for a connection of an ANN.
-    pub fn take_real(layout: &mut Layout, geometry: &Geometry) -> Self {
-        PackedWeights {
-            packed: layout.take(rounded_pieces(geometry) * PIECE),
-            scale: Slice::NONE,
-            transposed: layout.take(transposed_pieces(geometry) * PIECE),
-            bits: 0,
         }
     }
 }
@@ -127,7 +124,7 @@ impl WeightTable {
                 first_transposed: transposed_blocks as i32,
                 copies_stride: len as i32,
             });
-            blocks += if weights.bits == 0 { rounded_pieces(geometry) } else { 2 * geometry.cout.div_ceil(64) };
+            blocks += if weights.bits == BF16 { rounded_pieces(geometry) } else { 2 * geometry.cout.div_ceil(64) };
             transposed_blocks += transposed_pieces(geometry);
         }
         let bytes = bytemuck::cast_slice(&jobs);

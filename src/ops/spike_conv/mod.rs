@@ -15,7 +15,7 @@ use crate::per_isa;
 pub use cpu::{Events, add_scaled, conv_at, for_each_in_window, identity_at, spike_outer};
 pub use cuda::{DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, Tiles, neurons, statistics, sums};
 pub(crate) use cuda_weights::rounded_pieces;
-pub use cuda_weights::{PackedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
+pub use cuda_weights::{BF16, PackedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
