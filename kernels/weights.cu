@@ -217,7 +217,8 @@ transpose_weights(const WeightJob* __restrict__ jobs, // [count]
     pack_piece(job.transposed, job, blockIdx.x - job.first_transposed, job.cin, job.cout, weight);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// The bound on blocks keeps the compiler from aiming at more of them, for which it would spill.
+extern "C" __global__ void __launch_bounds__(256, 4)
 round_weights(const WeightJob* __restrict__ jobs,     // [count]
               int count) {
     const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_block; })];
