@@ -246,6 +246,7 @@ fn one_session_serves_every_mode() {
     let expected = eval(&mut on_gpu(&network));
     let mut gpu = on_gpu(&network);
     assert_eq!(eval(&mut gpu), expected);
+    assert_eq!(gpu.kept_bytes(), 0);
     let mut seen = 0;
     gpu.activations(&batch.input(), |_, _| seen += 1).unwrap();
     assert_eq!(seen, network.layers.len());

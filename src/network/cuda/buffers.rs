@@ -31,7 +31,7 @@ pub(super) struct Buffers {
     pub losses: Slice<f64>,
     /// Share of each step in the representation, `[T]`.
     pub step_weights: Slice<f32>,
-    /// Statistics of all layers; cleared before a forward pass in training mode.
+    /// Statistics of all layers, none of an ANN; cleared before a forward pass in training mode.
     pub statistics: Slice<u64>,
     /// Spikes of each layer; cleared before a forward pass.
     pub fired: Slice<u64>,
@@ -86,8 +86,9 @@ pub(super) struct InnerBuffers {
     pub constants: Slice<f32>,
     /// `[padded]`.
     pub correlation: Slice<f64>,
-    /// `[B][P][C]`; of an ANN the same.
+    /// `[B][P][C]`.
     pub mean_normed: Slice<f32>,
+    /// None of an ANN, where both are the same.
     pub weighted_normed: Slice<f32>,
     /// `Σ_t û[t] ⊗ o[t]`, in `unrolled` mode.
     pub outer: Slice<f32>,
@@ -127,6 +128,7 @@ impl Buffers {
         let (batch, time_steps) = (demand.batch, network.time_steps);
         let frame: usize = network.input.iter().product();
         let is_training = demand.training.is_some();
+        let is_real = network.neuron.is_real();
         let in_training = |len: usize| if is_training { len } else { 0 };
         let norms: usize = network.norms.iter().map(|n| 2 * n.running_mean.len()).sum();
         let channels: usize = network.layers.iter().map(|l| l.shape[2]).sum();
@@ -142,7 +144,7 @@ impl Buffers {
             logits: layout.take(batch * network.classes),
             losses: take(layout, in_training(batch)),
             step_weights: layout.take(time_steps),
-            statistics: take(layout, in_training(8 * channels)),
+            statistics: take(layout, if is_real { 0 } else { in_training(8 * channels) }),
             fired: layout.take(network.layers.len()),
             thresholds: layout.take(network.layers.len()),
             parameters: layout.take(1),
@@ -153,14 +155,14 @@ impl Buffers {
         let mut statistics = 0;
         for index in 0..network.layers.len() {
             let mut layer = LayerBuffers::lay_out(network, index, demand, layout);
-            if is_training {
+            if is_training && !is_real {
                 let len = 8 * network.layers[index].shape[2];
                 layer.statistics = buffers.statistics.part(statistics..statistics + len);
                 statistics += len;
             }
             buffers.layers.push(layer);
         }
-        if let (true, Some(last)) = (network.neuron.is_real(), buffers.layers.last_mut()) {
+        if let (true, Some(last)) = (is_real, buffers.layers.last_mut()) {
             last.values = buffers.logits;
         }
         if is_training {
@@ -185,13 +187,14 @@ impl Buffers {
     /// Bytes that are kept from forward to backward.
     pub fn kept_bytes(&self) -> usize {
         let of_layer = |layer: &LayerBuffers| {
+            if layer.mean_normed.is_none() {
+                return 0; // evaluation
+            }
             let mut bytes = layer.counts.bytes() + layer.mean_normed.bytes() + layer.weighted_normed.bytes() + layer.dropped.bytes();
             bytes += layer.values.bytes() + layer.rounded.bytes();
             bytes += layer.connections.iter().map(|c| c.outer.bytes()).sum::<usize>();
             if let Some(inner) = &layer.inner {
-                let weighted =
-                    if inner.weighted_normed.address() == inner.mean_normed.address() { 0 } else { inner.weighted_normed.bytes() };
-                bytes += inner.mean_normed.bytes() + weighted + inner.outer.bytes();
+                bytes += inner.mean_normed.bytes() + inner.weighted_normed.bytes() + inner.outer.bytes();
             }
             bytes
         };
@@ -225,15 +228,12 @@ impl LayerBuffers {
             mean_normed: take(layout, in_training(neurons)),
             weighted_normed: take(layout, if is_weighted { in_training(neurons) } else { 0 }),
             dropped: take(layout, if layer.dropout > 0.0 { in_training(positions * channels.div_ceil(32)) } else { 0 }),
-            inner: own.filter(|_| demand.training.is_some()).map(|connection| {
-                let mean_normed = layout.take(neurons);
-                InnerBuffers {
-                    constants: layout.take(5 * padded),
-                    correlation: layout.take(padded),
-                    mean_normed,
-                    weighted_normed: if is_real { mean_normed } else { layout.take(neurons) },
-                    outer: take(layout, outer(connection)),
-                }
+            inner: own.filter(|_| demand.training.is_some()).map(|connection| InnerBuffers {
+                constants: layout.take(5 * padded),
+                correlation: layout.take(padded),
+                mean_normed: layout.take(neurons),
+                weighted_normed: take(layout, has(!is_real, neurons)),
+                outer: take(layout, outer(connection)),
             }),
             grad: Slice::NONE,
             connections: layer
