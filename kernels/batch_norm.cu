@@ -120,7 +120,7 @@ statistics_of_real(double* __restrict__ statistics,               // [B][2][C]
 
 // What one connection contributes; field for field `ContributionArgs` in src/ops/batch_norm/cuda.rs.
 struct Contribution {
-    const float* threshold;        // of the source layer; null for the real input, whose unit is 1
+    const float* threshold;        // of the source layer; null for real values, whose unit is 1
     const float* weight_scale;     // [C] power-of-two scale of fixed-point weights; null where there are none
     const float* bias;             // [C]; null without
     float keep;                    // 1 - dropout of the source in training, else 1
@@ -141,7 +141,8 @@ struct NormalizerArgs {
     NormState norm;
     NormState inner;               // of connection `inner_at` alone
     const long long* integers;     // [8][C] statistics of integer sums, or
-    const double* reals;           // [samples][2][C] of real ones
+    const double* reals;           // [samples][2][C] of real ones, or
+    const double* pair;            // [5][C] of real values of an ANN: batch_norm_values.cu
     long long values;              // values a channel that the statistics saw: B*P*frames
     double n;                      // values a channel: B*P*T
     int samples;
@@ -152,7 +153,7 @@ struct NormalizerArgs {
     float delta_t;                 // LIF; 0 for IF
 };
 static_assert(sizeof(Contribution) == 32 && sizeof(NormState) == 32, "one layout on both sides");
-static_assert(sizeof(NormalizerArgs) == 184, "NormalizerArgs is one layout on both sides");
+static_assert(sizeof(NormalizerArgs) == 192, "NormalizerArgs is one layout on both sides");
 
 // Rounds to nearest, ties to even, as every conversion here; written out because no library promises it for 128 bits.
 __device__ double to_double(__int128 value) {
@@ -239,6 +240,16 @@ __device__ Moments moments_of(const NormalizerArgs& p, int c) {
         }
         moments.mean[0] = sum / values;
         moments.var[0] = fmax(squares / values - moments.mean[0] * moments.mean[0], 0.0);
+        return moments;
+    }
+    if (p.pair) {
+        const double* sums = p.pair + c;
+        const size_t channels = p.channels;
+        const double x = sums[0] / values, y = sums[channels] / values;
+        moments.mean[0] = x, moments.mean[1] = y;
+        moments.var[0] = fmax(sums[2 * channels] / values - x * x, 0.0);
+        moments.var[1] = sums[3 * channels] / values - x * y;
+        moments.var[2] = fmax(sums[4 * channels] / values - y * y, 0.0);
         return moments;
     }
     moments.mean[0] = (double)p.integers[c] / values;

@@ -1,4 +1,4 @@
-// conv_weight_gradient.cu: the gradient of a convolution's weights, from spike counts or from the spikes of every step.
+// conv_weight_gradient.cu: the gradient of a convolution's weights, from spike counts, from the spikes of every step, or from real values.
 //
 // Equation   grad_w[tap][c][o] = factor * sum over rows m of source[row m at tap][c] * grad[m][o]
 // Shapes     rows m = (b*P_out + p)*S + t, S steps: 1 for counts (`rate`), T for spikes (`unrolled`);  grad [m][cout] bf16: the gradient
@@ -28,8 +28,11 @@ constexpr int SOURCE_PITCH = ROWS + 8;               // elements from m to m: ld
 constexpr int GRAD_PITCH = COLUMNS + 8;
 
 // How the source lies in memory. BITS: words of 32 channels. COUNTS_*: u8 or u16, loaded 16 channels at a time, so cin is a multiple
-// of 16. ANY: u8, u16 or f32, one by one.
-enum Kind { BITS, COUNTS_8, COUNTS_16, ANY };
+// of 16; BF16: the same of activations. ANY: one by one, see `Element`.
+enum Kind { BITS, COUNTS_8, COUNTS_16, BF16, ANY };
+
+// What ANY reads.
+enum Element { ELEMENT_U8 = 1, ELEMENT_U16 = 2, ELEMENT_BF16 = 3, ELEMENT_F32 = 4 };
 
 // Field for field `Source` in src/ops/conv/cuda_weight_gradient.rs: element (b, position, t, c) lies at
 // b*of_sample + position*of_position + t*of_step + c, in elements (BITS: words, c/32).
@@ -43,7 +46,7 @@ struct Source {
 struct WeightGradient {
     Source source;
     Geometry geometry;
-    int element;         // bytes of one, for ANY: 1 and 2 are integers, 4 is a float
+    int element;         // an `Element`, for ANY
     int steps;           // S
     int rows;            // B*P_out*S
     int rows_a_split;    // a multiple of DEPTH
@@ -180,7 +183,7 @@ struct Reader<BITS> {
 };
 
 // A thread has 16 channels of two rows; four threads a row and eight of two rows meet all banks.
-template <typename Count>
+template <typename Count, bool IS_BF16 = false>
 struct CountReader {
     static constexpr int ROW_STEP = 16;
     static constexpr int LOADS = sizeof(Count);      // of 16 bytes a row
@@ -215,6 +218,9 @@ struct CountReader {
             if (sizeof(Count) == 1) {
                 to[0] = bf16_of_bytes(first.x, first.y);
                 to[1] = bf16_of_bytes(first.z, first.w);
+            } else if (IS_BF16) {
+                to[0] = first;
+                to[1] = counts[i][LOADS - 1];
             } else {
                 to[0] = bf16_of_shorts(first);
                 to[1] = bf16_of_shorts(counts[i][LOADS - 1]);
@@ -227,6 +233,8 @@ template <>
 struct Reader<COUNTS_8> : CountReader<uint8_t> {};
 template <>
 struct Reader<COUNTS_16> : CountReader<uint16_t> {};
+template <>
+struct Reader<BF16> : CountReader<uint16_t, true> {};
 
 // A thread has one column of all rows, and takes it to shared memory at once.
 template <>
@@ -243,9 +251,12 @@ struct Reader<ANY> {
         source = from;
         column = column_of(row / p.geometry.cin, row % p.geometry.cin, p.geometry);
     }
-    __device__ __forceinline__ float value(long long at, int bytes) const {
+    __device__ __forceinline__ float value(long long at, int element) const {
         if (at < 0) return 0.0f;
-        return bytes == 1 ? (float)((const uint8_t*)source)[at] : bytes == 2 ? (float)((const uint16_t*)source)[at] : ((const float*)source)[at];
+        if (element == ELEMENT_F32) return ((const float*)source)[at];
+        if (element == ELEMENT_U8) return (float)((const uint8_t*)source)[at];
+        const uint16_t half = ((const uint16_t*)source)[at];
+        return element == ELEMENT_BF16 ? bf16_to_float(half) : (float)half;
     }
     __device__ __forceinline__ float total(long long at, const WeightGradient& p) const {
         float sum = value(at, p.element);
@@ -387,6 +398,11 @@ weight_gradient_counts_16(float* __restrict__ partial, const void* __restrict__ 
 }
 
 extern "C" __global__ void __launch_bounds__(128)
+weight_gradient_bf16(float* __restrict__ partial, const void* __restrict__ source, const uint16_t* __restrict__ grad, WeightGradient p) {
+    weight_gradient<BF16>(partial, source, grad, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
 weight_gradient_any(float* __restrict__ partial, const void* __restrict__ source, const uint16_t* __restrict__ grad, WeightGradient p) {
     weight_gradient<ANY>(partial, source, grad, p);
 }
@@ -402,7 +418,6 @@ struct Reduce {
 };
 
 // Adds the sum of all parts, times the factor, to the gradient of every copy.
-
 extern "C" __global__ void __launch_bounds__(256)
 weight_gradient_reduce(float* __restrict__ grad,               // [copies][len]
                        const float* __restrict__ partial,      // [splits][len]
@@ -439,6 +454,7 @@ subtract_outer(float* __restrict__ grad,                       // [copies][len]
 KERNEL(weight_gradient_bits, 128)
 KERNEL(weight_gradient_counts_8, 128)
 KERNEL(weight_gradient_counts_16, 128)
+KERNEL(weight_gradient_bf16, 128)
 KERNEL(weight_gradient_any, 128)
 KERNEL(weight_gradient_reduce, 256)
 KERNEL(subtract_outer, 256)

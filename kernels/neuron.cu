@@ -1,7 +1,7 @@
 // neuron.cu: IF and LIF neurons over all time steps from stored sums, and the backward of their clamp mapping.
 //
 // Equation   forward: neuron.cuh.  Backward, with r(.) the (weighted) mean over time and G = r(gradient of the spikes), one a neuron:
-//            m = fmaf(gamma, r(xhat), beta);  g = slope*G where 0 <= m <= upper (LIF: <), else 0
+//            m = fmaf(gamma, r(xhat), beta);  g = slope*G where 0 <= m <= upper (LIF: <), else 0; ReLU: 0 < m
 //            gradients: threshold += factor * sum of G where m > upper;  beta += T * sum of g;  gamma += T * sum of g*mean_t xhat
 //            and what batch norm needs: mean g, k = scale * mean(g*mean_t xhat)                         (batch_norm_backward.cu)
 // Shapes     sums [B*P][T or 1][stride], bits and spikes [B*P][T][words] u32, counts [B*P][C] u8, means and gradients [B*P][C] f32
@@ -110,9 +110,9 @@ neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
 struct ClampMapping {
     Columns columns;
     float tau, delta_t;  // LIF
-    float slope;         // 1 (IF), 1 / tau (LIF)
+    float slope;         // 1 (IF, ReLU), 1 / tau (LIF)
     float keep;          // 1 / (1 - dropout)
-    int is_lif;
+    int kind;            // 0 IF, 1 LIF, 2 ReLU, whose range has no upper end
     int padded;
 };
 static_assert(sizeof(ClampMapping) == 40, "ClampMapping is one layout on both sides");
@@ -132,7 +132,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
     const int channels = p.columns.channels;
     const bool aligned = is_aligned(channels);
     const int words = (channels + 31) / 32;
-    const float upper = p.is_lif ? *threshold / p.delta_t * p.tau : *threshold;
+    const float upper = p.kind == 0 ? *threshold : p.kind == 1 ? *threshold / p.delta_t * p.tau : __int_as_float(0x7f800000);
     double above[4] = {}, sum[4] = {}, product[4] = {};
     float gamma[4] = {}, beta[4] = {};
     if (part.live) {
@@ -158,7 +158,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float mean_current = fmaf(gamma[i], normed[i], beta[i]);
-            const bool inside = p.is_lif ? mean_current > 0.0f && mean_current < upper : mean_current >= 0.0f && mean_current <= upper;
+            const bool inside = p.kind != 0 ? mean_current > 0.0f && mean_current < upper : mean_current >= 0.0f && mean_current <= upper;
             above[i] += mean_current > upper ? (double)g[i] : 0.0;
             g[i] = inside ? p.slope * g[i] : 0.0f;
             sum[i] += (double)g[i];

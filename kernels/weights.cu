@@ -1,4 +1,4 @@
-// weights.cu: the weights of all connections from spikes, rounded to fixed point and laid out as the tensor cores read them.
+// weights.cu: the weights of all connections, rounded to fixed point (an ANN: to bf16) and laid out as the tensor cores read them.
 //
 // Equation   q = rint(w * 2^e) for each output channel, e the largest up to 24 for which max|q| <= limit, then lowered until
 //            max_count * sum|q| < 2^31: then no sum of spikes times weights overflows. scale = 2^-e.
@@ -12,12 +12,15 @@
 //            transposed, for the data gradient (conv_data_gradient.cu), N = cin and K = (tap, cout), bf16 pairs of mma m16n8k16:
 //              [64 cin][tap][32 cout][16 cout: 2][16 cin: 4][lane]{b0, b1 of the first 8 cin, b0, b1 of the second}
 //              half h of register r of lane 4*g + j is input channel g of the 8 and output channel 8*r + 2*j + h of the 16
+//            rounded, for the forward pass of an ANN (conv_forward.cu): the same with cin and cout in each other's place
 //            What lies behind the last channel or step is zero.
 // Units      weight = q * scale; sums of spike_conv.cu are in units of scale
 // Launch     one launch each for all connections: a table of jobs, each with the first block of its own
 //            quantize_weights: 32 output channels a block of 512 (16 threads a channel), grid sum of 2*ceil(cout/64)
 //            transpose_weights: 64 cin and 32 cout of a tap a block of 256, grid sum of ceil(cin/64) * taps * ceil(cout/32)
-// Traffic    quantize reads 4 bytes a weight three times (twice from L2), writes 2 or 1; transposed reads 4, writes 2: memory-bound
+//            round_weights: 64 cout and 32 cin of a tap a block of 256, grid sum of ceil(cout/64) * taps * ceil(cin/32)
+// Traffic    quantize reads 4 bytes a weight three times (twice from L2), writes 2 or 1; transposed and rounded read 4, write 2:
+//            memory-bound
 // Exactness  bit-equal to QuantizedWeights::quantize of src/ops/spike_conv/mod.rs: maxima and integer sums have no order
 // Tests      tests/weights_cuda.rs
 
@@ -34,7 +37,7 @@ struct WeightJob {
     int bits;               // 16 or 8
     int max_count;          // largest value of an input: the area of the pool
     int of_counts;          // whether the source is counts of a pool
-    int first_block;        // of quantize_weights
+    int first_block;        // of quantize_weights, or of round_weights
     int first_transposed;   // block of transpose_weights
     int copies_stride;      // elements from copy to copy: taps * cin * cout
 };
@@ -187,26 +190,42 @@ quantize_weights(const WeightJob* __restrict__ jobs,  // [count]
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-transpose_weights(const WeightJob* __restrict__ jobs, // [count]
-                  int count) {
-    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
-    const int piece = blockIdx.x - job.first_transposed;
-    const int chunks = (job.cout + 31) / 32;
+// This thread's share of piece `piece`: 64 channels N and 32 channels K of a tap as bf16. `weight(tap, n, k)` is asked for channels that
+// exist.
+template <class Weight>
+__device__ __forceinline__ void pack_piece(uint4* packed, const WeightJob& job, int piece, int columns, int depth, Weight weight) {
+    const int chunks = (depth + 31) / 32;
     const int tap = piece / chunks % job.taps;
     const int lane = threadIdx.x % 32;
     const int channel = piece / (chunks * job.taps) * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
     const int first = piece % chunks * 32 + threadIdx.x / 128 * 16 + lane % 4 * 2;
-    // Weights of input channel c and of two output channels from o on.
-    auto pair = [&](int c, int o) {
+    auto pair = [&](int n, int k) {
         float of[2];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) of[h] = c < job.cin && o + h < job.cout ? weight_at(job, tap * job.cin + c, o + h) : 0.0f;
+        for (int h = 0; h < 2; ++h) of[h] = n < columns && k + h < depth ? weight(tap, n, k + h) : 0.0f;
         return pack_bf16(of[0], of[1]);
     };
-    job.transposed[(size_t)piece * 256 + threadIdx.x] =
+    packed[(size_t)piece * 256 + threadIdx.x] =
         make_uint4(pair(channel, first), pair(channel, first + 8), pair(channel + 8, first), pair(channel + 8, first + 8));
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+transpose_weights(const WeightJob* __restrict__ jobs, // [count]
+                  int count) {
+    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_transposed; })];
+    auto weight = [&](int tap, int c, int o) { return weight_at(job, tap * job.cin + c, o); };
+    pack_piece(job.transposed, job, blockIdx.x - job.first_transposed, job.cin, job.cout, weight);
+}
+
+// The bound on blocks keeps the compiler from aiming at more of them, for which it would spill.
+extern "C" __global__ void __launch_bounds__(256, 4)
+round_weights(const WeightJob* __restrict__ jobs,     // [count]
+              int count) {
+    const WeightJob& job = jobs[find_job(count, blockIdx.x, [&](int index) { return jobs[index].first_block; })];
+    auto weight = [&](int tap, int o, int c) { return weight_at(job, tap * job.cin + c, o); };
+    pack_piece(job.packed, job, blockIdx.x - job.first_block, job.cout, job.cin, weight);
 }
 
 KERNEL(quantize_weights, 512)
 KERNEL(transpose_weights, 256)
+KERNEL(round_weights, 256)

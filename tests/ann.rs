@@ -1,6 +1,8 @@
 //! The networks with ReLU in place of neurons: forward and backward against plain loops in f64, the same bits on any number of
 //! threads, and `--neuron relu` on the command line.
 
+#[path = "support/anns.rs"]
+mod anns;
 #[path = "support/command.rs"]
 mod command;
 #[path = "support/plain_ann.rs"]
@@ -10,28 +12,20 @@ mod seeded;
 #[path = "support/small_networks.rs"]
 mod small_networks;
 
+use anns::all;
 use command::{dsr, ok};
-use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, preact_resnet, vgg};
+use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source};
 use dsr::ops::conv::conv;
 use dsr::ops::neuron::Neuron;
 use dsr::ops::spike_conv::Geometry;
 use plain_ann::{data_of, outputs, wide};
 use rand::Rng;
 use serde_json::Value;
-use small_networks::{IF, Small, TRAIN};
+use small_networks::TRAIN;
 use tempfile::tempdir;
 
 /// The seed in [`TRAIN`].
 const SEED: u64 = 1;
-
-/// Every small network as an ANN, and two with dropout.
-fn all() -> Vec<Small> {
-    let mut all = small_networks::all();
-    let dropout = |name, build| Small { name, build, neuron: IF, time_steps: 1, bits: 16, batch: 6, events: false };
-    all.push(dropout("preact with dropout", |v| preact_resnet([6, 6, 2], 5, &[8, 33], &[1, 1], 3, 0.3, v)));
-    all.push(dropout("vgg with dropout", |v| vgg([32, 32, 2], 10, &[&[4], &[5], &[6, 7], &[8], &[33]], 0.2, v)));
-    all.into_iter().map(|small| Small { neuron: Neuron::Relu, time_steps: 1, ..small }).collect()
-}
 
 fn labels(batch: usize, classes: usize) -> Vec<u32> {
     (0..batch).map(|b| (b * 7 % classes) as u32).collect()
@@ -273,9 +267,7 @@ fn what_an_ann_cannot_do_is_said() {
     let folder = tempdir().unwrap();
     let at = folder.path();
     ok(at, &format!("{ANN} --epochs 1 --out ann"));
-    let cases: [(&str, i32, &[&str]); 9] = [
-        ("train -d digits-8x8 --neuron relu --device cuda", 2, &["device", "relu", "--device cpu"]),
-        ("eval --checkpoint ann --device cuda:1", 2, &["device", "cuda:1", "--device cpu"]),
+    let cases: [(&str, i32, &[&str]); 7] = [
         ("train -d digits-8x8 --neuron relu --threshold-init auto", 2, &["threshold-init", "relu", "no thresholds"]),
         ("train -d digits-8x8 --neuron relu -T 4", 2, &["time-steps", "4", "relu", "-T"]),
         ("eval --checkpoint ann --rates", 2, &["neuron", "relu", "--rates"]),

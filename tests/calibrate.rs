@@ -207,14 +207,13 @@ fn what_cannot_be_calibrated_is_said() {
     let tiny = "train -d digits-8x8 --widths 4,8 --blocks 1,1 --epochs 1";
     ok(at, &format!("{tiny} --neuron relu --out ann"));
     ok(at, &format!("{tiny} -T 2 --out spiking"));
-    let cases: [(&str, i32, &[&str]); 8] = [
+    let cases: [(&str, i32, &[&str]); 7] = [
         ("calibrate --checkpoint spiking", 1, &["best.safetensors", "if neurons", "--neuron relu"]),
         ("calibrate --checkpoint nothing.safetensors", 1, &["nothing.safetensors"]),
         ("calibrate --checkpoint ann --quantile 0", 2, &["quantile", "0 is not in"]),
         ("calibrate --checkpoint ann --quantile 1.5", 2, &["quantile", "1.5"]),
         ("calibrate --checkpoint ann --neuron relu", 2, &["neuron", "if or lif"]),
         ("calibrate --checkpoint ann --widths 4", 2, &["widths"]),
-        ("calibrate --checkpoint ann --device cuda", 2, &["device", "--device cpu"]),
         ("calibrate --checkpoint ann --batches 0", 2, &["--batches"]),
     ];
     for (line, code, words) in cases {

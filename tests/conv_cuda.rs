@@ -1,6 +1,8 @@
 //! Real convolutions on the device: forward, copies and pools have the bits of the CPU; gradients of bf16 operands are as near to f64 as
 //! a plain loop over such operands, and exact where all sums are.
 
+#[path = "support/convolutions.rs"]
+mod convolutions;
 #[path = "support/device.rs"]
 mod device;
 #[path = "support/output.rs"]
@@ -10,7 +12,7 @@ mod seeded;
 
 use std::sync::Arc;
 
-use bytemuck::Pod;
+use convolutions::{NO_POOL, ONE_BY_ONE, assert_as_near, bits, geometry, gradient_cases, products, rounded, to_bf16, upload};
 use dsr::device::{Gpu, Isa, Layout, Memory, Slice};
 use dsr::ops::conv::cuda::{
     Operand, conv_real, copy_real, data_gradient, data_gradient_in_tiles, subtract_outer, unpool_add, weight_gradient,
@@ -18,56 +20,8 @@ use dsr::ops::conv::cuda::{
 };
 use dsr::ops::conv::{self, conv_at};
 use dsr::ops::spike_conv::{Geometry, PackedWeights, WeightSource, WeightTable, transpose_weights};
-use half::bf16;
 use output::Output;
 use rand::Rng;
-
-const NO_POOL: [usize; 3] = [1, 1, 0];
-const ONE_BY_ONE: Geometry = Geometry { cin: 1, cout: 1, source: [1, 1], pool: NO_POOL, kernel: [1, 1], stride: 1, pad: 0 };
-
-fn geometry(cin: usize, cout: usize, source: [usize; 2], kernel: usize, stride: usize, pad: usize) -> Geometry {
-    Geometry { cin, cout, source, kernel: [kernel; 2], stride, pad, ..ONE_BY_ONE }
-}
-
-fn upload<T: Pod>(gpu: &Arc<Gpu>, values: &[T]) -> Memory<T> {
-    gpu.memory_of(values).unwrap()
-}
-
-fn to_bf16(values: &[f32]) -> Vec<u16> {
-    values.iter().map(|&v| bf16::from_f32(v).to_bits()).collect()
-}
-
-fn rounded(values: &[f32]) -> Vec<f32> {
-    values.iter().map(|&v| bf16::from_f32(v).to_f32()).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
-/// Every (pooled source position, output position, tap) that a convolution multiplies.
-fn products(geometry: &Geometry) -> Vec<[usize; 3]> {
-    let [_, width] = geometry.pooled();
-    let [out_height, out_width] = geometry.out();
-    let mut found = Vec::new();
-    for to in 0..out_height * out_width {
-        geometry.for_each_tap(to / out_width, to % out_width, |tap, row, column| found.push([row * width + column, to, tap]));
-    }
-    found
-}
-
-/// Whether `got` is near `exact`: at most twice as far as `plain`, in the worst element and on the average.
-#[track_caller]
-fn assert_as_near(what: &str, got: &[f32], plain: &[f32], exact: &[f64]) {
-    let errors = |values: &[f32]| {
-        let off: Vec<f64> = values.iter().zip(exact).map(|(v, e)| (f64::from(*v) - e).abs()).collect();
-        (off.iter().copied().fold(0.0, f64::max), (off.iter().map(|e| e * e).sum::<f64>() / off.len() as f64).sqrt())
-    };
-    assert_eq!(got.len(), exact.len(), "{what}");
-    assert!(got.iter().all(|v| v.is_finite()), "{what}: not finite");
-    let ((worst, mean), (plain_worst, plain_mean)) = (errors(got), errors(plain));
-    assert!(worst <= 2.0 * plain_worst && mean <= 2.0 * plain_mean, "{what}: {worst:e} {mean:e}, plain {plain_worst:e} {plain_mean:e}");
-}
 
 #[test]
 fn forward_has_the_bits_of_the_cpu() {
@@ -147,22 +101,6 @@ fn unpooled_gradients_have_the_bits_of_the_cpu() {
     }
 }
 
-/// Odd maps, strides that leave positions without any tap, channels around tiles and vectors, linear layers, replicated weights.
-fn gradient_cases() -> Vec<(Geometry, usize, usize)> {
-    vec![
-        (ONE_BY_ONE, 1, 1),
-        (geometry(3, 31, [5, 7], 3, 1, 1), 2, 1),
-        (geometry(31, 64, [5, 7], 3, 2, 1), 1, 1),
-        (geometry(64, 64, [9, 9], 3, 1, 1), 1, 1),
-        (geometry(64, 130, [5, 4], 3, 1, 1), 2, 1),
-        (geometry(130, 64, [7, 5], 1, 2, 0), 3, 1),
-        (geometry(3, 64, [9, 11], 7, 2, 3), 1, 1),
-        (geometry(16, 40, [7, 8], 2, 3, 0), 2, 1),
-        (Geometry { kernel: [2, 3], ..geometry(64, 10, [2, 3], 1, 1, 0) }, 5, 1),
-        (Geometry { pool: [2, 2, 0], ..geometry(48, 10, [5, 3], 1, 1, 0) }, 3, 4),
-    ]
-}
-
 #[test]
 fn data_gradients_are_as_near_as_bf16_operands_allow() {
     let gpu = device::gpu();
@@ -232,6 +170,7 @@ struct Source {
 enum OnDevice {
     Counts(Memory<u8>),
     Totals(Memory<u16>),
+    Rounded(Memory<u16>),
     Bits(Memory<u32>, usize),
     PooledSteps(Memory<u8>, usize),
     Real(Memory<f32>, usize),
@@ -243,6 +182,7 @@ impl OnDevice {
         match self {
             OnDevice::Counts(memory) => Operand::Counts(memory.slice()),
             OnDevice::Totals(memory) => Operand::Totals(memory.slice()),
+            OnDevice::Rounded(memory) => Operand::Rounded(memory.slice()),
             OnDevice::Bits(memory, steps) => Operand::Bits { bits: memory.slice(), steps: *steps },
             OnDevice::PooledSteps(memory, steps) => Operand::PooledSteps { counts: memory.slice(), steps: *steps },
             OnDevice::Real(memory, frames) => Operand::Real { input: memory.slice(), frames: *frames },
@@ -292,6 +232,7 @@ fn sources(gpu: &Arc<Gpu>, geometry: &Geometry, batch: usize, steps: usize) -> V
     vec![
         source("counts", floats(&counts), 1, OnDevice::Counts(upload(gpu, &bytes(&counts)))),
         source("totals", floats(&totals), 1, OnDevice::Totals(upload(gpu, &totals))),
+        source("activations", floats(&counts), 1, OnDevice::Rounded(upload(gpu, &to_bf16(&floats(&counts))))),
         source("bits", floats(&spikes), steps, OnDevice::Bits(upload(gpu, &spike_words), steps)),
         source("pooled steps", floats(&pooled), steps, OnDevice::PooledSteps(upload(gpu, &pooled_rows), steps)),
         source("sum of frames", summed, 1, OnDevice::RealSum(upload(gpu, &frames), steps)),

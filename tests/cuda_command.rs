@@ -55,6 +55,42 @@ fn a_run_can_be_stopped_resumed_and_evaluated() {
     assert_eq!(on_cuda, numbers("cpu"), "the same bits give the same table");
 }
 
+/// As an ANN: the same bytes after a stop, the accuracy of the CPU, thresholds from the activations, and its throughput.
+#[test]
+fn an_ann_is_trained_evaluated_and_calibrated() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    let tiny = "train -d digits-8x8 --neuron relu --widths 4 --blocks 1 -b 64 --epochs 1 --crop-pad 0 --quiet --device cuda";
+    ok(folder, &format!("{tiny} --out whole"));
+    let stopped = dsr(folder, &format!("{tiny} --out parts --stop-after-steps 9"), &[]);
+    assert_eq!(stopped.status.code(), Some(1), "{}", text(&stopped.stderr));
+    ok(folder, "train --resume auto --out parts --neuron relu --device cuda --quiet");
+    let read = |file: &str| fs::read(folder.join(file)).unwrap();
+    assert!(read("whole/last.safetensors") == read("parts/last.safetensors"), "a stop in the middle of an epoch changed the checkpoint");
+
+    let of = |device: &str| json(&ok(folder, &format!("eval --checkpoint whole/last.safetensors --device {device} -o json")));
+    let (cuda, cpu) = (of("cuda"), of("cpu"));
+    assert!(cuda["device"].as_str().unwrap().starts_with("cuda:0 ("), "{cuda}");
+    let top1 = |table: &Value| table["results"][0]["top1"].as_f64().unwrap();
+    // Operands of bf16 may decide a few of 360 images.
+    assert!(top1(&cuda) > 0.2 && (top1(&cuda) - top1(&cpu)).abs() < 0.02, "{cuda} {cpu}");
+
+    let of = |device: &str| json(&ok(folder, &format!("calibrate --checkpoint whole -b 256 --batches 2 --device {device} -o json")));
+    let (cuda, cpu) = (of("cuda"), of("cpu"));
+    assert_eq!(cuda["images"], 512);
+    for (cuda, cpu) in cuda["layers"].as_array().unwrap().iter().zip(cpu["layers"].as_array().unwrap()) {
+        assert_eq!(cuda["layer"], cpu["layer"]);
+        let [cuda, cpu] = [cuda, cpu].map(|layer| layer["threshold"].as_f64().unwrap());
+        assert!((cuda - cpu).abs() < 0.02 * cpu, "{cuda} on the device, {cpu} on the CPU");
+    }
+
+    let line = "bench throughput --neuron relu --mode train,infer --widths 4 --blocks 1 -b 2 --image 8x8x1 --warmup 1 --repeats 1 -o json";
+    let result = json(&ok(folder, &format!("{line} --device cuda")));
+    for case in result["cases"].as_array().unwrap() {
+        assert!(case["device"].as_str().unwrap().starts_with("cuda:0 (") && case["median_s"].as_f64().unwrap() > 0.0, "{case}");
+    }
+}
+
 /// Thresholds are chosen on the CPU before the network goes to the device, which starts from them.
 #[test]
 fn chosen_thresholds_are_those_of_the_cpu() {

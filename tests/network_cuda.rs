@@ -91,7 +91,7 @@ fn gradients_are_those_of_bf16_operands() {
         for gradient in [WeightGradient::Rate, WeightGradient::Unrolled] {
             let exact = gradients(&mut network.clone(), &batch, gradient);
             let mut rounding = network.clone();
-            rounding.bf16_gradients = true;
+            rounding.bf16_products = true;
             let rounded = gradients(&mut rounding, &batch, gradient);
             let got = gradients(&mut on_gpu(&network, SumsChoice::Cheapest), &batch, gradient);
             let largest = exact.iter().flat_map(|(_, g)| g).fold(0.0f32, |m, g| m.max(g.abs()));
@@ -158,7 +158,7 @@ fn ten_steps_stay_together() {
     for neuron in [small_networks::IF, small_networks::LIF] {
         let builder = preact_resnet([8, 8, 1], 10, &[8, 16], &[1, 1], 4, 0.0, if neuron == small_networks::IF { 1.0 } else { 0.3 });
         let mut cpu = builder.unwrap().finish(neuron, 4, 0.01, 11).unwrap();
-        cpu.bf16_gradients = true;
+        cpu.bf16_products = true;
         let mut gpu = on_gpu(&cpu, SumsChoice::Cheapest);
         let batch = Batch { data: seeded::values(21, 8 * 64, -1.0..1.0), size: 8, frames: 1 };
         let labels: Vec<u32> = (0..8).collect();

@@ -8,7 +8,9 @@ mod packed_weights;
 mod seeded;
 
 use dsr::device::{Gpu, Isa, Slice};
-use dsr::ops::spike_conv::{Geometry, QuantizedWeights, WeightSource, WeightTable, quantize_weights, transpose_weights};
+use dsr::ops::spike_conv::{
+    BF16, Geometry, QuantizedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights,
+};
 use packed_weights::{OnDevice, on_device};
 
 const NO_POOL: [usize; 3] = [1, 1, 0];
@@ -96,16 +98,56 @@ fn weights_are_rounded_and_packed_as_on_the_cpu() {
             let q = if exists { expected.integer(tap * geometry.cin + of_tap, o) } else { 0 };
             assert_eq!(unpacked(&packed, geometry, weights.bits, step, channel, o), q, "case {n}: step {step}, channel {channel}, {o}");
         }
-        let transposed: Vec<u16> = bytemuck::cast_slice(&download(&gpu, weights.transposed)).to_vec();
-        let chunks = geometry.cout.div_ceil(32);
-        for (at, &got) in transposed.iter().enumerate() {
-            let (half, r, eight, lane) = (at % 2, at / 2 % 2, at / 4 % 2, at / 8 % 32);
-            let (pair, step, piece) = (at / 256 % 4, at / 1024 % 2, at / 2048);
-            let (chunk, tap, tile) = (piece % chunks, piece / chunks % geometry.taps(), piece / chunks / geometry.taps());
-            let (c, o) = (tile * 64 + pair * 16 + eight * 8 + lane / 4, chunk * 32 + step * 16 + r * 8 + lane % 4 * 2 + half);
-            let exists = c < geometry.cin && o < geometry.cout;
-            let weight = if exists { effective[(tap * geometry.cin + c) * geometry.cout + o] } else { 0.0 };
-            assert_eq!(got, bf16(weight), "case {n}: transposed, tap {tap}, {c} to {o}");
-        }
+        assert_packed_as_bf16(
+            &format!("case {n}: transposed"),
+            &download(&gpu, weights.transposed),
+            geometry.cin,
+            geometry,
+            |tap, c, o| effective[(tap * geometry.cin + c) * geometry.cout + o],
+        );
+    }
+}
+
+/// Pieces of 64 channels N and 32 channels K of a tap; of both, one is cin and the other cout.
+fn assert_packed_as_bf16(what: &str, packed: &[u32], columns: usize, geometry: &Geometry, weight: impl Fn(usize, usize, usize) -> f32) {
+    let depth = geometry.cin + geometry.cout - columns;
+    let chunks = depth.div_ceil(32);
+    let packed: &[u16] = bytemuck::cast_slice(packed);
+    assert_eq!(packed.len(), columns.div_ceil(64) * geometry.taps() * chunks * 2048, "{what}");
+    for (at, &got) in packed.iter().enumerate() {
+        let (half, r, eight, lane) = (at % 2, at / 2 % 2, at / 4 % 2, at / 8 % 32);
+        let (pair, step, piece) = (at / 256 % 4, at / 1024 % 2, at / 2048);
+        let (chunk, tap, tile) = (piece % chunks, piece / chunks % geometry.taps(), piece / chunks / geometry.taps());
+        let (n, k) = (tile * 64 + pair * 16 + eight * 8 + lane / 4, chunk * 32 + step * 16 + r * 8 + lane % 4 * 2 + half);
+        let expected = if n < columns && k < depth { weight(tap, n, k) } else { 0.0 };
+        assert_eq!(got, bf16(expected), "{what}, tap {tap}, {n}, {k}");
+    }
+}
+
+/// Those of an ANN: bf16 for forward, several connections in one launch, replicated ones added up first.
+#[test]
+fn weights_of_an_ann_are_rounded_to_bf16() {
+    let gpu = device::gpu();
+    let cases = [(1, 1, 1, 1), (3, 16, 3, 1), (31, 33, 1, 1), (33, 65, 3, 1), (64, 32, 2, 2), (130, 130, 1, 1), (40, 10, 1, 49)];
+    let of_case = |(n, &(cin, cout, kernel, replicate)): (usize, &(usize, usize, usize, usize))| {
+        let geometry = Geometry { cin, cout, source: [7, 7], pool: NO_POOL, kernel: [kernel; 2], stride: 1, pad: 0 };
+        let master = seeded::values(n as u64, replicate * geometry.taps() * cin * cout, -1.0..1.0);
+        (on_device(&gpu, &master, geometry, replicate, BF16), master)
+    };
+    let all: Vec<(OnDevice, Vec<f32>)> = cases.iter().enumerate().map(of_case).collect();
+    let sources: Vec<WeightSource> = all.iter().map(|(on_device, _)| on_device.source).collect();
+    let table = WeightTable::new(&gpu, &sources).unwrap();
+    round_weights(&gpu, &table).unwrap();
+    transpose_weights(&gpu, &table).unwrap();
+    for (n, (on_device, master)) in all.iter().enumerate() {
+        let OnDevice { weights, source: WeightSource { geometry, replicate, .. }, .. } = on_device;
+        let len = master.len() / replicate;
+        let effective = |tap: usize, c: usize, o: usize| {
+            let at = (tap * geometry.cin + c) * geometry.cout + o;
+            master.iter().skip(at).step_by(len).fold(0.0, |sum, &w| sum + f64::from(w)) as f32
+        };
+        let (rounded, transposed) = (download(&gpu, weights.packed), download(&gpu, weights.transposed));
+        assert_packed_as_bf16(&format!("case {n}: rounded"), &rounded, geometry.cout, geometry, |tap, o, c| effective(tap, c, o));
+        assert_packed_as_bf16(&format!("case {n}: transposed"), &transposed, geometry.cin, geometry, effective);
     }
 }

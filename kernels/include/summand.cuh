@@ -19,6 +19,14 @@ struct AnySummand {
 };
 static_assert(sizeof(AnySummand) == 16, "AnySummand is one layout on both sides");
 
+// Real values [rows][pitch] f32 of any pitch; null for an absent summand. Field for field `RowsArgs` in
+// src/ops/batch_norm/cuda_values.rs.
+struct RealRows {
+    const float* values;
+    long long pitch;
+};
+static_assert(sizeof(RealRows) == 16, "RealRows is one layout on both sides");
+
 // Sums of channels c .. c+3 of a row, c a multiple of 4: 16 bytes, or four bits. Channels behind the last are read but belong to nobody.
 __device__ __forceinline__ void load_four_sums(int (&to)[4], const IntegerSummand& from, size_t row, int c) {
     if (from.is_bits) {

@@ -3,6 +3,7 @@
 //! Random values come from the seed and from the shape, so a check has the same inputs whatever else runs. Spikes and all that leads to
 //! them must have the bits of the CPU; gradients, which add floats in another order, must be within a stated tolerance.
 
+mod anns;
 mod convolutions;
 mod inputs;
 mod instruction_sets;
@@ -100,6 +101,7 @@ pub fn checks(device: &Device, size: Size) -> Vec<Check> {
             products::checks(gpu, size),
             training::checks(gpu, size),
             networks::checks(gpu, size),
+            anns::checks(gpu, size),
         ]
         .into_iter()
         .flatten()

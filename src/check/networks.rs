@@ -25,6 +25,10 @@ const TOLERANCE: &str = "5% of the length";
 const OF_LENGTH: f64 = 0.05;
 /// Gradients that are zero but for rounding, as of biases in front of a batch norm, are held against this part of the largest one.
 const OF_LARGEST: f64 = 1e-3;
+/// The same for an ANN, whose operands are rounded in the forward pass, too: an operand that goes across a boundary may carry currents
+/// across 0, and of a layer of a thousand neurons each of these is 3 % of the gradient's length.
+const ANN_TOLERANCE: &str = "20% of the length";
+const ANN_OF_LENGTH: f64 = 0.2;
 const RULE: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const DECAY: f32 = 5e-4;
 const LR: f32 = 0.01;
@@ -160,7 +164,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         for (op, gradient) in [("gradients, rate", WeightGradient::Rate), ("gradients, unrolled", WeightGradient::Unrolled)] {
             let (gpu, shared) = (gpu.clone(), shared.clone());
             checks.push(Check::within(TOLERANCE, op, &shape, move |rng, outcome| {
-                check_gradients(&gpu, shared.network(rng)?, outcome, gradient)
+                check_gradients(&gpu, shared.network(rng)?, outcome, gradient, OF_LENGTH)
             }));
         }
         let (of_step, of_replay, again) = (gpu.clone(), gpu.clone(), shared.clone());
@@ -170,6 +174,46 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         checks.push(Check::bits("repeated training", &shape, move |rng, outcome| check_repeated(&of_replay, again.network(rng)?, outcome)));
     }
     checks
+}
+
+/// The same as ANNs, but for the network of one channel, where a single value is the length of everything.
+fn ann_cases(size: Size) -> Vec<Case> {
+    let as_ann = |case: Case| Case { neuron: Neuron::Relu, time_steps: 1, batch: case.batch.max(4), has_frames: false, ..case };
+    cases(size).into_iter().skip(1).map(as_ann).collect()
+}
+
+/// Networks as ANNs.
+pub fn ann_checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for case in ann_cases(size) {
+        let (shape, shared) = (format!("{}, B{}, relu", case.name, case.batch), Shared::of(case));
+        for (op, mode) in [("evaluation", Mode::Eval), ("training", train(WeightGradient::Rate))] {
+            let (gpu, shared) = (gpu.clone(), shared.clone());
+            checks.push(Check::within(ANN_TOLERANCE, op, &shape, move |rng, outcome| {
+                check_outputs(&gpu, shared.network(rng)?, outcome, mode)
+            }));
+        }
+        let (of_gradients, of_replay, again) = (gpu.clone(), gpu.clone(), shared.clone());
+        checks.push(Check::within(ANN_TOLERANCE, "gradients", &shape, move |rng, outcome| {
+            check_gradients(&of_gradients, shared.network(rng)?, outcome, WeightGradient::Rate, ANN_OF_LENGTH)
+        }));
+        checks.push(Check::bits("repeated training", &shape, move |rng, outcome| check_repeated(&of_replay, again.network(rng)?, outcome)));
+    }
+    checks
+}
+
+/// Logits and running statistics of an ANN.
+fn check_outputs(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &mut Outcome, mode: Mode) -> Result<()> {
+    let mut on_gpu = on_gpu(gpu, &network, SumsChoice::Cheapest)?;
+    network.bf16_products = true;
+    let [got, expected] = [&mut on_gpu, &mut network].map(|network| network.forward(&batch.input(), mode, |_| false));
+    outcome.length("logits [B][classes]", &got?.logits, &expected?.logits, 0.0, ANN_OF_LENGTH);
+    for (got, expected) in on_gpu.norms.iter().zip(&network.norms) {
+        outcome.length(&format!("running mean of {}", got.name), &got.running_mean, &expected.running_mean, 0.0, ANN_OF_LENGTH);
+        outcome.length(&format!("running variance of {}", got.name), &got.running_var, &expected.running_var, 0.0, ANN_OF_LENGTH);
+    }
+    outcome.bits("bytes written between the buffers", &[on_gpu.stray_bytes()? as u64], &[0]);
+    Ok(())
 }
 
 fn train(gradient: WeightGradient) -> Mode {
@@ -238,18 +282,24 @@ fn by_parameter(network: &Network, arena: &[f32]) -> Vec<(String, Vec<f32>)> {
     all
 }
 
-fn compare_lengths(outcome: &mut Outcome, what: &str, got: &[(String, Vec<f32>)], expected: &[(String, Vec<f32>)]) {
+fn compare_lengths(outcome: &mut Outcome, what: &str, got: &[(String, Vec<f32>)], expected: &[(String, Vec<f32>)], of_length: f64) {
     let largest = expected.iter().flat_map(|(_, g)| g).fold(0.0f32, |most, g| most.max(g.abs()));
     for ((name, got), (_, expected)) in got.iter().zip(expected) {
         let floor = OF_LARGEST * f64::from(largest) * (expected.len() as f64).sqrt();
-        outcome.length(&format!("{what} of {name}"), got, expected, floor, OF_LENGTH);
+        outcome.length(&format!("{what} of {name}"), got, expected, floor, of_length);
     }
 }
 
-fn check_gradients(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &mut Outcome, gradient: WeightGradient) -> Result<()> {
+fn check_gradients(
+    gpu: &Arc<Gpu>,
+    (mut network, batch): (Network, Batch),
+    outcome: &mut Outcome,
+    gradient: WeightGradient,
+    of_length: f64,
+) -> Result<()> {
     let got = gradients(&mut on_gpu(gpu, &network, SumsChoice::Cheapest)?, &batch, gradient)?;
-    network.bf16_gradients = true;
-    compare_lengths(outcome, "gradient", &got, &gradients(&mut network, &batch, gradient)?);
+    network.bf16_products = true;
+    compare_lengths(outcome, "gradient", &got, &gradients(&mut network, &batch, gradient)?, of_length);
     Ok(())
 }
 
@@ -269,7 +319,7 @@ pub fn take_steps(network: &mut Network, batch: &Batch, steps: u64) -> Result<(V
 fn check_step(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &mut Outcome) -> Result<()> {
     let mut on_gpu = on_gpu(gpu, &network, SumsChoice::Cheapest)?;
     let mut values = network.values.clone();
-    network.bf16_gradients = true;
+    network.bf16_products = true;
     let (got, updated) = take_steps(&mut on_gpu, &batch, 1)?;
     let (expected, by_cpu) = take_steps(&mut network, &batch, 1)?;
     for (got, expected) in got.iter().zip(&expected) {
@@ -279,7 +329,7 @@ fn check_step(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &
         outcome.bits("firing rates", &got.rates, &expected.rates);
     }
     compare_norms(outcome, &on_gpu, &network);
-    compare_lengths(outcome, "velocity", &by_parameter(&network, &updated.first), &by_parameter(&network, &by_cpu.first));
+    compare_lengths(outcome, "velocity", &by_parameter(&network, &updated.first), &by_parameter(&network, &by_cpu.first), OF_LENGTH);
     // The update itself is exact.
     values.iter_mut().zip(&updated.first).for_each(|(value, velocity)| *value -= LR * velocity);
     network.values = values;
@@ -312,6 +362,18 @@ fn check_repeated(gpu: &Arc<Gpu>, (network, batch): (Network, Batch), outcome: &
 mod tests {
     use super::*;
     use rand::SeedableRng;
+
+    /// Outputs that are all 0 would show nothing.
+    #[test]
+    fn anns_are_active_in_every_layer() {
+        for case in ann_cases(Size::Small) {
+            let (mut network, batch) = case.network(&mut ChaCha8Rng::seed_from_u64(0)).unwrap();
+            for mode in [Mode::Eval, train(WeightGradient::Rate)] {
+                let rates = network.forward(&batch.input(), mode, |_| false).unwrap().rates;
+                assert!(rates.iter().all(|rate| *rate > 0.02), "{}, {mode:?}: {rates:?}", case.name);
+            }
+        }
+    }
 
     /// Silent neurons would show nothing.
     #[test]

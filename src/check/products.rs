@@ -1,4 +1,5 @@
-//! The matrix products of backward on the tensor cores: gradients of the sources and of the weights of a convolution.
+//! The matrix products of bf16 operands on the tensor cores: gradients of the sources and of the weights of a convolution, and the
+//! convolution between the layers of an ANN.
 //!
 //! Operands are bf16, sums f32. Small integers have one right sum, which has to come out. Of other values each gradient is compared with
 //! the sum of its rounded operands in f64, and may be off by a part of the sum of magnitudes.
@@ -16,8 +17,11 @@ use super::weights::{OnDevice, summed_copies};
 use super::{Check, Outcome, Output, Size};
 use crate::device::{Gpu, Memory, Slice};
 use crate::error::Result;
-use crate::ops::conv::cuda::{Operand, data_gradient, data_gradient_in_tiles, subtract_outer, weight_gradient, weight_gradient_workspace};
-use crate::ops::spike_conv::{Geometry, WeightTable, transpose_weights};
+use crate::ops::conv::cuda::{
+    Operand, conv_forward, conv_forward_in_tiles, data_gradient, data_gradient_in_tiles, subtract_outer, weight_gradient,
+    weight_gradient_workspace,
+};
+use crate::ops::spike_conv::{BF16, Geometry, WeightTable, round_weights, transpose_weights};
 
 /// Part of the sum of magnitudes that a sum of f32 may be off by: about 80 roundings of the largest partial sum that there can be.
 const OF_MAGNITUDES: f64 = 1e-5;
@@ -55,6 +59,12 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     for (geometry, batch, replicate) in cases(size) {
         let copies = if replicate > 1 { format!(", {replicate} copies") } else { String::new() };
         let shape = format!("{} -> {}, B{batch}{copies}", window(&geometry), geometry.cout);
+        for (op, is_exact) in [("ANN convolution, integers", true), ("ANN convolution", false)] {
+            let gpu = gpu.clone();
+            let run =
+                move |rng: &mut ChaCha8Rng, outcome: &mut Outcome| check_forward(&gpu, rng, outcome, &geometry, batch, replicate, is_exact);
+            checks.push(if is_exact { Check::bits(op, &shape, run) } else { Check::within(TOLERANCE, op, &shape, run) });
+        }
         let [gpu_exact, gpu_near] = [gpu.clone(), gpu.clone()];
         checks.push(Check::bits("data gradient, integers", &shape, move |rng, outcome| {
             check_data(&gpu_exact, rng, outcome, &geometry, batch, replicate, true)
@@ -137,6 +147,47 @@ fn reads(geometry: &Geometry) -> Vec<Vec<[usize; 2]>> {
     (0..geometry.positions()).map(of_position).collect()
 }
 
+fn check_forward(
+    gpu: &Arc<Gpu>,
+    rng: &mut ChaCha8Rng,
+    outcome: &mut Outcome,
+    geometry: &Geometry,
+    batch: usize,
+    replicate: usize,
+    is_exact: bool,
+) -> Result<()> {
+    let Geometry { cin, cout, .. } = *geometry;
+    let (inputs, outputs) = (geometry.pooled().iter().product::<usize>() * cin, geometry.positions() * cout);
+    let source = operand(rng, batch * inputs, is_exact);
+    let master = operand(rng, replicate * geometry.taps() * cin * cout, is_exact);
+    let near_weights: Vec<f64> = summed_copies(&master, replicate).into_iter().map(rounded).collect();
+    let near_source: Vec<f64> = source.iter().copied().map(rounded).collect();
+    let mut sums = vec![Sum::default(); batch * outputs];
+    let reads = reads(geometry);
+    sums.par_chunks_mut(outputs).zip(near_source.par_chunks(inputs)).for_each(|(sums, source)| {
+        for (sums, reads) in sums.chunks_exact_mut(cout).zip(&reads) {
+            for &[from, tap] in reads {
+                for (value, weights) in source[from * cin..][..cin].iter().zip(near_weights[tap * cin * cout..].chunks_exact(cout)) {
+                    sums.iter_mut().zip(weights).for_each(|(sum, weight)| sum.add(value * weight));
+                }
+            }
+        }
+    });
+    let weights = OnDevice::new(gpu, &master, *geometry, replicate, BF16)?;
+    round_weights(gpu, &WeightTable::new(gpu, &[weights.source])?)?;
+    let (weights, source) = (weights.source.weights.packed, gpu.memory_of(&to_bf16(&source))?);
+    let out = Output::unwritten(gpu, batch * outputs)?;
+    conv_forward(gpu, out.slice(), source.slice(), weights, geometry, batch)?;
+    let got: Vec<f32> = out.values("sums [B][P][C]", outcome)?;
+    compare(outcome, "sums [B][P][C]", &got, &sums, is_exact);
+    for rows in [64, 128] {
+        let out = Output::unwritten(gpu, batch * outputs)?;
+        conv_forward_in_tiles(gpu, out.slice(), source.slice(), weights, geometry, batch, rows)?;
+        out.expect(&format!("sums, tiles of {rows} [B][P][C]"), outcome, &got)?;
+    }
+    Ok(())
+}
+
 fn check_data(
     gpu: &Arc<Gpu>,
     rng: &mut ChaCha8Rng,
@@ -215,6 +266,9 @@ fn sources(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, geometry: &Geometry, batch: usi
     source("counts", as_floats(&counts), 1, &bytes, |words, _| Operand::Counts(words.cast()))?;
     let totals = draw(rng, positions * cin, 2000);
     source("totals", as_floats(&totals), 1, bytemuck::cast_slice(&totals), |words, _| Operand::Totals(words.cast()))?;
+    source("activations", as_floats(&counts), 1, bytemuck::cast_slice(&to_bf16(&as_floats(&counts))), |words, _| {
+        Operand::Rounded(words.cast())
+    })?;
     let spikes = bits(rng, positions * steps, cin, 0.3);
     let words = cin.div_ceil(32);
     let is_set = |at: usize| f32::from(u8::from(spikes[at / cin * words + at % cin / 32] >> (at % cin % 32) & 1 == 1));

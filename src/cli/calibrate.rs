@@ -86,10 +86,11 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let path = settings::checkpoint_file(&args.checkpoint);
     let (ann_config, config) = configs(global, &args, &path)?;
     super::use_threads(ann_config.threads)?;
-    global.open_device_for(ann_config.neuron)?; // refuses a CUDA device
+    let device = global.open_device()?;
     let dataset = Arc::new(dataset::ready(&ann_config, global.quiet)?);
     let mut ann = ann_config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut ann, None)?;
+    ann.place(&device)?;
     let batch = args.batch.map_or(ann_config.batch, NonZeroUsize::get);
     let bar = progress_bar(global, dataset.train.len().min(batch.saturating_mul(args.batches.get())));
     let mut images = 0;

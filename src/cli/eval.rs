@@ -89,7 +89,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.rates {
         settings::check_spiking(&config, "--rates")?;
     }
-    let device = global.open_device_for(config.neuron)?;
+    let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut network, None)?;

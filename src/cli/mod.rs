@@ -19,7 +19,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::NeuronKind;
 use crate::device::{Device, Gpu, driver};
 use crate::error::Error;
 
@@ -116,21 +115,6 @@ impl Global {
     /// [`Error::Device`] if a CUDA device was asked for by name and cannot be used.
     pub fn open_device(&self) -> anyhow::Result<Device> {
         self.open(self.device)
-    }
-
-    /// The same for a network of these neurons: an ANN is computed on the CPU.
-    ///
-    /// # Errors
-    /// As [`Global::open_device`], and [`Error::Config`] if a CUDA device was asked for by name for an ANN.
-    pub fn open_device_for(&self, neuron: NeuronKind) -> anyhow::Result<Device> {
-        match (neuron, self.device) {
-            (NeuronKind::Relu, Wanted::Cuda(ordinal)) => {
-                let problem = format!("cuda:{ordinal}: an ANN (--neuron relu) is computed on the CPU only; use --device cpu");
-                Err(Error::config("device", problem).into())
-            }
-            (NeuronKind::Relu, _) => Ok(Device::Cpu),
-            _ => self.open_device(),
-        }
     }
 
     /// Opens one device, as [`Global::open_device`] does.

@@ -68,7 +68,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let plan = plan(global, &args)?;
     super::use_threads(plan.config.threads)?;
     let text = plan.config.to_toml()?;
-    let device = global.open_device_for(plan.config.neuron)?;
+    let device = global.open_device()?;
     let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
     let origin = match (&args.init_from, &plan.resume) {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use super::backward::to_bf16;
 use super::forward::{Forward, Input, Mode};
 use super::kept::{InnerKept, LayerKept};
 use super::{Connection, Kind, Network, Source};
@@ -20,11 +21,14 @@ impl Network {
     /// Evaluates an ANN and shows the outputs of every layer, index and `[B][P][C]`, as they are computed.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the input does not fit the network, or if it is a spiking one.
+    /// [`Error::ShapeMismatch`] if the input does not fit the network, or if it is a spiking one; [`Error::Device`] if a device fails.
     pub fn activations(&mut self, input: &Input, mut visit: impl FnMut(usize, &[f32])) -> Result<Forward> {
         self.check_input(input)?;
         if !self.neuron.is_real() {
             return Err(Error::shape("activations", "an ANN (relu)", format!("a network of {} neurons", self.neuron.name())));
+        }
+        if self.on_device() {
+            return self.activations_on_device(input, visit);
         }
         Ok(self.forward_real(input, Mode::Eval, &mut visit))
     }
@@ -112,9 +116,12 @@ impl Network {
         } else {
             Cow::Borrowed(source)
         };
-        match connection.kind {
-            Kind::Identity => x.copy_from_slice(&pooled),
-            Kind::Conv { .. } => conv(&pooled, &self.effective_weights(connection), geometry, x),
+        match (&connection.kind, connection.source) {
+            (Kind::Identity, _) => x.copy_from_slice(&pooled),
+            (Kind::Conv { .. }, Source::Layer(_)) if self.bf16_products => {
+                conv(&to_bf16(&pooled), &to_bf16(&self.effective_weights(connection)), geometry, x);
+            }
+            (Kind::Conv { .. }, _) => conv(&pooled, &self.effective_weights(connection), geometry, x),
         }
     }
 

@@ -213,7 +213,7 @@ impl Network {
         let mut totals = vec![0.0f32; input.batch * pooled];
         let samples = totals.par_chunks_mut(pooled).enumerate();
         let rounded;
-        let grad = if self.bf16_gradients {
+        let grad = if self.bf16_products {
             rounded = to_bf16(grad);
             &rounded[..]
         } else {
@@ -224,6 +224,9 @@ impl Network {
                 let activations = &kept[source].activations;
                 let len = activations.len() / input.batch;
                 samples.for_each(|(b, totals)| pool_values(&activations[b * len..][..len], geometry, totals));
+                if self.bf16_products {
+                    totals = to_bf16(&totals);
+                }
             }
             Source::Layer(source) => {
                 let value = self.spike_value(source, true);
@@ -234,7 +237,7 @@ impl Network {
             Source::Input => {
                 let copies = (self.time_steps / input.frames) as f32;
                 samples.for_each(|(b, totals)| {
-                    if self.bf16_gradients {
+                    if self.bf16_products {
                         (0..input.frames).for_each(|t| add_scaled(isa, 1.0, input.frame(b, t), totals));
                         totals.iter_mut().for_each(|v| *v = copies * bf16::from_f32(*v).to_f32());
                         return;
@@ -269,7 +272,7 @@ impl Network {
             Kind::Identity => grad,
             Kind::Conv { .. } => {
                 let (mut weights, mut grad) = (self.effective_weights(connection), Cow::Borrowed(grad));
-                if self.bf16_gradients {
+                if self.bf16_products {
                     (weights, grad) = (to_bf16(&weights).into(), to_bf16(&grad).into());
                 }
                 if !is_pooled {
@@ -311,7 +314,7 @@ impl Network {
 }
 
 /// Rounded to bf16, nearest and ties to even.
-fn to_bf16(values: &[f32]) -> Vec<f32> {
+pub(super) fn to_bf16(values: &[f32]) -> Vec<f32> {
     values.par_iter().map(|&v| bf16::from_f32(v).to_f32()).collect()
 }
 

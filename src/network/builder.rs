@@ -171,7 +171,7 @@ impl Builder {
             grads: vec![0.0; self.len],
             parameters: self.parameters,
             norms: self.norms,
-            bf16_gradients: false,
+            bf16_products: false,
             isa: Isa::detect(),
             quantized: Vec::new(),
             kept: Vec::new(),

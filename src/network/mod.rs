@@ -33,7 +33,7 @@ use kept::{LayerKept, Workspace};
 use rayon::prelude::*;
 
 use crate::device::{Device, Isa};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::{Geometry, QuantizedWeights};
 use crate::optimizer::Optimizer;
@@ -170,9 +170,9 @@ pub struct Network {
     pub values: Vec<f32>,
     /// Gradients of all parameters.
     pub grads: Vec<f32>,
-    /// Whether backward rounds the operands of its products to bf16, as a CUDA device does. On the CPU that is no faster; it tells
-    /// what the rounding does to a training.
-    pub bf16_gradients: bool,
+    /// Whether products of real values round their operands to bf16, as a CUDA device does: all of backward, and those between the
+    /// layers of an ANN. On the CPU that is no faster; it tells what the rounding does to a training.
+    pub bf16_products: bool,
     /// Instruction set of the inner loops.
     pub isa: Isa,
     /// Fixed-point weights of every connection from spikes, refreshed when parameters change.
@@ -248,12 +248,8 @@ impl Network {
     /// [`Network::train_step`] leave them behind until [`Network::synchronize`].
     ///
     /// # Errors
-    /// [`Error::Config`] for an ANN on a CUDA device; [`Error::Device`] if values have to be fetched from the device that it leaves,
-    /// and that fails.
+    /// [`Error::Device`] if values have to be fetched from the device that it leaves, and that fails.
     pub fn place(&mut self, device: &Device) -> Result<()> {
-        if self.neuron.is_real() && matches!(device, Device::Cuda(_)) {
-            return Err(Error::config("device", format!("{device}: an ANN (--neuron relu) is computed on the CPU only; use --device cpu")));
-        }
         self.fetch(None)?;
         self.session = match device {
             Device::Cpu => None,

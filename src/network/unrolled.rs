@@ -38,7 +38,7 @@ impl Reader<'_> {
         first.par_chunks_mut(chunk).enumerate().for_each(|(b, first)| {
             let second = if second.is_empty() { second } else { &second[b * chunk..][..chunk] };
             normalize(isa, norm, self.is_real(), first, second, channels, self.stride);
-            if self.network.bf16_gradients {
+            if self.network.bf16_products {
                 first.iter_mut().for_each(|v| *v = bf16::from_f32(f32::from_bits(*v as u32)).to_f32().to_bits() as i32);
             }
         });
@@ -100,7 +100,7 @@ impl Reader<'_> {
         for (t, x) in x.chunks_exact(self.stride).enumerate() {
             let values = &self.input().frame(b, t)[position * cin..][..cin];
             for (&value, outer) in values.iter().zip(outer.chunks_exact_mut(cout)) {
-                let value = if self.network.bf16_gradients { bf16::from_f32(value).to_f32() } else { value };
+                let value = if self.network.bf16_products { bf16::from_f32(value).to_f32() } else { value };
                 add_scaled(self.network.isa, copies * value, &x[..cout], outer);
             }
         }

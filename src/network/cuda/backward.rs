@@ -167,7 +167,8 @@ impl Pass<'_> {
         let connection = &layer.connections[k];
         let (Some(norm), Some(inner)) = (connection.norm, &own.inner) else { return Ok(()) };
         let out = CurrentGradient { weighted: buffers.scratch.weighted, ..self.outputs(std::iter::once(connection)) };
-        let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed: inner.weighted_normed };
+        let weighted_normed = if inner.weighted_normed.is_none() { inner.mean_normed } else { inner.weighted_normed };
+        let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed };
         let unrolled = self.training == Some(WeightGradient::Unrolled);
         inner_backward(gpu, &out, self.grad(network.norms[norm].weight), own.grad, &self.of_layer(index), &kept, unrolled)
     }
@@ -182,6 +183,9 @@ impl Pass<'_> {
             Source::Input => {
                 let copies = (network.time_steps / frames) as f32;
                 (conv::Operand::RealSum { input: buffers.input, frames }, (Slice::NONE, copies))
+            }
+            Source::Layer(source) if network.neuron.is_real() => {
+                (conv::Operand::Rounded(self.rounded(source, geometry)?), (Slice::NONE, 1.0))
             }
             Source::Layer(source) => {
                 let counts = buffers.layers[source].counts;

@@ -3,10 +3,11 @@
 use super::Demand;
 use crate::device::{Layout, Slice};
 use crate::network::{Connection, Kind, Network, Source, WeightGradient};
+use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
 use crate::ops::neuron::{LANES, Neuron};
-use crate::ops::spike_conv::{DeviceNormalizer, PackedWeights};
+use crate::ops::spike_conv::{BF16, DeviceNormalizer, PackedWeights};
 use crate::optimizer::cuda::{StepParameters, StepResult};
 
 /// All buffers of a session; `Default` is none.
@@ -30,7 +31,7 @@ pub(super) struct Buffers {
     pub losses: Slice<f64>,
     /// Share of each step in the representation, `[T]`.
     pub step_weights: Slice<f32>,
-    /// Statistics of all layers; cleared before a forward pass in training mode.
+    /// Statistics of all layers, none of an ANN; cleared before a forward pass in training mode.
     pub statistics: Slice<u64>,
     /// Spikes of each layer; cleared before a forward pass.
     pub fired: Slice<u64>,
@@ -45,8 +46,12 @@ pub(super) struct Buffers {
 /// Buffers of one layer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LayerBuffers {
-    /// `[B][P][T][words]`.
+    /// `[B][P][T][words]`; none of an ANN.
     pub spikes: Slice<u32>,
+    /// Outputs of a layer of an ANN, `[B][P][C]`, where an identity, a pool or the host reads them; of the last one they are the logits.
+    pub values: Slice<f32>,
+    /// The same as bf16, where a convolution reads them.
+    pub rounded: Slice<u16>,
     pub normalizer: DeviceNormalizer,
     /// `[8][C]`.
     pub statistics: Slice<u64>,
@@ -83,6 +88,7 @@ pub(super) struct InnerBuffers {
     pub correlation: Slice<f64>,
     /// `[B][P][C]`.
     pub mean_normed: Slice<f32>,
+    /// None of an ANN, where both are the same.
     pub weighted_normed: Slice<f32>,
     /// `Σ_t û[t] ⊗ o[t]`, in `unrolled` mode.
     pub outer: Slice<f32>,
@@ -91,11 +97,11 @@ pub(super) struct InnerBuffers {
 /// Buffers that one layer after the other uses; each as large as the largest use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    /// Sums `[B][P][T or 1][stride]` of the first and second connection.
+    /// Sums `[B][P][T or 1][stride]` of the first and second connection; of an ANN f32 in their bits.
     pub sums: [Slice<i32>; 2],
     /// Spikes in the pool windows of either connection, `[B][P_pooled][T][C padded]`.
     pub pooled: [Slice<u8>; 2],
-    /// `[samples][2][C]` of the layer that reads the input.
+    /// `[samples][2][C]` of the layer that reads the input; of an ANN `[5][C]` of a layer.
     pub real_statistics: Slice<f64>,
     /// x̂[t] in `unrolled` mode, `[B][P][T or 1][C]` bf16.
     pub normed: Slice<u16>,
@@ -109,7 +115,7 @@ pub(super) struct Scratch {
     pub weighted_f32: Slice<f32>,
     /// Gradient of a pooled source, `[B][P_pooled][C]`.
     pub pooled_grad: Slice<f32>,
-    /// Counts in pool windows, `[B][P_pooled][C]`.
+    /// Counts in pool windows, `[B][P_pooled][C]`; of an ANN bf16 means in the windows, in evaluation, too.
     pub totals: Slice<u16>,
     /// Partial weight gradients.
     pub workspace: Slice<f32>,
@@ -122,6 +128,7 @@ impl Buffers {
         let (batch, time_steps) = (demand.batch, network.time_steps);
         let frame: usize = network.input.iter().product();
         let is_training = demand.training.is_some();
+        let is_real = network.neuron.is_real();
         let in_training = |len: usize| if is_training { len } else { 0 };
         let norms: usize = network.norms.iter().map(|n| 2 * n.running_mean.len()).sum();
         let channels: usize = network.layers.iter().map(|l| l.shape[2]).sum();
@@ -137,7 +144,7 @@ impl Buffers {
             logits: layout.take(batch * network.classes),
             losses: take(layout, in_training(batch)),
             step_weights: layout.take(time_steps),
-            statistics: take(layout, in_training(8 * channels)),
+            statistics: take(layout, if is_real { 0 } else { in_training(8 * channels) }),
             fired: layout.take(network.layers.len()),
             thresholds: layout.take(network.layers.len()),
             parameters: layout.take(1),
@@ -148,12 +155,15 @@ impl Buffers {
         let mut statistics = 0;
         for index in 0..network.layers.len() {
             let mut layer = LayerBuffers::lay_out(network, index, demand, layout);
-            if is_training {
+            if is_training && !is_real {
                 let len = 8 * network.layers[index].shape[2];
                 layer.statistics = buffers.statistics.part(statistics..statistics + len);
                 statistics += len;
             }
             buffers.layers.push(layer);
+        }
+        if let (true, Some(last)) = (is_real, buffers.layers.last_mut()) {
+            last.values = buffers.logits;
         }
         if is_training {
             lay_out_gradients(network, batch, layout, &mut buffers.layers);
@@ -177,7 +187,11 @@ impl Buffers {
     /// Bytes that are kept from forward to backward.
     pub fn kept_bytes(&self) -> usize {
         let of_layer = |layer: &LayerBuffers| {
+            if layer.mean_normed.is_none() {
+                return 0; // evaluation
+            }
             let mut bytes = layer.counts.bytes() + layer.mean_normed.bytes() + layer.weighted_normed.bytes() + layer.dropped.bytes();
+            bytes += layer.values.bytes() + layer.rounded.bytes();
             bytes += layer.connections.iter().map(|c| c.outer.bytes()).sum::<usize>();
             if let Some(inner) = &layer.inner {
                 bytes += inner.mean_normed.bytes() + inner.weighted_normed.bytes() + inner.outer.bytes();
@@ -200,11 +214,17 @@ impl LayerBuffers {
         let is_unrolled = demand.training == Some(WeightGradient::Unrolled) && layer.norm.is_some();
         let outer = |c: &Connection| if is_unrolled { c.geometry.taps() * c.geometry.cin * c.geometry.cout } else { 0 };
         let own = layer.connections.iter().find(|c| c.norm.is_some());
+        let is_real = network.neuron.is_real();
+        let has = |is_there: bool, len: usize| if is_there { len } else { 0 };
+        let [reads_values, reads_rounded] = network.reads_outputs(index);
+        let is_last = index + 1 == network.layers.len();
         LayerBuffers {
-            spikes: layout.take(positions * network.time_steps * channels.div_ceil(32)),
+            spikes: take(layout, has(!is_real, positions * network.time_steps * channels.div_ceil(32))),
+            values: take(layout, has(is_real && !is_last && (reads_values || demand.activations), neurons)),
+            rounded: take(layout, has(is_real && reads_rounded, neurons)),
             normalizer: DeviceNormalizer { values: layout.take(6 * padded), padded },
             statistics: Slice::NONE,
-            counts: take(layout, in_training(neurons)),
+            counts: take(layout, if is_real { 0 } else { in_training(neurons) }),
             mean_normed: take(layout, in_training(neurons)),
             weighted_normed: take(layout, if is_weighted { in_training(neurons) } else { 0 }),
             dropped: take(layout, if layer.dropout > 0.0 { in_training(positions * channels.div_ceil(32)) } else { 0 }),
@@ -212,7 +232,7 @@ impl LayerBuffers {
                 constants: layout.take(5 * padded),
                 correlation: layout.take(padded),
                 mean_normed: layout.take(neurons),
-                weighted_normed: layout.take(neurons),
+                weighted_normed: take(layout, has(!is_real, neurons)),
                 outer: take(layout, outer(connection)),
             }),
             grad: Slice::NONE,
@@ -222,7 +242,7 @@ impl LayerBuffers {
                 .map(|connection| match connection.kind {
                     Kind::Identity => ConnectionBuffers::default(),
                     Kind::Conv { .. } => ConnectionBuffers {
-                        packed: PackedWeights::take(layout, &connection.geometry, network.weight_bits),
+                        packed: PackedWeights::take(layout, &connection.geometry, if is_real { BF16 } else { network.weight_bits }),
                         outer: take(layout, outer(connection)),
                     },
                 })
@@ -237,6 +257,7 @@ impl Scratch {
         let is_training = demand.training.is_some();
         let in_training = |len: usize| if is_training { len } else { 0 };
         let is_unrolled = demand.training == Some(WeightGradient::Unrolled);
+        let is_real = network.neuron.is_real();
         let mut sums = [0; 2];
         let mut pooled = [0; 2];
         let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, 0, 0);
@@ -254,7 +275,8 @@ impl Scratch {
                     sums[k] = sums[k].max(positions * frames * channels.next_multiple_of(LANES));
                 }
                 if is_pooled && is_conv {
-                    pooled[k] = pooled[k].max(pooled_positions * time_steps * geometry.cin.next_multiple_of(32));
+                    let counts = pooled_positions * time_steps * geometry.cin.next_multiple_of(32);
+                    pooled[k] = if is_real { 0 } else { pooled[k].max(counts) };
                     totals = totals.max(pooled_positions * geometry.cin);
                 }
                 if is_pooled {
@@ -265,7 +287,10 @@ impl Scratch {
                     workspace = workspace.max(conv::weight_gradient_workspace(geometry, rows));
                 }
             }
-            if layer.connections[0].source == Source::Input {
+            if is_real {
+                real = real.max(5 * channels);
+                partial = partial.max(batch_norm::partial_len(positions, channels));
+            } else if layer.connections[0].source == Source::Input {
                 real = real.max(batch * 2 * channels);
             }
             if is_unrolled && layer.norm.is_some() {
@@ -287,9 +312,18 @@ impl Scratch {
             weighted: take(layout, in_training(neurons)),
             weighted_f32: take(layout, in_training(neurons)),
             pooled_grad: take(layout, in_training(pooled_grad)),
-            totals: take(layout, in_training(totals)),
+            totals: take(layout, if is_real { totals } else { in_training(totals) }),
             workspace: take(layout, in_training(workspace)),
         }
+    }
+}
+
+impl Network {
+    /// Whether later layers read the outputs of layer `index` of an ANN as they are, and whether they read them as bf16.
+    fn reads_outputs(&self, index: usize) -> [bool; 2] {
+        let readers = || self.layers.iter().flat_map(|l| &l.connections).filter(|c| c.source == Source::Layer(index));
+        let is_rounded = |c: &Connection| matches!(c.kind, Kind::Conv { .. }) && !c.geometry.is_pooled();
+        [readers().any(|c| !is_rounded(c)), readers().any(is_rounded)]
     }
 }
 

@@ -61,7 +61,8 @@ impl Network {
         if is_replayed {
             resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
         } else {
-            let (stores, training) = (self.stores(mode.gradient()), mode.gradient());
+            let training = mode.gradient().map(|gradient| self.device_gradient(gradient));
+            let stores = self.stores(training);
             let (batch, frames) = (input.batch, input.frames);
             Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores }.enqueue()?;
         }
@@ -72,7 +73,7 @@ impl Network {
         for (index, layer) in self.layers.iter().enumerate() {
             let is_last = index + 1 == self.layers.len();
             let mut of_layer = None;
-            if keep_spikes(index) || is_last {
+            if !self.neuron.is_real() && (keep_spikes(index) || is_last) {
                 let mut train = Spikes::reuse(Vec::new(), self.time_steps, input.batch, layer.positions(), layer.shape[2]);
                 let len = train.bits().len();
                 gpu.download(buffers.layers[index].spikes.part(0..len), train.bits_mut())?;
@@ -99,7 +100,7 @@ impl Network {
         (0..self.layers.len()).map(of_layer).collect()
     }
 
-    /// Mean firing rate of each layer, from the counters of the last forward pass.
+    /// Mean firing rate of each layer (of an ANN, the share of outputs above 0), from the counters of the last forward pass.
     pub(super) fn download_rates(&self, gpu: &Gpu, buffers: &Buffers, batch: usize) -> Result<Vec<f32>> {
         let mut fired = vec![0u64; self.layers.len()];
         gpu.download(buffers.fired, &mut fired)?;
@@ -133,9 +134,16 @@ impl Pass<'_> {
         for index in 0..network.layers.len() {
             let _layer = clock::span(Name::Layer(index));
             clock::op(Op::Kernels, || {
-                self.layer(index)?;
+                if network.neuron.is_real() {
+                    self.real_layer(index)?
+                } else {
+                    self.layer(index)?
+                }
                 settle(gpu)
             })?;
+        }
+        if network.neuron.is_real() {
+            return Ok(()); // the last layer has written the logits
         }
         let last = network.layers.len() - 1;
         let layer = &network.layers[last];
@@ -265,18 +273,18 @@ impl Pass<'_> {
     }
 
     /// Constants of a layer: from the statistics of the batch in training, from running ones in evaluation.
-    fn normalizer(&self, index: usize, statistics: DeviceStatistics) -> Result<()> {
+    pub(super) fn normalizer(&self, index: usize, statistics: DeviceStatistics) -> Result<()> {
         let Pass { network, gpu, buffers, batch, frames, .. } = *self;
         let (layer, own) = (&network.layers[index], &buffers.layers[index]);
         let parameter = |index: usize| buffers.parameter(network, buffers.values, index);
         let is_training = self.training.is_some();
         let of_connection = |(connection, own): (&Connection, &super::buffers::ConnectionBuffers)| {
             let (threshold, keep) = match connection.source {
-                Source::Input => (Slice::NONE, 1.0),
-                Source::Layer(source) => {
+                Source::Layer(source) if !network.neuron.is_real() => {
                     let source = &network.layers[source];
                     (parameter(source.threshold), if is_training { 1.0 - source.dropout } else { 1.0 })
                 }
+                _ => (Slice::NONE, 1.0), // real values are worth themselves
             };
             let bias = if let Kind::Conv { bias: Some(bias), .. } = connection.kind { parameter(bias) } else { Slice::NONE };
             let weight_scale = if connection.source == Source::Input { Slice::NONE } else { own.packed.scale };

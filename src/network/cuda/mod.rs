@@ -3,6 +3,7 @@
 //! The device holds its own copy of parameters, running statistics and optimiser state. [`Network::prepare`] says that the host has
 //! changed them; a training step leaves the newer ones on the device, and [`Network::synchronize`] fetches them.
 
+mod ann;
 mod backward;
 mod buffers;
 mod forward;
@@ -49,6 +50,8 @@ pub(super) struct Demand {
     pub training: Option<WeightGradient>,
     /// Whether the optimiser keeps a second value a parameter.
     pub second_moment: bool,
+    /// Whether the host looks at the outputs of every layer of an ANN.
+    pub activations: bool,
     pub time_steps: usize,
     pub sums: SumsChoice,
     /// Constants that recorded launches hold.
@@ -150,13 +153,27 @@ impl Network {
     /// # Errors
     /// [`Error::Device`] if the device has not so much memory: it says what is needed and what is free.
     pub fn reserve(&mut self, batch: usize, frames: usize, training: Option<WeightGradient>, optimizer: Option<&Optimizer>) -> Result<()> {
+        self.reserve_with(batch, frames, training, optimizer, false)
+    }
+
+    /// The same; `activations` says whether the host will look at the outputs of every layer of an ANN.
+    fn reserve_with(
+        &mut self,
+        batch: usize,
+        frames: usize,
+        training: Option<WeightGradient>,
+        optimizer: Option<&Optimizer>,
+        activations: bool,
+    ) -> Result<()> {
         let Some(session) = &self.session else { return Ok(()) };
+        let training = training.map(|gradient| self.device_gradient(gradient));
         let second_moment = optimizer.is_some_and(|optimizer| !optimizer.second.is_empty());
         let wanted = Demand {
             batch,
             frames,
             training,
             second_moment,
+            activations,
             time_steps: self.time_steps,
             sums: session.sums,
             neuron: self.neuron,
@@ -224,13 +241,18 @@ impl Network {
     fn check_device_limits(&self) -> Result<()> {
         for layer in &self.layers {
             for connection in &layer.connections {
-                if connection.geometry.area() > 255 {
+                if connection.geometry.area() > 255 && !self.neuron.is_real() {
                     let window = connection.geometry.pool;
                     return Err(Error::shape(format!("{} on CUDA", layer.name), "a pool window of at most 255 positions", window));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The weight gradient that training takes: with the one step of an ANN all are the same.
+    fn device_gradient(&self, gradient: WeightGradient) -> WeightGradient {
+        if self.neuron.is_real() { WeightGradient::Rate } else { gradient }
     }
 
     /// Whether forward in training stores the sums of connection `k` of a layer.
@@ -240,6 +262,7 @@ impl Network {
         let is_conv = matches!(connection.kind, Kind::Conv { .. });
         let is_pooled = connection.geometry.pool != [1, 1, 0];
         match connection.source {
+            Source::Layer(_) if self.neuron.is_real() => is_conv || is_pooled,
             Source::Input => true,
             Source::Layer(_) if !is_conv => is_pooled,
             Source::Layer(_) => {
@@ -370,6 +393,7 @@ impl Demand {
                 (first, second) => first.or(second),
             },
             second_moment: self.second_moment || other.second_moment,
+            activations: self.activations || other.activations,
             ..*other
         }
     }

@@ -10,7 +10,7 @@ use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
 use crate::network::{Kind, Mode, Network, Samples, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
-use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, transpose_weights};
+use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
 use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 use crate::optimizer::{Optimizer, Rule};
 
@@ -43,6 +43,7 @@ impl Network {
         let Mode::Train { gradient, seed } = mode else {
             return Err(Error::shape("train_step", "a training mode", mode));
         };
+        let gradient = self.device_gradient(gradient);
         let [batch, frames] = samples.shape();
         if labels.len() != batch || labels.iter().any(|&label| label as usize >= self.classes) {
             return Err(Error::shape("train_step: labels", (batch, format!("below {}", self.classes)), labels));
@@ -187,7 +188,11 @@ impl Network {
     /// Launches what turns parameters into the weights of forward and, for training, of the data gradient.
     pub(super) fn enqueue_weights(&self, gpu: &Gpu, buffers: &Buffers, weights: &WeightTable, for_training: bool) -> Result<()> {
         update::bound_thresholds(gpu, buffers.values, buffers.thresholds, self.threshold_bound)?;
-        quantize_weights(gpu, weights)?;
+        if self.neuron.is_real() {
+            round_weights(gpu, weights)?
+        } else {
+            quantize_weights(gpu, weights)?
+        }
         if for_training { transpose_weights(gpu, weights) } else { Ok(()) }
     }
 

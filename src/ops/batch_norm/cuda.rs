@@ -120,9 +120,9 @@ pub fn statistics_of_real(gpu: &Gpu, statistics: Slice<f64>, sums: Slice<f32>, b
 /// What one connection brings to the current of its layer, on the device; see `Contribution`.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceContribution {
-    /// Threshold of the source; none for the real input.
+    /// Threshold of the source; none for real values.
     pub threshold: Slice<f32>,
-    /// Scale of its fixed-point weights, `[C]`; none for an identity and for the real input.
+    /// Scale of its fixed-point weights, `[C]`; none for an identity and for real values.
     pub weight_scale: Slice<f32>,
     /// `[C]`, or none.
     pub bias: Slice<f32>,
@@ -161,6 +161,8 @@ pub enum DeviceStatistics {
     Integers(Slice<u64>),
     /// `[batch][2][C]`.
     Reals { sums: Slice<f64>, batch: usize },
+    /// `[5][C]`, of an ANN.
+    Values(Slice<f64>),
 }
 
 /// Constants of the connection that has a norm of its own.
@@ -208,6 +210,7 @@ struct NormalizerArgs {
     inner: NormArgs,
     integers: u64,
     reals: u64,
+    pair: u64,
     values: i64,
     n: f64,
     samples: i32,
@@ -218,7 +221,7 @@ struct NormalizerArgs {
     delta_t: f32,
 }
 const _: () = assert!(size_of::<ContributionArgs>() == 32 && size_of::<NormArgs>() == 32);
-const _: () = assert!(size_of::<NormalizerArgs>() == 184);
+const _: () = assert!(size_of::<NormalizerArgs>() == 192);
 
 fn normalizer_args(layer: &LayerNorms, padded: usize) -> Result<NormalizerArgs> {
     let LayerNorms { connections, norm, inner, neuron, channels } = *layer;
@@ -280,6 +283,7 @@ pub fn batch_normalizer(
         DeviceStatistics::None => {}
         DeviceStatistics::Integers(sums) => args.integers = sums.address(),
         DeviceStatistics::Reals { sums, batch } => (args.reals, args.samples) = (sums.address(), batch as i32),
+        DeviceStatistics::Values(sums) => args.pair = sums.address(),
     }
     let grid = normalizer_grid(out.padded);
     gpu.launch(&kernels::BATCH_NORMALIZER, grid, 0, &[&out.values, &inner.values, &inner.correlation, &scalars(&args)])

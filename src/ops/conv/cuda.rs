@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+pub use super::cuda_forward::{conv_forward, conv_forward_in_tiles};
 pub use super::cuda_weight_gradient::{Operand, subtract_outer, weight_gradient, weight_gradient_workspace};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ pub(super) fn weights_of(geometry: &Geometry) -> usize {
     geometry.taps() * geometry.cin * geometry.cout
 }
 
-fn pooled_positions(geometry: &Geometry) -> usize {
+pub(super) fn pooled_positions(geometry: &Geometry) -> usize {
     geometry.pooled().iter().product()
 }
 

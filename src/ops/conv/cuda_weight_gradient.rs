@@ -14,6 +14,8 @@ pub enum Operand {
     Counts(Slice<u8>),
     /// Spikes of each pool window, `[B][P_pooled][C]`; above 256 they are rounded to 8 significant bits.
     Totals(Slice<u16>),
+    /// Activations of an ANN as bf16, or their means in pool windows, `[B][P_pooled][C]`.
+    Rounded(Slice<u16>),
     /// Sum of all frames of the input `[B][F][H][W][C]`.
     RealSum { input: Slice<f32>, frames: usize },
     /// Spikes of every step, `[B][P][T][words]`.
@@ -74,6 +76,16 @@ struct SubtractOuter {
     copies: i32,
 }
 
+/// Elements that are read one by one; `enum Element` there.
+#[derive(Clone, Copy)]
+enum Element {
+    Byte = 1,
+    Halfword = 2,
+    Bf16 = 3,
+    /// A float, or a word of bits.
+    Word = 4,
+}
+
 /// How an operand lies in memory.
 struct Reading {
     kernel: Kernel,
@@ -81,7 +93,7 @@ struct Reading {
     /// Elements that it has, and that are needed.
     lengths: [usize; 2],
     source: Source,
-    element: usize,
+    element: Element,
     steps: usize,
     summed: usize,
 }
@@ -90,7 +102,7 @@ impl Operand {
     fn reading(&self, geometry: &Geometry, batch: usize) -> Reading {
         let (cin, positions) = (geometry.cin, geometry.pooled().iter().product::<usize>());
         // Rows of `pitch` elements, `steps` a position, one behind the other.
-        let dense = |kernel: Kernel, address: u64, len: usize, pitch: usize, element: usize, steps: usize| Reading {
+        let dense = |kernel: Kernel, address: u64, len: usize, pitch: usize, element: Element, steps: usize| Reading {
             kernel,
             address,
             lengths: [len, batch * positions * steps * pitch],
@@ -101,16 +113,21 @@ impl Operand {
         };
         let of_frames = |input: Slice<f32>, frames: usize| Reading {
             source: Source { of_sample: (frames * positions * cin) as i32, of_position: cin as i32, of_step: (positions * cin) as i32 },
-            ..dense(kernels::WEIGHT_GRADIENT_ANY, input.address(), input.len(), cin, 4, frames)
+            ..dense(kernels::WEIGHT_GRADIENT_ANY, input.address(), input.len(), cin, Element::Word, frames)
         };
         // 16 channels at a time where a row has nothing else.
         let or_any = |kernel: Kernel| if cin.is_multiple_of(16) { kernel } else { kernels::WEIGHT_GRADIENT_ANY };
         let (bytes, halfwords) = (or_any(kernels::WEIGHT_GRADIENT_COUNTS_8), or_any(kernels::WEIGHT_GRADIENT_COUNTS_16));
         match *self {
-            Operand::Counts(counts) => dense(bytes, counts.address(), counts.len(), cin, 1, 1),
-            Operand::Totals(totals) => dense(halfwords, totals.address(), totals.len(), cin, 2, 1),
-            Operand::PooledSteps { counts, steps } => dense(bytes, counts.address(), counts.len(), cin.next_multiple_of(32), 1, steps),
-            Operand::Bits { bits, steps } => dense(kernels::WEIGHT_GRADIENT_BITS, bits.address(), bits.len(), cin.div_ceil(32), 4, steps),
+            Operand::Counts(counts) => dense(bytes, counts.address(), counts.len(), cin, Element::Byte, 1),
+            Operand::Totals(totals) => dense(halfwords, totals.address(), totals.len(), cin, Element::Halfword, 1),
+            Operand::Rounded(values) => dense(or_any(kernels::WEIGHT_GRADIENT_BF16), values.address(), values.len(), cin, Element::Bf16, 1),
+            Operand::PooledSteps { counts, steps } => {
+                dense(bytes, counts.address(), counts.len(), cin.next_multiple_of(32), Element::Byte, steps)
+            }
+            Operand::Bits { bits, steps } => {
+                dense(kernels::WEIGHT_GRADIENT_BITS, bits.address(), bits.len(), cin.div_ceil(32), Element::Word, steps)
+            }
             Operand::Real { input, frames } => of_frames(input, frames),
             Operand::RealSum { input, frames } => Reading { steps: 1, summed: frames, ..of_frames(input, frames) },
         }

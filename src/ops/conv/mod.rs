@@ -4,6 +4,7 @@
 
 mod cpu;
 pub mod cuda;
+mod cuda_forward;
 mod cuda_weight_gradient;
 mod forward;
 pub use cpu::{conv_at, data_gradient, pool_rates, pool_values, unpool_add, weight_gradient};

@@ -112,7 +112,7 @@ struct ClampMappingArgs {
     delta_t: f32,
     slope: f32,
     keep: f32,
-    is_lif: i32,
+    kind: i32,
     padded: i32,
 }
 const _: () = assert!(size_of::<ClampMappingArgs>() == 40);
@@ -154,7 +154,11 @@ pub fn clamp_mapping_backward(
         delta_t,
         slope: neuron.slope(),
         keep: 1.0 / (1.0 - dropout),
-        is_lif: i32::from(matches!(neuron, Neuron::Lif { .. })),
+        kind: match neuron {
+            Neuron::If { .. } => 0,
+            Neuron::Lif { .. } => 1,
+            Neuron::Relu => 2,
+        },
         padded: layer.normalizer.padded as i32,
     };
     let args: [&dyn Arg; 8] = [

@@ -4,4 +4,5 @@
 //! (`ops/neuron`).
 
 mod cpu;
+pub mod cuda;
 pub use cpu::{activate, drop_values, scale_and_shift};

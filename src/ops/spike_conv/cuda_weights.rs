@@ -7,35 +7,50 @@ use crate::device::{Gpu, Layout, Memory, Slice, kernels};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
+/// In place of the bits of fixed-point weights: those of an ANN.
+pub const BF16: u8 = 0;
+
 /// Weights of one connection as kernels read them; the layouts are in the head of `kernels/weights.cu`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PackedWeights {
-    /// Fixed-point weights in the order of the tensor cores' operands.
+    /// Fixed-point weights in the order of the tensor cores' operands; bf16 ones for an ANN.
     pub packed: Slice<u32>,
-    /// `2^-e` per output channel, padded to a multiple of 64.
+    /// `2^-e` per output channel, padded to a multiple of 64; none for an ANN.
     pub scale: Slice<f32>,
     /// bf16 weights for the data gradient.
     pub transposed: Slice<u32>,
-    /// 16 or 8.
+    /// 16 or 8 of fixed-point weights, or [`BF16`].
     pub bits: u8,
 }
 
 impl PackedWeights {
-    /// Cuts the buffers of one connection.
+    /// Cuts the buffers of one connection; `bits` is 16, 8 or [`BF16`].
     pub fn take(layout: &mut Layout, geometry: &Geometry, bits: u8) -> Self {
         let steps = (geometry.taps() * geometry.cin.div_ceil(32)).next_multiple_of(2);
+        let (packed, scales) = match bits {
+            BF16 => (rounded_pieces(geometry) * PIECE, 0),
+            _ => (geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32, geometry.cout.next_multiple_of(64)),
+        };
         PackedWeights {
-            packed: layout.take(geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32),
-            scale: layout.take(geometry.cout.next_multiple_of(64)),
-            transposed: layout.take(transposed_pieces(geometry) * 256 * 4),
+            packed: layout.take(packed),
+            scale: if scales == 0 { Slice::NONE } else { layout.take(scales) },
+            transposed: layout.take(transposed_pieces(geometry) * PIECE),
             bits,
         }
     }
 }
 
+/// Words of a piece of bf16 weights: 64 channels times 32.
+const PIECE: usize = 256 * 4;
+
 /// Pieces of 64 input and 32 output channels that the transposed weights have.
 fn transposed_pieces(geometry: &Geometry) -> usize {
     geometry.cin.div_ceil(64) * geometry.taps() * geometry.cout.div_ceil(32)
+}
+
+/// The same of 64 output and 32 input channels, for the forward pass of an ANN.
+pub(crate) fn rounded_pieces(geometry: &Geometry) -> usize {
+    geometry.cout.div_ceil(64) * geometry.taps() * geometry.cin.div_ceil(32)
 }
 
 /// One connection; field for field `struct WeightJob` in `kernels/weights.cu`.
@@ -70,7 +85,7 @@ pub struct WeightSource {
     pub weights: PackedWeights,
 }
 
-/// The connections of a network, as the kernels look them up.
+/// The connections of a network, as the kernels look them up: all with fixed-point weights, or all of an ANN.
 #[derive(Debug)]
 pub struct WeightTable {
     jobs: Memory<u8>,
@@ -109,7 +124,7 @@ impl WeightTable {
                 first_transposed: transposed_blocks as i32,
                 copies_stride: len as i32,
             });
-            blocks += 2 * geometry.cout.div_ceil(64);
+            blocks += if weights.bits == BF16 { rounded_pieces(geometry) } else { 2 * geometry.cout.div_ceil(64) };
             transposed_blocks += transposed_pieces(geometry);
         }
         let bytes = bytemuck::cast_slice(&jobs);
@@ -123,6 +138,14 @@ impl WeightTable {
 /// [`Error::Device`] if the launch fails.
 pub fn quantize_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
     launch(gpu, &kernels::QUANTIZE_WEIGHTS, table.blocks, table)
+}
+
+/// Rounds all weights of an ANN to bf16, for its forward pass.
+///
+/// # Errors
+/// [`Error::Device`] if the launch fails.
+pub fn round_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
+    launch(gpu, &kernels::ROUND_WEIGHTS, table.blocks, table)
 }
 
 /// Packs all weights for the data gradient.

@@ -18,7 +18,8 @@ use crate::lines::Line;
 use crate::per_isa;
 pub use cpu::{add_scaled, conv_at, identity_at, positions_together, spike_outer};
 pub use cuda::{DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, Tiles, neurons, statistics, sums};
-pub use cuda_weights::{PackedWeights, WeightSource, WeightTable, quantize_weights, transpose_weights};
+pub(crate) use cuda_weights::rounded_pieces;
+pub use cuda_weights::{BF16, PackedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
 pub use events::{Events, for_each_in_window};
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
