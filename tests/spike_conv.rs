@@ -100,25 +100,46 @@ fn geometries() -> Vec<(Geometry, usize)> {
     cases
 }
 
-/// Every output of every sample, on every instruction set; columns behind the last channel become 0.
+/// Every output of every sample, on every instruction set, one by one and some at once; columns behind the last channel become 0.
 fn check(name: &str, spikes: &Spikes, weights: &QuantizedWeights, geometry: &Geometry) {
     let [height, width] = geometry.out();
     let stride = geometry.cout.next_multiple_of(LANES);
-    let mut acc = vec![i32::MIN; spikes.time_steps * stride];
+    let position = spikes.time_steps * stride;
+    let mut acc = vec![0; height * width * position];
     let mut events = Events::default();
-    for (b, y, x) in (0..spikes.batch).flat_map(|b| (0..height).flat_map(move |y| (0..width).map(move |x| (b, y, x)))) {
-        let expected = dense(spikes, weights, geometry, b, [y, x]);
-        for isa in Isa::available() {
+    for b in 0..spikes.batch {
+        let expected: Vec<Vec<i64>> = (0..height * width).map(|at| dense(spikes, weights, geometry, b, [at / width, at % width])).collect();
+        for (isa, together) in Isa::available().into_iter().flat_map(|isa| [1, 3, height * width].map(|n| (isa, n))) {
             acc.fill(i32::MIN);
-            events.list(isa, spikes, b, geometry, y..y + 1);
-            conv_at(isa, &mut events, weights, geometry, [y, x], stride, &mut acc);
-            for (t, (got, expected)) in acc.chunks_exact(stride).zip(expected.chunks_exact(geometry.cout)).enumerate() {
-                let (got, padding) = got.split_at(geometry.cout);
-                let same = got.iter().map(|&v| i64::from(v)).eq(expected.iter().copied()) && padding.iter().all(|&v| v == 0);
-                assert!(same, "{name}, {isa:?}, sample {b}, step {t}, at {y},{x}: {geometry:?}");
+            for (strip, acc) in acc.chunks_mut(together * position).enumerate() {
+                let (first, end) = (strip * together, strip * together + acc.len() / position);
+                events.list(isa, spikes, b, geometry, first / width..(end - 1) / width + 1);
+                conv_at(isa, &mut events, weights, geometry, [first / width, first % width], stride, acc);
+            }
+            for (at, (acc, expected)) in acc.chunks_exact(position).zip(&expected).enumerate() {
+                for (t, (got, expected)) in acc.chunks_exact(stride).zip(expected.chunks_exact(geometry.cout)).enumerate() {
+                    let (got, padding) = got.split_at(geometry.cout);
+                    let same = got.iter().map(|&v| i64::from(v)).eq(expected.iter().copied()) && padding.iter().all(|&v| v == 0);
+                    let (y, x) = (at / width, at % width);
+                    assert!(same, "{name}, {isa:?}, {together} together, sample {b}, step {t}, at {y},{x}: {geometry:?}");
+                }
             }
         }
     }
+}
+
+/// Blocks of weights that are too large for a cache are taken in parts of the taps: at the edges of an image some are empty.
+#[test]
+fn large_weights_are_summed_in_parts() {
+    for (n, (cin, kernel, stride, bits)) in [(256, 3, 1, 16), (300, 3, 2, 16), (520, 3, 1, 8), (65, 7, 1, 16)].into_iter().enumerate() {
+        let geometry = Geometry { cin, cout: 65, source: [5, 4], pool: NO_POOL, kernel: [kernel; 2], stride, pad: kernel / 2 };
+        let master = seeded::values(n as u64, kernel * kernel * cin * 65, -1.0..1.0);
+        let weights = quantized(&master, 65, bits, 1);
+        check(&format!("case {n}"), &spikes(n as u64, 3, 1, 20, cin, 0.15), &weights, &geometry);
+    }
+    let pooled = Geometry { cin: 257, cout: 40, source: [6, 6], pool: [2, 2, 0], kernel: [3, 3], stride: 1, pad: 1 };
+    let weights = quantized(&seeded::values(9, 9 * 257 * 40, -1.0..1.0), 40, 16, 4);
+    check("pooled", &spikes(9, 2, 1, 36, 257, 0.15), &weights, &pooled);
 }
 
 #[test]
