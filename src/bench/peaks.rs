@@ -150,14 +150,15 @@ per_isa! {
     /// Adds rows `[n][64]` to their sum, in 32 bits.
     pub fn add_rows_i32(rows: &[i32], sum: &mut [i32; 64]) {
         // Half a row at a time stays in registers.
-        for half in 0..2 {
-            let mut total: [i32; ROW / 2] = std::array::from_fn(|i| sum[half * ROW / 2 + i]);
+        for (half, sum) in sum.as_chunks_mut::<{ ROW / 2 }>().0.iter_mut().enumerate() {
+            let mut total = *sum;
             for row in rows.as_chunks::<ROW>().0 {
+                let row = &row.as_chunks::<{ ROW / 2 }>().0[half];
                 for i in 0..ROW / 2 {
-                    total[i] = total[i].wrapping_add(row[half * ROW / 2 + i]);
+                    total[i] = total[i].wrapping_add(row[i]);
                 }
             }
-            sum[half * ROW / 2..][..ROW / 2].copy_from_slice(&total);
+            *sum = total;
         }
     }
 }

@@ -249,6 +249,7 @@ fn cpu_features() -> Vec<&'static str> {
             ("avx512bw", is_x86_feature_detected!("avx512bw")),
             ("avx512dq", is_x86_feature_detected!("avx512dq")),
             ("avx512vl", is_x86_feature_detected!("avx512vl")),
+            ("avx512vbmi2", is_x86_feature_detected!("avx512vbmi2")),
             ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
         ];
         features.iter().filter(|f| f.1).map(|f| f.0).collect()
