@@ -149,17 +149,13 @@ impl Adding<i16> {
 per_isa! {
     /// Adds rows `[n][64]` to their sum, in 32 bits.
     pub fn add_rows_i32(rows: &[i32], sum: &mut [i32; 64]) {
-        // Half a row at a time stays in registers.
-        for (half, sum) in sum.as_chunks_mut::<{ ROW / 2 }>().0.iter_mut().enumerate() {
-            let mut total = *sum;
-            for row in rows.as_chunks::<ROW>().0 {
-                let row = &row.as_chunks::<{ ROW / 2 }>().0[half];
-                for i in 0..ROW / 2 {
-                    total[i] = total[i].wrapping_add(row[i]);
-                }
+        let mut total = *sum;
+        for row in rows.as_chunks::<ROW>().0 {
+            for i in 0..ROW {
+                total[i] = total[i].wrapping_add(row[i]);
             }
-            *sum = total;
         }
+        *sum = total;
     }
 }
 
