@@ -12,8 +12,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dsr::device::Isa;
+use dsr::lines::grown;
 use dsr::ops::neuron::LANES;
-use dsr::ops::spike_conv::{Events, QuantizedWeights, conv_at};
+use dsr::ops::spike_conv::{Events, QuantizedWeights, conv_at, positions_together, rows_together};
 use dsr::spikes::Spikes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -48,11 +49,14 @@ fn spike_conv(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements(geometry.dense_macs() * (BATCH * TIME_STEPS) as u64));
             group.bench_function(name, |bencher| {
                 bencher.iter(|| {
-                    let worker = || (Events::default(), vec![0; TIME_STEPS * stride]);
-                    (0..BATCH * height).into_par_iter().for_each_init(worker, |(events, acc), row| {
-                        events.list(isa, &spikes, row / height, &geometry, row % height..row % height + 1);
-                        for x in 0..width {
-                            conv_at(isa, events, &weights, &geometry, [row % height, x], stride, acc);
+                    let (rows, strip) = (rows_together([height, width]), positions_together(TIME_STEPS));
+                    let worker = || (Events::default(), Vec::new());
+                    (0..BATCH * height / rows).into_par_iter().for_each_init(worker, |(events, buffer), task| {
+                        let (b, first) = (task * rows / height, task * rows % height);
+                        events.list(isa, &spikes, b, &geometry, first..first + rows);
+                        for at in (0..rows * width).step_by(strip) {
+                            let acc = grown(buffer, strip.min(rows * width - at) * TIME_STEPS * stride);
+                            conv_at(isa, events, &weights, &geometry, [first + at / width, at % width], stride, acc);
                             black_box(&acc);
                         }
                     });

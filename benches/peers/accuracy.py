@@ -176,7 +176,7 @@ def report(cases, runs, args, date):
     return "\n".join([
         f"# Accuracy by method, {date}",
         "",
-        f"PreAct-ResNet, widths {settings['widths']}, one block a stage, on {data}; {settings['epochs']} epochs of batch {settings['batch']}.",
+        f"PreAct-ResNet, widths {settings['widths']}, one block a stage, on {data}; {settings['epochs']} epoch{'s' if settings['epochs'] != 1 else ''} of batch {settings['batch']}.",
         "Accuracy in percent of the test images, mean ± standard deviation over seeds; `best` is the best epoch by test accuracy.",
         "An epoch includes its evaluation; its seconds are a median, the memory is the largest of all runs.",
         "",

@@ -8,7 +8,7 @@ use crate::clock::{Op, Sampler};
 use crate::lines::Line;
 use crate::ops::conv::conv_at;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
-use crate::ops::spike_conv::{self, Events, identity_at};
+use crate::ops::spike_conv::{self, Events, identity_at, rows_together};
 use crate::spikes::Spikes;
 
 /// What a worker thread reuses between tasks.
@@ -48,20 +48,18 @@ pub(super) struct Reader<'a> {
     pub sampler: Sampler,
 }
 
-/// Rows of a sample that make a task, a divisor of the height.
+/// Rows of a sample that make a task, a divisor of the height and at most [`rows_together`].
 ///
-/// Spikes of a task are listed together, so that more than about 96 positions would crowd the caches. Below that, a task costs its
-/// rows and an overhead: lists of rows that its neighbours make, too, and weights that come from afar for every task; both in rows,
-/// as measured with 512 channels. The last tasks of a layer leave threads waiting for a part of their time.
+/// A task costs its rows and an overhead: lists of rows that its neighbours make, too, and weights that come from afar for every task;
+/// both in rows, as measured with 512 channels. The last tasks of a layer leave threads waiting for a part of their time.
 fn rows_of_task(batch: usize, [height, width]: [usize; 2], time_steps: usize, threads: usize) -> usize {
     let overhead = 0.2 + 100.0 / (width * time_steps) as f64;
     let cost = |rows: usize| {
         let rounds = (batch * height / rows).div_ceil(threads);
         rounds as f64 * (rows as f64 + overhead) + 0.2 * rows as f64
     };
-    let divisors = || (1..=height).filter(|rows| height.is_multiple_of(*rows));
-    let most = divisors().find(|rows| rows * width >= 96).unwrap_or(height);
-    divisors().filter(|rows| *rows <= most).min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1)
+    let divisors = (1..=rows_together([height, width])).filter(|rows| height.is_multiple_of(*rows));
+    divisors.min_by(|a, b| cost(*a).total_cmp(&cost(*b))).unwrap_or(1)
 }
 
 impl<'a> Reader<'a> {

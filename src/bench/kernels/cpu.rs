@@ -9,11 +9,12 @@ use super::{Bound, Cache, Measured, Op, Plan};
 use crate::bench::peaks::beyond_caches;
 use crate::bench::times::{repeat, timed};
 use crate::error::Result;
+use crate::lines::grown;
 use crate::ops::batch_norm::{IntegerSums, Normalizer, center, subtract_scaled};
 use crate::ops::conv;
 use crate::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronOut, clamp_mapping_backward, neuron_at};
 use crate::ops::rate::readout;
-use crate::ops::spike_conv::{Events, Geometry, QuantizedWeights, conv_at, identity_at};
+use crate::ops::spike_conv::{Events, Geometry, QuantizedWeights, conv_at, identity_at, positions_together, rows_together};
 use crate::optimizer::Optimizer;
 use crate::synaptic::readers;
 
@@ -158,11 +159,14 @@ impl Runner<'_> {
             bound: if bits == 8 { Bound::AddsI16 } else { Bound::AddsI32 },
         };
         self.measure(op, || {
-            let worker = || (Events::default(), vec![0; time_steps * stride]);
-            (0..batch * height).into_par_iter().for_each_init(worker, |(events, acc), row| {
-                events.list(isa, &spikes, row / height, geometry, row % height..row % height + 1);
-                for x in 0..width {
-                    conv_at(isa, events, &weights, geometry, [row % height, x], stride, acc);
+            let (rows, strip) = (rows_together([height, width]), positions_together(time_steps));
+            let worker = || (Events::default(), Vec::new());
+            (0..batch * height / rows).into_par_iter().for_each_init(worker, |(events, buffer), task| {
+                let (b, first) = (task * rows / height, task * rows % height);
+                events.list(isa, &spikes, b, geometry, first..first + rows);
+                for at in (0..rows * width).step_by(strip) {
+                    let acc = grown(buffer, strip.min(rows * width - at) * time_steps * stride);
+                    conv_at(isa, events, &weights, geometry, [first + at / width, at % width], stride, acc);
                     black_box(&acc);
                 }
             });

@@ -24,6 +24,11 @@ pub fn positions_together(time_steps: usize) -> usize {
     160usize.div_ceil(time_steps)
 }
 
+/// Rows whose spikes are best listed together, a divisor of the height: more than about 96 positions would crowd the caches.
+pub fn rows_together([height, width]: [usize; 2]) -> usize {
+    (1..=height).find(|rows| height.is_multiple_of(*rows) && rows * width >= 96).unwrap_or(height)
+}
+
 /// Exact sums of a convolution at some outputs, from `at` (row, column) on in the order of rows, all steps, from listed spikes: `acc` is
 /// `[positions][T][stride]`, `stride` being `cout` rounded up to [`LANES`]; what lies behind `cout` becomes 0.
 ///

@@ -16,7 +16,7 @@ use bytemuck::Zeroable;
 use crate::device::Isa;
 use crate::lines::Line;
 use crate::per_isa;
-pub use cpu::{add_scaled, conv_at, identity_at, positions_together, spike_outer};
+pub use cpu::{add_scaled, conv_at, identity_at, positions_together, rows_together, spike_outer};
 pub use cuda::{DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, Tiles, neurons, statistics, sums};
 pub(crate) use cuda_weights::rounded_pieces;
 pub use cuda_weights::{BF16, PackedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
