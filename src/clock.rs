@@ -1,7 +1,7 @@
 //! Where the time of a step goes: spans that the code opens as it runs, kept while somebody listens on this thread.
 //!
 //! A phase holds layers, a layer holds operations, and an operation may be a parallel loop in which several kinds of work alternate.
-//! Such a loop is one span; every 31st position on each thread is looked at closer, and the loop's time is shared out in the
+//! Such a loop is one span; every fifth strip of positions is looked at closer, and the loop's time is shared out in the
 //! proportion of what was seen there ([`Sampler`]). Without a listener a span is one look at a thread-local variable.
 
 use std::cell::RefCell;
@@ -233,10 +233,10 @@ fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Every how many positions of a loop are looked at: a prime, so that no width of an image makes it always the same column.
-const EVERY: usize = 31;
+/// Every how many strips of a loop are looked at: a prime, so that it is not always the same part of an image.
+const EVERY: usize = 5;
 
-/// Looks at some positions of a parallel loop; made on the thread that listens, used on all.
+/// Looks at some strips of a parallel loop; made on the thread that listens, used on all.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     seen: Option<Arc<Seen>>,
@@ -248,11 +248,11 @@ impl Sampler {
         Sampler { seen: RECORDER.with_borrow(|slot| slot.as_ref().map(|recorder| recorder.seen.clone())) }
     }
 
-    /// Runs the part `op` of the work at a position of the batch.
+    /// Runs the part `op` of the work of a strip, or of a position where there are none; `number` is its place in the batch.
     #[inline(always)]
-    pub fn time<R>(&self, position: usize, op: Op, work: impl FnOnce() -> R) -> R {
+    pub fn time<R>(&self, number: usize, op: Op, work: impl FnOnce() -> R) -> R {
         match &self.seen {
-            Some(seen) if position.is_multiple_of(EVERY) => {
+            Some(seen) if number.is_multiple_of(EVERY) => {
                 let begin = Instant::now();
                 let result = work();
                 seen.0[op as usize].fetch_add(nanoseconds(begin), Ordering::Relaxed);
@@ -262,8 +262,8 @@ impl Sampler {
         }
     }
 
-    /// Runs a part of the work that is done once for many positions. Every such part is looked at, and counts as much as the looks at
-    /// positions do: one in [`EVERY`].
+    /// Runs a part of the work that is done once for many strips. Every such part is looked at, and counts as much as the looks at
+    /// strips do: one in [`EVERY`].
     pub fn time_once<R>(&self, op: Op, work: impl FnOnce() -> R) -> R {
         let Some(seen) = &self.seen else { return work() };
         let begin = Instant::now();

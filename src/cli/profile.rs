@@ -263,7 +263,7 @@ fn by_op(out: &mut String, profile: &Profile) -> std::fmt::Result {
         entry.3 |= row.shared_loop;
         entry.4.add(row.amount);
     }
-    writeln!(out, "* shared a parallel loop, split by looking at every 31st position")?;
+    writeln!(out, "* shared a parallel loop, split by looking at every fifth strip of positions")?;
     writeln!(out, "{:10} {:22}{:>7}{:>12}{:>7}{:>10}{:>10}{:>10}", "phase", "operation", "calls", "ms", "%", "Gop/s", "dense", "GB/s")?;
     for ((_, op), (phase, calls, time, is_shared, amount)) in &ops {
         let phase = phase.map_or_else(|| "-".into(), |phase| format!("{phase:?}").to_lowercase());

@@ -110,8 +110,7 @@ fn time_by_op(profile: &Profile) -> String {
         .map(|&(op, time, shared)| vec![name(op, shared), milliseconds(time), format!("{:.1}", 100.0 * time as f64 / wall)])
         .collect();
     let chart = bars("ops", "Time by operation", "Milliseconds of each kind of work over all layers, the longest first.", &rows);
-    let words =
-        "Milliseconds over all layers. With a star: shared a parallel loop, whose time was split by looking at every 31st position.";
+    let words = "Milliseconds over all layers. With a star: shared a parallel loop, whose time was split by looking at every fifth strip of positions.";
     section("Time by operation", words, &(figure(&chart, "") + &table("Milliseconds by operation", &["operation", "ms", "%"], &numbers)))
 }
 
