@@ -7,9 +7,12 @@
 //            costs a quarter of the products for a quarter of them, not all of them
 // Launch     block 128, ROWS rows times 64 input channels; grid (row tiles of all classes, ceil(cin/64)); 64 rows where 128 would leave
 //            multiprocessors without work: the order of every sum is the same
-// Pipeline   bf16_tile.cuh, as costs and exactness
+// Pipeline   bf16_tile.cuh
 // Traffic    reads each gradient once a tap and 64 input channels, 2 bytes, mostly from L2; writes 4 bytes a neuron of the source, and
 //            reads them first where it adds
+// Costs      those of bf16_tile.cuh a stage; ceil(cout/32) stages a tap
+// Exactness  products of bf16 are exact, sums are f32 in the order of (tap, channel), 16 at a time, whatever ROWS is: the same bits in
+//            every run; the CPU, which adds in another order, differs in the last bits
 // Tests      tests/conv_cuda.rs
 
 #include "include/bf16_tile.cuh"

@@ -5,8 +5,11 @@
 // Shapes     source [B][P_pooled][cin] bf16;  out [B][P_out][cout] f32;  weights: the rounded ones of weights.cu
 // Launch     block 128, ROWS rows (b, y, x) times 64 output channels; grid (ceil(B*P_out / ROWS), ceil(cout/64)); 64 rows where 128 would
 //            leave multiprocessors without work: the order of every sum is the same
-// Pipeline   bf16_tile.cuh, as costs and exactness
+// Pipeline   bf16_tile.cuh
 // Traffic    reads each value once a tap and 64 output channels, 2 bytes, mostly from L2; writes 4 bytes a value
+// Costs      those of bf16_tile.cuh a stage; ceil(cin/32) stages a tap
+// Exactness  products of bf16 are exact, sums are f32 in the order of (tap, channel), 16 at a time, whatever ROWS is: the same bits in
+//            every run; the CPU, which adds in another order, differs in the last bits
 // Tests      tests/conv_forward_cuda.rs
 
 #include "include/bf16_tile.cuh"

@@ -1,5 +1,6 @@
 //! Bit-packed spike trains.
 
+use crate::device::Isa;
 use crate::per_isa;
 
 /// Spikes of one layer over all time steps: `[B][P][T][words]`, channel `c` is bit `c % 32` of word `c / 32`, tail bits are zero.
@@ -66,7 +67,9 @@ impl Spikes {
 
     /// Number of spikes in the whole train.
     pub fn count(&self) -> u64 {
-        self.bits.iter().map(|w| u64::from(w.count_ones())).sum()
+        let mut total = 0;
+        count_spikes(Isa::detect(), &self.bits, &mut total);
+        total
     }
 }
 

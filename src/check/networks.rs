@@ -25,8 +25,8 @@ const TOLERANCE: &str = "5% of the length";
 const OF_LENGTH: f64 = 0.05;
 /// Gradients that are zero but for rounding, as of biases in front of a batch norm, are held against this part of the largest one.
 const OF_LARGEST: f64 = 1e-3;
-/// The same for an ANN, whose operands are rounded in the forward pass, too: an operand that goes across a boundary may carry currents
-/// across 0, and of a layer of a thousand neurons each of these is 3 % of the gradient's length.
+/// The same for gradients of an ANN, whose operands are rounded in the forward pass, too: an operand that goes across a boundary may
+/// carry currents across 0, and of a layer of a thousand neurons each of these is 3 % of the gradient's length.
 const ANN_TOLERANCE: &str = "20% of the length";
 const ANN_OF_LENGTH: f64 = 0.2;
 const RULE: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
@@ -189,9 +189,7 @@ pub fn ann_checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         let (shape, shared) = (format!("{}, B{}, relu", case.name, case.batch), Shared::of(case));
         for (op, mode) in [("evaluation", Mode::Eval), ("training", train(WeightGradient::Rate))] {
             let (gpu, shared) = (gpu.clone(), shared.clone());
-            checks.push(Check::within(ANN_TOLERANCE, op, &shape, move |rng, outcome| {
-                check_outputs(&gpu, shared.network(rng)?, outcome, mode)
-            }));
+            checks.push(Check::within(TOLERANCE, op, &shape, move |rng, outcome| check_outputs(&gpu, shared.network(rng)?, outcome, mode)));
         }
         let (of_gradients, of_replay, again) = (gpu.clone(), gpu.clone(), shared.clone());
         checks.push(Check::within(ANN_TOLERANCE, "gradients", &shape, move |rng, outcome| {
@@ -207,10 +205,10 @@ fn check_outputs(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome
     let mut on_gpu = on_gpu(gpu, &network, SumsChoice::Cheapest)?;
     network.bf16_products = true;
     let [got, expected] = [&mut on_gpu, &mut network].map(|network| network.forward(&batch.input(), mode, |_| false));
-    outcome.length("logits [B][classes]", &got?.logits, &expected?.logits, 0.0, ANN_OF_LENGTH);
+    outcome.length("logits [B][classes]", &got?.logits, &expected?.logits, 0.0, OF_LENGTH);
     for (got, expected) in on_gpu.norms.iter().zip(&network.norms) {
-        outcome.length(&format!("running mean of {}", got.name), &got.running_mean, &expected.running_mean, 0.0, ANN_OF_LENGTH);
-        outcome.length(&format!("running variance of {}", got.name), &got.running_var, &expected.running_var, 0.0, ANN_OF_LENGTH);
+        outcome.length(&format!("running mean of {}", got.name), &got.running_mean, &expected.running_mean, 0.0, OF_LENGTH);
+        outcome.length(&format!("running variance of {}", got.name), &got.running_var, &expected.running_var, 0.0, OF_LENGTH);
     }
     outcome.bits("bytes written between the buffers", &[on_gpu.stray_bytes()? as u64], &[0]);
     Ok(())

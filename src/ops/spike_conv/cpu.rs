@@ -93,13 +93,12 @@ per_isa! {
         stride: usize,
         out: &mut [i32],
     ) {
-        let (table, sums) = (table.as_chunks::<HALF>().0, sums.as_chunks_mut::<HALF>().0);
-        assert!(joined.last() < table.len(), "a table without a row of zeros");
+        let (table, sums) = (&table.as_chunks::<HALF>().0[..=joined.last()], sums.as_chunks_mut::<HALF>().0);
         for part in 0..joined.parts() {
             for lane in 0..joined.lanes() {
                 let sums = &mut sums[2 * lane..2 * lane + 2];
                 let [mut whole, mut upper] = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
-                // SAFETY: `Joined` has no row above `last`, which the table has.
+                // SAFETY: `Joined` has no row above `last`, the last one of the table.
                 let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
                 let (fours, rest) = joined.part(lane, part).as_chunks::<4>();
                 for rows in fours {
@@ -146,15 +145,14 @@ per_isa! {
         stride: usize,
         out: &mut [i32],
     ) {
-        let (table, sums) = (table.as_chunks::<HALF>().0, sums.as_chunks_mut::<HALF>().0);
-        assert!(joined.last() < table.len(), "a table without a row of zeros");
+        let (table, sums) = (&table.as_chunks::<HALF>().0[..=joined.last()], sums.as_chunks_mut::<HALF>().0);
         for part in 0..joined.parts() {
             for lane in 0..joined.lanes() {
                 let sums = &mut sums[2 * lane..2 * lane + 2];
                 let mut acc = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
                 for rows in joined.part(lane, part).chunks(BYTE_ROWS) {
                     let [mut whole, mut upper] = [[0i16; HALF]; 2];
-                    // SAFETY: `Joined` has no row above `last`, which the table has.
+                    // SAFETY: `Joined` has no row above `last`, the last one of the table.
                     let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
                     let (fours, rest) = rows.as_chunks::<4>();
                     for rows in fours {
