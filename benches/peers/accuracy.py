@@ -118,7 +118,7 @@ def train(case, seed, args):
                 facts = {key: end[key] for key in ("train_images", "test_images", "parameters", "torch", "spikingjelly") if key in end}
         except (ValueError, KeyError, IndexError, OSError) as error:
             sys.exit(f"accuracy.py: {shlex.join(argv)} left no result ({error!r}):\n{stdout[-2000:]}")
-    seconds = statistics.median(epoch["seconds"] for epoch in epochs)
+    seconds = None if args.untimed else statistics.median(epoch["seconds"] for epoch in epochs)
     return {"final_accuracy": final, "best_accuracy": best, "seconds_per_epoch": seconds, "peak_rss_bytes": peak, **facts}
 
 
@@ -152,11 +152,12 @@ def rows(cases, runs):
         what = [METHODS[case.method], case.neuron.upper() if case.method != "ann" else "ReLU"]
         what += [str(value) if value else "–" for value in (case.time_steps, case.gradient, case.weight_bits)]
         rates = [result["mean_firing_rate"] for result in results if "mean_firing_rate" in result]
+        seconds = [result["seconds_per_epoch"] for result in results if result["seconds_per_epoch"] is not None]
         numbers = [
             str(len(results)),
             spread([result["final_accuracy"] for result in results], 100, 1),
             spread([result["best_accuracy"] for result in results], 100, 1),
-            f"{statistics.median(result['seconds_per_epoch'] for result in results):.1f}",
+            f"{statistics.median(seconds):.1f}" if seconds else "–",
             f"{max(result['peak_rss_bytes'] for result in results) / 1e9:.2f}",
             f"{100 * statistics.mean(rates):.1f} %" if rates else "–",
         ]
@@ -178,7 +179,7 @@ def report(cases, runs, args, date):
         "",
         f"PreAct-ResNet, widths {settings['widths']}, one block a stage, on {data}; {settings['epochs']} epoch{'s' if settings['epochs'] != 1 else ''} of batch {settings['batch']}.",
         "Accuracy in percent of the test images, mean ± standard deviation over seeds; `best` is the best epoch by test accuracy.",
-        "An epoch includes its evaluation; its seconds are a median, the memory is the largest of all runs.",
+        "An epoch includes its evaluation; its seconds are a median of the runs that had the machine to themselves, the memory is the largest of all runs.",
         "",
         "| method | neuron | T | weight gradient | weight bits | seeds | accuracy | best | s an epoch | peak GB | firing rate |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -217,6 +218,7 @@ def options():
     parser.add_argument("--epochs", type=int, default=TRAINING["epochs"])
     parser.add_argument("--widths", default=NETWORK["widths"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--untimed", action="store_true", help="the machine is busy with other work: leave seconds out of the results")
     parser.add_argument("--dsr", default=str(REPOSITORY / "target" / "release" / "dsr"), help="command of dsr")
     parser.add_argument("--dsr-args", default="", help="more arguments for `dsr train`")
     parser.add_argument("--machine", help="name of the machine in the folder's name")
@@ -248,7 +250,8 @@ def main():
         run["result"] = result = train(case, seed, args)
         with open(path, "a", encoding="utf-8") as log:
             print(json.dumps(run), file=log)
-        print(f"{number}/{len(plan)} {case.name} seed {seed}: {100 * result['final_accuracy']:.1f} %, {result['seconds_per_epoch']:.1f} s an epoch,"
+        seconds = "" if args.untimed else f", {result['seconds_per_epoch']:.1f} s an epoch"
+        print(f"{number}/{len(plan)} {case.name} seed {seed}: {100 * result['final_accuracy']:.1f} %{seconds},"
               f" {result['peak_rss_bytes'] / 1e9:.2f} GB", file=sys.stderr)
     wanted = {key({"case": case.name, "seed": seed, **common}) for case, seed in plan}
     runs = [run for run in read_runs(path) if key(run) in wanted]
