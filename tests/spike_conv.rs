@@ -128,6 +128,20 @@ fn check(name: &str, spikes: &Spikes, weights: &QuantizedWeights, geometry: &Geo
     }
 }
 
+/// What blocks hold depends on the instruction set that made them; any other adds them, too.
+#[test]
+fn weights_of_every_instruction_set_are_added_by_all() {
+    for (cin, cout, bits) in [(40, 70, 8), (40, 250, 8), (40, 70, 16), (520, 130, 8), (520, 200, 8)] {
+        let geometry = Geometry { cin, cout, source: [4, 3], pool: NO_POOL, kernel: [3, 3], stride: 1, pad: 1 };
+        let master = seeded::values(cout as u64, 9 * cin * cout, -1.0..1.0);
+        for isa in Isa::available() {
+            let mut weights = QuantizedWeights::default();
+            weights.quantize(isa, &master, cout, bits, 1);
+            check(&format!("{cin} to {cout} channels of {isa:?}"), &spikes(7, 3, 1, 12, cin, 0.15), &weights, &geometry);
+        }
+    }
+}
+
 /// Blocks of weights that are too large for a cache are taken in parts of the taps: at the edges of an image some are empty.
 #[test]
 fn large_weights_are_summed_in_parts() {

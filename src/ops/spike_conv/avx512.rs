@@ -1,26 +1,57 @@
-//! Lists of spikes with AVX-512 instructions: the channels of a word that fire are one compressed register.
+//! Lists of spikes with AVX-512 instructions: the channels of 64 that fire are one compressed register.
 
 use std::arch::x86_64::*;
 
 /// As [`super::events::list_bits`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
-pub fn list_channels(bits: &[u32], [width, time_steps, words, cin]: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
-    let mut lanes = [0u16; 32];
-    lanes.iter_mut().zip(0..).for_each(|(lane, i)| *lane = i);
-    // SAFETY: 32 lanes of 16 bits are one register.
-    let lanes = unsafe { _mm512_loadu_epi16(lanes.as_ptr().cast()) };
+pub fn list_channels(bits: &[u32], shape: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
+    // Compilers make a better loop where they know the number of words.
+    match shape[2] {
+        2 => list_words::<2>(bits, shape, channels, start),
+        _ => list_words::<0>(bits, shape, channels, start),
+    }
+}
+
+/// The same for `WORDS` words, or any number where that is 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
+#[inline]
+fn list_words<const WORDS: usize>(bits: &[u32], [width, time_steps, words, cin]: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
+    const LANES: [u8; 64] = {
+        let mut lanes = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            lanes[i] = i as u8;
+            i += 1;
+        }
+        lanes
+    };
+    // SAFETY: 64 lanes of 8 bits are one register.
+    let lanes = unsafe { _mm512_loadu_epi8(LANES.as_ptr().cast()) };
+    let words = if WORDS > 0 { WORDS } else { words };
     let (mut len, mut list) = (0, 0);
     for row in bits.chunks_exact(width * time_steps * words) {
         for t in 0..time_steps {
             for x in 0..width {
                 start[list] = len as u32;
                 list += 1;
-                for (&word, first) in row[(x * time_steps + t) * words..][..words].iter().zip((x * cin..).step_by(32)) {
-                    let all = _mm512_add_epi16(lanes, _mm512_set1_epi16(first as i16));
-                    let room: &mut [u16] = &mut channels[len..][..32];
-                    // SAFETY: 32 lanes of 16 bits go where there is room for as many.
-                    unsafe { _mm512_storeu_epi16(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi16(word, all)) };
-                    len += word.count_ones() as usize;
+                let mut first = (x * cin) as u16;
+                for pair in row[(x * time_steps + t) * words..][..words].chunks(2) {
+                    let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
+                    let fire = _mm512_maskz_compress_epi8(word, lanes);
+                    let all = _mm512_set1_epi16(first as i16);
+                    let room: &mut [u16] = &mut channels[len..][..64];
+                    let count = word.count_ones() as usize;
+                    // SAFETY: twice 32 lanes of 16 bits go where there is room for as many.
+                    unsafe {
+                        let low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(fire));
+                        _mm512_storeu_epi16(room.as_mut_ptr().cast(), _mm512_add_epi16(all, low));
+                        if count > 32 {
+                            let high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64::<1>(fire));
+                            _mm512_storeu_epi16(room.as_mut_ptr().add(32).cast(), _mm512_add_epi16(all, high));
+                        }
+                    }
+                    len += count;
+                    first = first.wrapping_add(64);
                 }
             }
         }

@@ -47,26 +47,42 @@ pub fn conv_at(
     let bytes = if weights.rows * weights.bytes_of_row() <= WHOLE_BYTES { WHOLE_BYTES } else { PART_BYTES };
     let joined = events.gather(isa, geometry, at, positions, bytes / weights.bytes_of_row());
     let sums = grown(&mut partial, joined.lanes() * weights.block);
-    for (block, table) in weights.blocks().enumerate() {
-        let first = block * weights.block;
+    let add = match (weights.bits, weights.block) {
+        (8, 16) => add_bytes::<8>,
+        (8, 32) => add_bytes::<16>,
+        (8, 64) => add_bytes::<32>,
+        (8, _) => add_bytes::<64>,
+        (_, 16) => add_halves::<8>,
+        (_, 32) => add_halves::<16>,
+        _ => add_halves::<32>,
+    };
+    // Of a table that is small, nothing is asked for ahead.
+    let is_large = weights.bytes() > SECOND_CACHE;
+    let part_taps = if is_large { geometry.taps().div_ceil(joined.parts()) } else { 0 };
+    let lines = weights.lines_of_block() * part_taps / geometry.taps();
+    let mut tables = weights.blocks().peekable();
+    prefetch(lines_of_part(tables.peek().copied(), lines, 0));
+    let mut first = 0;
+    while let Some(table) = tables.next() {
         let live = weights.block.min(stride - first);
-        let acc = &mut acc[first..];
-        if weights.bytes() > SECOND_CACHE {
-            prefetch(table);
+        for part in 0..joined.parts() {
+            let (next, part_of_next) = if part + 1 < joined.parts() { (Some(table), part + 1) } else { (tables.peek().copied(), 0) };
+            let ahead = lines_of_part(next, lines, part_of_next);
+            add(isa, joined, part, table, ahead, sums, live, stride, &mut acc[first..]);
         }
-        match (weights.bits, weights.block) {
-            (8, 16) => add_bytes::<8>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
-            (8, 32) => add_bytes::<16>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
-            (8, _) => add_bytes::<32>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
-            (_, 16) => add_halves::<8>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
-            (_, 32) => add_halves::<16>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
-            _ => add_halves::<32>(isa, joined, bytemuck::cast_slice(table), sums, live, stride, acc),
-        }
+        first += weights.block;
     }
     events.partial = partial;
 }
 
+/// Lines of a part of a table where each has `lines` of them; none where that is 0.
+fn lines_of_part(table: Option<&[Line]>, lines: usize, part: usize) -> &[Line] {
+    let Some(table) = table.filter(|_| lines > 0) else { return &[] };
+    table.chunks(lines).nth(part).unwrap_or(&[])
+}
+
 /// Asks for lines in their order, which memory answers sooner than for rows as spikes name them.
+#[inline(always)]
 fn prefetch(lines: &[Line]) {
     #[cfg(target_arch = "x86_64")]
     for line in lines {
@@ -79,7 +95,8 @@ fn prefetch(lines: &[Line]) {
 }
 
 per_isa! {
-    /// For every lane, sums the rows of one block of `2 · HALF` output channels; `live` of them are wanted, a multiple of [`LANES`].
+    /// For every lane, sums the rows of a part and of one block of `2 · HALF` output channels; `live` of them are wanted, a multiple of
+    /// [`LANES`]. Asks for the lines `ahead`, which are wanted next, a few with every lane.
     ///
     /// An element holds two weights: 2^14 + one of the first half of the block in its low 16 bits, one of the second half above
     /// ([`QuantizedWeights`]). Adding whole elements and adding the upper halves needs neither widening nor a second load: the
@@ -87,47 +104,50 @@ per_isa! {
     /// taken apart: neither half runs over.
     pub fn add_halves<const HALF: usize>(
         joined: &Joined,
-        table: &[i32],
+        part: usize,
+        table: &[Line],
+        ahead: &[Line],
         sums: &mut [i32],
         live: usize,
         stride: usize,
         out: &mut [i32],
     ) {
+        let table: &[i32] = bytemuck::cast_slice(table);
+        let mut ahead = ahead.chunks(ahead.len().div_ceil(joined.lanes()).max(1));
         let (table, sums) = (&table.as_chunks::<HALF>().0[..=joined.last()], sums.as_chunks_mut::<HALF>().0);
-        for part in 0..joined.parts() {
-            for lane in 0..joined.lanes() {
-                let sums = &mut sums[2 * lane..2 * lane + 2];
-                let [mut whole, mut upper] = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
-                // SAFETY: `Joined` has no row above `last`, the last one of the table.
-                let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
-                let (fours, rest) = joined.part(lane, part).as_chunks::<4>();
-                for rows in fours {
-                    // One load of four numbers: loads are what limits this loop.
-                    let rows: u64 = bytemuck::cast(*rows);
-                    let [a, b, c, d] = [0, 16, 32, 48].map(|shift| row((rows >> shift) as u16));
-                    for i in 0..HALF {
-                        let pairs = [a[i].wrapping_add(b[i]), c[i].wrapping_add(d[i])];
-                        whole[i] = whole[i].wrapping_add(pairs[0].wrapping_add(pairs[1]));
-                        upper[i] = upper[i].wrapping_add((pairs[0] >> 16) + (pairs[1] >> 16));
-                    }
-                }
-                for one in rest.iter().map(|&one| row(one)) {
-                    for i in 0..HALF {
-                        whole[i] = whole[i].wrapping_add(one[i]);
-                        upper[i] = upper[i].wrapping_add(one[i] >> 16);
-                    }
-                }
-                if part + 1 < joined.parts() {
-                    [sums[0], sums[1]] = [whole, upper];
-                    continue;
-                }
-                let bias = joined.rows_of_lane(lane).wrapping_mul(BIAS_16);
+        for lane in 0..joined.lanes() {
+            prefetch(ahead.next().unwrap_or(&[]));
+            let sums = &mut sums[2 * lane..2 * lane + 2];
+            let [mut whole, mut upper] = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
+            // SAFETY: `Joined` has no row above `last`, the last one of the table.
+            let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
+            let (fours, rest) = joined.part(lane, part).as_chunks::<4>();
+            for rows in fours {
+                // One load of four numbers: loads are what limits this loop.
+                let rows: u64 = bytemuck::cast(*rows);
+                let [a, b, c, d] = [0, 16, 32, 48].map(|shift| row((rows >> shift) as u16));
                 for i in 0..HALF {
-                    // Modulo 2^32, which the sum of the lower half fits: see `QuantizedWeights::quantize`.
-                    whole[i] = whole[i].wrapping_sub(upper[i] << 16).wrapping_sub(bias);
+                    let pairs = [a[i].wrapping_add(b[i]), c[i].wrapping_add(d[i])];
+                    whole[i] = whole[i].wrapping_add(pairs[0].wrapping_add(pairs[1]));
+                    upper[i] = upper[i].wrapping_add((pairs[0] >> 16) + (pairs[1] >> 16));
                 }
-                store_live([whole, upper].as_flattened(), live, &mut out[lane * stride..]);
             }
+            for one in rest.iter().map(|&one| row(one)) {
+                for i in 0..HALF {
+                    whole[i] = whole[i].wrapping_add(one[i]);
+                    upper[i] = upper[i].wrapping_add(one[i] >> 16);
+                }
+            }
+            if part + 1 < joined.parts() {
+                [sums[0], sums[1]] = [whole, upper];
+                continue;
+            }
+            let bias = joined.rows_of_lane(lane).wrapping_mul(BIAS_16);
+            for i in 0..HALF {
+                // Modulo 2^32, which the sum of the lower half fits: see `QuantizedWeights::quantize`.
+                whole[i] = whole[i].wrapping_sub(upper[i] << 16).wrapping_sub(bias);
+            }
+            store_live([whole, upper].as_flattened(), live, &mut out[lane * stride..]);
         }
     }
 }
@@ -139,53 +159,56 @@ per_isa! {
     /// The same for 8-bit weights: an element is 16 bits with 2^7 + one weight below and one above; sums of [`BYTE_ROWS`] rows stay there.
     pub fn add_bytes<const HALF: usize>(
         joined: &Joined,
-        table: &[i16],
+        part: usize,
+        table: &[Line],
+        ahead: &[Line],
         sums: &mut [i32],
         live: usize,
         stride: usize,
         out: &mut [i32],
     ) {
+        let table: &[i16] = bytemuck::cast_slice(table);
+        let mut ahead = ahead.chunks(ahead.len().div_ceil(joined.lanes()).max(1));
         let (table, sums) = (&table.as_chunks::<HALF>().0[..=joined.last()], sums.as_chunks_mut::<HALF>().0);
-        for part in 0..joined.parts() {
-            for lane in 0..joined.lanes() {
-                let sums = &mut sums[2 * lane..2 * lane + 2];
-                let mut acc = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
-                for rows in joined.part(lane, part).chunks(BYTE_ROWS) {
-                    let [mut whole, mut upper] = [[0i16; HALF]; 2];
-                    // SAFETY: `Joined` has no row above `last`, the last one of the table.
-                    let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
-                    let (fours, rest) = rows.as_chunks::<4>();
-                    for rows in fours {
-                        let rows: u64 = bytemuck::cast(*rows);
-                        let [a, b, c, d] = [0, 16, 32, 48].map(|shift| row((rows >> shift) as u16));
-                        for i in 0..HALF {
-                            // Sums of two first: a long chain of additions would wait for each of them.
-                            let all = a[i].wrapping_add(b[i]).wrapping_add(c[i].wrapping_add(d[i]));
-                            let uppers = ((a[i] >> 8) + (b[i] >> 8)) + ((c[i] >> 8) + (d[i] >> 8));
-                            whole[i] = whole[i].wrapping_add(all);
-                            upper[i] = upper[i].wrapping_add(uppers);
-                        }
-                    }
-                    for one in rest.iter().map(|&one| row(one)) {
-                        for i in 0..HALF {
-                            whole[i] = whole[i].wrapping_add(one[i]);
-                            upper[i] = upper[i].wrapping_add(one[i] >> 8);
-                        }
-                    }
+        for lane in 0..joined.lanes() {
+            prefetch(ahead.next().unwrap_or(&[]));
+            let sums = &mut sums[2 * lane..2 * lane + 2];
+            let mut acc = if part == 0 { [[0i32; HALF]; 2] } else { [sums[0], sums[1]] };
+            for rows in joined.part(lane, part).chunks(BYTE_ROWS) {
+                let [mut whole, mut upper] = [[0i16; HALF]; 2];
+                // SAFETY: `Joined` has no row above `last`, the last one of the table.
+                let row = |row: u16| unsafe { table.get_unchecked(usize::from(row)) };
+                let (fours, rest) = rows.as_chunks::<4>();
+                for rows in fours {
+                    let rows: u64 = bytemuck::cast(*rows);
+                    let [a, b, c, d] = [0, 16, 32, 48].map(|shift| row((rows >> shift) as u16));
                     for i in 0..HALF {
-                        let lower = whole[i].wrapping_sub(upper[i] << 8) as u16;
-                        acc[0][i] += i32::from(lower);
-                        acc[1][i] += i32::from(upper[i]);
+                        // Sums of two first: a long chain of additions would wait for each of them.
+                        let all = a[i].wrapping_add(b[i]).wrapping_add(c[i].wrapping_add(d[i]));
+                        let uppers = ((a[i] >> 8) + (b[i] >> 8)) + ((c[i] >> 8) + (d[i] >> 8));
+                        whole[i] = whole[i].wrapping_add(all);
+                        upper[i] = upper[i].wrapping_add(uppers);
                     }
                 }
-                if part + 1 < joined.parts() {
-                    [sums[0], sums[1]] = acc;
-                    continue;
+                for one in rest.iter().map(|&one| row(one)) {
+                    for i in 0..HALF {
+                        whole[i] = whole[i].wrapping_add(one[i]);
+                        upper[i] = upper[i].wrapping_add(one[i] >> 8);
+                    }
                 }
-                let bias = joined.rows_of_lane(lane) * BIAS_8;
-                acc[0].iter_mut().for_each(|sum| *sum -= bias);
-                store_live(acc.as_flattened(), live, &mut out[lane * stride..]);
+                for i in 0..HALF {
+                    let lower = whole[i].wrapping_sub(upper[i] << 8) as u16;
+                    acc[0][i] += i32::from(lower);
+                    acc[1][i] += i32::from(upper[i]);
+                }
             }
+            if part + 1 < joined.parts() {
+                [sums[0], sums[1]] = acc;
+                continue;
+            }
+            let bias = joined.rows_of_lane(lane) * BIAS_8;
+            acc[0].iter_mut().for_each(|sum| *sum -= bias);
+            store_live(acc.as_flattened(), live, &mut out[lane * stride..]);
         }
     }
 }

@@ -274,12 +274,17 @@ per_isa! {
                 for segment in &segments[first..part_end] {
                     let list = segment.start + t * width;
                     let (from, to) = (start[list] as usize, start[list + segment.columns] as usize);
-                    for at in (0..to - from).step_by(COPIED) {
-                        let (copied, rows) = (&channels[from + at..][..COPIED], &mut rows[end + at..][..COPIED]);
-                        for i in 0..COPIED {
+                    let (copied, rows) = (channels[from..].as_chunks::<COPIED>().0, rows[end..].as_chunks_mut::<COPIED>().0);
+                    let mut copy = |piece: usize| {
+                        for (row, copied) in rows[piece].iter_mut().zip(&copied[piece]) {
                             // A list has no row behind `last`; that nothing here can be behind it is what sums rely on.
-                            rows[i] = copied[i].wrapping_add(segment.base).min(last);
+                            *row = copied.wrapping_add(segment.base).min(last);
                         }
+                    };
+                    // Most lists are one piece, which is easier to predict than how many there are.
+                    copy(0);
+                    for piece in 1..(to - from).div_ceil(COPIED) {
+                        copy(piece);
                     }
                     end += to - from;
                 }

@@ -137,7 +137,7 @@ const BIAS_8: i32 = 1 << 7;
 pub struct QuantizedWeights {
     /// 16 or 8.
     pub bits: u8,
-    /// Output channels a block holds: 16, 32 or 64; the last block is padded with zeros.
+    /// Output channels a block holds: 16, 32, 64, or 128 of 8-bit weights; the last block is padded with zeros.
     pub block: usize,
     /// Rows of a block: taps times input channels.
     pub rows: usize,
@@ -162,6 +162,8 @@ impl QuantizedWeights {
         self.block = match cout {
             0..=16 => 16,
             17..=32 => 32,
+            // One number then names two registers of weights; others have too few registers for their sums.
+            _ if bits == 8 && isa == Isa::Avx512 && cout.div_ceil(64).is_multiple_of(2) => 128,
             _ => 64,
         };
         let mut largest = vec![0.0f32; cout];
@@ -178,6 +180,7 @@ impl QuantizedWeights {
                 match block {
                     16 => round_rows::<16>(isa, master, cout, b * 16, bits, &up, out, totals),
                     32 => round_rows::<32>(isa, master, cout, b * 32, bits, &up, out, totals),
+                    128 => round_rows::<128>(isa, master, cout, b * 128, bits, &up, out, totals),
                     _ => round_rows::<64>(isa, master, cout, b * 64, bits, &up, out, totals),
                 }
             }
