@@ -77,13 +77,17 @@ def command(peer, case, args, retain=True):
     shape = ["--mode", case.mode, "-b", str(case.batch)]
     # Without the settings the heap does not grow: one step before the measured one will do.
     warmup, repeats = (args.warmup, args.steps) if retain else (1, 1)
+    # Steps of one image take milliseconds: the median of a few would be that of a hiccup.
+    many = ["--warmup", "10", "--repeats", "50"] if case.batch == 1 else []
+    if many and retain:
+        warmup, repeats = 10 * warmup, 10 * repeats
     steps = ["--threads", str(args.threads), "--warmup", str(warmup), "--repeats", str(repeats)]
     net = ["--widths", args.widths] if args.widths else []
     if peer in DSR:
         model = net or ["--model", "preact-resnet18"]
         neuron = ["-T", str(case.time_steps), "--neuron", case.neuron, "--vth", f"{case.vth:g}"]
         return [*shlex.split(args.dsr), "bench", "throughput", *shape, *model, *neuron, "--threads", str(args.threads), *DSR[peer],
-                "-o", "json", *shlex.split(args.dsr_args)]
+                *many, "-o", "json", *shlex.split(args.dsr_args)]
     if peer == "spikingjelly":
         small = ["--size", "16"] if args.widths else []
         return [python, str(HERE / "spikingjelly_step.py"), *shape, "-T", str(case.time_steps), *small, *steps]
