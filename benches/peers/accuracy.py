@@ -73,9 +73,12 @@ def command(case, seed, args, folder):
     shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]), "--lr", str(settings["lr"]),
               "-b", str(settings["batch"]), "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
     if case.method == "dsr":
+        # The recipe's LIF is that of T = 4: as long a time, and thresholds a step's length, at every T.
+        lif = {"--delta-t": 1, "--vth": 1.2, "--vth-pooled": 0.6, "--vth-logits": 6} if case.neuron == "lif" else {}
+        neuron = [part for flag, at_one in lif.items() for part in (flag, f"{at_one / case.time_steps:g}")]
         data = ["-d", settings["data"], *(["--data-dir", str(args.data_dir)] if args.data_dir else [])]
         return [*shlex.split(args.dsr), "train", *data, *shared, "--warmup", str(settings["warmup"]), "--neuron", case.neuron,
-                "-T", str(case.time_steps), "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits),
+                "-T", str(case.time_steps), *neuron, "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits),
                 "--device", "cpu", "--output", "json", "--out", str(folder), *shlex.split(args.dsr_args)]
     data = ["--data", str(args.data_dir)] if args.data_dir else []
     how = ["--plain-logits"] if case.method == "ann" else ["--surrogate", "-T", str(case.time_steps)]
@@ -192,7 +195,8 @@ def report(cases, runs, args, date):
         f" SpikingJelly {versions.get('spikingjelly', 'not run')}.",
         f"- All methods: SGD with momentum 0.9 and weight decay 5e-4, lr {settings['lr']} by cosine with {settings['warmup']} warm-up steps,"
         f" crop with padding {settings['crop_pad']}, flip.",
-        "- DSR has the thresholds of its recipe for T = 4 at every T; nothing was tuned for a method, a T or a seed.",
+        "- DSR has the thresholds of its recipe for T = 4 at every T, with LIF in proportion to the length of a step, Δt = 1 / T;"
+        " nothing was tuned for a method, a T or a seed.",
         "- The surrogate-gradient network has SpikingJelly's IF or LIF neurons (threshold 1, tau 2, ATan, soft reset) in the place of DSR's,"
         " without those behind the average pool and after the logits; its logits are averaged over time.",
         "- The ANN has no neuron after its logits.",
