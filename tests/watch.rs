@@ -21,6 +21,26 @@ fn train(folder: &Path, line: &str) -> (Vec<String>, Vec<Value>) {
     (warnings, records.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
 }
 
+/// LIF neurons that forget most of a sample are named before training begins; nothing is said of settings like the paper's.
+#[test]
+fn neurons_that_forget_the_first_steps_are_named() {
+    let folder = tempdir().unwrap();
+    let cases = [
+        ("if -T 8", None),
+        ("lif -T 20 --delta-t 0.15", None), // three tau
+        ("lif -T 20 --delta-t 0.25", Some("20 steps of delta-t 0.25 last 5.0 tau")),
+        ("lif -T 20 --delta-t 0.25", Some("--delta-t 0.050, with thresholds in proportion")),
+        ("lif -T 20 --delta-t 0.25 --tau 5", None),
+    ];
+    for (n, (neuron, expected)) in cases.into_iter().enumerate() {
+        let line = format!("train -d digits-8x8 --widths 4 --blocks 1 --epochs 1 --out run{n} --neuron {neuron}");
+        let output = Command::new(cargo_bin("dsr")).current_dir(folder.path()).args(line.split_whitespace()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "dsr {line}: {stderr}");
+        assert!(expected.map_or(!stderr.contains("note:"), |note| stderr.contains(note)), "dsr {line}: {stderr}");
+    }
+}
+
 #[test]
 fn a_layer_that_carries_nothing_is_named_once_an_epoch() {
     // Flags, the layers in question, their state, and what the line says to change.

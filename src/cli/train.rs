@@ -88,6 +88,9 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         None => folder.record_thresholds(&run.chosen)?,
     }
     if !global.quiet {
+        if let Some(note) = memory_note(&run.config) {
+            complain(&note);
+        }
         complain(&headline(&run, &plan.out, plan.resume.as_deref()));
         if !run.chosen.is_empty() {
             complain(&threshold_table(&run.chosen));
@@ -130,6 +133,19 @@ fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
         kind => format!("{} neurons", kind.name().to_uppercase()),
     });
     Ok(Some(format!("note: the thresholds in {file} are in units of {theirs}, this run has {ours}")))
+}
+
+/// What a user should know about LIF neurons that forget most of a sample, which training by representation suffers from.
+fn memory_note(config: &Config) -> Option<String> {
+    let Config { time_steps, tau, delta_t, .. } = *config;
+    let times_tau = time_steps as f64 * delta_t / tau;
+    (config.neuron == NeuronKind::Lif && times_tau > 3.0).then(|| {
+        format!(
+            "note: {time_steps} steps of delta-t {delta_t} last {times_tau:.1} tau, so neurons have forgotten the first when the last comes; \
+             --delta-t {:.3}, with thresholds in proportion, lets all of them count (docs/thresholds.md)",
+            tau / time_steps as f64
+        )
+    })
 }
 
 /// Runs the loop with a progress bar and a line an epoch.
