@@ -29,7 +29,8 @@ fn neurons_that_forget_the_first_steps_are_named() {
         ("if -T 8", None),
         ("lif -T 20 --delta-t 0.15", None), // three tau
         ("lif -T 20 --delta-t 0.25", Some("20 steps of delta-t 0.25 last 5.0 tau")),
-        ("lif -T 20 --delta-t 0.25", Some("--delta-t 0.050, with thresholds in proportion")),
+        ("lif -T 20 --delta-t 0.25", Some("--delta-t 0.05, with thresholds in proportion")),
+        ("lif -T 30 --delta-t 0.002 --tau 0.01", Some("--delta-t 0.00033, with thresholds")),
         ("lif -T 20 --delta-t 0.25 --tau 5", None),
     ];
     for (n, (neuron, expected)) in cases.into_iter().enumerate() {

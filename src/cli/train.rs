@@ -142,8 +142,8 @@ fn memory_note(config: &Config) -> Option<String> {
     (config.neuron == NeuronKind::Lif && times_tau > 3.0).then(|| {
         format!(
             "note: {time_steps} steps of delta-t {delta_t} last {times_tau:.1} tau, so neurons have forgotten the first when the last comes; \
-             --delta-t {:.3}, with thresholds in proportion, lets all of them count (docs/thresholds.md)",
-            tau / time_steps as f64
+             --delta-t {}, with thresholds in proportion, lets all of them count (docs/thresholds.md)",
+            two_digits(tau / time_steps as f64)
         )
     })
 }
