@@ -182,8 +182,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
 }
 
 /// Sizes the thread pool, 0 for one thread a core; once, before the first parallel loop.
+///
+/// This thread is one of them: handing each loop of a short step to others and being woken by them takes longer than a part of it.
 fn use_threads(threads: usize) -> anyhow::Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.with_context(|| format!("--threads {threads}: could not be started; try fewer"))
 }
 
