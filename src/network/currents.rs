@@ -1,6 +1,7 @@
 //! Currents of a layer, position by position: what its connections read and how.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
@@ -11,13 +12,22 @@ use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
 use crate::ops::spike_conv::{self, Events, identity_at, rows_together};
 use crate::spikes::Spikes;
 
-/// What a worker thread reuses between tasks.
+/// What a thread reuses between tasks, layers and steps: buffers that grow where needed.
 #[derive(Default)]
 pub(super) struct Worker {
     /// Of the first and the second connection.
     pub events: [Events; 2],
     pub first: Vec<Line>,
     pub second: Vec<Line>,
+}
+
+thread_local! {
+    static WORKER: RefCell<Worker> = RefCell::default();
+}
+
+/// Runs a task, which starts no other, with the buffers of this thread.
+pub(super) fn with_worker<R>(task: impl FnOnce(&mut Worker) -> R) -> R {
+    WORKER.with_borrow_mut(task)
 }
 
 /// Some rows of one sample: the unit of parallel work.

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::currents::{Reader, Worker};
+use super::currents::{Reader, Worker, with_worker};
 use super::kept::{LayerKept, Workspace};
 use super::{Network, Source, WeightGradient};
 use crate::clock::{self, Name, Op, Phase};
@@ -194,11 +194,13 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
         let parts: Vec<[Vec<f64>; 2]> = first
             .par_chunks_mut(height * width * position)
             .enumerate()
-            .map_init(Worker::default, |worker, (b, x)| {
-                for (at, x) in x.chunks_exact_mut(position).enumerate() {
-                    let sums = || reader.sums_at(0, &mut worker.events, b, [at / width, at % width], x);
-                    reader.sampler.time(b * height * width + at, reader.sums_op(0), sums);
-                }
+            .map(|(b, x)| {
+                with_worker(|worker| {
+                    for (at, x) in x.chunks_exact_mut(position).enumerate() {
+                        let sums = || reader.sums_at(0, &mut worker.events, b, [at / width, at % width], x);
+                        reader.sampler.time(b * height * width + at, reader.sums_op(0), sums);
+                    }
+                });
                 let (mut sum, mut squares) = (vec![0.0; channels], vec![0.0; channels]);
                 accumulate(isa, bytemuck::cast_slice(x), stride, &mut sum, &mut squares);
                 [sum, squares]
@@ -215,28 +217,30 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
         .par_chunks_mut(chunk)
         .zip(chunks_or_empty(second, chunk, tasks))
         .enumerate()
-        .map_init(Worker::default, |worker, (index, (first, second))| {
-            let task = reader.task(index);
-            let Worker { events, second: buffer, .. } = worker;
-            let mut sums = zero();
-            reader.list(events, &task);
-            for (number, strip) in reader.strips(index) {
-                let at = [task.rows.start + strip.start / width, strip.start % width];
-                let range = strip.start * position..strip.end * position;
-                let first = &mut first[range.clone()];
-                reader.sampler.time(number, reader.sums_op(0), || reader.sums_at(0, events, task.b, at, first));
-                let mut second: &mut [i32] = if second.is_empty() { &mut [] } else { &mut second[range] };
-                if reader.has_second() {
-                    if second.is_empty() {
-                        second = grown(buffer, first.len());
+        .map(|(index, (first, second))| {
+            with_worker(|worker| {
+                let task = reader.task(index);
+                let Worker { events, second: buffer, .. } = worker;
+                let mut sums = zero();
+                reader.list(events, &task);
+                for (number, strip) in reader.strips(index) {
+                    let at = [task.rows.start + strip.start / width, strip.start % width];
+                    let range = strip.start * position..strip.end * position;
+                    let first = &mut first[range.clone()];
+                    reader.sampler.time(number, reader.sums_op(0), || reader.sums_at(0, events, task.b, at, first));
+                    let mut second: &mut [i32] = if second.is_empty() { &mut [] } else { &mut second[range] };
+                    if reader.has_second() {
+                        if second.is_empty() {
+                            second = grown(buffer, first.len());
+                        }
+                        reader.sampler.time(number, reader.sums_op(1), || reader.sums_at(1, events, task.b, at, second));
                     }
-                    reader.sampler.time(number, reader.sums_op(1), || reader.sums_at(1, events, task.b, at, second));
+                    if layer.norm.is_some() {
+                        reader.sampler.time(number, Op::Statistics, || sums.add(isa, first, second, stride));
+                    }
                 }
-                if layer.norm.is_some() {
-                    reader.sampler.time(number, Op::Statistics, || sums.add(isa, first, second, stride));
-                }
-            }
-            sums
+                sums
+            })
         })
         .reduce(zero, IntegerSums::merge);
     total.moments(values)
@@ -264,53 +268,55 @@ fn neurons(reader: &Reader, norm: &Normalizer, stored: Stored, spikes: &mut Spik
         .zip(chunks_or_empty(&mut kept.counts, positions * channels, tasks))
         .zip(means)
         .enumerate()
-        .map_init(Worker::default, |worker, (index, ((spikes, counts), (mean, weighted)))| {
-            let task = reader.task(index);
-            let Worker { events, first: buffer, second: other_buffer } = worker;
-            let mut fired = 0u64;
-            if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
-                reader.list(events, &task);
-            }
-            for (number, strip) in reader.strips(index) {
-                let at = [task.rows.start + strip.start / width, strip.start % width];
-                let range = (index * positions + strip.start) * position..(index * positions + strip.end) * position;
-                let first = if stored.first.is_empty() {
-                    let first = grown(buffer, range.len());
-                    reader.sampler.time(number, reader.sums_op(0), || reader.sums_at(0, events, task.b, at, first));
-                    &*first
-                } else {
-                    &stored.first[range.clone()]
-                };
-                let second: &[i32] = if !reader.has_second() {
-                    &[]
-                } else if stored.second.is_empty() {
-                    let second = grown(other_buffer, range.len());
-                    reader.sampler.time(number, reader.sums_op(1), || reader.sums_at(1, events, task.b, at, second));
-                    second
-                } else {
-                    &stored.second[range]
-                };
-                reader.sampler.time(number, Op::Neurons, || {
-                    for (p, at) in strip.enumerate() {
-                        let neurons = at * channels..(at + 1) * channels;
-                        let mut out = NeuronOut {
-                            spikes: &mut spikes[at * train..(at + 1) * train],
-                            counts: part_or_empty(counts, neurons.clone()),
-                            mean_normed: part_or_empty(mean, neurons.clone()),
-                            weighted_normed: part_or_empty(weighted, neurons),
-                        };
-                        let first = &first[p * position..][..position];
-                        let second = if second.is_empty() { second } else { &second[p * position..][..position] };
-                        let currents = if is_real { Currents::Real(bytemuck::cast_slice(first)) } else { Currents::Integer(first) };
-                        neuron_at(isa, &args, norm, currents, second, &mut out);
-                        if !dropped.is_empty() {
-                            drop_spikes(&dropped[(index * positions + at) * words..][..words], &mut out);
+        .map(|(index, ((spikes, counts), (mean, weighted)))| {
+            with_worker(|worker| {
+                let task = reader.task(index);
+                let Worker { events, first: buffer, second: other_buffer } = worker;
+                let mut fired = 0u64;
+                if stored.first.is_empty() || (reader.has_second() && stored.second.is_empty()) {
+                    reader.list(events, &task);
+                }
+                for (number, strip) in reader.strips(index) {
+                    let at = [task.rows.start + strip.start / width, strip.start % width];
+                    let range = (index * positions + strip.start) * position..(index * positions + strip.end) * position;
+                    let first = if stored.first.is_empty() {
+                        let first = grown(buffer, range.len());
+                        reader.sampler.time(number, reader.sums_op(0), || reader.sums_at(0, events, task.b, at, first));
+                        &*first
+                    } else {
+                        &stored.first[range.clone()]
+                    };
+                    let second: &[i32] = if !reader.has_second() {
+                        &[]
+                    } else if stored.second.is_empty() {
+                        let second = grown(other_buffer, range.len());
+                        reader.sampler.time(number, reader.sums_op(1), || reader.sums_at(1, events, task.b, at, second));
+                        second
+                    } else {
+                        &stored.second[range]
+                    };
+                    reader.sampler.time(number, Op::Neurons, || {
+                        for (p, at) in strip.enumerate() {
+                            let neurons = at * channels..(at + 1) * channels;
+                            let mut out = NeuronOut {
+                                spikes: &mut spikes[at * train..(at + 1) * train],
+                                counts: part_or_empty(counts, neurons.clone()),
+                                mean_normed: part_or_empty(mean, neurons.clone()),
+                                weighted_normed: part_or_empty(weighted, neurons),
+                            };
+                            let first = &first[p * position..][..position];
+                            let second = if second.is_empty() { second } else { &second[p * position..][..position] };
+                            let currents = if is_real { Currents::Real(bytemuck::cast_slice(first)) } else { Currents::Integer(first) };
+                            neuron_at(isa, &args, norm, currents, second, &mut out);
+                            if !dropped.is_empty() {
+                                drop_spikes(&dropped[(index * positions + at) * words..][..words], &mut out);
+                            }
                         }
-                    }
-                });
-            }
-            count_spikes(isa, spikes, &mut fired);
-            fired
+                    });
+                }
+                count_spikes(isa, spikes, &mut fired);
+                fired
+            })
         })
         .sum()
 }
