@@ -55,6 +55,16 @@ pub enum ThresholdInit {
     Auto,
 }
 
+/// When the learning rate goes down by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LrDecay {
+    /// Between epochs: the last epoch still has a rate above 0, and the only one of a short run the full rate.
+    Epoch,
+    /// After every step, to almost 0 in the last one.
+    Step,
+}
+
 /// Mode of the weight gradient by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -122,6 +132,8 @@ pub struct Config {
     pub eps: f64,
     /// Highest learning rate. Paper: 0.1 (CIFAR), 0.05 (T = 5, DVS-CIFAR10), 0.001 (ImageNet).
     pub lr: f64,
+    /// Whether the cosine of the learning rate goes down between epochs or after every step. Reference: epoch.
+    pub lr_decay: LrDecay,
     /// Weight decay of every parameter, thresholds and batch norm included. Paper: 5e-4, 0 (ImageNet).
     pub weight_decay: f64,
     /// Iterations of linear warm-up; 0 for none. Paper: 400, 5000 (ImageNet).
@@ -189,6 +201,7 @@ impl Default for Config {
             betas: [0.9, 0.999],
             eps: 1e-8,
             lr: 0.1,
+            lr_decay: LrDecay::Epoch,
             weight_decay: 5e-4,
             warmup: 400,
             epochs: 200,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{self, EpochSums, Progress};
-use crate::config::{Config, ThresholdInit};
+use crate::config::{Config, LrDecay, ThresholdInit};
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -166,13 +166,14 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         run.network.synchronize(&mut run.optimizer)?; // a device has moved the thresholds
         let layers = layer_metrics(run);
         let warnings = watch::warnings(&run.config, &run.network, &layers);
+        let lr = learning_rate(run, run.progress.step.saturating_sub(1), run.progress.iteration.saturating_sub(1));
         let progress = &mut run.progress;
         let improved = epoch == 0 || test.accuracy() > progress.best_accuracy;
         progress.best_accuracy = progress.best_accuracy.max(test.accuracy());
         let metrics = EpochMetrics {
             epoch: epoch + 1,
             epochs: run.config.epochs,
-            lr: run.config.schedule().rate(epoch, progress.iteration.saturating_sub(1) as usize),
+            lr,
             train_loss: progress.sums.loss / progress.sums.seen as f64,
             train_accuracy: progress.sums.correct as f64 / progress.sums.seen as f64,
             test_loss: test.loss,
@@ -217,10 +218,19 @@ fn samples(batch: &Batch) -> Samples<'_> {
     }
 }
 
+/// Of step `step` of this epoch, which is iteration `iteration` of the run.
+fn learning_rate(run: &Run, step: usize, iteration: u64) -> f64 {
+    let of_epoch = match run.config.lr_decay {
+        LrDecay::Epoch => 0.0,
+        LrDecay::Step => step as f64 / steps_per_epoch(run) as f64,
+    };
+    run.config.schedule().rate(run.progress.epoch as f64 + of_epoch, iteration as usize)
+}
+
 /// Forward, loss, backward, update.
 fn begin_step(run: &mut Run, batch: &Batch) -> Result<()> {
     let (config, progress) = (&run.config, &run.progress);
-    let lr = config.schedule().rate(progress.epoch, progress.iteration as usize);
+    let lr = learning_rate(run, progress.step, progress.iteration);
     let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
     run.network.begin_step(&mut run.optimizer, lr as f32, &samples(batch), &batch.labels, mode)
 }

@@ -171,7 +171,7 @@ fn a_plain_state_dict_is_evaluated_and_trained_on() {
 /// Twice the same command, and any way of stopping and resuming it, give the same bytes.
 #[test]
 fn a_run_is_a_function_of_its_settings() {
-    let cases = ["--dropout 0.1 --flip", "--neuron lif --optimizer adam --lr 0.01 --weight-gradient unrolled --warmup 60 --weight-bits 8"];
+    let cases = ["--dropout 0.1 --flip", "--neuron lif --optimizer adam --lr 0.01 --weight-gradient unrolled --warmup 60 --lr-decay step --weight-bits 8"];
     for (case, flags) in cases.into_iter().enumerate() {
         let folder = tempdir().unwrap();
         let line = format!("{TINY} --epochs 2 -q {flags}");
@@ -202,11 +202,27 @@ fn a_run_is_a_function_of_its_settings() {
     }
 }
 
+/// The rate of an epoch's last step stands in its record.
+#[test]
+fn the_learning_rate_goes_down_between_epochs_or_after_every_step() {
+    let folder = tempdir().unwrap();
+    let rates = |flags: &str, run: &str| -> Vec<f64> {
+        ok(folder.path(), &format!("{TINY} --epochs 2 --lr 0.1 --warmup 0 {flags} -q --out {run}"));
+        let lines = fs::read_to_string(folder.path().join(run).join("metrics.jsonl")).unwrap();
+        lines.lines().map(|line| json(line)["lr"].as_f64().unwrap()).collect()
+    };
+    let half_cosine = |epochs: f64| 0.05 * (1.0 + (std::f64::consts::PI * epochs / 2.0).cos());
+    assert_eq!(rates("", "epoch"), [0.0, 1.0].map(half_cosine));
+    // Steps of an epoch: 45.
+    assert_eq!(rates("--lr-decay step", "step"), [44.0 / 45.0, 1.0 + 44.0 / 45.0].map(half_cosine));
+}
+
 #[test]
 fn a_resumed_run_may_be_longer_but_not_another_one() {
     let folder = trained();
     fails(folder.path(), "train --resume auto --out run -T 3", 2, &["time-steps 2 (asked for: 3)", "--init-from"]);
     fails(folder.path(), "train --resume auto --out run --seed 1", 2, &["seed"]);
+    fails(folder.path(), "train --resume auto --out run --lr-decay step", 2, &["lr-decay \"epoch\" (asked for: \"step\")", "--init-from"]);
     fails(folder.path(), "train --resume run/last.safetensors --recipe cifar10-if", 2, &["dataset", "digits-8x8", "cifar10"]);
     let stdout = ok(folder.path(), "train --resume run/last.safetensors --epochs 2 --threads 1");
     assert!(stdout.starts_with("epoch 2/2 "), "{stdout}");

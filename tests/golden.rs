@@ -265,7 +265,7 @@ fn lr_schedule(path: &Path) {
     let expected: Vec<f64> = json["lr_per_iter"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
     assert_eq!(expected.len(), schedule.epochs * size("iters_per_epoch"));
     for (iteration, expected) in expected.iter().enumerate() {
-        let got = schedule.rate(iteration / size("iters_per_epoch"), iteration);
+        let got = schedule.rate((iteration / size("iters_per_epoch")) as f64, iteration);
         assert!((got - expected).abs() <= 1e-12, "iteration {iteration}: {got}, expected {expected}");
     }
 }

@@ -121,22 +121,23 @@ fn state_is_all_there_is() {
 #[test]
 fn schedule_warms_up_linearly_and_falls_like_a_cosine() {
     let schedule = Schedule { lr: 0.1, epochs: 200, warmup: 400 };
-    // Epoch, iteration over the whole run, rate.
+    // Epochs before it, iteration over the whole run, rate.
     let cases = [
-        (0, 0, 0.1 / 400.0),
-        (0, 199, 0.05),
-        (0, 399, 0.1), // the warm-up ends on the full rate
-        (0, 400, 0.1),
-        (1, 399, 0.05 * (1.0 + (std::f64::consts::PI / 200.0).cos())),
-        (50, 99_999, 0.05 * (1.0 + std::f64::consts::FRAC_1_SQRT_2)),
-        (100, 99_999, 0.05),
-        (150, 99_999, 0.05 * (1.0 - std::f64::consts::FRAC_1_SQRT_2)),
-        (200, 99_999, 0.0),
-        (100, 99, 0.0125), // a warm-up longer than half the run scales what the cosine leaves
+        (0.0, 0, 0.1 / 400.0),
+        (0.0, 199, 0.05),
+        (0.0, 399, 0.1), // the warm-up ends on the full rate
+        (0.0, 400, 0.1),
+        (1.0, 399, 0.05 * (1.0 + (std::f64::consts::PI / 200.0).cos())),
+        (50.0, 99_999, 0.05 * (1.0 + std::f64::consts::FRAC_1_SQRT_2)),
+        (100.0, 99_999, 0.05),
+        (150.0, 99_999, 0.05 * (1.0 - std::f64::consts::FRAC_1_SQRT_2)),
+        (199.5, 99_999, 0.05 * (1.0 - (std::f64::consts::PI / 400.0).cos())), // within an epoch
+        (200.0, 99_999, 0.0),
+        (100.0, 99, 0.0125), // a warm-up longer than half the run scales what the cosine leaves
     ];
     for (epoch, iteration, expected) in cases {
         assert_relative_eq!(schedule.rate(epoch, iteration), expected, max_relative = 1e-12, epsilon = 1e-15);
     }
     let without = Schedule { warmup: 0, ..schedule };
-    assert_eq!(without.rate(0, 0), 0.1);
+    assert_eq!(without.rate(0.0, 0), 0.1);
 }

@@ -6,6 +6,7 @@
 DIR is the environment of setup.sh; it is made first if it is not there. Needs nothing but Python's standard library itself.
 Without --data-dir the data are the shipped fashion-mnist-3k, else the full Fashion-MNIST in that folder.
 Every finished run is a line of accuracy.jsonl; started again with the same --out, the script goes on with those that are missing.
+The table has all runs of that file with these settings, whatever cases and seeds are asked for.
 """
 
 import argparse
@@ -57,20 +58,20 @@ def all_cases(time_steps):
 
 # The default recipe of dsr, which the Python peers get as flags: recipes/fashion-mnist-3k.toml.
 NETWORK = {"widths": "16,32,64,128", "blocks": "1,1,1,1"}
-TRAINING = {"epochs": 22, "batch": 25, "lr": 0.05, "warmup": 100, "crop_pad": 1}
+TRAINING = {"epochs": 22, "batch": 25, "lr": 0.05, "lr_decay": "step", "warmup": 100, "crop_pad": 1}
 
 
 def settings_of(args):
     """What a result is good for: runs with other settings are other runs."""
     data = "fashion-mnist" if args.data_dir else "fashion-mnist-3k"
     network = {"widths": args.widths, "blocks": ",".join("1" for _ in args.widths.split(","))}
-    return {"data": data, **network, **TRAINING, "epochs": args.epochs, "threads": args.threads, "dsr_args": args.dsr_args}
+    return {"data": data, **network, **TRAINING, "epochs": args.epochs, "lr_decay": args.lr_decay, "threads": args.threads, "dsr_args": args.dsr_args}
 
 
 def command(case, seed, args, folder):
     """The process that trains one case; dsr leaves its run in `folder`."""
     settings = settings_of(args)
-    shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]), "--lr", str(settings["lr"]),
+    shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]), "--lr", str(settings["lr"]), "--lr-decay", settings["lr_decay"],
               "-b", str(settings["batch"]), "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
     if case.method == "dsr":
         # The recipe's LIF is that of T = 4: as long a time, and thresholds a step's length, at every T.
@@ -193,7 +194,7 @@ def report(cases, runs, args, date):
         f"- {'; '.join(machines)} ({processor_detail()}), {settings['threads']} threads.",
         f"- Repository at {', '.join(commits)}; {args.dsr_version}; PyTorch {versions.get('torch', 'not run')},"
         f" SpikingJelly {versions.get('spikingjelly', 'not run')}.",
-        f"- All methods: SGD with momentum 0.9 and weight decay 5e-4, lr {settings['lr']} by cosine with {settings['warmup']} warm-up steps,"
+        f"- All methods: SGD with momentum 0.9 and weight decay 5e-4, lr {settings['lr']} by a cosine that goes down after every {settings['lr_decay']}, {settings['warmup']} warm-up steps,"
         f" crop with padding {settings['crop_pad']}, flip.",
         "- DSR has the thresholds of its recipe for T = 4 at every T, with LIF in proportion to the length of a step, Δt = 1 / T;"
         " nothing was tuned for a method, a T or a seed.",
@@ -220,6 +221,7 @@ def options():
     parser.add_argument("-T", "--time-steps", type=numbers, default=[4, 8, 20])
     parser.add_argument("--cases", help="only those whose name contains one of these, such as ann,dsr-lif-T4")
     parser.add_argument("--epochs", type=int, default=TRAINING["epochs"])
+    parser.add_argument("--lr-decay", choices=("epoch", "step"), default=TRAINING["lr_decay"], help="when the cosine goes down")
     parser.add_argument("--widths", default=NETWORK["widths"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--untimed", action="store_true", help="the machine is busy with other work: leave seconds out of the results")
@@ -257,9 +259,9 @@ def main():
         seconds = "" if args.untimed else f", {result['seconds_per_epoch']:.1f} s an epoch"
         print(f"{number}/{len(plan)} {case.name} seed {seed}: {100 * result['final_accuracy']:.1f} %{seconds},"
               f" {result['peak_rss_bytes'] / 1e9:.2f} GB", file=sys.stderr)
-    wanted = {key({"case": case.name, "seed": seed, **common}) for case, seed in plan}
-    runs = [run for run in read_runs(path) if key(run) in wanted]
-    (out / "accuracy.md").write_text(report(cases, runs, args, date), encoding="utf-8")
+    runs = [run for run in read_runs(path) if run["settings"] == common["settings"]]
+    steps = sorted({run["time_steps"] for run in runs if run["time_steps"]})
+    (out / "accuracy.md").write_text(report(list(all_cases(steps)), runs, args, date), encoding="utf-8")
     print(out / "accuracy.md")
 
 

@@ -4,7 +4,7 @@
     python train_ann.py --neuron if -T 5 --widths 16,32,64 --blocks 1,1,1
     python train_ann.py --neuron lif -T 4 --surrogate
 
-The last line has the final and the best test accuracy. Crop and flip, SGD with momentum, cosine per epoch.
+The last line has the final and the best test accuracy. Crop and flip, SGD with momentum, cosine.
 """
 
 import argparse
@@ -78,6 +78,7 @@ def main():
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--crop-pad", type=int, default=2, help="padding of the random crop")
+    parser.add_argument("--lr-decay", choices=("epoch", "step"), default="epoch", help="when the cosine goes down")
     parser.add_argument("--warmup-iterations", type=int, default=0, help="linear warm-up of the learning rate")
     parser.add_argument("--limit", type=int, help="use only so many training and test images")
     parser.add_argument("--threads", type=int, default=2)
@@ -108,11 +109,13 @@ def main():
     iteration, best = 0, 0.0
     for epoch in range(args.epochs):
         start, losses = time.perf_counter(), []
-        epoch_lr = 0.5 * args.lr * (1 + math.cos(math.pi * epoch / args.epochs))
         net.train()
-        for chosen in torch.randperm(len(train_images), generator=generator).split(args.batch):
-            warming = iteration < args.warmup_iterations
-            lr = args.lr * (iteration + 1) / args.warmup_iterations if warming else epoch_lr
+        steps = torch.randperm(len(train_images), generator=generator).split(args.batch)
+        for step, chosen in enumerate(steps):
+            epochs_done = epoch + (step / len(steps) if args.lr_decay == "step" else 0)
+            lr = 0.5 * args.lr * (1 + math.cos(math.pi * epochs_done / args.epochs))
+            if iteration < args.warmup_iterations:
+                lr *= (iteration + 1) / args.warmup_iterations
             for group in optimizer.param_groups:
                 group["lr"] = lr
             # The crop pads with black, so the pixels are normalised after it.

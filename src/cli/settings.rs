@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint;
-use crate::config::{Config, GradientKind, NeuronKind, OptimizerKind, ThresholdInit};
+use crate::config::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
 use crate::recipes::{self, Layer};
@@ -126,6 +126,9 @@ pub struct TrainingFlags {
     /// Highest learning rate.
     #[arg(long, value_name = "X", aliases = ["learning-rate", "learning_rate"])]
     lr: Option<f64>,
+    /// When the cosine of the learning rate goes down: between epochs, or after every step.
+    #[arg(long, value_enum, alias = "lr_decay")]
+    lr_decay: Option<LrDecay>,
     /// Weight decay of every parameter.
     #[arg(long = "wd", value_name = "X", aliases = ["weight-decay", "weight_decay"])]
     weight_decay: Option<f64>,

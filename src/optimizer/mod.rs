@@ -79,7 +79,7 @@ fn adam_rates(lr: f32, beta1: f32, beta2: f32, steps: u64) -> (f32, f32) {
     ((f64::from(lr) / correction(beta1)) as f32, correction(beta2).sqrt() as f32)
 }
 
-/// Learning rate: cosine per epoch down to zero, after a linear warm-up over the first iterations.
+/// Learning rate: a cosine down to zero, times a linear warm-up over the first iterations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
     /// Highest rate.
@@ -91,9 +91,10 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Rate of iteration `iteration` (counted over the whole run), which lies in `epoch`.
-    pub fn rate(&self, epoch: usize, iteration: usize) -> f64 {
-        let cosine = 0.5 * self.lr * (1.0 + (std::f64::consts::PI * epoch as f64 / self.epochs as f64).cos());
+    /// Rate of iteration `iteration` (counted over the whole run); `epochs` have passed before it, whole ones where the rate is to stay
+    /// the same within an epoch.
+    pub fn rate(&self, epochs: f64, iteration: usize) -> f64 {
+        let cosine = 0.5 * self.lr * (1.0 + (std::f64::consts::PI * epochs / self.epochs as f64).cos());
         if iteration < self.warmup { cosine * (iteration + 1) as f64 / self.warmup as f64 } else { cosine }
     }
 }
