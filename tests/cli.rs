@@ -171,7 +171,10 @@ fn a_plain_state_dict_is_evaluated_and_trained_on() {
 /// Twice the same command, and any way of stopping and resuming it, give the same bytes.
 #[test]
 fn a_run_is_a_function_of_its_settings() {
-    let cases = ["--dropout 0.1 --flip", "--neuron lif --optimizer adam --lr 0.01 --weight-gradient unrolled --warmup 60 --lr-decay step --weight-bits 8"];
+    let cases = [
+        "--dropout 0.1 --flip",
+        "--neuron lif --optimizer adam --lr 0.01 --weight-gradient unrolled --warmup 60 --lr-decay step --weight-bits 8",
+    ];
     for (case, flags) in cases.into_iter().enumerate() {
         let folder = tempdir().unwrap();
         let line = format!("{TINY} --epochs 2 -q {flags}");

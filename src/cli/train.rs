@@ -148,9 +148,25 @@ fn memory_note(config: &Config) -> Option<String> {
     })
 }
 
+/// What a user should know about a test accuracy far below that of training while the rate is above half of `highest`: at such rates
+/// the running statistics of batch norms, which only tests use, lag behind the weights.
+fn lag_note(metrics: &EpochMetrics, highest: f64) -> Option<String> {
+    (metrics.train_accuracy - metrics.test_accuracy > 0.2 && metrics.lr > 0.5 * highest).then(|| {
+        format!(
+            "note: epoch {}: test accuracy is {:.1} % and that of training {:.1} %: while the learning rate is high, running statistics of \
+             batch norms lag behind the weights; a test at a low rate tells more, and --lr-decay step ends a short run at one \
+             (docs/training.md)",
+            metrics.epoch,
+            100.0 * metrics.test_accuracy,
+            100.0 * metrics.train_accuracy
+        )
+    })
+}
+
 /// Runs the loop with a progress bar and a line an epoch.
 fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) -> Result<End> {
     let bar = progress_bar(global, run);
+    let highest_rate = run.config.lr;
     let mut on_step = |run: &Run| {
         let progress = &run.progress;
         let sums = &run.progress.sums;
@@ -168,7 +184,8 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         }
         if !global.quiet {
             bar.suspend(|| {
-                metrics.warnings.iter().for_each(|warning| complain(&format!("warning: epoch {}: {}", metrics.epoch, warning.line())))
+                metrics.warnings.iter().for_each(|warning| complain(&format!("warning: epoch {}: {}", metrics.epoch, warning.line())));
+                lag_note(metrics, highest_rate).iter().for_each(|note| complain(note));
             });
         }
         bar.reset();
@@ -332,9 +349,8 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_epoch_is_one_line() {
-        let metrics = EpochMetrics {
+    fn metrics() -> EpochMetrics {
+        EpochMetrics {
             epoch: 12,
             epochs: 200,
             lr: 0.04918,
@@ -348,13 +364,30 @@ mod tests {
             seconds: 13.1,
             layers: Vec::new(),
             warnings: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_one_line() {
+        let metrics = metrics();
         let line = "epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10";
         assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
         let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
         for (number, expected) in numbers {
             assert_eq!(two_digits(number), expected);
         }
+    }
+
+    #[test]
+    fn a_test_accuracy_that_lags_is_named_while_the_rate_is_high() {
+        // Test accuracy, training accuracy, rate of 0.05 at the most, and whether it is said.
+        let cases = [(0.497, 0.777, 0.05, true), (0.57, 0.777, 0.026, true), (0.58, 0.777, 0.05, false), (0.497, 0.777, 0.025, false)];
+        for (test_accuracy, train_accuracy, lr, is_said) in cases {
+            let metrics = EpochMetrics { test_accuracy, train_accuracy, lr, ..metrics() };
+            assert_eq!(lag_note(&metrics, 0.05).is_some(), is_said, "{test_accuracy} {train_accuracy} {lr}");
+        }
+        let note = lag_note(&EpochMetrics { test_accuracy: 0.497, train_accuracy: 0.777, lr: 0.05, ..metrics() }, 0.05).unwrap();
+        assert!(note.starts_with("note: epoch 12: test accuracy is 49.7 % and that of training 77.7 %"), "{note}");
     }
 
     #[test]
