@@ -27,7 +27,7 @@ from compare import HERE, REPOSITORY, first_line, memory_gib, prepare, processor
 class Case:
     """One row of the table; what a method does not have is None."""
 
-    method: str  # dsr | surrogate | ann
+    method: str  # dsr | dsr-ann | surrogate | ann
     neuron: str
     time_steps: int | None = None
     gradient: str | None = None
@@ -42,12 +42,14 @@ class Case:
 METHODS = {
     "dsr": "DSR (`dsr`)",
     "surrogate": "surrogate gradient (SpikingJelly)",
-    "ann": "ANN (PyTorch, ReLU)",
+    "ann": "ANN (PyTorch)",
+    "dsr-ann": "ANN (`dsr --neuron relu`)",
 }
 
 
 def all_cases(time_steps):
     yield Case("ann", "relu")
+    yield Case("dsr-ann", "relu")
     for neuron in ("if", "lif"):
         for steps in time_steps:
             for gradient in ("rate", "unrolled"):
@@ -73,13 +75,14 @@ def command(case, seed, args, folder):
     settings = settings_of(args)
     shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]), "--lr", str(settings["lr"]), "--lr-decay", settings["lr_decay"],
               "-b", str(settings["batch"]), "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
-    if case.method == "dsr":
+    if case.method.startswith("dsr"):
         # The recipe's LIF is that of T = 4: as long a time, and thresholds a step's length, at every T.
         lif = {"--delta-t": 1, "--vth": 1.2, "--vth-pooled": 0.6, "--vth-logits": 6} if case.neuron == "lif" else {}
         neuron = [part for flag, at_one in lif.items() for part in (flag, f"{at_one / case.time_steps:g}")]
         data = ["-d", settings["data"], *(["--data-dir", str(args.data_dir)] if args.data_dir else [])]
-        return [*shlex.split(args.dsr), "train", *data, *shared, "--warmup", str(settings["warmup"]), "--neuron", case.neuron,
-                "-T", str(case.time_steps), *neuron, "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits),
+        if case.method == "dsr":
+            neuron = ["-T", str(case.time_steps), *neuron, "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits)]
+        return [*shlex.split(args.dsr), "train", *data, *shared, "--warmup", str(settings["warmup"]), "--neuron", case.neuron, *neuron,
                 "--device", "cpu", "--output", "json", "--out", str(folder), *shlex.split(args.dsr_args)]
     data = ["--data", str(args.data_dir)] if args.data_dir else []
     how = ["--plain-logits"] if case.method == "ann" else ["--surrogate", "-T", str(case.time_steps)]
@@ -110,13 +113,14 @@ def train(case, seed, args):
     with tempfile.TemporaryDirectory(prefix="dsr-accuracy-") as folder:
         run = Path(folder) / "run"
         argv = command(case, seed, args, run)
-        stdout, peak = run_process(argv, os.environ | ({} if case.method == "dsr" else {"OMP_NUM_THREADS": str(args.threads)}))
+        stdout, peak = run_process(argv, os.environ | ({} if case.method.startswith("dsr") else {"OMP_NUM_THREADS": str(args.threads)}))
         try:
             lines = [json.loads(line) for line in stdout.splitlines()]
             end = lines[-1]
-            if case.method == "dsr":
+            if case.method.startswith("dsr"):
                 epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-                final, best, facts = end["test_accuracy"], end["best_accuracy"], {"mean_firing_rate": end["mean_firing_rate"]}
+                final, best = end["test_accuracy"], end["best_accuracy"]
+                facts = {"mean_firing_rate": end["mean_firing_rate"]} if case.method == "dsr" else {}
             else:
                 epochs, final, best = lines[:-1], end["final_test_accuracy"], end["best_test_accuracy"]
                 facts = {key: end[key] for key in ("train_images", "test_images", "parameters", "torch", "spikingjelly") if key in end}
@@ -153,7 +157,7 @@ def rows(cases, runs):
         results = [run["result"] for run in runs if run["case"] == case.name]
         if not results:
             continue
-        what = [METHODS[case.method], case.neuron.upper() if case.method != "ann" else "ReLU"]
+        what = [METHODS[case.method], "ReLU" if case.neuron == "relu" else case.neuron.upper()]
         what += [str(value) if value else "–" for value in (case.time_steps, case.gradient, case.weight_bits)]
         rates = [result["mean_firing_rate"] for result in results if "mean_firing_rate" in result]
         seconds = [result["seconds_per_epoch"] for result in results if result["seconds_per_epoch"] is not None]
@@ -200,7 +204,7 @@ def report(cases, runs, args, date):
         " nothing was tuned for a method, a T or a seed.",
         "- The surrogate-gradient network has SpikingJelly's IF or LIF neurons (threshold 1, tau 2, ATan, soft reset) in the place of DSR's,"
         " without those behind the average pool and after the logits; its logits are averaged over time.",
-        "- The ANN has no neuron after its logits.",
+        "- The ANN in PyTorch has no neuron after its logits; that of dsr has a ReLU there.",
         "",
         "The command of one run:",
         "",
