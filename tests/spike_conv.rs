@@ -26,6 +26,22 @@ fn spikes(seed: u64, time_steps: usize, batch: usize, positions: usize, channels
     spikes
 }
 
+/// The same where every neuron has a rate of its own, of silent, constant, and anything between.
+fn spikes_of_many_rates(seed: u64, time_steps: usize, batch: usize, positions: usize, channels: usize) -> Spikes {
+    let mut rng = seeded::rng(seed);
+    let mut spikes = Spikes::reuse(Vec::new(), time_steps, batch, positions, channels);
+    let words = spikes.words();
+    for position in spikes.bits_mut().chunks_exact_mut(time_steps * words) {
+        for c in 0..channels {
+            let rate = rng.random_range(-0.3f64..1.3).clamp(0.0, 1.0);
+            for step in position.chunks_exact_mut(words) {
+                step[c / 32] |= u32::from(rng.random_bool(rate)) << (c % 32);
+            }
+        }
+    }
+    spikes
+}
+
 fn quantized(master: &[f32], cout: usize, bits: u8, max_count: usize) -> QuantizedWeights {
     let mut weights = QuantizedWeights::default();
     weights.quantize(Isa::Portable, master, cout, bits, max_count);
@@ -167,6 +183,31 @@ fn sums_equal_a_dense_convolution() {
             let spikes = spikes(n as u64, *time_steps, 2, positions, geometry.cin, density);
             check(&format!("case {n} at density {density}"), &spikes, &weights, geometry);
         }
+    }
+}
+
+/// Neurons that fire at most steps are told by their silence: for any T, counts on both sides of the half, and large weights in parts.
+#[test]
+fn neurons_that_fire_often_are_summed_exactly() {
+    for (n, time_steps) in [1, 2, 3, 4, 5, 7, 8, 20, 31, 32, 33, 255].into_iter().enumerate() {
+        let channels = [33, 64, 65, 10, 96, 128][n % 6];
+        let geometry = Geometry { cin: channels, cout: 70, source: [5, 4], pool: NO_POOL, kernel: [3, 3], stride: 1 + n % 2, pad: 1 };
+        for bits in [16, 8] {
+            let weights = quantized(&seeded::values(n as u64, 9 * channels * 70, -1.0..1.0), 70, bits, 1);
+            check(&format!("T = {time_steps}"), &spikes_of_many_rates(n as u64, time_steps, 1, 20, channels), &weights, &geometry);
+        }
+    }
+    for (n, (cin, kernel, pool, bits)) in [(300, 3, NO_POOL, 16), (520, 3, [2, 2, 0], 8), (65, 5, [3, 2, 1], 16)].into_iter().enumerate() {
+        let geometry = Geometry { cin, cout: 65, source: [6, 6], pool, kernel: [kernel; 2], stride: 1, pad: kernel / 2 };
+        let weights = quantized(&seeded::values(n as u64, kernel * kernel * cin * 65, -1.0..1.0), 65, bits, geometry.area());
+        check("parts", &spikes_of_many_rates(n as u64, 5, 1, 36, cin), &weights, &geometry);
+    }
+    // The most rows whose negatives have numbers, and one more; the largest weights of both signs.
+    for cin in [32_767, 32_768] {
+        let geometry = Geometry { cin, cout: 3, source: [1, 1], pool: NO_POOL, kernel: [1, 1], stride: 1, pad: 0 };
+        let mut master = vec![1.0; cin * 3];
+        master.iter_mut().step_by(2).for_each(|weight| *weight = -1.0);
+        check("many rows", &spikes_of_many_rates(cin as u64, 6, 1, 1, cin), &quantized(&master, 3, 16, 1), &geometry);
     }
 }
 

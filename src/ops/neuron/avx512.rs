@@ -51,10 +51,21 @@ fn group<const N: usize, const KEEPS: bool, const FULL: bool>(
     if !FULL {
         masks[N - 1] >>= N * WIDTH - live;
     }
-    let constants = |values: &[f32]| load::<N>(&values[c..c + live], &masks);
-    let [factor, other_factor] = [&norm.factors[0], &norm.factors[1]].map(|factors| constants(factors));
-    let (offset, gamma, beta) = (constants(&norm.offset), constants(&norm.gamma), constants(&norm.beta));
-    let [leak, charge] = [args.neuron.leak(), args.neuron.charge()].map(|v| _mm512_set1_ps(v));
+    // Not by a closure, which compilers leave a call of.
+    let of = c..c + live;
+    let [mut factor, mut other_factor, mut offset, mut gamma, mut beta] = [[_mm512_setzero_ps(); N]; 5];
+    let [first_factors, second_factors] = &norm.factors;
+    let constants = [
+        (&mut factor, first_factors),
+        (&mut other_factor, second_factors),
+        (&mut offset, &norm.offset),
+        (&mut gamma, &norm.gamma),
+        (&mut beta, &norm.beta),
+    ];
+    for (lanes, values) in constants {
+        *lanes = load(&values[of.clone()], &masks);
+    }
+    let (leak, charge) = (_mm512_set1_ps(args.neuron.leak()), _mm512_set1_ps(args.neuron.charge()));
     let (threshold, fire_at) = (_mm512_set1_ps(args.threshold), _mm512_set1_ps(args.neuron.alpha() * args.threshold));
     let one = _mm512_set1_epi32(1);
     let words = args.channels.div_ceil(32);

@@ -59,7 +59,7 @@ pub fn conv_at(
     // Of a table that is small, nothing is asked for ahead.
     let is_large = weights.bytes() > SECOND_CACHE;
     let part_taps = if is_large { geometry.taps().div_ceil(joined.parts()) } else { 0 };
-    let lines = weights.lines_of_block() * part_taps / geometry.taps();
+    let lines = weights.rows * weights.bytes_of_row() / size_of::<Line>() * part_taps / geometry.taps();
     let mut tables = weights.blocks().peekable();
     prefetch(lines_of_part(tables.peek().copied(), lines, 0));
     let mut first = 0;
@@ -96,7 +96,8 @@ fn prefetch(lines: &[Line]) {
 
 per_isa! {
     /// For every lane, sums the rows of a part and of one block of `2 · HALF` output channels; `live` of them are wanted, a multiple of
-    /// [`LANES`]. Asks for the lines `ahead`, which are wanted next, a few with every lane.
+    /// [`LANES`], and go to the rows of `out`, one a lane but for those that others share. Asks for the lines `ahead`, which are wanted
+    /// next, a few with every lane.
     ///
     /// An element holds two weights: 2^14 + one of the first half of the block in its low 16 bits, one of the second half above
     /// ([`QuantizedWeights`]). Adding whole elements and adding the upper halves needs neither widening nor a second load: the
@@ -115,6 +116,7 @@ per_isa! {
         let table: &[i32] = bytemuck::cast_slice(table);
         let mut ahead = ahead.chunks(ahead.len().div_ceil(joined.lanes()).max(1));
         let (table, sums) = (&table.as_chunks::<HALF>().0[..=joined.last()], sums.as_chunks_mut::<HALF>().0);
+        let mut share = Share::new(joined, out, live, stride);
         for lane in 0..joined.lanes() {
             prefetch(ahead.next().unwrap_or(&[]));
             let sums = &mut sums[2 * lane..2 * lane + 2];
@@ -147,7 +149,7 @@ per_isa! {
                 // Modulo 2^32, which the sum of the lower half fits: see `QuantizedWeights::quantize`.
                 whole[i] = whole[i].wrapping_sub(upper[i] << 16).wrapping_sub(bias);
             }
-            store_live([whole, upper].as_flattened(), live, &mut out[lane * stride..]);
+            share.store([whole, upper]);
         }
     }
 }
@@ -170,6 +172,7 @@ per_isa! {
         let table: &[i16] = bytemuck::cast_slice(table);
         let mut ahead = ahead.chunks(ahead.len().div_ceil(joined.lanes()).max(1));
         let (table, sums) = (&table.as_chunks::<HALF>().0[..=joined.last()], sums.as_chunks_mut::<HALF>().0);
+        let mut share = Share::new(joined, out, live, stride);
         for lane in 0..joined.lanes() {
             prefetch(ahead.next().unwrap_or(&[]));
             let sums = &mut sums[2 * lane..2 * lane + 2];
@@ -208,16 +211,47 @@ per_isa! {
             }
             let bias = joined.rows_of_lane(lane) * BIAS_8;
             acc[0].iter_mut().for_each(|sum| *sum -= bias);
-            store_live(acc.as_flattened(), live, &mut out[lane * stride..]);
+            share.store(acc);
         }
     }
 }
 
-/// Copies the first `live` sums in pieces of a fixed size: a length known only at run time would keep the sums in memory while they grow.
-#[inline(always)]
-fn store_live(acc: &[i32], live: usize, out: &mut [i32]) {
-    for (first, acc) in (0..live).step_by(LANES).zip(acc.chunks_exact(LANES)) {
-        out[first..][..LANES].copy_from_slice(acc);
+/// Where finished sums go: those of lanes that others share are kept and added to these.
+struct Share<'a, const HALF: usize> {
+    rows: std::slice::ChunksMut<'a, i32>,
+    live: usize,
+    /// Lanes of a position where the first is shared, else 0.
+    lanes: usize,
+    /// Place of the next lane in its position.
+    next: usize,
+    sums: [[i32; HALF]; 2],
+}
+
+impl<'a, const HALF: usize> Share<'a, HALF> {
+    #[inline(always)]
+    fn new(joined: &Joined, out: &'a mut [i32], live: usize, stride: usize) -> Self {
+        Share { rows: out.chunks_mut(stride), live, lanes: joined.shared_by().unwrap_or(0), next: 0, sums: [[0; HALF]; 2] }
+    }
+
+    /// Takes the sums of the next lane.
+    #[inline(always)]
+    fn store(&mut self, mut acc: [[i32; HALF]; 2]) {
+        if self.lanes > 0 {
+            let is_first = self.next == 0;
+            self.next = if self.next + 1 == self.lanes { 0 } else { self.next + 1 };
+            if is_first {
+                self.sums = acc;
+                return;
+            }
+            for (acc, sums) in acc.as_flattened_mut().iter_mut().zip(self.sums.as_flattened()) {
+                *acc = acc.wrapping_add(*sums);
+            }
+        }
+        let Some(row) = self.rows.next() else { return };
+        // In pieces of a fixed size: a length known only at run time would keep the sums in memory while they grow.
+        for (first, acc) in (0..self.live).step_by(LANES).zip(acc.as_flattened().chunks_exact(LANES)) {
+            row[first..][..LANES].copy_from_slice(acc);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 
 use super::Geometry;
+use super::complement::{first_negative, is_worth_it, tell_silence};
 use crate::device::Isa;
 use crate::lines::Line;
 use crate::per_isa;
@@ -18,9 +19,14 @@ pub struct Events {
     /// Columns of the source, steps.
     width: usize,
     time_steps: usize,
-    /// For every row, step and column, the channels that fire, each plus `column · cin`, modulo 2^16.
+    /// Whether the first list of a position is what all its steps share ([`tell_silence`]).
+    shares: bool,
+    /// Spikes with some neurons told by their silence.
+    told: Vec<u32>,
+    /// For every row, list (a step, or what all share) and column, the channels that fire, each plus `column · cin`, modulo 2^16; those
+    /// whose negative is wanted plus [`first_negative`], too.
     channels: Vec<u16>,
-    /// Where the list of a row, step and column begins in `channels`, `[rows][T][width]` and the end.
+    /// Where the list of a row, step and column begins in `channels`, `[rows][lists][width]` and the end.
     start: Vec<u32>,
     segments: Vec<Segment>,
     part_ends: Vec<usize>,
@@ -37,10 +43,12 @@ pub struct Joined {
     /// A multiple of four for every part, made so by the row of zeros: where a loop ends is easier to predict then. None is above
     /// `last` where a range of `start` lies.
     rows: Vec<u16>,
-    /// `[positions][T][parts]` and the end.
+    /// `[positions][lists][parts]` and the end.
     start: Vec<u32>,
-    /// Positions times steps.
+    /// Positions times lists.
     lanes: usize,
+    /// Lanes of a position, if the first of them is what its steps share.
+    shared_by: Option<usize>,
     /// Of every lane.
     parts: usize,
     /// The largest row there can be.
@@ -50,7 +58,7 @@ pub struct Joined {
 /// Columns of a source row that lie beside each other in the receptive field and in the weights.
 #[derive(Clone, Copy)]
 pub struct Segment {
-    /// Index of the first column at step 0 in `Events::start`, and number of columns.
+    /// Index of the first column of the first list in `Events::start`, and number of columns.
     start: usize,
     columns: usize,
     /// Added to a listed channel, gives its weight row, modulo 2^16.
@@ -75,17 +83,32 @@ impl Events {
         let rows = geometry.source_rows(out_rows);
         let width = geometry.source[1];
         (self.first, self.width, self.time_steps) = (rows.start, width, spikes.time_steps);
-        let lists = rows.len() * width * spikes.time_steps;
+        let (time_steps, words, positions) = (spikes.time_steps, spikes.words(), rows.len() * width);
+        let mut bits = &spikes.bits()[(b * spikes.positions + rows.start * width) * time_steps * words..][..positions * time_steps * words];
+        let negative =
+            first_negative(geometry.taps() * geometry.cin).filter(|_| time_steps > 1 && is_worth_it(isa, bits, time_steps, words));
+        self.shares = negative.is_some();
+        if self.shares {
+            let len = positions * (1 + time_steps) * 2 * words;
+            grow(&mut self.told, len);
+            tell_silence(isa, bits, time_steps, words, &mut self.told[..len]);
+            bits = &self.told[..len];
+        }
+        let lists = positions * self.lists_of_position();
         grow(&mut self.channels, lists * geometry.cin + 2 * COPIED.max(64));
         grow(&mut self.start, lists + 1);
-        let train = spikes.time_steps * spikes.words();
-        let bits = &spikes.bits()[(b * spikes.positions + rows.start * width) * train..][..rows.len() * width * train];
-        list_channels(isa, bits, [width, spikes.time_steps, spikes.words(), geometry.cin], &mut self.channels, &mut self.start[..=lists]);
+        let shape = [width, self.lists_of_position(), words, geometry.cin];
+        list_channels(isa, bits, shape, negative, &mut self.channels, &mut self.start[..=lists]);
     }
 
     /// Steps of what is listed.
     pub(super) fn time_steps(&self) -> usize {
         self.time_steps
+    }
+
+    /// One a step, and one for what they share.
+    fn lists_of_position(&self) -> usize {
+        self.time_steps + usize::from(self.shares)
     }
 
     /// Joins the lists that `positions` outputs from (`y`, `x`) on read, in parts of at most `part_rows` weight rows, or of one tap.
@@ -94,21 +117,24 @@ impl Events {
         let wanted = (taps * geometry.cin).div_ceil(part_rows).clamp(1, taps);
         let part_taps = taps.div_ceil(wanted);
         let parts = taps.div_ceil(part_taps);
-        let lanes = positions * self.time_steps;
+        let lists = self.lists_of_position();
+        let lanes = positions * lists;
         (self.joined.lanes, self.joined.parts) = (lanes, parts);
+        self.joined.shared_by = self.shares.then_some(lists);
         // With 2^16 inputs there is no number left for a row of zeros, and a part has the rows it has.
-        let zero = u16::try_from(taps * geometry.cin);
-        self.joined.last = zero.unwrap_or(u16::MAX);
+        let zero = u16::try_from(taps * geometry.cin).ok();
+        let last_negative = zero.zip(first_negative(taps * geometry.cin)).map(|(rows, first)| first - 1 + rows);
+        self.joined.last = last_negative.or(zero).unwrap_or(u16::MAX);
         grow(&mut self.joined.start, lanes * parts + 1);
         let mut len = 0;
         for position in 0..positions {
             self.find_segments(geometry, y + (x + position) / width, (x + position) % width, part_taps, parts);
-            // A step has at most every channel of every column, and a row of zeros a part.
+            // A list has at most every channel of every column, and rows of zeros a part.
             let columns: usize = self.segments.iter().map(|segment| segment.columns).sum();
-            grow(&mut self.joined.rows, len + (columns * geometry.cin + 3 * parts) * self.time_steps + 2 * COPIED);
-            let Events { channels, start: lists, segments, part_ends, joined: Joined { rows, start: starts, .. }, .. } = self;
-            let starts = &mut starts[position * self.time_steps * parts..][..self.time_steps * parts];
-            join(isa, channels, lists, segments, part_ends, self.width, zero.ok(), rows, &mut len, starts);
+            grow(&mut self.joined.rows, len + (columns * geometry.cin + 3 * parts) * lists + 2 * COPIED);
+            let Events { channels, start, segments, part_ends, joined: Joined { rows, start: starts, last, .. }, .. } = self;
+            let starts = &mut starts[position * lists * parts..][..lists * parts];
+            join(isa, channels, start, segments, part_ends, self.width, zero, *last, rows, &mut len, starts);
         }
         self.joined.start[lanes * parts] = len as u32;
         &self.joined
@@ -116,11 +142,12 @@ impl Events {
 
     /// The parts of rows that output (`y`, `x`) reads, in the order of the taps, and where those of each part end.
     fn find_segments(&mut self, geometry: &Geometry, y: usize, x: usize, part_taps: usize, parts: usize) {
+        let lists = self.lists_of_position();
         let Events { segments, part_ends, .. } = self;
         segments.clear();
         part_ends.clear();
         part_ends.resize(parts, 0);
-        let at = |row: usize, column: usize| (row - self.first) * self.time_steps * self.width + column;
+        let at = |row: usize, column: usize| (row - self.first) * lists * self.width + column;
         let base = |tap: usize, column: usize| tap.wrapping_sub(column).wrapping_mul(geometry.cin) as u16;
         if geometry.is_pooled() {
             geometry.for_each_tap(y, x, |tap, row, column| {
@@ -164,9 +191,14 @@ impl Joined {
         self.parts
     }
 
-    /// Positions times steps.
+    /// Positions times lists.
     pub fn lanes(&self) -> usize {
         self.lanes
+    }
+
+    /// Lanes of a position, if the first of them is what its steps share: they want its sums added to their own.
+    pub fn shared_by(&self) -> Option<usize> {
+        self.shared_by
     }
 
     /// Weight rows of a part of a lane, none above [`Joined::last`].
@@ -194,32 +226,37 @@ pub(super) fn grow<T: Zeroable + Clone>(buffer: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Lists the set bits of `[rows][width][T][words]` (`shape`: width, T, words, channels) in the order row, step, column, each as its
-/// channel plus `column · cin`.
-fn list_channels(isa: Isa, bits: &[u32], shape: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
+/// Lists the set bits of `[rows][width][lists][words]` (`shape`: width, lists, words, channels) in the order row, list, column, each as
+/// its channel plus `column · cin`. With `negative` there are twice as many words, and those of the second half are listed with
+/// `negative` added.
+fn list_channels(isa: Isa, bits: &[u32], shape: [usize; 4], negative: Option<u16>, channels: &mut [u16], start: &mut [u32]) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 && is_x86_feature_detected!("avx512vbmi2") {
         // SAFETY: `Isa::available` and the line above asked the CPU.
-        return unsafe { super::avx512::list_channels(bits, shape, channels, start) };
+        return unsafe { super::avx512::list_channels(bits, shape, negative, channels, start) };
     }
-    list_bits(isa, bits, shape, channels, start);
+    list_bits(isa, bits, shape, negative, channels, start);
 }
 
 per_isa! {
     /// The same for any instruction set.
-    pub fn list_bits(bits: &[u32], shape: [usize; 4], channels: &mut [u16], start: &mut [u32]) {
-        let [width, time_steps, words, cin] = shape;
+    pub fn list_bits(bits: &[u32], shape: [usize; 4], negative: Option<u16>, channels: &mut [u16], start: &mut [u32]) {
+        let [width, lists, words, cin] = shape;
+        let halves = 1 + usize::from(negative.is_some());
         let (mut len, mut list) = (0, 0);
-        for row in bits.chunks_exact(width * time_steps * words) {
-            for t in 0..time_steps {
+        for row in bits.chunks_exact(width * lists * halves * words) {
+            for t in 0..lists {
                 for x in 0..width {
                     start[list] = len as u32;
                     list += 1;
-                    let mut first = (x * cin) as u16;
-                    for pair in row[(x * time_steps + t) * words..][..words].chunks(2) {
-                        let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
-                        len += list_word(word, first, &mut channels[len..]);
-                        first = first.wrapping_add(64);
+                    let halves = row[(x * lists + t) * halves * words..][..halves * words].chunks_exact(words);
+                    for (half, added) in halves.zip([0, negative.unwrap_or(0)]) {
+                        let mut first = added.wrapping_add((x * cin) as u16);
+                        for pair in half.chunks(2) {
+                            let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
+                            len += list_word(word, first, &mut channels[len..]);
+                            first = first.wrapping_add(64);
+                        }
                     }
                 }
             }
@@ -251,8 +288,8 @@ fn list_word(mut word: u64, first: u16, rows: &mut [u16]) -> usize {
 const COPIED: usize = 32;
 
 per_isa! {
-    /// For every step and part, the lists of its segments one after the other, as weight rows; the row `zero`, where there is one, makes their number a multiple
-    /// of four.
+    /// For every list and part, the lists of its segments one after the other, as weight rows up to `last`; the row `zero`, where there
+    /// is one, makes their number a multiple of four.
     /// Writes from `rows[len]` on, which has room for [`COPIED`] more than there are, and where each part begins.
     pub fn join(
         channels: &[u16],
@@ -261,11 +298,12 @@ per_isa! {
         part_ends: &[usize],
         width: usize,
         zero: Option<u16>,
+        last: u16,
         rows: &mut [u16],
         len: &mut usize,
         row_start: &mut [u32],
     ) {
-        let (last, fill) = (zero.unwrap_or(u16::MAX), if zero.is_some() { 3 } else { 0 });
+        let (zero, fill) = (zero.unwrap_or(last), if zero.is_some() { 3 } else { 0 });
         let mut end = *len;
         for (t, row_start) in row_start.chunks_exact_mut(part_ends.len()).enumerate() {
             let mut first = 0;
@@ -289,7 +327,7 @@ per_isa! {
                     end += to - from;
                 }
                 first = part_end;
-                rows[end..end + 3].fill(last);
+                rows[end..end + 3].fill(zero);
                 end += (*row_start as usize).wrapping_sub(end) & fill;
             }
         }

@@ -4,6 +4,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod complement;
 pub mod cost;
 mod cpu;
 mod cuda;
@@ -132,7 +133,7 @@ const BIAS_8: i32 = 1 << 7;
 ///
 /// Blocks of output channels hold rows `[tap][cin]`, and a row `block / 2` elements: weight i of a block in the lower half of
 /// element i, plus a bias that makes it positive, and weight `block / 2 + i` in the upper half. An element has 32 bits, or 16
-/// where weights have 8. A row of zeros follows the last one.
+/// where weights have 8. A row of zeros follows the last one, and then the negatives of all rows, if row numbers have 16 bits with them.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizedWeights {
     /// 16 or 8.
@@ -141,6 +142,8 @@ pub struct QuantizedWeights {
     pub block: usize,
     /// Rows of a block: taps times input channels.
     pub rows: usize,
+    /// Whether the negatives of all rows follow them.
+    has_negatives: bool,
     /// The elements of each block, filled up to whole lines.
     lines: Vec<Line>,
     /// `2^-e` per output channel: weight ≈ q · scale.
@@ -170,6 +173,7 @@ impl QuantizedWeights {
         largest_magnitudes(isa, master, &mut largest);
         let mut exponents: Vec<i32> = largest.iter().map(|&largest| largest_exponent(largest, limit)).collect();
         let blocks = cout.div_ceil(self.block);
+        self.has_negatives = complement::first_negative(self.rows).is_some();
         self.lines.resize(blocks * self.lines_of_block(), Line::zeroed());
         let mut totals = vec![0u32; blocks * self.block]; // no more than 2^16 rows of at most 2^14 each
         let mut up: Vec<f32> = exponents.iter().map(|&e| f32::powi(2.0, e)).collect();
@@ -198,9 +202,9 @@ impl QuantizedWeights {
                 break;
             }
         }
-        let (per_block, zeros) = (self.lines_of_block(), self.rows * self.bytes_of_row());
+        let (per_block, row) = (self.lines_of_block(), self.bytes_of_row());
         for lines in self.lines.chunks_exact_mut(per_block) {
-            let zeros = &mut bytemuck::cast_slice_mut::<_, u8>(lines)[zeros..];
+            let zeros = &mut bytemuck::cast_slice_mut::<_, u8>(lines)[self.rows * row..][..row];
             match bits {
                 8 => bytemuck::cast_slice_mut(zeros).fill(BIAS_8 as u16),
                 _ => bytemuck::cast_slice_mut(zeros).fill(BIAS_16),
@@ -211,7 +215,8 @@ impl QuantizedWeights {
 
     /// Lines of one block.
     fn lines_of_block(&self) -> usize {
-        ((self.rows + 1) * self.bytes_of_row()).div_ceil(size_of::<Line>())
+        let negatives = if self.has_negatives { self.rows } else { 0 };
+        ((self.rows + 1 + negatives) * self.bytes_of_row()).div_ceil(size_of::<Line>())
     }
 
     /// Bytes of a row of a block.
@@ -242,9 +247,9 @@ impl QuantizedWeights {
         self.lines.len() / self.lines_of_block() * self.block
     }
 
-    /// Bytes of the table.
+    /// Bytes of the rows of all blocks, without their negatives.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice())
+        self.padded_channels() / self.block * self.rows * self.bytes_of_row()
     }
 }
 
@@ -271,8 +276,8 @@ per_isa! {
 }
 
 per_isa! {
-    /// Rounds the columns from `first` on of `[n][cout]` to rows of one block and adds their magnitudes to `totals`; columns that
-    /// do not exist are zero.
+    /// Rounds the columns from `first` on of `[n][cout]` to rows of one block, and their negatives if `out` has room for them, and adds
+    /// their magnitudes to `totals`; columns that do not exist are zero.
     pub fn round_rows<const BLOCK: usize>(
         master: &[f32],
         cout: usize,
@@ -297,19 +302,30 @@ per_isa! {
             q
         };
         let rows = master.chunks_exact(cout);
+        let others = (rows.len() + 1) * BLOCK / 2; // elements before the negatives
         // Only weights that are not finite wrap here; a step that makes them ends the training.
         if bits == 8 {
-            for (row, out) in rows.zip(bytemuck::cast_slice_mut::<_, i16>(out).chunks_exact_mut(BLOCK / 2)) {
+            let (out, negatives) = bytemuck::cast_slice_mut::<_, i16>(out).split_at_mut(others);
+            let mut negatives = negatives.chunks_exact_mut(BLOCK / 2);
+            for (row, out) in rows.zip(out.chunks_exact_mut(BLOCK / 2)) {
                 let q = round(row);
                 for i in 0..BLOCK / 2 {
                     out[i] = q[i].wrapping_add(BIAS_8).wrapping_add(q[BLOCK / 2 + i] << 8) as i16;
                 }
+                for (negative, &element) in negatives.next().unwrap_or(&mut []).iter_mut().zip(&*out) {
+                    *negative = (2 * BIAS_8 as i16).wrapping_sub(element);
+                }
             }
         } else {
-            for (row, out) in rows.zip(bytemuck::cast_slice_mut::<_, i32>(out).chunks_exact_mut(BLOCK / 2)) {
+            let (out, negatives) = bytemuck::cast_slice_mut::<_, i32>(out).split_at_mut(others);
+            let mut negatives = negatives.chunks_exact_mut(BLOCK / 2);
+            for (row, out) in rows.zip(out.chunks_exact_mut(BLOCK / 2)) {
                 let q = round(row);
                 for i in 0..BLOCK / 2 {
                     out[i] = q[i].wrapping_add(BIAS_16).wrapping_add(q[BLOCK / 2 + i] << 16);
+                }
+                for (negative, &element) in negatives.next().unwrap_or(&mut []).iter_mut().zip(&*out) {
+                    *negative = (2 * BIAS_16).wrapping_sub(element);
                 }
             }
         }
