@@ -73,8 +73,9 @@ def settings_of(args):
 def command(case, seed, args, folder):
     """The process that trains one case; dsr leaves its run in `folder`."""
     settings = settings_of(args)
-    shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]), "--lr", str(settings["lr"]), "--lr-decay", settings["lr_decay"],
-              "-b", str(settings["batch"]), "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
+    shared = ["--widths", settings["widths"], "--blocks", settings["blocks"], "--epochs", str(settings["epochs"]),
+              "--lr", str(settings["lr"]), "--lr-decay", settings["lr_decay"], "-b", str(settings["batch"]),
+              "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
     if case.method.startswith("dsr"):
         # The recipe's LIF is that of T = 4: as long a time, and thresholds a step's length, at every T.
         lif = {"--delta-t": 1, "--vth": 1.2, "--vth-pooled": 0.6, "--vth-logits": 6} if case.neuron == "lif" else {}
