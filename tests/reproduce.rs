@@ -1,4 +1,4 @@
-//! Every command of `docs/reproduce.md`, run by the real binary up to the data that are not there.
+//! Every command of `docs/reproduce.md` that trains or calibrates, run by the real binary up to what is not there.
 
 use std::process::Command;
 
@@ -7,26 +7,40 @@ use tempfile::tempdir;
 
 const DOCUMENT: &str = include_str!("../docs/reproduce.md");
 
-/// The commands of the document: whatever begins with `dsr train` and ends with its backquote or its line.
-fn commands() -> Vec<&'static str> {
-    let starts = DOCUMENT.match_indices("dsr train ").map(|(at, _)| &DOCUMENT[at..]);
+/// What begins with `start` and ends with its backquote or its line.
+fn commands(start: &str) -> Vec<&'static str> {
+    let starts = DOCUMENT.match_indices(start).map(|(at, _)| &DOCUMENT[at..]);
     starts.map(|text| text.split(['`', '\n', '#']).next().unwrap_or(text).trim()).collect()
 }
 
-#[test]
-fn every_command_gets_as_far_as_its_data() {
+/// Runs `commands` where no files are; each has to end by naming `missing`.
+fn run_without_files(commands: &[&str], missing: &str) {
     let folder = tempdir().unwrap();
-    let missing = folder.path().join("missing");
-    let commands = commands();
-    assert!(commands.len() >= 20, "{commands:?}");
     let mut wrong = Vec::new();
     for command in commands {
-        let line = command.replace("PATH", missing.to_str().unwrap());
-        let output = Command::new(cargo_bin("dsr")).current_dir(folder.path()).args(line.split_whitespace().skip(1)).output().unwrap();
+        let arguments = command.split_whitespace().skip(1);
+        let output = Command::new(cargo_bin("dsr")).current_dir(folder.path()).args(arguments).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        if output.status.code() != Some(1) || !stderr.contains("missing") || !command.contains("PATH") {
+        if output.status.code() != Some(1) || !stderr.contains(missing) {
             wrong.push(format!("{command}: {:?} {stderr}", output.status.code()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_training_gets_as_far_as_its_data() {
+    let commands = commands("dsr train ");
+    assert!(commands.len() >= 20 && commands.iter().all(|command| command.contains("--data-dir PATH")), "{commands:?}");
+    let (from_ann, others): (Vec<&str>, Vec<&str>) = commands.iter().partition(|command| command.contains("--init-from"));
+    run_without_files(&others, "PATH");
+    assert_eq!(from_ann.len(), 1);
+    run_without_files(&from_ann, "ann/calibrated.safetensors");
+}
+
+#[test]
+fn calibration_gets_as_far_as_its_ann() {
+    let commands = commands("dsr calibrate ");
+    assert_eq!(commands.len(), 1);
+    run_without_files(&commands, "ann");
 }

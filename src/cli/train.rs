@@ -69,8 +69,12 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     super::use_threads(plan.config.threads)?;
     let text = plan.config.to_toml()?;
     let device = global.open_device()?;
-    let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
+    if args.init_from.is_some() {
+        // A wrong file is told before a large data set is listed or converted.
+        checkpoint::config(&init_from)?;
+    }
+    let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
     let origin = match (&args.init_from, &plan.resume) {
         (Some(_), _) => Origin::Parameters(&init_from),
         (None, Some(_)) => Origin::Checkpoint,
