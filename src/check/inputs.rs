@@ -28,15 +28,28 @@ pub fn integers(rng: &mut ChaCha8Rng, len: usize, range: RangeInclusive<i32>) ->
 
 /// Words of bits, `[rows][words]`, a share of `share` of them set; bits behind the last channel are zero.
 pub fn bits(rng: &mut ChaCha8Rng, rows: usize, channels: usize, share: f64) -> Vec<u32> {
+    bits_of(rng, rows, channels, |_| share)
+}
+
+/// The same with a share for every channel.
+fn bits_of(rng: &mut ChaCha8Rng, rows: usize, channels: usize, share: impl Fn(usize) -> f64) -> Vec<u32> {
     let words = channels.div_ceil(32);
-    let live = |at: usize| (channels - at % words * 32).min(32);
-    (0..rows * words).map(|at| (0..live(at)).fold(0, |word, bit| word | u32::from(rng.random_bool(share)) << bit)).collect()
+    let mut word =
+        |first: usize| (first..channels.min(first + 32)).fold(0, |word, c| word | u32::from(rng.random_bool(share(c))) << (c - first));
+    (0..rows * words).map(|at| word(at % words * 32)).collect()
 }
 
 /// Spikes of which three in ten are set.
 pub fn spikes(rng: &mut ChaCha8Rng, time_steps: usize, batch: usize, positions: usize, channels: usize) -> Spikes {
     let mut spikes = Spikes::reuse(Vec::new(), time_steps, batch, positions, channels);
     spikes.bits_mut().copy_from_slice(&bits(rng, batch * positions * time_steps, channels, 0.3));
+    spikes
+}
+
+/// Spikes of one sample as trained networks have them: some neurons are silent, some fire at every step, others at any share of them.
+pub fn spikes_of_all_rates(rng: &mut ChaCha8Rng, time_steps: usize, positions: usize, channels: usize) -> Spikes {
+    let mut spikes = Spikes::reuse(Vec::new(), time_steps, 1, positions, channels);
+    spikes.bits_mut().copy_from_slice(&bits_of(rng, positions * time_steps, channels, |c| (c * 7 % 13) as f64 / 12.0));
     spikes
 }
 

@@ -2,7 +2,7 @@
 
 use rand_chacha::ChaCha8Rng;
 
-use super::inputs::{IF, LIF, coarse_normalizer, floats, integers, spikes, window};
+use super::inputs::{IF, LIF, coarse_normalizer, floats, integers, spikes, spikes_of_all_rates, window};
 use super::networks::{self, Batch, Shared, compare_forward, take_steps};
 use super::neurons::on_cpu;
 use super::{Check, Outcome, Size, convolutions};
@@ -13,6 +13,7 @@ use crate::ops::batch_norm::{IntegerSums, accumulate, center, gradient_sums, nor
 use crate::ops::conv;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs, clamp_mapping_backward};
 use crate::ops::spike_conv::{Events, Geometry, QuantizedWeights, add_scaled, conv_at, spike_outer};
+use crate::spikes::Spikes;
 
 pub fn checks(size: Size) -> Vec<Check> {
     let others = || Isa::available().into_iter().filter(|isa| *isa != Isa::Portable);
@@ -34,10 +35,16 @@ fn of_isa(isa: Isa, size: Size) -> Vec<Check> {
         convolutions.push((convolutions::geometry(256, 256, [8, 8], 3, 1, 1), 20));
     }
     for (geometry, time_steps) in convolutions {
-        for bits in [16, 8] {
-            let shape = format!("{on}, {} -> {}, T{time_steps}, {bits} bits", window(&geometry), geometry.cout);
+        for (bits, all_rates) in [(16, false), (16, true), (8, false), (8, true)] {
+            let rates = if all_rates { "all rates" } else { "rate 0.3" };
+            let shape = format!("{on}, {} -> {}, T{time_steps}, {bits} bits, {rates}", window(&geometry), geometry.cout);
             checks.push(Check::bits("spike_conv", shape, move |rng, outcome| {
-                check_sums(isa, rng, outcome, &geometry, time_steps, bits);
+                let positions = geometry.source.iter().product();
+                let spikes = match all_rates {
+                    true => spikes_of_all_rates(rng, time_steps, positions, geometry.cin),
+                    false => spikes(rng, time_steps, 1, positions, geometry.cin),
+                };
+                check_sums(isa, rng, outcome, &spikes, &geometry, bits);
                 Ok(())
             }));
         }
@@ -90,17 +97,16 @@ fn of_isa(isa: Isa, size: Size) -> Vec<Check> {
 }
 
 /// Fixed-point weights, and sums of all positions.
-fn check_sums(isa: Isa, rng: &mut ChaCha8Rng, outcome: &mut Outcome, geometry: &Geometry, time_steps: usize, bits: u8) {
-    let spikes = spikes(rng, time_steps, 1, geometry.source.iter().product(), geometry.cin);
+fn check_sums(isa: Isa, rng: &mut ChaCha8Rng, outcome: &mut Outcome, spikes: &Spikes, geometry: &Geometry, bits: u8) {
     let master = floats(rng, geometry.taps() * geometry.cin * geometry.cout, -1.0..1.0);
     let stride = geometry.cout.next_multiple_of(LANES);
     let on = |isa| {
         let (mut weights, mut events) = (QuantizedWeights::default(), Events::default());
         weights.quantize(isa, &master, geometry.cout, bits, geometry.area());
-        let mut sums = vec![0i32; geometry.positions() * time_steps * stride];
-        for (at, sums) in sums.chunks_exact_mut(time_steps * stride).enumerate() {
+        let mut sums = vec![0i32; geometry.positions() * spikes.time_steps * stride];
+        for (at, sums) in sums.chunks_exact_mut(spikes.time_steps * stride).enumerate() {
             let width = geometry.out()[1];
-            events.list(isa, &spikes, 0, geometry, at / width..at / width + 1);
+            events.list(isa, spikes, 0, geometry, at / width..at / width + 1);
             conv_at(isa, &mut events, &weights, geometry, [at / width, at % width], stride, sums);
         }
         (weights, sums)
