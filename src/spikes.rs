@@ -73,6 +73,12 @@ impl Spikes {
     }
 }
 
+/// One word, or two with the first in the lower half.
+#[inline(always)]
+pub fn pair_of(words: &[u32]) -> u64 {
+    u64::from(words[0]) | words.get(1).map_or(0, |&high| u64::from(high) << 32)
+}
+
 per_isa! {
     /// Adds the number of spikes in `bits` to `total`.
     pub fn count_spikes(bits: &[u32], total: &mut u64) {

@@ -2,6 +2,8 @@
 
 use std::arch::x86_64::*;
 
+use crate::spikes::pair_of;
+
 /// As [`super::events::list_bits`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
 pub fn list_channels(bits: &[u32], shape: [usize; 4], negative: Option<u16>, channels: &mut [u16], start: &mut [u32]) {
@@ -51,7 +53,7 @@ fn list_words<const WORDS: usize, const HALVES: usize, const NARROW: bool>(
                 for half in 0..HALVES {
                     let mut first = ((x * cin) as u16).wrapping_add(if half == 0 { 0 } else { negative });
                     for pair in row[((x * lists + t) * HALVES + half) * words..][..words].chunks(2) {
-                        let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
+                        let word = pair_of(pair);
                         let fire = _mm512_maskz_compress_epi8(word, lanes);
                         let all = _mm512_set1_epi16(first as i16);
                         let room: &mut [u16] = &mut channels[len..][..64];

@@ -4,6 +4,7 @@
 
 use crate::device::Isa;
 use crate::per_isa;
+use crate::spikes::pair_of;
 
 /// Number of the negative of row 0, behind the row of zeros; `None` where the negatives of so many rows have no numbers.
 pub fn first_negative(rows: usize) -> Option<u16> {
@@ -83,7 +84,7 @@ fn tell_silence_of(bits: &[u32], time_steps: usize, words: usize, told: &mut [u3
 /// Words `word` and `word + 1`, if there is one, of the first step.
 #[inline(always)]
 fn pair(steps: &[u32], word: usize, words: usize) -> u64 {
-    u64::from(steps[word]) | if word + 1 < words { u64::from(steps[word + 1]) << 32 } else { 0 }
+    pair_of(&steps[word..words.min(word + 2)])
 }
 
 /// Which of the neurons in two words of `[T][words]` have at least [`least_spikes`].

@@ -9,7 +9,7 @@ use super::complement::{first_negative, is_worth_it, tell_silence};
 use crate::device::Isa;
 use crate::lines::Line;
 use crate::per_isa;
-use crate::spikes::Spikes;
+use crate::spikes::{Spikes, pair_of};
 
 /// Spikes of some rows of one sample as lists, and what [`super::conv_at`] needs besides.
 #[derive(Default)]
@@ -253,8 +253,7 @@ per_isa! {
                     for (half, added) in halves.zip([0, negative.unwrap_or(0)]) {
                         let mut first = added.wrapping_add((x * cin) as u16);
                         for pair in half.chunks(2) {
-                            let word = u64::from(pair[0]) | pair.get(1).map_or(0, |&high| u64::from(high) << 32);
-                            len += list_word(word, first, &mut channels[len..]);
+                            len += list_word(pair_of(pair), first, &mut channels[len..]);
                             first = first.wrapping_add(64);
                         }
                     }
