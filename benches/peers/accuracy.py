@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains one network by DSR in many settings, by surrogate gradients (SpikingJelly) and as an ANN (PyTorch); writes one table.
+"""Trains one network by DSR in many settings, by DSR in PyTorch, by surrogate gradients (SpikingJelly) and as an ANN; writes one table.
 
     benches/peers/accuracy.py --venv DIR [--data-dir FASHION_MNIST] [--seeds 3] --out FOLDER
 
@@ -27,7 +27,7 @@ from compare import HERE, REPOSITORY, first_line, memory_gib, prepare, processor
 class Case:
     """One row of the table; what a method does not have is None."""
 
-    method: str  # dsr | dsr-ann | surrogate | ann
+    method: str  # dsr | dsr-ann | torch | surrogate | ann
     neuron: str
     time_steps: int | None = None
     gradient: str | None = None
@@ -41,6 +41,7 @@ class Case:
 
 METHODS = {
     "dsr": "DSR (`dsr`)",
+    "torch": "DSR (PyTorch, loop over t)",
     "surrogate": "surrogate gradient (SpikingJelly)",
     "ann": "ANN (PyTorch)",
     "dsr-ann": "ANN (`dsr --neuron relu`)",
@@ -55,12 +56,22 @@ def all_cases(time_steps):
             for gradient in ("rate", "unrolled"):
                 for bits in (16, 8):
                     yield Case("dsr", neuron, steps, gradient, bits)
+            yield Case("torch", neuron, steps, "unrolled", 32)
             yield Case("surrogate", neuron, steps)
 
 
 # The default recipe of dsr, which the Python peers get as flags: recipes/fashion-mnist-3k.toml.
 NETWORK = {"widths": "16,32,64,128", "blocks": "1,1,1,1"}
 TRAINING = {"epochs": 22, "batch": 25, "lr": 0.05, "lr_decay": "step", "warmup": 100, "crop_pad": 1}
+THRESHOLDS = {"--vth": 1.2, "--vth-pooled": 0.6, "--vth-logits": 6}
+ALPHA, VTH_BOUND = 0.5, {"if": 0.01, "lif": 0.001}
+
+
+def thresholds(case):
+    """Flags of the neurons. LIF has as long a time, and thresholds a step's length, at every T: the recipe's at T = 4."""
+    steps = case.time_steps if case.neuron == "lif" else 1
+    flags = THRESHOLDS | ({"--delta-t": 1} if case.neuron == "lif" else {})
+    return [part for flag, at_one in flags.items() for part in (flag, f"{at_one / steps:g}")]
 
 
 def settings_of(args):
@@ -77,16 +88,18 @@ def command(case, seed, args, folder):
               "--lr", str(settings["lr"]), "--lr-decay", settings["lr_decay"], "-b", str(settings["batch"]),
               "--crop-pad", str(settings["crop_pad"]), "--seed", str(seed), "--threads", str(args.threads)]
     if case.method.startswith("dsr"):
-        # The recipe's LIF is that of T = 4: as long a time, and thresholds a step's length, at every T.
-        lif = {"--delta-t": 1, "--vth": 1.2, "--vth-pooled": 0.6, "--vth-logits": 6} if case.neuron == "lif" else {}
-        neuron = [part for flag, at_one in lif.items() for part in (flag, f"{at_one / case.time_steps:g}")]
         data = ["-d", settings["data"], *(["--data-dir", str(args.data_dir)] if args.data_dir else [])]
+        neuron = []
         if case.method == "dsr":
-            neuron = ["-T", str(case.time_steps), *neuron, "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits)]
+            neuron = ["-T", str(case.time_steps), *thresholds(case), "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits)]
         return [*shlex.split(args.dsr), "train", *data, *shared, "--warmup", str(settings["warmup"]), "--neuron", case.neuron, *neuron,
                 "--device", "cpu", "--output", "json", "--out", str(folder), *shlex.split(args.dsr_args)]
     data = ["--data", str(args.data_dir)] if args.data_dir else []
-    how = ["--plain-logits"] if case.method == "ann" else ["--surrogate", "-T", str(case.time_steps)]
+    how = ["--plain-logits"] if case.method == "ann" else ["-T", str(case.time_steps)]
+    if case.method == "surrogate":
+        how.append("--surrogate")
+    if case.method == "torch":
+        how += [*thresholds(case), "--alpha", str(ALPHA), "--vth-bound", str(VTH_BOUND[case.neuron])]
     return [str(args.venv / "bin" / "python"), str(HERE / "train_ann.py"), *data, *shared, "--warmup-iterations", str(settings["warmup"]),
             "--neuron", case.neuron, *how]
 
@@ -203,6 +216,7 @@ def report(cases, runs, args, date):
         f" crop with padding {settings['crop_pad']}, flip.",
         "- DSR has the thresholds of its recipe for T = 4 at every T, with LIF in proportion to the length of a step, Δt = 1 / T;"
         " nothing was tuned for a method, a T or a seed.",
+        "- DSR in PyTorch has the same neurons and thresholds with 32-bit weights; automatic differentiation gives it the unrolled gradient.",
         "- The surrogate-gradient network has SpikingJelly's IF or LIF neurons (threshold 1, tau 2, ATan, soft reset) in the place of DSR's,"
         " without those behind the average pool and after the logits; its logits are averaged over time.",
         "- The ANN in PyTorch has no neuron after its logits; that of dsr has a ReLU there.",

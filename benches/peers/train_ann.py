@@ -70,6 +70,8 @@ def main():
     parser.add_argument("--blocks", type=numbers, help="blocks of each stage [1 each]")
     parser.add_argument("--pool", type=int, default=0, help="side of the last average pool [0: the whole map]")
     parser.add_argument("--plain-logits", action="store_true", help="no neuron after the last batch norm, as ANNs usually have it")
+    parser.add_argument("--vth-pooled", type=float, help="threshold behind the average pool, before training [as the others]")
+    parser.add_argument("--vth-logits", type=float, help="threshold of the logits, before training [as the others]")
     parser.add_argument("--surrogate", action="store_true", help="SpikingJelly's neurons and surrogate gradients instead of DSR's")
     add_neuron_options(parser)
     parser.add_argument("--epochs", type=int, default=30)
@@ -96,6 +98,11 @@ def main():
     config = neuron_config(args)
     blocks = args.blocks or [1] * len(args.widths)
     net = PreActResNet(config, args.widths, blocks, train_images.shape[1:], 10, args.pool, args.plain_logits)
+    for flag, vth, neuron in (("--vth-pooled", args.vth_pooled, net.relu2), ("--vth-logits", args.vth_logits, net.relu3)):
+        if vth is not None:
+            if args.surrogate or not hasattr(neuron, "Vth"):
+                parser.error(f"{flag}: this network has no such threshold")
+            neuron.Vth.data.fill_(vth)
     facts, after_step = {}, lambda _net: None
     if args.surrogate:
         import surrogate  # needs SpikingJelly, which the others do without
