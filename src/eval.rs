@@ -5,13 +5,26 @@ use std::sync::Arc;
 use crate::data::{Batch, Dataset, Loader};
 use crate::error::Result;
 use crate::network::{Forward, Input, Mode, Network, Samples};
-use crate::ops::cross_entropy::{cross_entropy, first_largest};
+use crate::ops::cross_entropy::cross_entropy;
+
+/// Which of several classes with the same logit comes first. Logits are multiples of the spike value, so ties are common at few steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ties {
+    /// That of lower number, as in the reference.
+    #[default]
+    First,
+    /// That with the larger mean current of its output neuron, of which the logit is a clamp in steps of a spike: what the neuron's
+    /// potential still holds after the last step.
+    Current,
+}
 
 /// Outputs of a network for the whole test split.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluation {
     /// `[N][classes]`.
     pub logits: Vec<f32>,
+    /// Mean currents of the output neurons, `[N][classes]`: they order classes with the same logit. Empty with [`Ties::First`].
+    pub currents: Vec<f32>,
     /// Label of each sample.
     pub labels: Vec<u32>,
     /// Number of classes.
@@ -23,19 +36,31 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Place of the label among the logits of sample `index`: 0 if it is the prediction.
-    ///
-    /// Logits are multiples of the spike value, so ties are common; the class of lower number comes first.
+    /// Place of the label among the classes of sample `index`: 0 if it is the prediction.
     pub fn rank(&self, index: usize) -> usize {
         let label = self.labels[index] as usize;
-        let logits = &self.logits[index * self.classes..][..self.classes];
-        let before = |(class, &logit): (usize, &f32)| logit > logits[label] || (logit == logits[label] && class < label);
-        logits.iter().enumerate().filter(|&candidate| before(candidate)).count()
+        (0..self.classes).filter(|&class| self.is_before(index, class, label)).count()
     }
 
-    /// Class with the largest logit of sample `index`, the first of equals.
+    /// Class that comes first for sample `index`.
     pub fn prediction(&self, index: usize) -> usize {
-        first_largest(&self.logits[index * self.classes..][..self.classes])
+        (1..self.classes).fold(0, |best, class| if self.is_before(index, class, best) { class } else { best })
+    }
+
+    /// How many samples have several classes with the largest logit.
+    pub fn ties(&self) -> usize {
+        let has_tie = |logits: &&[f32]| {
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            logits.iter().filter(|&&logit| logit == largest).count() > 1
+        };
+        self.logits.chunks_exact(self.classes.max(1)).filter(has_tie).count()
+    }
+
+    /// Whether sample `index` is rather of class `a` than of class `b`.
+    fn is_before(&self, index: usize, a: usize, b: usize) -> bool {
+        let (logits, currents) = (&self.logits[index * self.classes..], self.currents.get(index * self.classes..).unwrap_or(&[]));
+        let current = |class: usize| currents.get(class).copied().unwrap_or(0.0);
+        (logits[a], current(a)) > (logits[b], current(b)) || ((logits[a], current(a)) == (logits[b], current(b)) && a < b)
     }
 
     /// How many samples have their label among the first `k` predictions.
@@ -91,6 +116,7 @@ pub fn evaluate(
     network: &mut Network,
     dataset: &Arc<Dataset>,
     batch: usize,
+    ties: Ties,
     keep_spikes: bool,
     visit: &mut dyn FnMut(&Network, &Forward, &Batch) -> bool,
 ) -> Result<Option<Evaluation>> {
@@ -116,6 +142,9 @@ pub fn evaluate(
             *total += f64::from(rate) * samples as f64;
         }
         result.logits.extend_from_slice(&forward.logits);
+        if ties == Ties::Current {
+            result.currents.extend(network.output_currents(samples)?);
+        }
         result.labels.extend_from_slice(&part.labels);
         if !visit(network, &forward, &part) {
             return Ok(None);

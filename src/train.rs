@@ -10,7 +10,7 @@ use crate::config::{Config, LrDecay, ThresholdInit};
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::evaluate;
+use crate::eval::{Ties, evaluate};
 use crate::metrics::{EpochMetrics, LayerMetrics};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer};
 use crate::optimizer::Optimizer;
@@ -158,7 +158,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
         let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
         let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !hooks.stop.load(Ordering::Relaxed);
-        let test = evaluate(&mut run.network, &run.dataset, run.config.batch, false, go_on);
+        let test = evaluate(&mut run.network, &run.dataset, run.config.batch, Ties::First, false, go_on);
         let Some(test) = saved_first(test, run, folder)? else {
             save(run, folder, &folder.last())?;
             return Ok(End::Stopped);

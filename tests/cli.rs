@@ -153,6 +153,43 @@ fn eval_prints_a_table_and_writes_predictions() {
     assert!(stdout.contains(&format!("{:.1}", 100.0 * right as f64 / 360.0)), "{right} of 360 are right in the file: {stdout}");
 }
 
+/// With two steps a logit has one of three values, so that many predictions are ties.
+#[test]
+fn ties_are_counted_and_told_apart() {
+    let folder = trained();
+    let eval = "eval --checkpoint run/last.safetensors --predictions";
+    let output = dsr(folder.path(), &format!("{eval} first.csv -o json"));
+    assert!(text(&output.stderr).contains("% of the predictions are ties of logits; --ties current"), "{}", text(&output.stderr));
+    let first = json(&text(&output.stdout));
+    let output = dsr(folder.path(), &format!("{eval} current.csv -o json --ties current"));
+    assert!(!text(&output.stderr).contains("ties"), "{}", text(&output.stderr));
+    let current = json(&text(&output.stdout));
+    assert_eq!((&first["ties"], &current["ties"]), (&"first".into(), &"current".into()));
+
+    let read = |name: &str| -> Vec<Vec<f64>> {
+        let mut reader = csv::Reader::from_path(folder.path().join(name)).unwrap();
+        reader.records().map(|record| record.unwrap().iter().map(|field| field.parse().unwrap()).collect()).collect()
+    };
+    let (by_number, by_current) = (read("first.csv"), read("current.csv"));
+    let (mut ties, mut changed) = (0, 0);
+    for (first, row) in by_number.iter().zip(&by_current) {
+        let (logits, currents) = (&row[3..13], &row[13..23]);
+        assert_eq!(&first[3..], logits, "the logits are the same");
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let best: Vec<usize> = (0..10).filter(|&class| logits[class] == largest).collect();
+        let of_largest_current = best.iter().copied().max_by(|a, b| currents[*a].total_cmp(&currents[*b]));
+        assert_eq!((first[2] as usize, Some(row[2] as usize)), (best[0], of_largest_current), "{row:?}");
+        ties += usize::from(best.len() > 1);
+        changed += usize::from(first[2] != row[2]);
+    }
+    assert!(ties > 36 && changed > 9, "{ties} ties, {changed} predictions changed");
+    for (table, rows) in [(&first, &by_number), (&current, &by_current)] {
+        let (row, n) = (&table["results"][0], rows.len() as f64);
+        let right = rows.iter().filter(|row| row[1] == row[2]).count();
+        assert_eq!((row["ties"].as_f64().unwrap(), row["top1"].as_f64().unwrap()), (ties as f64 / n, right as f64 / n));
+    }
+}
+
 #[test]
 fn a_plain_state_dict_is_evaluated_and_trained_on() {
     let folder = trained();

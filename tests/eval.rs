@@ -13,13 +13,25 @@ use dsr::synaptic::{Operations, add_operations, readers};
 #[test]
 fn ties_go_to_the_class_of_lower_number() {
     let logits = vec![1.0, 1.0, 0.0, /**/ 1.0, 1.0, 0.0, /**/ 0.0, 0.0, 0.0, /**/ -1.0, 2.0, 3.0];
-    let evaluation = Evaluation { logits, labels: vec![0, 1, 2, 2], classes: 3, loss: 0.0, rates: vec![] };
+    let evaluation = Evaluation { logits, labels: vec![0, 1, 2, 2], classes: 3, ..Evaluation::default() };
     assert_eq!([0, 1, 2, 3].map(|index| evaluation.rank(index)), [0, 1, 2, 0]);
     assert_eq!([0, 1, 2, 3].map(|index| evaluation.prediction(index)), [0, 0, 0, 2]);
     assert_eq!([1, 2, 3].map(|k| evaluation.correct(k)), [2, 3, 4]);
     assert_eq!(evaluation.accuracy(), 0.5);
     assert_eq!(evaluation.per_class(), [[1, 1], [1, 0], [2, 1]]);
+    assert_eq!(evaluation.ties(), 3);
     assert_eq!(first_largest(&[f32::NAN, 1.0]), 0, "NaN loses to nothing, and is no panic");
+}
+
+/// Currents decide between equal logits, never against a larger one; where they are equal, too, the number of the class does.
+#[test]
+fn ties_go_to_the_larger_current() {
+    let logits = vec![1.0, 1.0, 0.0, /**/ 1.0, 1.0, 0.0, /**/ 0.0, 0.0, 0.0, /**/ 1.0, 0.0, 0.0];
+    let currents = vec![0.9, 1.1, 3.0, /**/ 1.0, 1.0, 0.5, /**/ -2.0, -1.0, -0.5, /**/ 1.0, 2.0, 2.0];
+    let evaluation = Evaluation { logits, currents, labels: vec![0, 1, 2, 2], classes: 3, ..Evaluation::default() };
+    assert_eq!([0, 1, 2, 3].map(|index| evaluation.rank(index)), [1, 1, 0, 2]);
+    assert_eq!([0, 1, 2, 3].map(|index| evaluation.prediction(index)), [1, 0, 2, 0]);
+    assert_eq!((evaluation.ties(), evaluation.correct(1)), (3, 1));
 }
 
 /// Ends computed from the formula outside of Rust.

@@ -191,7 +191,7 @@ fn check_forward(isa: Isa, (mut network, batch): (Network, Batch), outcome: &mut
     other.prepare();
     for mode in [Mode::Train { gradient: WeightGradient::Unrolled, seed: 3 }, Mode::Eval] {
         let [got, expected] = [other.forward(&batch.input(), mode, |_| true)?, network.forward(&batch.input(), mode, |_| true)?];
-        compare_forward(outcome, (&other, &got), (&network, &expected));
+        compare_forward(outcome, (&other, &got), (&network, &expected))?;
     }
     Ok(())
 }

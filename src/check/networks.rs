@@ -226,15 +226,21 @@ fn on_gpu(gpu: &Arc<Gpu>, network: &Network, sums: SumsChoice) -> Result<Network
 }
 
 /// Spikes of every layer, logits, firing rates and running statistics.
-pub fn compare_forward(outcome: &mut Outcome, got: (&Network, &Forward), expected: (&Network, &Forward)) {
+///
+/// # Errors
+/// What a device refuses.
+pub fn compare_forward(outcome: &mut Outcome, got: (&Network, &Forward), expected: (&Network, &Forward)) -> Result<()> {
     let none = [];
     for (layer, (got, expected)) in got.0.layers.iter().zip(got.1.spikes.iter().zip(&expected.1.spikes)) {
         let bits = |spikes: &'_ Option<crate::spikes::Spikes>| spikes.as_ref().map_or(&none[..], |spikes| spikes.bits()).to_vec();
         outcome.bits(&format!("spikes of {} [B][P][T][words]", layer.name), &bits(got), &bits(expected));
     }
     outcome.bits("logits [B][classes]", &got.1.logits, &expected.1.logits);
+    let currents = |(network, forward): (&Network, &Forward)| network.output_currents(forward.logits.len() / network.classes);
+    outcome.bits("currents of the output neurons [B][classes]", &currents(got)?, &currents(expected)?);
     outcome.bits("firing rates", &got.1.rates, &expected.1.rates);
     compare_norms(outcome, got.0, expected.0);
+    Ok(())
 }
 
 fn compare_norms(outcome: &mut Outcome, got: &Network, expected: &Network) {
@@ -254,8 +260,7 @@ fn check_forward(
     let mut on_gpu = on_gpu(gpu, &network, sums)?;
     let got = on_gpu.forward(&batch.input(), mode, |_| true)?;
     let expected = network.forward(&batch.input(), mode, |_| true)?;
-    compare_forward(outcome, (&on_gpu, &got), (&network, &expected));
-    Ok(())
+    compare_forward(outcome, (&on_gpu, &got), (&network, &expected))
 }
 
 /// Gradients of all parameters and of the input, by name.

@@ -8,11 +8,11 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, NeuronKind};
 use crate::data::{Batch, Dataset, Stream};
 use crate::energy::{self, Counts, Model};
 use crate::error::{Error, Result};
-use crate::eval::{Evaluation, evaluate, wilson_interval};
+use crate::eval::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::machine::machine;
 use crate::network::{Forward, Network, SpikingLayer};
 use crate::run_folder::BEST;
@@ -47,7 +47,11 @@ pub struct EvalArgs {
     /// Firing rate, synaptic operations and estimated energy of every layer.
     #[arg(long, help_heading = "Evaluation")]
     rates: bool,
-    /// Writes index, label, prediction and logits of every sample (CSV).
+    /// Which of several classes with the same logit is predicted: that of lower number (first), or that with the larger mean current
+    /// of its output neuron (current).
+    #[arg(long, value_enum, default_value = "first", help_heading = "Evaluation")]
+    ties: Ties,
+    /// Writes index, label, prediction and logits of every sample (CSV), and the currents with --ties current.
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     predictions: Option<PathBuf>,
 }
@@ -103,10 +107,13 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         if dataset.frames > 1 && dataset.frames != time_steps {
             dataset = Arc::new(dataset::ready(&Config { time_steps, ..config.clone() }, global.quiet)?);
         }
-        results.push(measure(&mut network, &dataset, config.batch, args.rates)?);
+        results.push(measure(&mut network, &dataset, config.batch, &args)?);
     }
     if let Some(file) = &args.predictions {
         atomic_file::write(file, &predictions(&results[0].evaluation).map_err(|e| Error::file(file, e.to_string()))?)?;
+    }
+    if !global.quiet && args.ties == Ties::First {
+        results.iter().filter_map(|measured| ties_note(measured, &config)).for_each(|note| complain(&note));
     }
     let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
     match global.output {
@@ -115,6 +122,15 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         _ => say(shown.text(&results)?.trim_end()),
     }
     Ok(DONE)
+}
+
+/// What a user should know about predictions that only the number of a class decided.
+fn ties_note(measured: &Measured, config: &Config) -> Option<String> {
+    let (ties, n) = (measured.evaluation.ties(), measured.evaluation.labels.len());
+    (config.neuron != NeuronKind::Relu && ties * 50 > n).then(|| {
+        let share = 100.0 * ties as f64 / n as f64;
+        format!("note: T = {}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart", measured.time_steps)
+    })
 }
 
 /// The best checkpoint written last.
@@ -126,29 +142,34 @@ fn newest_best(runs: &Path) -> Result<PathBuf> {
         .ok_or_else(|| Error::config("checkpoint", "there is none under runs/; give --checkpoint FILE, or train first"))
 }
 
-fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, count: bool) -> Result<Measured> {
+fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, args: &EvalArgs) -> Result<Measured> {
     let begin = Instant::now();
     let mut operations = vec![Operations::default(); network.layers.len()];
     let visit = &mut |network: &Network, forward: &Forward, batch: &Batch| {
-        if count {
+        if args.rates {
             add_operations(network, &forward.spikes, batch.labels.len(), batch.frames, &mut operations);
         }
         true
     };
-    let evaluation = evaluate(network, dataset, batch, count, visit)?.unwrap_or_default();
+    let evaluation = evaluate(network, dataset, batch, args.ties, args.rates, visit)?.unwrap_or_default();
     let firing_rate = evaluation.firing_rate(network);
     Ok(Measured { time_steps: network.time_steps, evaluation, firing_rate, operations, seconds: begin.elapsed().as_secs_f64() })
 }
 
-/// `index,label,prediction,logit_0,…`, a line a sample.
+/// `index,label,prediction,logit_0,…`, and `current_0,…` where there are currents; a line a sample.
 fn predictions(evaluation: &Evaluation) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let logits = (0..evaluation.classes).map(|class| format!("logit_{class}"));
-    writer.write_record(["index", "label", "prediction"].map(String::from).into_iter().chain(logits))?;
+    let classes = evaluation.classes;
+    let mut columns = vec![("logit", &evaluation.logits)];
+    if !evaluation.currents.is_empty() {
+        columns.push(("current", &evaluation.currents));
+    }
+    let heads = columns.iter().flat_map(|(name, _)| (0..classes).map(move |class| format!("{name}_{class}")));
+    writer.write_record(["index", "label", "prediction"].map(String::from).into_iter().chain(heads))?;
     for (index, label) in evaluation.labels.iter().enumerate() {
         let row = [index.to_string(), label.to_string(), evaluation.prediction(index).to_string()];
-        let logits = &evaluation.logits[index * evaluation.classes..][..evaluation.classes];
-        writer.write_record(row.into_iter().chain(logits.iter().map(f32::to_string)))?;
+        let values = columns.iter().flat_map(|(_, values)| &values[index * classes..][..classes]);
+        writer.write_record(row.into_iter().chain(values.map(f32::to_string)))?;
     }
     Ok(writer.into_inner()?)
 }
@@ -181,6 +202,7 @@ impl Shown<'_> {
             "seed": self.config.seed,
             "n": self.dataset.test.labels.len(),
             "energy_models": MODELS,
+            "ties": if self.args.ties == Ties::Current { "current" } else { "first" },
             "results": rows,
         });
         if let Some(Stream::Events(events)) = &self.dataset.stream {
@@ -195,6 +217,7 @@ impl Shown<'_> {
         let mut row = json!({
             "time_steps": measured.time_steps,
             "loss": evaluation.loss,
+            "ties": evaluation.ties() as f64 / n as f64,
             "mean_firing_rate": measured.firing_rate,
             "seconds": measured.seconds,
         });

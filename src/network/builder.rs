@@ -175,6 +175,7 @@ impl Builder {
             isa: Isa::detect(),
             quantized: Vec::new(),
             kept: Vec::new(),
+            output_currents: Vec::new(),
             workspace: Default::default(),
             begun: None,
             session: None,

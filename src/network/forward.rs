@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::lines::grown;
 use crate::ops::batch_norm::{IntegerSums, Moments, Normalizer, accumulate, time_means};
 use crate::ops::dropout::draw_dropped;
-use crate::ops::neuron::{Currents, Neuron, NeuronOut, drop_spikes, neuron_at};
+use crate::ops::neuron::{Currents, NeuronOut, drop_spikes, neuron_at};
 use crate::ops::rate::readout;
 use crate::spikes::{Spikes, count_spikes};
 
@@ -78,6 +78,7 @@ impl Network {
         for index in 0..self.layers.len() {
             let _layer = clock::span(Name::Layer(index));
             let [height, width, channels] = self.layers[index].shape;
+            let is_last = index + 1 == self.layers.len();
             let bits = workspace.bits.pop().unwrap_or_default();
             let mut spikes = Spikes::reuse(bits, self.time_steps, input.batch, height * width, channels);
             let fired = match mode {
@@ -85,14 +86,26 @@ impl Network {
                     let norm = clock::op(Op::Normalizer, || self.running_normalizer(index));
                     let reader = Reader::new(self, index, input, &forward.spikes);
                     let mut kept = LayerKept::default();
-                    clock::op(Op::Neurons, || neurons(&reader, &norm, Stored::default(), &mut spikes, &mut kept))
+                    if is_last {
+                        kept.keep_means(self.neuron, input.batch * height * width * channels);
+                    }
+                    let fired = clock::op(Op::Neurons, || neurons(&reader, &norm, Stored::default(), &mut spikes, &mut kept));
+                    if is_last {
+                        self.output_currents = norm.currents(kept.representation(), channels);
+                    }
+                    fired
                 }
                 Mode::Train { gradient, seed } => {
-                    self.train_layer(index, input, &forward.spikes, &mut spikes, gradient, seed, &mut workspace)
+                    let fired = self.train_layer(index, input, &forward.spikes, &mut spikes, gradient, seed, &mut workspace);
+                    if is_last {
+                        let kept = &self.kept[index];
+                        self.output_currents = kept.norm.currents(kept.representation(), channels);
+                    }
+                    fired
                 }
             };
             forward.rates.push((fired as f64 / (input.batch * height * width * channels * self.time_steps) as f64) as f32);
-            if index + 1 == self.layers.len() {
+            if is_last {
                 forward.logits = clock::op(Op::Readout, || self.logits(&spikes));
             }
             forward.spikes.push(Some(spikes));
@@ -153,10 +166,8 @@ impl Network {
 
         let reader = Reader::new(self, index, input, sources);
         let (layer, neurons_of_batch) = (reader.layer, batch * reader.layer.neurons());
-        let is_weighted = matches!(self.neuron, Neuron::Lif { .. });
         kept.counts.resize(neurons_of_batch, 0);
-        kept.mean_normed.resize(neurons_of_batch, 0.0);
-        kept.weighted_normed.resize(if is_weighted { neurons_of_batch } else { 0 }, 0.0);
+        kept.keep_means(self.neuron, neurons_of_batch);
         draw_dropped(&mut kept.dropped, seed, index, [batch, layer.positions(), layer.shape[2]], layer.dropout);
         let fired = clock::op(Op::Neurons, || neurons(&reader, &norm, Stored { first, second }, spikes, &mut kept));
         kept.norm = norm;

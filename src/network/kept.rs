@@ -2,6 +2,7 @@
 
 use crate::lines::Line;
 use crate::ops::batch_norm::Normalizer;
+use crate::ops::neuron::Neuron;
 
 /// What one layer keeps for backward; no time axis.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,12 @@ pub(super) struct InnerKept {
 }
 
 impl LayerKept {
+    /// Makes room for the means of so many neurons.
+    pub fn keep_means(&mut self, neuron: Neuron, neurons: usize) {
+        self.mean_normed.resize(neurons, 0.0);
+        self.weighted_normed.resize(if matches!(neuron, Neuron::Lif { .. }) { neurons } else { 0 }, 0.0);
+    }
+
     /// (Weighted) time mean of the normalised current: decides the clamp mapping.
     pub fn representation(&self) -> &[f32] {
         if self.weighted_normed.is_empty() { &self.mean_normed } else { &self.weighted_normed }

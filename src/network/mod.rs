@@ -179,6 +179,8 @@ pub struct Network {
     quantized: Vec<Vec<QuantizedWeights>>,
     /// What the last forward pass in training mode left for backward, a layer.
     kept: Vec<LayerKept>,
+    /// Of the last forward pass on the CPU, [`Network::output_currents`].
+    output_currents: Vec<f32>,
     /// Buffers that a step would otherwise allocate anew.
     workspace: Workspace,
     /// The step that was begun, on the CPU.
@@ -271,6 +273,18 @@ impl Network {
     /// [`crate::error::Error::Device`] if a copy or an earlier kernel has failed.
     pub fn synchronize(&mut self, optimizer: &mut Optimizer) -> Result<()> {
         self.fetch(Some(optimizer))
+    }
+
+    /// Of the last forward pass, which had `batch` samples, what its logits are the clamp of, in steps of a spike: the mean current of
+    /// each output neuron, weighted for LIF, `[B][classes]`. Empty for an ANN.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Device`] if a copy or an earlier kernel has failed.
+    pub fn output_currents(&self, batch: usize) -> Result<Vec<f32>> {
+        match &self.session {
+            None => Ok(self.output_currents.clone()),
+            Some(_) => self.output_currents_on_device(batch),
+        }
     }
 
     /// What a spike of this layer is worth to its readers; `training` scales for dropout.

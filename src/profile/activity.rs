@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::subject::Subject;
 use crate::data::{Batch, Dataset};
 use crate::error::Result;
-use crate::eval::{evaluate, wilson_interval};
+use crate::eval::{Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Input, Network};
 use crate::spikes::Spikes;
 
@@ -101,7 +101,7 @@ pub fn accuracy_by_steps(network: &mut Network, dataset: &Arc<Dataset>, batch: u
     for time_steps in steps {
         network.time_steps = time_steps;
         let go_on = &mut |_: &Network, _: &Forward, _: &Batch| true;
-        let evaluation = evaluate(network, dataset, batch, false, go_on)?.unwrap_or_default();
+        let evaluation = evaluate(network, dataset, batch, Ties::First, false, go_on)?.unwrap_or_default();
         let (hits, n) = (evaluation.correct(1), evaluation.labels.len());
         results.push(Accuracy {
             time_steps,

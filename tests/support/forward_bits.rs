@@ -8,6 +8,8 @@ pub fn bits(network: &Network, forward: &Forward) -> Vec<(String, Vec<u32>)> {
     let layers = network.layers.iter().zip(&forward.spikes);
     let mut all: Vec<(String, Vec<u32>)> = layers.map(|(l, s)| (l.name.clone(), s.as_ref().unwrap().bits().to_vec())).collect();
     all.push(("logits".into(), of(&forward.logits)));
+    let currents = network.output_currents(forward.logits.len() / network.classes).unwrap();
+    all.push(("currents of the output neurons".into(), of(&currents)));
     all.push(("rates".into(), of(&forward.rates)));
     for norm in &network.norms {
         all.push((norm.name.clone(), of(&[&norm.running_mean[..], &norm.running_var].concat())));

@@ -56,7 +56,7 @@ pub(super) struct LayerBuffers {
     /// `[8][C]`.
     pub statistics: Slice<u64>,
     pub connections: Vec<ConnectionBuffers>,
-    // From here on for training only.
+    // From here on for training only, but for the means of the last layer.
     /// `[B][P][C]`.
     pub counts: Slice<u8>,
     pub mean_normed: Slice<f32>,
@@ -186,10 +186,10 @@ impl Buffers {
 
     /// Bytes that are kept from forward to backward.
     pub fn kept_bytes(&self) -> usize {
+        if self.grads.is_none() {
+            return 0; // evaluation
+        }
         let of_layer = |layer: &LayerBuffers| {
-            if layer.mean_normed.is_none() {
-                return 0; // evaluation
-            }
             let mut bytes = layer.counts.bytes() + layer.mean_normed.bytes() + layer.weighted_normed.bytes() + layer.dropped.bytes();
             bytes += layer.values.bytes() + layer.rounded.bytes();
             bytes += layer.connections.iter().map(|c| c.outer.bytes()).sum::<usize>();
@@ -218,6 +218,7 @@ impl LayerBuffers {
         let has = |is_there: bool, len: usize| if is_there { len } else { 0 };
         let [reads_values, reads_rounded] = network.reads_outputs(index);
         let is_last = index + 1 == network.layers.len();
+        let keeps_means = demand.training.is_some() || (is_last && !is_real);
         LayerBuffers {
             spikes: take(layout, has(!is_real, positions * network.time_steps * channels.div_ceil(32))),
             values: take(layout, has(is_real && !is_last && (reads_values || demand.activations), neurons)),
@@ -225,8 +226,8 @@ impl LayerBuffers {
             normalizer: DeviceNormalizer { values: layout.take(6 * padded), padded },
             statistics: Slice::NONE,
             counts: take(layout, if is_real { 0 } else { in_training(neurons) }),
-            mean_normed: take(layout, in_training(neurons)),
-            weighted_normed: take(layout, if is_weighted { in_training(neurons) } else { 0 }),
+            mean_normed: take(layout, has(keeps_means, neurons)),
+            weighted_normed: take(layout, has(keeps_means && is_weighted, neurons)),
             dropped: take(layout, if layer.dropout > 0.0 { in_training(positions * channels.div_ceil(32)) } else { 0 }),
             inner: own.filter(|_| demand.training.is_some()).map(|connection| InnerBuffers {
                 constants: layout.take(5 * padded),

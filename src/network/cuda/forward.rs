@@ -90,6 +90,21 @@ impl Network {
         Ok(Forward { logits, spikes, rates })
     }
 
+    /// [`Network::output_currents`] of the device.
+    pub(in crate::network) fn output_currents_on_device(&self, batch: usize) -> Result<Vec<f32>> {
+        let missing = || Error::shape("output_currents", "a forward pass", "none");
+        let session = self.session.as_ref().ok_or_else(missing)?;
+        let last = session.resident.as_ref().and_then(|resident| resident.buffers.layers.last()).ok_or_else(missing)?;
+        if self.neuron.is_real() {
+            return Ok(Vec::new());
+        }
+        let means = if last.weighted_normed.is_none() { last.mean_normed } else { last.weighted_normed };
+        let mut normed = vec![0.0; batch * self.classes];
+        session.gpu.download(means.part(0..normed.len()), &mut normed)?;
+        let norm = last.normalizer.download(&session.gpu)?;
+        Ok(norm.currents(&normed, self.layers[self.layers.len() - 1].shape[2]))
+    }
+
     /// Which layers store the sums of their convolutions in training.
     pub(super) fn stores(&self, training: Option<WeightGradient>) -> Vec<bool> {
         let demand = self.session.as_ref().and_then(|s| s.resident.as_ref()).map(|resident| resident.demand);
@@ -200,11 +215,12 @@ impl Pass<'_> {
             }
         }
         self.normalizer(index, statistics)?;
+        let keeps_means = is_training || index + 1 == network.layers.len();
         let outputs = NeuronOutputs {
             spikes: own.spikes,
             counts: if is_training { own.counts } else { Slice::NONE },
-            mean_normed: if is_training { own.mean_normed } else { Slice::NONE },
-            weighted_normed: if is_training { own.weighted_normed } else { Slice::NONE },
+            mean_normed: if keeps_means { own.mean_normed } else { Slice::NONE },
+            weighted_normed: if keeps_means { own.weighted_normed } else { Slice::NONE },
             fired: buffers.fired.part(index..index + 1),
         };
         let inputs = NeuronInputs {

@@ -55,6 +55,13 @@ impl Normalizer {
     }
 }
 
+impl Normalizer {
+    /// Currents of normalised ones, rows of `[C]`.
+    pub fn currents(&self, normed: &[f32], channels: usize) -> Vec<f32> {
+        normed.iter().enumerate().map(|(at, &normed)| self.gamma[at % channels].mul_add(normed, self.beta[at % channels])).collect()
+    }
+}
+
 /// Mean and (co)variances of the two sums of a layer, per channel; the second is zero where there is one connection.
 #[derive(Clone, Debug)]
 pub struct Moments {

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Geometry, PackedWeights};
 use crate::device::{Gpu, Kernel, Slice, kernels, scalars};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::Normalizer;
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs};
 
 /// Field for field `struct Geometry` in `kernels/include/geometry.cuh`.
@@ -58,6 +59,19 @@ impl From<&Geometry> for DeviceGeometry {
 pub struct DeviceNormalizer {
     pub values: Slice<f32>,
     pub padded: usize,
+}
+
+impl DeviceNormalizer {
+    /// The constants on the host, [`Normalizer::scale`] padded as the others are.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Device`] if the copy fails.
+    pub fn download(&self, gpu: &Gpu) -> Result<Normalizer> {
+        let mut values = vec![0.0; 6 * self.padded];
+        gpu.download(self.values, &mut values)?;
+        let row = |k: usize| values[k * self.padded..(k + 1) * self.padded].to_vec();
+        Ok(Normalizer { factors: [row(0), row(1)], offset: row(2), gamma: row(3), beta: row(4), scale: row(5) })
+    }
 }
 
 /// One summand of a layer's current.
