@@ -134,7 +134,7 @@ def train(case, seed, args):
             if case.method.startswith("dsr"):
                 epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
                 final, best = end["test_accuracy"], end["best_accuracy"]
-                facts = {"mean_firing_rate": end["mean_firing_rate"]} if case.method == "dsr" else {}
+                facts = {"mean_firing_rate": end["mean_firing_rate"], **without_ties(run / "last.safetensors", args)} if case.method == "dsr" else {}
             else:
                 epochs, final, best = lines[:-1], end["final_test_accuracy"], end["best_test_accuracy"]
                 facts = {key: end[key] for key in ("train_images", "test_images", "parameters", "torch", "spikingjelly") if key in end}
@@ -142,6 +142,14 @@ def train(case, seed, args):
             sys.exit(f"accuracy.py: {shlex.join(argv)} left no result ({error!r}):\n{stdout[-2000:]}")
     seconds = None if args.untimed else statistics.median(epoch["seconds"] for epoch in epochs)
     return {"final_accuracy": final, "best_accuracy": best, "seconds_per_epoch": seconds, "peak_rss_bytes": peak, **facts}
+
+
+def without_ties(checkpoint, args):
+    """Share of ties among the predictions, and the accuracy where the output neurons' currents tell them apart."""
+    argv = [*shlex.split(args.dsr), "eval", "--checkpoint", str(checkpoint), "--ties", "current", "--device", "cpu", "--output", "json"]
+    stdout, _ = run_process([*argv, "--threads", str(args.threads)], os.environ)
+    result = json.loads(stdout)["results"][0]
+    return {"ties": result["ties"], "accuracy_by_current": result["top1"]}
 
 
 def read_runs(path):
@@ -166,6 +174,12 @@ def spread(values, scale, digits):
     return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
+def mean_of(results, key, shown):
+    """What only some versions of dsr, or none of a method, have measured is shown where all seeds have it."""
+    values = [result[key] for result in results if key in result]
+    return shown(values) if len(values) == len(results) else "–"
+
+
 def rows(cases, runs):
     for case in cases:
         results = [run["result"] for run in runs if run["case"] == case.name]
@@ -182,6 +196,8 @@ def rows(cases, runs):
             f"{statistics.median(seconds):.1f}" if seconds else "–",
             f"{max(result['peak_rss_bytes'] for result in results) / 1e9:.2f}",
             f"{100 * statistics.mean(rates):.1f} %" if rates else "–",
+            mean_of(results, "ties", lambda values: f"{100 * statistics.mean(values):.1f} %"),
+            mean_of(results, "accuracy_by_current", lambda values: spread(values, 100, 1)),
         ]
         yield f"| {' | '.join(what + numbers)} |"
 
@@ -201,10 +217,12 @@ def report(cases, runs, args, date):
         "",
         f"PreAct-ResNet, widths {settings['widths']}, one block a stage, on {data}; {settings['epochs']} epoch{'s' if settings['epochs'] != 1 else ''} of batch {settings['batch']}.",
         "Accuracy in percent of the test images, mean ± standard deviation over seeds; `best` is the best epoch by test accuracy.",
+        "`ties` are predictions where two or more classes have the largest logit; `accuracy` gives them to the class of lower number,"
+        " `by current` to that with the larger mean current (`dsr eval --ties current`).",
         "An epoch includes its evaluation; its seconds are a median of the runs that had the machine to themselves, the memory is the largest of all runs.",
         "",
-        "| method | neuron | T | weight gradient | weight bits | seeds | accuracy | best | s an epoch | peak GB | firing rate |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | neuron | T | weight gradient | weight bits | seeds | accuracy | best | s an epoch | peak GB | firing rate | ties | by current |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         *rows(cases, runs),
         "",
         "## How",
