@@ -105,7 +105,7 @@ pub fn wilson_interval(hits: usize, n: usize) -> [f64; 2] {
 }
 
 /// Runs the test split through `network` in batches of `batch`, which changes no logit; loss and
-/// firing rate are added up batch by batch, so their last digit may.
+/// firing rate are added up batch by batch, so their last digit may. `ties` says what decides between equal logits.
 ///
 /// `visit` sees every batch's output, with the spikes of all layers where `keep_spikes`, and says whether to go on;
 /// `None` if it said no.

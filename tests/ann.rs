@@ -267,10 +267,11 @@ fn what_an_ann_cannot_do_is_said() {
     let folder = tempdir().unwrap();
     let at = folder.path();
     ok(at, &format!("{ANN} --epochs 1 --out ann"));
-    let cases: [(&str, i32, &[&str]); 7] = [
+    let cases: [(&str, i32, &[&str]); 8] = [
         ("train -d digits-8x8 --neuron relu --threshold-init auto", 2, &["threshold-init", "relu", "no thresholds"]),
         ("train -d digits-8x8 --neuron relu -T 4", 2, &["time-steps", "4", "relu", "-T"]),
         ("eval --checkpoint ann --rates", 2, &["neuron", "relu", "--rates"]),
+        ("eval --checkpoint ann --ties current", 2, &["neuron", "relu", "--ties current"]),
         ("eval --checkpoint ann --neuron if", 1, &["best.safetensors", "ANN", "dsr calibrate", "--init-from"]),
         ("profile --neuron relu", 2, &["neuron", "relu", "profile"]),
         ("bench latency --neuron relu -T 1", 2, &["neuron", "relu", "latency"]),

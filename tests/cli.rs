@@ -163,6 +163,7 @@ fn ties_are_counted_and_told_apart() {
     let first = json(&text(&output.stdout));
     let output = dsr(folder.path(), &format!("{eval} current.csv -o json --ties current"));
     assert!(!text(&output.stderr).contains("ties"), "{}", text(&output.stderr));
+    assert!(ok(folder.path(), "eval --checkpoint run --ties current").contains("360 test images, ties by current"));
     let current = json(&text(&output.stdout));
     assert_eq!((&first["ties"], &current["ties"]), (&"first".into(), &"current".into()));
 
@@ -186,7 +187,7 @@ fn ties_are_counted_and_told_apart() {
     for (table, rows) in [(&first, &by_number), (&current, &by_current)] {
         let (row, n) = (&table["results"][0], rows.len() as f64);
         let right = rows.iter().filter(|row| row[1] == row[2]).count();
-        assert_eq!((row["ties"].as_f64().unwrap(), row["top1"].as_f64().unwrap()), (ties as f64 / n, right as f64 / n));
+        assert_eq!((row["tied"].as_f64().unwrap(), row["top1"].as_f64().unwrap()), (ties as f64 / n, right as f64 / n));
     }
 }
 

@@ -149,7 +149,7 @@ def without_ties(checkpoint, args):
     argv = [*shlex.split(args.dsr), "eval", "--checkpoint", str(checkpoint), "--ties", "current", "--device", "cpu", "--output", "json"]
     stdout, _ = run_process([*argv, "--threads", str(args.threads)], os.environ)
     result = json.loads(stdout)["results"][0]
-    return {"ties": result["ties"], "accuracy_by_current": result["top1"]}
+    return {"ties": result["tied"], "accuracy_by_current": result["top1"]}
 
 
 def read_runs(path):

@@ -93,6 +93,9 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.rates {
         settings::check_spiking(&config, "--rates")?;
     }
+    if args.ties == Ties::Current {
+        settings::check_spiking(&config, "--ties current")?;
+    }
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
@@ -217,7 +220,7 @@ impl Shown<'_> {
         let mut row = json!({
             "time_steps": measured.time_steps,
             "loss": evaluation.loss,
-            "ties": evaluation.ties() as f64 / n as f64,
+            "tied": evaluation.ties() as f64 / n as f64,
             "mean_firing_rate": measured.firing_rate,
             "seconds": measured.seconds,
         });
@@ -251,7 +254,8 @@ impl Shown<'_> {
     fn text(&self, results: &[Measured]) -> std::result::Result<String, std::fmt::Error> {
         let mut out = String::new();
         let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
-        writeln!(out, "{path}: {model} on {}, {} test images", dataset.title(), dataset.test.labels.len())?;
+        let ties = if self.args.ties == Ties::Current { ", ties by current" } else { "" };
+        writeln!(out, "{path}: {model} on {}, {} test images{ties}", dataset.title(), dataset.test.labels.len())?;
         let machine = machine();
         let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
         let device = self.network.device();
