@@ -180,7 +180,7 @@ def mean_of(results, key, shown):
     return shown(values) if len(values) == len(results) else "–"
 
 
-def rows(cases, runs):
+def rows(cases, runs, has_best):
     for case in cases:
         results = [run["result"] for run in runs if run["case"] == case.name]
         if not results:
@@ -192,7 +192,7 @@ def rows(cases, runs):
         numbers = [
             str(len(results)),
             spread([result["final_accuracy"] for result in results], 100, 1),
-            spread([result["best_accuracy"] for result in results], 100, 1),
+            *([spread([result["best_accuracy"] for result in results], 100, 1)] if has_best else []),
             f"{statistics.median(seconds):.1f}" if seconds else "–",
             f"{max(result['peak_rss_bytes'] for result in results) / 1e9:.2f}",
             f"{100 * statistics.mean(rates):.1f} %" if rates else "–",
@@ -208,6 +208,9 @@ def report(cases, runs, args, date):
     machines = sorted({f"{run['machine']['processor']}, {run['machine']['cores']} cores, {run['machine']['memory_gib']} GiB" for run in runs})
     commits = sorted({run["commit"] for run in runs})
     data = "the full Fashion-MNIST (60,000 + 10,000 images)" if args.data_dir else "fashion-mnist-3k (2,500 + 500 images)"
+    has_best = settings["epochs"] > 1
+    columns = ["method", "neuron", "T", "weight gradient", "weight bits", "seeds", "accuracy", *(["best"] if has_best else []),
+               "s an epoch", "peak GB", "firing rate", "ties", "by current"]
     example = command(next((case for case in cases if case.method == "dsr"), cases[0]), 0, args, Path("RUN"))
     shown = shlex.join(example).replace(str(args.venv), "DIR").replace(f"{REPOSITORY}/", "")
     if args.data_dir:
@@ -216,14 +219,15 @@ def report(cases, runs, args, date):
         f"# Accuracy by method, {date}",
         "",
         f"PreAct-ResNet, widths {settings['widths']}, one block a stage, on {data}; {settings['epochs']} epoch{'s' if settings['epochs'] != 1 else ''} of batch {settings['batch']}.",
-        "Accuracy in percent of the test images, mean ± standard deviation over seeds; `best` is the best epoch by test accuracy.",
+        "Accuracy in percent of the test images, mean ± standard deviation over seeds"
+        + ("; `best` is the best epoch by test accuracy." if has_best else "."),
         "`ties` are predictions where two or more classes have the largest logit; `accuracy` gives them to the class of lower number,"
         " `by current` to that with the larger mean current (`dsr eval --ties current`).",
         "An epoch includes its evaluation; its seconds are a median of the runs that had the machine to themselves, the memory is the largest of all runs.",
         "",
-        "| method | neuron | T | weight gradient | weight bits | seeds | accuracy | best | s an epoch | peak GB | firing rate | ties | by current |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-        *rows(cases, runs),
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *rows(cases, runs, has_best),
         "",
         "## How",
         "",
