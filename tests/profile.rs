@@ -256,34 +256,53 @@ fn potentials_fire_as_the_engine_does() {
 #[test]
 fn output_currents_are_spikes_and_what_is_left() {
     for (neuron, vth) in [(NeuronKind::If, 1.0), (NeuronKind::Lif, 0.3)] {
+        let (mut seen, mut fired) = (0, 0);
         for batch in [1, 3] {
-            let model = "preact-resnet".into();
-            let config = Config { model, widths: vec![5, 33], blocks: vec![1, 1], time_steps: 4, neuron, vth, ..Config::default() };
+            let config = Config {
+                model: "preact-resnet".into(),
+                widths: vec![5, 33],
+                blocks: vec![1, 1],
+                time_steps: 4,
+                neuron,
+                vth,
+                vth_pooled: Some(0.2 * vth),
+                vth_logits: Some(0.2 * vth),
+                delta_t: 0.5,
+                ..Config::default()
+            };
             let mut network = config.network([6, 5, 2], 3).unwrap();
-            let data: Vec<f32> = (0..batch * 60).map(|v| ((v * 37) % 64) as f32 / 16.0 - 2.0).collect();
-            let input = Input { data: &data, batch, frames: 1 };
-            network.forward(&input, Mode::Train { gradient: WeightGradient::Rate, seed: 0 }, |_| false).unwrap();
-            let forward = network.forward(&input, Mode::Eval, |_| true).unwrap();
+            let data: Vec<f32> = (0..3 * 60).map(|v| ((v * 37) % 64) as f32 / 16.0 - 2.0).collect();
+            let input = |batch: usize| Input { data: &data[..batch * 60], batch, frames: 1 };
+            // Running statistics that have come to those of the data: output neurons fire.
+            for _ in 0..30 {
+                network.forward(&input(3), Mode::Train { gradient: WeightGradient::Rate, seed: 0 }, |_| false).unwrap();
+            }
+            let forward = network.forward(&input(batch), Mode::Eval, |_| true).unwrap();
             let (last, leak) = (network.layers.len() - 1, network.neuron.leak());
             let threshold = network.threshold(&network.layers[last]);
             // Potential before the reset of the last step, and spikes weighted by what is left of them then.
             let mut given = vec![[0.0f32; 2]; batch * 3];
             network
-                .potentials(&input, &forward.spikes, batch, |moment| {
+                .potentials(&input(batch), &forward.spikes, batch, |moment| {
                     if moment.layer == last {
                         let [potential, spikes] = &mut given[moment.position * 3 + moment.channel];
                         *spikes *= leak;
                         *potential = threshold * moment.potential;
                         *spikes += if moment.fires && moment.t < 3 { threshold } else { 0.0 };
+                        (seen, fired) = (seen + 1, fired + usize::from(moment.fires));
                     }
                 })
                 .unwrap();
             let total: f32 = (0..4).map(|t| leak.powi(t)).sum::<f32>() * network.neuron.charge();
-            for ([potential, spikes], got) in given.iter().zip(network.output_currents(batch).unwrap()) {
+            let currents = network.output_currents(batch).unwrap();
+            assert_eq!(currents.len(), given.len());
+            assert!(network.output_currents(batch + 1).is_err(), "the pass had fewer samples");
+            for ([potential, spikes], got) in given.iter().zip(currents) {
                 let expected = (potential + spikes) / total;
                 assert!((got - expected).abs() < 1e-5 * expected.abs().max(1.0), "{neuron:?}, batch {batch}: {got}, by hand {expected}");
             }
         }
+        assert!(fired > 0 && fired < seen, "{neuron:?}: {fired} of {seen}");
     }
 }
 

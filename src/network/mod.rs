@@ -33,7 +33,7 @@ use kept::{LayerKept, Workspace};
 use rayon::prelude::*;
 
 use crate::device::{Device, Isa};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::{Geometry, QuantizedWeights};
 use crate::optimizer::Optimizer;
@@ -279,12 +279,18 @@ impl Network {
     /// each output neuron, weighted for LIF, `[B][classes]`. Empty for an ANN.
     ///
     /// # Errors
-    /// [`crate::error::Error::Device`] if a copy or an earlier kernel has failed.
+    /// [`Error::ShapeMismatch`] if no forward pass has left so many; [`Error::Device`] if a copy or an earlier kernel has failed.
     pub fn output_currents(&self, batch: usize) -> Result<Vec<f32>> {
-        match &self.session {
-            None => Ok(self.output_currents.clone()),
-            Some(_) => self.output_currents_on_device(batch),
+        if self.neuron.is_real() {
+            return Ok(Vec::new());
         }
+        if self.session.is_some() {
+            return self.output_currents_on_device(batch);
+        }
+        if self.output_currents.len() != batch * self.classes {
+            return Err(Error::shape("output_currents", (batch, self.classes), self.output_currents.len()));
+        }
+        Ok(self.output_currents.clone())
     }
 
     /// What a spike of this layer is worth to its readers; `training` scales for dropout.

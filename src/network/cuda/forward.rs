@@ -95,10 +95,10 @@ impl Network {
         let missing = || Error::shape("output_currents", "a forward pass", "none");
         let session = self.session.as_ref().ok_or_else(missing)?;
         let last = session.resident.as_ref().and_then(|resident| resident.buffers.layers.last()).ok_or_else(missing)?;
-        if self.neuron.is_real() {
-            return Ok(Vec::new());
-        }
         let means = if last.weighted_normed.is_none() { last.mean_normed } else { last.weighted_normed };
+        if means.len() < batch * self.classes {
+            return Err(Error::shape("output_currents", (batch, self.classes), means.len()));
+        }
         let mut normed = vec![0.0; batch * self.classes];
         session.gpu.download(means.part(0..normed.len()), &mut normed)?;
         let norm = last.normalizer.download(&session.gpu)?;

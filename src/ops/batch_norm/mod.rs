@@ -53,9 +53,7 @@ impl Normalizer {
             scale: scale.iter().map(|&v| v as f32).collect(),
         }
     }
-}
 
-impl Normalizer {
     /// Currents of normalised ones, rows of `[C]`.
     pub fn currents(&self, normed: &[f32], channels: usize) -> Vec<f32> {
         normed.iter().enumerate().map(|(at, &normed)| self.gamma[at % channels].mul_add(normed, self.beta[at % channels])).collect()
