@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use dsr::device::Isa;
-use dsr::lines::grown;
+use dsr::device::lines::grown;
 use dsr::ops::neuron::LANES;
 use dsr::ops::spike_conv::{Events, QuantizedWeights, conv_at, positions_together, rows_together};
 use dsr::spikes::Spikes;

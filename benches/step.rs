@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use dsr::bench::{Bench, Case, Work};
-use dsr::config::Config;
 use dsr::device::Device;
+use dsr::settings::Config;
 
 fn step(criterion: &mut Criterion) {
     for (name, work) in [("train", Work::Train), ("infer", Work::Infer)] {

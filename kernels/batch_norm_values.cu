@@ -6,7 +6,7 @@
 //            reduce_statistics: block 256, grid ceil(C/32)
 // Traffic    reads 4 bytes a value (pairs 8): memory-bound
 // Exactness  f32 values are added as f64 in an order that shapes alone decide: the same bits in every run; the CPU has another order
-// Tests      tests/relu_cuda.rs
+// Tests      tests/batch_norm_values_cuda.rs
 
 #include "include/columns.cuh"
 #include "include/summand.cuh"

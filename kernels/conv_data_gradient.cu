@@ -2,7 +2,7 @@
 //
 // Equation   out[b][y][x][n] (+)= sum over taps (ky, kx) and channels o of grad[b][(y + pad - ky)/stride][(x + pad - kx)/stride][o]
 //            * w[tap][n][o], over those taps for which both divisions leave no rest and the result lies inside
-// Shapes     grad [B][P_out][cout] bf16;  out [B][P_pooled][cin] f32;  weights: the transposed ones of weights.cu
+// Shapes     grad [B][P_out][cout] bf16;  out [B][P_pooled][cin] f32;  weights: the transposed ones of spike_conv_weights.cu
 // Rows       positions of one class (y % stride, x % stride) after the other: all rows of a tile have the same taps, and a stride of 2
 //            costs a quarter of the products for a quarter of them, not all of them
 // Launch     block 128, ROWS rows times 64 input channels; grid (row tiles of all classes, ceil(cin/64)); 64 rows where 128 would leave
@@ -13,12 +13,12 @@
 // Costs      those of bf16_tile.cuh a stage; ceil(cout/32) stages a tap
 // Exactness  products of bf16 are exact, sums are f32 in the order of (tap, channel), 16 at a time, whatever ROWS is: the same bits in
 //            every run; the CPU, which adds in another order, differs in the last bits
-// Tests      tests/conv_cuda.rs
+// Tests      tests/conv_data_gradient_cuda.rs
 
 #include "include/bf16_tile.cuh"
 #include "include/geometry.cuh"
 
-// Field for field `DataGradient` in src/ops/conv/cuda.rs.
+// Field for field `Backward` in src/ops/conv/cuda.rs.
 struct DataGradient {
     Geometry geometry;
     int batch;

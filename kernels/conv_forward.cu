@@ -2,7 +2,7 @@
 //
 // Equation   out[b][y][x][o] = sum over taps (ky, kx) and channels c of source[b][y*stride - pad + ky][x*stride - pad + kx][c]
 //            * w[tap][c][o], over those taps that lie inside
-// Shapes     source [B][P_pooled][cin] bf16;  out [B][P_out][cout] f32;  weights: the rounded ones of weights.cu
+// Shapes     source [B][P_pooled][cin] bf16;  out [B][P_out][cout] f32;  weights: the rounded ones of spike_conv_weights.cu
 // Launch     block 128, ROWS rows (b, y, x) times 64 output channels; grid (ceil(B*P_out / ROWS), ceil(cout/64)); 64 rows where 128 would
 //            leave multiprocessors without work: the order of every sum is the same
 // Pipeline   bf16_tile.cuh

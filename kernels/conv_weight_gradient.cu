@@ -16,7 +16,7 @@
 //            writes 4 bytes a weight and part, which the reduce kernel reads once
 // Exactness  counts to 256 and bits are exact in bf16 (pooled totals above that round to 8 bits); products are exact; sums are f32 in the
 //            order of rows, 16 at a time, within a part, then parts in order: the same bits in every run and on every device of a kind
-// Tests      tests/conv_cuda.rs
+// Tests      tests/conv_weight_gradient_cuda.rs
 
 #include "include/device.cuh"
 #include "include/geometry.cuh"

@@ -5,7 +5,7 @@
 // Shapes     values, grads, first, second [len] f32, one arena each
 // Launch     one thread = 4 parameters, block 256, grid ceil(len / 1024);  bound_thresholds: one thread a layer
 // Traffic    SGD reads 12 and writes 8 bytes a parameter, Adam reads 16 and writes 12; first_not_finite reads 8: memory-bound
-// Exactness  bit-equal to src/optimizer.rs: single operations in the same order, no fused multiply-add
+// Exactness  bit-equal to src/ops/optimizer/cpu.rs: single operations in the same order, no fused multiply-add
 // Tests      tests/optimizer_cuda.rs
 
 #include "include/step.cuh"

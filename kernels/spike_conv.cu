@@ -3,8 +3,8 @@
 // Equation   acc[m][o] = sum over taps k and channels c of spikes[position of m and k][t][c] * q[k][c][o],  q = 256*hi + lo
 //            neurons: neuron.cuh, from acc of up to two summands
 // Shapes     rows m = (b*P + p)*T + t;  spikes [B][P][T][words] u32, or counts of a pool [B][P][T][32*words] u8;
-//            sums [B][P][T][stride] i32, stride = C rounded up to 16;  weights and statistics: weights.cu and `add_statistics` below
-// Units      acc in units of the weights' scale 2^-e (weights.cu): integers, below 2^31 by the choice of e
+//            sums [B][P][T][stride] i32, stride = C rounded up to 16;  weights and statistics: spike_conv_weights.cu and `add_statistics` below
+// Units      acc in units of the weights' scale 2^-e (spike_conv_weights.cu): integers, below 2^31 by the choice of e
 // Launch     grid (row tiles, ceil(cout/64)), block 128, dynamic shared memory: see `Tiles` in src/ops/spike_conv/cuda.rs
 //            Time lies inside the tile. `sums`: 128 consecutive m. `neurons`: `tile_positions` positions times `tile_steps` steps,
 //            as many as fit 128 rows; where T takes several tiles, the block goes through them in order and keeps the potentials in

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::machine::{forget_peak_rss, peak_rss};
+use crate::device::machine::{forget_peak_rss, peak_rss};
 
 /// A part of a step that all layers go through together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -15,7 +15,7 @@ use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, WeightGradient, preact_resnet};
 use dsr::ops::cross_entropy::cross_entropy;
 use dsr::ops::neuron::Neuron;
-use dsr::optimizer::{Optimizer, Rule};
+use dsr::ops::optimizer::{Optimizer, Rule};
 use emulator::Order;
 use small_networks::{Batch, Small, TRAIN};
 

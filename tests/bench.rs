@@ -7,11 +7,11 @@ use assert_cmd::cargo::cargo_bin;
 use dsr::bench::decision::Decisions;
 use dsr::bench::peaks::{Adding, Copying, Product};
 use dsr::bench::{Case, RandomImages, Timing, Work, time_steps, usual_shape};
-use dsr::config::{Config, NeuronKind};
 use dsr::device::{Device, Isa};
 use dsr::network::{Input, Mode};
 use dsr::ops::cross_entropy::first_largest;
 use dsr::ops::rate::readout;
+use dsr::settings::{Config, NeuronKind};
 use serde_json::Value;
 use tempfile::tempdir;
 

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use command::{dsr, ok};
-use dsr::calibrate::{Origin, activations, set_thresholds};
-use dsr::config::Config;
+use dsr::evaluation::calibrate::{Origin, activations, set_thresholds};
+use dsr::evaluation::sketch::{QuantileSketch, RELATIVE_ERROR};
 use dsr::ops::neuron::Neuron;
-use dsr::recipes;
-use dsr::sketch::{QuantileSketch, RELATIVE_ERROR};
+use dsr::settings::Config;
+use dsr::settings::recipes;
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::tempdir;

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use dsr::checkpoint::{EpochSums, Progress, config, load, save};
-use dsr::metrics::{EpochMetrics, LayerMetrics};
 use dsr::network::{Network, preact_resnet};
 use dsr::ops::neuron::Neuron;
-use dsr::optimizer::{Optimizer, Rule};
-use dsr::watch::{State, Warning};
+use dsr::ops::optimizer::{Optimizer, Rule};
+use dsr::training::checkpoint::{EpochSums, Progress, config, load, save};
+use dsr::training::metrics::{EpochMetrics, LayerMetrics, State, Warning};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};

@@ -1,8 +1,8 @@
 //! Settings: recipes against the paper's table, precedence, every refusal, networks by name.
 
-use dsr::config::{Config, NeuronKind, OptimizerKind};
 use dsr::data::{EventSplit, FrameRule, Orientation};
-use dsr::{models, recipes};
+use dsr::settings::{Config, NeuronKind, OptimizerKind};
+use dsr::settings::{models, recipes};
 use proptest::prelude::*;
 
 fn of(text: &str) -> recipes::Layer {
@@ -82,7 +82,7 @@ fn every_recipe_builds_its_network() {
             "cifar100" => ([32, 32, 3], 100),
             _ => ([32, 32, 3], 10),
         };
-        let builder = models::build(&config, shape, classes).unwrap();
+        let builder = models::build(&config.architecture(), shape, classes).unwrap();
         assert_eq!(builder.layers.last().unwrap().shape, [1, 1, classes], "{name}");
     }
 }
@@ -92,7 +92,7 @@ fn named_networks_have_their_depth() {
     for name in models::names().into_iter().filter(|name| *name != models::CUSTOM) {
         let shape = if name.starts_with("vgg") { [48, 48, 2] } else { [32, 32, 3] };
         let config = Config { model: name.into(), ..Config::default() };
-        let builder = models::build(&config, shape, 10).unwrap();
+        let builder = models::build(&config.architecture(), shape, 10).unwrap();
         let depth: usize = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap();
         // Every convolution or linear layer has one neuron layer behind it and every pool one of its own: ImageNet networks have
         // two. VGG-n counts the original's three linear layers, of which one is left, and pools inside its connections.

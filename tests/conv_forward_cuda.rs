@@ -8,16 +8,19 @@ mod device;
 mod output;
 #[path = "support/packed_weights.rs"]
 mod packed_weights;
+#[path = "support/products.rs"]
+mod products;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use convolutions::{NO_POOL, ONE_BY_ONE, assert_as_near, bits, geometry, gradient_cases, products, rounded, to_bf16, upload};
+use convolutions::{NO_POOL, ONE_BY_ONE, bits, geometry, upload};
 use dsr::device::Slice;
 use dsr::ops::conv::cuda::{conv_forward, conv_forward_in_tiles};
 use dsr::ops::spike_conv::{BF16, Geometry, WeightTable, round_weights};
 use emulator::Order;
 use output::Output;
 use packed_weights::on_device;
+use products::{assert_as_near, gradient_cases, products, rounded, to_bf16};
 
 /// Those of the gradients; more rows than a tile, kernels larger than the image, a stride that skips its end.
 fn cases() -> Vec<(Geometry, usize, usize)> {

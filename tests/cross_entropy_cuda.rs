@@ -9,7 +9,7 @@ mod seeded;
 
 use dsr::ops::cross_entropy::cuda::{self, Outputs};
 use dsr::ops::cross_entropy::{cross_entropy, first_largest};
-use dsr::optimizer::cuda::StepResult;
+use dsr::ops::optimizer::cuda::StepResult;
 use output::Output;
 
 /// Loss, number of correct samples and gradient.

@@ -6,7 +6,7 @@ mod device;
 mod output;
 
 use dsr::ops::dropout::{draw, draw_dropped};
-use dsr::optimizer::cuda::StepParameters;
+use dsr::ops::optimizer::cuda::StepParameters;
 use output::Output;
 
 /// Channels around words of 32 and around the 16 words of a block of random numbers.

@@ -1,14 +1,14 @@
 //! Accuracy, intervals and operation counts against values worked out by hand or by plain loops.
 
-use dsr::config::Config;
-use dsr::energy::{self, Counts};
-use dsr::eval::{Evaluation, wilson_interval};
+use dsr::evaluation::energy::{self, Counts};
+use dsr::evaluation::synaptic::{Operations, add_operations, readers};
+use dsr::evaluation::{Evaluation, wilson_interval};
 use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source};
 use dsr::ops::cross_entropy::first_largest;
 use dsr::ops::neuron::Neuron;
 use dsr::ops::spike_conv::Geometry;
+use dsr::settings::Config;
 use dsr::spikes::Spikes;
-use dsr::synaptic::{Operations, add_operations, readers};
 
 #[test]
 fn ties_go_to_the_class_of_lower_number() {

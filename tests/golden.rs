@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, SpikingLayer, WeightGradient, imagenet_resnet, preact_resnet, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::optimizer::{Optimizer, Rule, Schedule};
+use dsr::ops::optimizer::{Optimizer, Rule, Schedule};
 use golden_file::{Case, distance};
 
 fn folder() -> PathBuf {

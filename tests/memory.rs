@@ -1,8 +1,8 @@
 //! What a training step takes: nothing it keeps has a time axis, and the whole step fits into a set amount of memory.
 #![cfg(target_os = "linux")]
 
-use dsr::config::Config;
 use dsr::network::{Input, Mode, Network, WeightGradient};
+use dsr::settings::Config;
 
 /// Most memory this process has had at once, bytes.
 fn peak() -> usize {

@@ -13,7 +13,7 @@ use approx::assert_relative_eq;
 use dsr::device::Isa;
 use dsr::network::{Builder, Init, Input, Mode, Network, Source, WeightGradient, preact_resnet, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::optimizer::{Optimizer, Rule};
+use dsr::ops::optimizer::{Optimizer, Rule};
 use forward_bits::{assert_same, bits};
 use small_networks::{Batch, IF, LIF, Small, TRAIN};
 

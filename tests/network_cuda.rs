@@ -12,7 +12,7 @@ mod small_networks;
 use dsr::device::Device;
 use dsr::network::{Mode, Network, SumsChoice, WeightGradient, preact_resnet};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::optimizer::{Optimizer, Rule};
+use dsr::ops::optimizer::{Optimizer, Rule};
 use emulator::Order;
 use forward_bits::{assert_same, bits};
 use small_networks::{Batch, Small, TRAIN};

@@ -4,7 +4,7 @@
 mod seeded;
 
 use approx::assert_relative_eq;
-use dsr::optimizer::{Optimizer, Rule, Schedule};
+use dsr::ops::optimizer::{Optimizer, Rule, Schedule};
 
 const STEPS: usize = 6;
 /// More than one part of the parallel loop, and no multiple of it.

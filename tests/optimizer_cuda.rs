@@ -7,8 +7,8 @@ mod output;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::optimizer::cuda::{self, Arenas, StepParameters, StepResult};
-use dsr::optimizer::{Optimizer, Rule};
+use dsr::ops::optimizer::cuda::{self, Arenas, StepParameters, StepResult};
+use dsr::ops::optimizer::{Optimizer, Rule};
 use output::Output;
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };

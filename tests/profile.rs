@@ -11,12 +11,12 @@ use std::path::Path;
 use command::dsr;
 use dsr::bench::Work;
 use dsr::clock::{Name, Op, Phase, Sampler, Span, listen, op, span};
-use dsr::config::{Config, NeuronKind};
 use dsr::device::Device;
 use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, WeightGradient};
 use dsr::ops::neuron::Neuron;
 use dsr::profile::predict::{GpuName, predict};
 use dsr::profile::{Images, Subject, profile, rows};
+use dsr::settings::{Config, NeuronKind};
 use serde_json::Value;
 use tempfile::tempdir;
 

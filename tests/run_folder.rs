@@ -5,10 +5,10 @@ mod event_file;
 
 use std::path::{Path, PathBuf};
 
-use dsr::curves;
-use dsr::metrics::{EpochMetrics, LayerMetrics};
-use dsr::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, RunFolder};
-use dsr::watch::{State, Warning};
+use dsr::training::curves;
+use dsr::training::metrics::{EpochMetrics, LayerMetrics, State, Warning};
+use dsr::training::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, RunFolder};
+
 use event_file::{Event, decode};
 use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 #[path = "support/event_file.rs"]
 mod event_file;
 
-use dsr::tensorboard::{append, file_name, scalars_record, version_record};
+use dsr::training::tensorboard::{append, file_name, scalars_record, version_record};
 use event_file::{Event, crc32c, decode};
 use proptest::prelude::*;
 

@@ -1,13 +1,13 @@
 //! The convolutions of PreAct-ResNet-18 on CIFAR images.
 
-use dsr::config::Config;
-use dsr::models;
 use dsr::network::{Kind, Source};
 use dsr::ops::spike_conv::Geometry;
+use dsr::settings::Config;
+use dsr::settings::models;
 
 /// Every shape of convolution that reads spikes, once, with a name such as `64x32x32 to 128 3x3 /2`.
 pub fn convolutions() -> Vec<(String, Geometry)> {
-    let layers = models::build(&Config::default(), [32, 32, 3], 10).unwrap().layers;
+    let layers = models::build(&Config::default().architecture(), [32, 32, 3], 10).unwrap().layers;
     let mut found: Vec<(String, Geometry)> = Vec::new();
     for connection in layers.iter().flat_map(|layer| &layer.connections) {
         let Geometry { cin, cout, source: [height, width], kernel: [ky, kx], stride, .. } = connection.geometry;

@@ -2,7 +2,7 @@
 //
 // Equation   acc[row][n] = sum over taps (jy, jx) and channels k of source[y + SIGN*jy][x + SIGN*jx][k] * w[tap][n][k], over those taps
 //            that lie inside of the source; (y, x) is the place of the row
-// Shapes     source [..][height][width][channels] bf16;  weights as weights.cu packs them, bf16
+// Shapes     source [..][height][width][channels] bf16;  weights as spike_conv_weights.cu packs them, bf16
 //            [64 n][tap][32 k][16 k: 2][16 n: 4][lane]{b0, b1 of the first 8 n, b0, b1 of the second}, zeros where there is no channel
 // Pipeline   a stage is 32 channels k of a tap: 64 bytes a row by copy_async, 4 KiB of weights; 3 stages, one barrier each
 // Costs      of a stage of 128 x 64: 128 mma.m16n8k16 = 256 cycles of an SM of sm_80; 12 KiB written to shared memory and 24 KiB read

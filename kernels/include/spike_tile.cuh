@@ -1,7 +1,7 @@
 // spike_tile.cuh: one tile of the spiking convolution: 128 rows (position, step) times 64 output channels, by 4 warps.
 //
 // Equation   acc[row][o] += sum over K of source[row][k] * q[k][o],  q = 256*hi + lo in two passes (8 bits: one)
-// Shapes     a K step is 32 channels of a tap; weights in the order of weights.cu, 4096 (2048) bytes a step
+// Shapes     a K step is 32 channels of a tap; weights in the order of spike_conv_weights.cu, 4096 (2048) bytes a step
 // Pipeline   a stage is two K steps; 4 stages (3 of counts) in flight by copy_async, one barrier a stage
 // Costs      of one K step with 16-bit weights (8 bits: half the tensor cycles, half the weights):
 //              tensor   128 mma.m16n8k32 = 256 cycles of an SM of sm_80, 512 of sm_86, 89 and 120, at best 128 of sm_90
@@ -11,7 +11,7 @@
 //                       what its L2 gives
 //            With two blocks an SM the tensor cores are the limit; below 64 output channels a tile is partly empty.
 // Bits       word >> (2*j + r) & 0x01010101 gives the bytes of register r of lane 4*g + j: channels {0, 8, 16, 24} + 2*j + r. A sum does
-//            not depend on the order of K, so weights.cu packs the same order, and an operand register costs two instructions.
+//            not depend on the order of K, so spike_conv_weights.cu packs the same order, and an operand register costs two instructions.
 #pragma once
 #include <climits>
 #include "device.cuh"

@@ -2,7 +2,7 @@
 #pragma once
 #include "device.cuh"
 
-// Field for field `StepParameters` in src/optimizer/cuda.rs; the host writes it before every step.
+// Field for field `StepParameters` in src/ops/optimizer/cuda.rs; the host writes it before every step.
 struct StepParameters {
     float lr;            // learning rate; Adam: divided by the correction of the first moment
     float root;          // Adam: square root of the correction of the second moment
@@ -11,7 +11,7 @@ struct StepParameters {
 };
 static_assert(sizeof(StepParameters) == 48, "StepParameters is one layout on both sides");
 
-// Field for field `StepResult` in src/optimizer/cuda.rs; cleared at the start of every step.
+// Field for field `StepResult` in src/ops/optimizer/cuda.rs; cleared at the start of every step.
 struct StepResult {
     double loss;             // mean over the batch
     uint32_t correct;        // samples

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::times::{Limits, repeat, timed};
-use crate::config::Config;
 use crate::data::{Augment, Dataset, Loader};
 use crate::error::Result;
+use crate::settings::Config;
 
 /// Which images, and what is done to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]

@@ -8,14 +8,14 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::times::Times;
-use crate::config::Config;
 use crate::device::Device;
+use crate::device::machine::{forget_peak_rss, peak_rss};
 use crate::error::{Error, Result};
-use crate::machine::{forget_peak_rss, peak_rss};
-use crate::models;
 use crate::network::{Init, Input, Mode, Network, WeightGradient};
 use crate::ops::batch_norm::MOMENTUM;
-use crate::optimizer::Optimizer;
+use crate::ops::optimizer::Optimizer;
+use crate::settings::Config;
+use crate::settings::models;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -88,7 +88,7 @@ impl Case {
     /// [`Error::Config`] if settings, network and images do not suit each other.
     pub fn check(&self) -> Result<()> {
         self.config.check()?;
-        models::build(&self.config, self.shape, self.classes()).map(|_| ())
+        models::build(&self.config.architecture(), self.shape, self.classes()).map(|_| ())
     }
 }
 

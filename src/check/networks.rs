@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::network::{Builder, Forward, Input, Mode, Network, Step, SumsChoice, WeightGradient, imagenet_resnet, preact_resnet, vgg};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ops::neuron::Neuron;
-use crate::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::{Optimizer, Rule};
 
 const TOLERANCE: &str = "5% of the length";
 /// Part of the length of a gradient that it may be off by. Both sides round the operands of products to bf16, but add in another order,

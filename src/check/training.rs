@@ -14,8 +14,8 @@ use crate::ops::augment::{DeviceDraw, augment};
 use crate::ops::cross_entropy::cuda::{self as cross_entropy, Outputs};
 use crate::ops::cross_entropy::{cross_entropy as cross_entropy_on_cpu, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
-use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
-use crate::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
+use crate::ops::optimizer::{Optimizer, Rule};
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const NESTEROV: Rule = Rule::Sgd { momentum: 0.9, nesterov: true };

@@ -126,7 +126,7 @@ fn compare_packed(gpu: &Gpu, outcome: &mut Outcome, source: &WeightSource, effec
     Ok(())
 }
 
-/// The weight that packed operands hold, by the layout in the head of `kernels/weights.cu` read backwards.
+/// The weight that packed operands hold, by the layout in the head of `kernels/spike_conv_weights.cu` read backwards.
 fn unpacked(packed: &[u32], geometry: &Geometry, bits: u8, [step, channel, o]: [usize; 3]) -> i32 {
     let steps = (geometry.taps() * geometry.cin.div_ceil(32)).next_multiple_of(2);
     let (r, j, b) =

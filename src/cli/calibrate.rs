@@ -11,13 +11,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::json;
 use toml::Table;
 
-use crate::calibrate::{self, Calibrated, Origin};
-use crate::checkpoint::{self, Progress};
-use crate::config::{Config, NeuronKind};
+use crate::device::machine::machine;
 use crate::error::{Error, Result};
-use crate::machine::machine;
-use crate::recipes;
-use crate::sketch::RELATIVE_ERROR;
+use crate::evaluation::calibrate::{self, Calibrated, Origin};
+use crate::evaluation::sketch::RELATIVE_ERROR;
+use crate::settings::recipes;
+use crate::settings::{Config, NeuronKind};
+use crate::training::checkpoint::{self, Progress};
 
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, say};

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::check::{self, Check, Outcome, Size};
 use crate::device::driver::{self, Listed};
+use crate::device::machine::{Machine, machine};
 use crate::device::{Device, kernels};
-use crate::machine::{Machine, machine};
 
 use super::info::{built, described, listed};
 use super::{DONE, Global, Output, say, use_threads};

@@ -9,9 +9,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::atomic_file;
-use crate::config::Config;
 use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary};
-use crate::recipes;
+use crate::settings::Config;
+use crate::settings::recipes;
 
 use super::dataset;
 use super::settings::{self, ReadingFlags};

@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::config::Config;
 use crate::data::{self, Dataset, Told};
 use crate::error::Result;
+use crate::settings::Config;
 
 use super::complain;
 

@@ -8,16 +8,17 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config::{Config, NeuronKind};
+use crate::atomic_file;
 use crate::data::{Batch, Dataset, Stream};
-use crate::energy::{self, Counts, Model};
+use crate::device::machine::machine;
 use crate::error::{Error, Result};
-use crate::eval::{Evaluation, Ties, evaluate, wilson_interval};
-use crate::machine::machine;
+use crate::evaluation::energy::{self, Counts, Model};
+use crate::evaluation::synaptic::{Operations, add_operations};
+use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
-use crate::run_folder::BEST;
-use crate::synaptic::{Operations, add_operations};
-use crate::{atomic_file, checkpoint};
+use crate::settings::{Config, NeuronKind};
+use crate::training::checkpoint;
+use crate::training::run_folder::BEST;
 
 use super::dataset;
 use super::settings::{self, NetworkFlags};

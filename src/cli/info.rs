@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::bench::kernels::copy_bytes_per_s;
 use crate::bench::peaks::{self, Peaks};
+use crate::data;
 use crate::device::driver::{self, Listed};
 use crate::device::limits::{self, Limits};
+use crate::device::machine::{self, Machine};
 use crate::device::{Device, Gpu, Isa, kernels};
 use crate::error::Result;
-use crate::machine::{self, Machine};
-use crate::{data, models, recipes};
+use crate::settings::{models, recipes};
 
 use super::{DONE, Global, Output, Wanted, say};
 

@@ -8,15 +8,16 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use crate::atomic_file;
 use crate::bench::{Work, usual_shape};
 use crate::clock::{Op, Phase};
-use crate::config::{Config, OptimizerKind};
 use crate::device::Device;
 use crate::error::Result;
 use crate::profile::activity::{accuracy_by_steps, activity};
 use crate::profile::predict::{Cost, Prediction, predict};
 use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, profile};
-use crate::{atomic_file, models, recipes};
+use crate::settings::{Config, OptimizerKind};
+use crate::settings::{models, recipes};
 
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, say};
@@ -84,7 +85,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     let images = if is_random {
         let shape = usual_shape(&config.model);
         let classes = if config.model.starts_with("imagenet") { 1000 } else { 10 };
-        models::build(&config, shape, classes)?;
+        models::build(&config.architecture(), shape, classes)?;
         Images::Random { shape, classes }
     } else {
         Images::Dataset(Arc::new(dataset::ready(&config, global.quiet)?))

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint;
-use crate::config::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
-use crate::recipes::{self, Layer};
-use crate::run_folder::BEST;
+use crate::settings::recipes::{self, Layer};
+use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
+use crate::training::checkpoint;
+use crate::training::run_folder::BEST;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, NeuronKind};
 use crate::error::{Error, Result};
-use crate::metrics::EpochMetrics;
 use crate::network::ChosenThreshold;
-use crate::run_folder::{LAST, RunFolder};
-use crate::train::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
-use crate::{checkpoint, recipes};
+use crate::settings::recipes;
+use crate::settings::{Config, NeuronKind};
+use crate::training::checkpoint;
+use crate::training::metrics::EpochMetrics;
+use crate::training::run_folder::{LAST, RunFolder};
+use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -80,7 +81,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         (None, Some(_)) => Origin::Checkpoint,
         (None, None) => Origin::Seed,
     };
-    let mut run = train::start(plan.config, dataset, &device, origin)?;
+    let mut run = training::start(plan.config, dataset, &device, origin)?;
     if let (false, Origin::Parameters(path)) = (global.quiet, origin)
         && let Some(note) = thresholds_note(path, &run)?
     {
@@ -88,7 +89,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     }
     let mut folder = if plan.continues { RunFolder::resume(&plan.out)? } else { RunFolder::create(&plan.out, &text)? };
     match &plan.resume {
-        Some(path) => train::resume(&mut run, &mut folder, path)?,
+        Some(path) => training::resume(&mut run, &mut folder, path)?,
         None => folder.record_thresholds(&run.chosen)?,
     }
     if !global.quiet {
@@ -106,7 +107,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     catch_interrupt()?;
     let end = go(global, &args, &mut run, &mut folder)?;
     if end == End::Stopped {
-        let (epoch, step, steps) = (run.progress.epoch + 1, run.progress.step, train::steps_per_epoch(&run));
+        let (epoch, step, steps) = (run.progress.epoch + 1, run.progress.step, training::steps_per_epoch(&run));
         let out = plan.out.display();
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
@@ -195,7 +196,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         bar.reset();
     };
     let hooks = Hooks { stop: &STOP, stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
-    let end = train::train(run, folder, hooks);
+    let end = training::train(run, folder, hooks);
     bar.finish_and_clear();
     end
 }
@@ -286,7 +287,7 @@ const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
 /// A bar on stderr; silent if that is no terminal.
 fn progress_bar(global: &Global, run: &Run) -> ProgressBar {
     let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(train::steps_per_epoch(run) as u64), target);
+    let bar = ProgressBar::with_draw_target(Some(training::steps_per_epoch(run) as u64), target);
     if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
         bar.set_style(style);
     }

@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::aedat::{Event, SIDE};
+use super::camera::{Event, SIDE};
 use crate::error::{Error, Result};
 
 /// First line of a file.

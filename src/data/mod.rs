@@ -4,8 +4,10 @@
 //! (seed, epoch, index of the image), so an epoch can be taken up again in its middle.
 
 pub mod aedat;
+mod aedat2;
 mod aedat4;
 mod augment;
+mod camera;
 mod catalogue;
 pub mod cifar;
 mod class_folders;

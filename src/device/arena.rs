@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
-use super::memory::{Memory, Slice};
+use super::memory::Memory;
+use super::slice::Slice;
 
 /// What every buffer starts at a multiple of: a line of the cache, and more than any vector access needs.
 const ALIGNMENT: usize = 256;

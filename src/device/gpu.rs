@@ -15,7 +15,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError,
 use super::driver::{self, Listed, explain};
 use super::kernels::{self, Kernel};
 use super::loaded::{Loaded, load};
-use super::memory::{Arg, Memory, Pinned, Slice};
+use super::slice::{Arg, Slice};
 use crate::error::{Error, Result};
 
 /// The first compute capability with the instructions that the kernels use (Ampere).
@@ -26,9 +26,9 @@ pub struct Gpu {
     ordinal: usize,
     listed: Listed,
     shared_limit: usize,
-    context: Arc<CudaContext>,
-    compute: Arc<CudaStream>,
-    copies: Arc<CudaStream>,
+    pub(super) context: Arc<CudaContext>,
+    pub(super) compute: Arc<CudaStream>,
+    pub(super) copies: Arc<CudaStream>,
     compute_done: CudaEvent,
     copies_done: CudaEvent,
     loaded: Arc<HashMap<&'static str, Loaded>>,
@@ -47,10 +47,6 @@ fn and_without_kernels(error: Error) -> Error {
         other => other,
     }
 }
-
-/// A mark in a stream.
-#[derive(Debug)]
-pub(super) struct Event(CudaEvent);
 
 impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -248,23 +244,6 @@ impl Gpu {
         copied.map_err(|e| self.failed("copying on the device", e))
     }
 
-    /// Starts to copy the first `to.len()` elements of `from`, on the copy stream, and returns at once.
-    ///
-    /// # Errors
-    /// [`Error::ShapeMismatch`] if `from` is shorter than `to`, [`Error::Device`] if the driver refuses.
-    pub fn upload_async<T: Pod>(&self, from: &Pinned<T>, to: Slice<T>) -> Result<()> {
-        let host = from.as_slice();
-        let host = host.get(..to.len()).ok_or_else(|| Error::shape("upload_async", to.len(), host.len()))?;
-        if host.is_empty() {
-            return Ok(());
-        }
-        self.bind()?;
-        // SAFETY: the lengths are equal; `Pinned` waits for `copied` before it lets go of the memory or gives it out for writing.
-        let started = unsafe { result::memcpy_htod_async(to.address(), host, self.copies.cu_stream()) };
-        let started = started.and_then(|()| from.copied().0.record(&self.copies));
-        started.map_err(|e| self.failed("copying to the device", e))
-    }
-
     /// What is put on the compute stream from now on waits for the copies that were started so far.
     ///
     /// # Errors
@@ -325,86 +304,15 @@ impl Gpu {
         Ok(Graph { recorded: Mutex::new(Recorded(graph)), device: format!("{self:?}"), _loaded: self.loaded.clone() })
     }
 
-    /// An allocation of its own with a copy of `from`: for tests and small tables.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if there is not so much memory.
-    pub fn memory_of<T: Pod>(self: &Arc<Self>, from: &[T]) -> Result<Memory<T>> {
-        let memory = self.allocate(from.len())?;
-        self.upload(from, memory.slice())?;
-        Ok(memory)
-    }
-
-    /// An allocation of its own, all zero.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if there is not so much memory: it says how much was asked for, and how much is free.
-    pub fn zeroed<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Memory<T>> {
-        let memory = self.allocate(len)?;
-        self.fill_zero(memory.slice())?;
-        Ok(memory)
-    }
-
-    fn allocate<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Memory<T>> {
-        if len == 0 {
-            return Ok(Memory::new(self.clone(), Slice::NONE));
-        }
-        self.bind()?;
-        let bytes = len.saturating_mul(size_of::<T>());
-        // SAFETY: the number of bytes is not zero; `Memory` frees them.
-        match unsafe { result::malloc_sync(bytes) } {
-            Ok(address) => Ok(Memory::new(self.clone(), Slice::at(address, len))),
-            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                let [free, total] = self.memory()?.map(mib);
-                let asked = mib(bytes);
-                let remedy = "use a smaller batch (-b) or fewer time steps (-T)";
-                Err(self.error(format!("out of memory: asked for {asked}, and {free} of {total} are free; {remedy}")))
-            }
-            Err(error) => Err(self.failed("allocating device memory", error)),
-        }
-    }
-
-    /// Gives memory back when nothing uses it any more. What fails here is reported by the next call, as cudarc does.
-    pub(super) fn free(&self, address: u64) {
-        if address != 0 {
-            let ready = self.context.bind_to_thread().and_then(|()| self.copies.synchronize()).and_then(|()| self.compute.synchronize());
-            self.context.record_err(ready);
-            // SAFETY: `Memory` owns the address, and no stream is at work.
-            self.context.record_err(unsafe { result::free_sync(address) });
-        }
-    }
-
-    pub(super) fn event(&self) -> Result<Event> {
-        self.context.new_event(None).map(Event).map_err(|e| self.failed("making an event", e))
-    }
-
-    /// Waits until the stream has passed the mark; at once if it was never set.
-    pub(super) fn wait_for(&self, event: &Event) -> Result<()> {
-        event.0.synchronize().map_err(|e| self.failed("waiting for a copy", e))
-    }
-
-    pub(super) fn alloc_host(&self, bytes: usize) -> Result<*mut c_void> {
-        self.bind()?;
-        // SAFETY: the number of bytes is not zero; `Pinned` frees them.
-        let start = unsafe { result::malloc_host(bytes.max(1), 0) };
-        start.map_err(|e| self.failed(&format!("locking {} of host memory", mib(bytes)), e))
-    }
-
-    pub(super) fn free_host(&self, start: *mut c_void, copied: &Event) {
-        self.context.record_err(copied.0.synchronize());
-        // SAFETY: `Pinned` owns it, and no copy reads it any more.
-        self.context.record_err(unsafe { result::free_host(start) });
-    }
-
-    fn bind(&self) -> Result<()> {
+    pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| self.failed("an earlier call", e))
     }
 
-    fn check_lengths(&self, what: &str, device: usize, host: usize) -> Result<()> {
+    pub(super) fn check_lengths(&self, what: &str, device: usize, host: usize) -> Result<()> {
         if device == host { Ok(()) } else { Err(Error::shape(what, device, host)) }
     }
 
-    fn failed(&self, doing: &str, error: DriverError) -> Error {
+    pub(super) fn failed(&self, doing: &str, error: DriverError) -> Error {
         let what = explain(error);
         match error.0 {
             fault if driver::is_fault(fault) => {
@@ -417,14 +325,9 @@ impl Gpu {
         }
     }
 
-    fn error(&self, problem: String) -> Error {
+    pub(super) fn error(&self, problem: String) -> Error {
         Error::device(format!("{self:?}"), problem)
     }
-}
-
-/// Bytes for people.
-fn mib(bytes: usize) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// Work that was recorded once and is launched as a whole.

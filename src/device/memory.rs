@@ -1,139 +1,19 @@
-//! Device memory, and what a kernel can be given.
+//! Memory of a device and page-locked memory of the host: taking it, giving it back, and copies that the host does not wait for.
 
-use std::marker::PhantomData;
-use std::ops::Range;
+use std::ffi::c_void;
 use std::sync::Arc;
 
 use bytemuck::Pod;
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaEvent, DriverError, result};
 
 use super::gpu::Gpu;
-use crate::error::Result;
+use super::slice::Slice;
+use crate::error::{Error, Result};
 
-/// A range of device memory: an address and a number of elements. A plain value: what it points into must outlive its use.
-pub struct Slice<T> {
-    address: u64,
-    len: usize,
-    element: PhantomData<T>,
-}
-
-impl<T> Slice<T> {
-    /// A null pointer of no elements: an argument that is not there.
-    pub const NONE: Slice<T> = Slice { address: 0, len: 0, element: PhantomData };
-
-    /// The same as [`Slice::NONE`].
-    pub const fn none() -> Self {
-        Self::NONE
-    }
-
-    pub(super) fn at(address: u64, len: usize) -> Self {
-        Slice { address, len, element: PhantomData }
-    }
-
-    /// The device's address of the first element, as a struct of pointers wants it.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether this is [`Slice::NONE`].
-    pub fn is_none(&self) -> bool {
-        self.address == 0
-    }
-
-    /// Bytes of all elements.
-    pub fn bytes(&self) -> usize {
-        self.len * size_of::<T>()
-    }
-
-    /// Some of the elements.
-    ///
-    /// # Panics
-    /// If the range is not inside.
-    pub fn part(&self, range: Range<usize>) -> Slice<T> {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is not inside 0..{}", self.len);
-        Slice::at(self.address + (range.start * size_of::<T>()) as u64, range.len())
-    }
-
-    /// The same bytes as elements of another type.
-    ///
-    /// # Panics
-    /// If address or size do not fit the type.
-    pub fn cast<U: Pod>(&self) -> Slice<U> {
-        let fits = self.address.is_multiple_of(align_of::<U>() as u64) && self.bytes().is_multiple_of(size_of::<U>());
-        assert!(fits, "{self:?} holds no whole elements of {} bytes", size_of::<U>());
-        Slice::at(self.address, self.bytes() / size_of::<U>())
-    }
-}
-
-impl<T> Clone for Slice<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Slice<T> {}
-
-impl<T> Default for Slice<T> {
-    fn default() -> Self {
-        Self::NONE
-    }
-}
-
-impl<T> std::fmt::Debug for Slice<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}[{}] at {:#x}", std::any::type_name::<T>(), self.len, self.address)
-    }
-}
-
-/// An argument of a kernel.
-///
-/// # Safety
-/// The bytes are those that the kernel's parameter has, padding included, at an address aligned as the parameter is.
-pub unsafe trait Arg {
-    fn bytes(&self) -> &[u8];
-}
-
-// SAFETY: a pointer parameter is the 8 bytes of an address.
-unsafe impl<T> Arg for Slice<T> {
-    fn bytes(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.address)
-    }
-}
-
-macro_rules! scalar_arguments {
-    ($($scalar:ty),*) => { $(
-        // SAFETY: a number has the same bytes on both sides.
-        unsafe impl Arg for $scalar {
-            fn bytes(&self) -> &[u8] {
-                bytemuck::bytes_of(self)
-            }
-        }
-    )* };
-}
-scalar_arguments!(u32, i32, f32, u64, i64, f64);
-
-/// A `#[repr(C)]` struct of scalars and addresses as one argument: see [`scalars`].
-pub struct Scalars<'a, T>(&'a T);
-
-/// `value` as one argument, passed by value; field for field the struct that the kernel takes.
-pub fn scalars<T: Pod>(value: &T) -> Scalars<'_, T> {
-    Scalars(value)
-}
-
-// SAFETY: `Pod` has no padding and no hidden layout; the kernel's struct mirrors it, and `launch` compares the sizes.
-unsafe impl<T: Pod> Arg for Scalars<'_, T> {
-    fn bytes(&self) -> &[u8] {
-        bytemuck::bytes_of(self.0)
-    }
-}
+/// A mark in a stream.
+#[derive(Debug)]
+struct Event(CudaEvent);
 
 /// An allocation of its own; freed when dropped.
 #[derive(Debug)]
@@ -143,7 +23,7 @@ pub struct Memory<T> {
 }
 
 impl<T: Pod> Memory<T> {
-    pub(super) fn new(gpu: Arc<Gpu>, slice: Slice<T>) -> Self {
+    fn new(gpu: Arc<Gpu>, slice: Slice<T>) -> Self {
         Memory { gpu, slice }
     }
 
@@ -177,7 +57,7 @@ pub struct Pinned<T> {
     gpu: Arc<Gpu>,
     start: *mut T,
     len: usize,
-    copied: super::gpu::Event,
+    copied: Event,
 }
 
 // SAFETY: this owns what it points to, as a `Vec` does.
@@ -221,7 +101,7 @@ impl<T: Pod> Pinned<T> {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.start, self.len) })
     }
 
-    pub(super) fn copied(&self) -> &super::gpu::Event {
+    fn copied(&self) -> &Event {
         &self.copied
     }
 }
@@ -230,4 +110,99 @@ impl<T> Drop for Pinned<T> {
     fn drop(&mut self) {
         self.gpu.free_host(self.start.cast(), &self.copied);
     }
+}
+
+impl Gpu {
+    /// Starts to copy the first `to.len()` elements of `from`, on the copy stream, and returns at once.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if `from` is shorter than `to`, [`Error::Device`] if the driver refuses.
+    pub fn upload_async<T: Pod>(&self, from: &Pinned<T>, to: Slice<T>) -> Result<()> {
+        let host = from.as_slice();
+        let host = host.get(..to.len()).ok_or_else(|| Error::shape("upload_async", to.len(), host.len()))?;
+        if host.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the lengths are equal; `Pinned` waits for `copied` before it lets go of the memory or gives it out for writing.
+        let started = unsafe { result::memcpy_htod_async(to.address(), host, self.copies.cu_stream()) };
+        let started = started.and_then(|()| from.copied().0.record(&self.copies));
+        started.map_err(|e| self.failed("copying to the device", e))
+    }
+
+    /// An allocation of its own with a copy of `from`: for tests and small tables.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not so much memory.
+    pub fn memory_of<T: Pod>(self: &Arc<Self>, from: &[T]) -> Result<Memory<T>> {
+        let memory = self.allocate(from.len())?;
+        self.upload(from, memory.slice())?;
+        Ok(memory)
+    }
+
+    /// An allocation of its own, all zero.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is not so much memory: it says how much was asked for, and how much is free.
+    pub fn zeroed<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Memory<T>> {
+        let memory = self.allocate(len)?;
+        self.fill_zero(memory.slice())?;
+        Ok(memory)
+    }
+
+    fn allocate<T: Pod>(self: &Arc<Self>, len: usize) -> Result<Memory<T>> {
+        if len == 0 {
+            return Ok(Memory::new(self.clone(), Slice::NONE));
+        }
+        self.bind()?;
+        let bytes = len.saturating_mul(size_of::<T>());
+        // SAFETY: the number of bytes is not zero; `Memory` frees them.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Ok(Memory::new(self.clone(), Slice::at(address, len))),
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let [free, total] = self.memory()?.map(mib);
+                let asked = mib(bytes);
+                let remedy = "use a smaller batch (-b) or fewer time steps (-T)";
+                Err(self.error(format!("out of memory: asked for {asked}, and {free} of {total} are free; {remedy}")))
+            }
+            Err(error) => Err(self.failed("allocating device memory", error)),
+        }
+    }
+
+    /// Gives memory back when nothing uses it any more. What fails here is reported by the next call, as cudarc does.
+    fn free(&self, address: u64) {
+        if address != 0 {
+            let ready = self.context.bind_to_thread().and_then(|()| self.copies.synchronize()).and_then(|()| self.compute.synchronize());
+            self.context.record_err(ready);
+            // SAFETY: `Memory` owns the address, and no stream is at work.
+            self.context.record_err(unsafe { result::free_sync(address) });
+        }
+    }
+
+    fn event(&self) -> Result<Event> {
+        self.context.new_event(None).map(Event).map_err(|e| self.failed("making an event", e))
+    }
+
+    /// Waits until the stream has passed the mark; at once if it was never set.
+    fn wait_for(&self, event: &Event) -> Result<()> {
+        event.0.synchronize().map_err(|e| self.failed("waiting for a copy", e))
+    }
+
+    fn alloc_host(&self, bytes: usize) -> Result<*mut c_void> {
+        self.bind()?;
+        // SAFETY: the number of bytes is not zero; `Pinned` frees them.
+        let start = unsafe { result::malloc_host(bytes.max(1), 0) };
+        start.map_err(|e| self.failed(&format!("locking {} of host memory", mib(bytes)), e))
+    }
+
+    fn free_host(&self, start: *mut c_void, copied: &Event) {
+        self.context.record_err(copied.0.synchronize());
+        // SAFETY: `Pinned` owns it, and no copy reads it any more.
+        self.context.record_err(unsafe { result::free_host(start) });
+    }
+}
+
+/// Bytes for people.
+fn mib(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

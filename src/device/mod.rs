@@ -5,16 +5,20 @@ pub mod driver;
 mod gpu;
 pub mod kernels;
 pub mod limits;
+pub mod lines;
 mod loaded;
+pub mod machine;
 mod memory;
 pub mod occupancy;
+mod slice;
 
 use std::sync::Arc;
 
 pub use arena::Layout;
 pub use gpu::{Gpu, Graph};
 pub use kernels::Kernel;
-pub use memory::{Arg, Memory, Pinned, Scalars, Slice, scalars};
+pub use memory::{Memory, Pinned};
+pub use slice::{Arg, Scalars, Slice, scalars};
 
 /// Where to compute.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
 use crate::clock::{Op, Sampler};
-use crate::lines::Line;
+use crate::device::lines::Line;
 use crate::ops::conv::conv_at;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
 use crate::ops::spike_conv::{self, Events, identity_at, rows_together};

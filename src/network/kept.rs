@@ -1,6 +1,6 @@
 //! What training remembers: for backward (no time axis), and between steps (buffers).
 
-use crate::lines::Line;
+use crate::device::lines::Line;
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::neuron::Neuron;
 

@@ -18,7 +18,7 @@ mod unrolled;
 mod vgg;
 
 pub use backward::WeightGradient;
-pub use builder::{Builder, Conv};
+pub use builder::{Builder, Conv, NO_POOL};
 pub use cuda::SumsChoice;
 pub use forward::{Forward, Input, Mode};
 pub use imagenet_resnet::imagenet_resnet;
@@ -35,8 +35,8 @@ use rayon::prelude::*;
 use crate::device::{Device, Isa};
 use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
+use crate::ops::optimizer::Optimizer;
 use crate::ops::spike_conv::{Geometry, QuantizedWeights};
-use crate::optimizer::Optimizer;
 
 /// Where a connection reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::data::Draw;
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::{cross_entropy, first_largest};
-use crate::optimizer::Optimizer;
+use crate::ops::optimizer::Optimizer;
 
 /// What one training step gave.
 #[derive(Clone, Debug, Default)]

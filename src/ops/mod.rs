@@ -6,6 +6,7 @@ pub mod conv;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod neuron;
+pub mod optimizer;
 pub mod rate;
 pub mod relu;
 pub mod spike_conv;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::subject::Subject;
 use crate::data::{Batch, Dataset};
 use crate::error::Result;
-use crate::eval::{Ties, evaluate, wilson_interval};
+use crate::evaluation::{Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Input, Network};
 use crate::spikes::Spikes;
 

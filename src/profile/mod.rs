@@ -14,8 +14,8 @@ use serde_json::Value;
 use crate::bench::Work;
 use crate::clock::{Name, Op, Phase, Span, listen};
 use crate::device::Device;
+use crate::device::machine::{Machine, machine};
 use crate::error::{Error, Result};
-use crate::machine::{Machine, machine};
 
 use activity::rates_by_step;
 pub use activity::{Accuracy, Activity};

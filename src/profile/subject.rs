@@ -6,14 +6,14 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::bench::{Work, settle_batch_norm};
-use crate::checkpoint;
 use crate::clock::{self, Name, Op, Phase};
-use crate::config::Config;
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::network::{Forward, Init, Input, Mode, Network};
-use crate::optimizer::Optimizer;
+use crate::ops::optimizer::Optimizer;
+use crate::settings::Config;
+use crate::training::checkpoint;
 
 /// Where the images come from.
 #[derive(Clone, Debug)]

@@ -5,10 +5,10 @@ use serde::Serialize;
 use super::rows::Row;
 use crate::bench::Work;
 use crate::clock::{Op, Phase};
+use crate::evaluation::synaptic::{Operations, of_connection};
 use crate::network::{Connection, Kind, Network, Source};
-use crate::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::{Optimizer, Rule};
 use crate::spikes::Spikes;
-use crate::synaptic::{Operations, of_connection};
 
 /// Work of one row in one step; none where it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]

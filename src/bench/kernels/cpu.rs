@@ -8,15 +8,15 @@ use super::shapes::{self, LayerShape, Reads};
 use super::{Bound, Cache, Measured, Op, Plan};
 use crate::bench::peaks::beyond_caches;
 use crate::bench::times::{repeat, timed};
+use crate::device::lines::grown;
 use crate::error::Result;
-use crate::lines::grown;
+use crate::evaluation::synaptic::readers;
 use crate::ops::batch_norm::{IntegerSums, Normalizer, center, subtract_scaled};
 use crate::ops::conv;
 use crate::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronOut, clamp_mapping_backward, neuron_at};
+use crate::ops::optimizer::Optimizer;
 use crate::ops::rate::readout;
 use crate::ops::spike_conv::{Events, Geometry, QuantizedWeights, conv_at, identity_at, positions_together, rows_together};
-use crate::optimizer::Optimizer;
-use crate::synaptic::readers;
 
 /// Bound on the magnitude of the random sums, for the statistics.
 const LARGEST_SUM: i64 = 1 << 20;

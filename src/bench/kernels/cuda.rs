@@ -11,17 +11,17 @@ use super::{Bound, Cache, Measured, Op, Plan};
 use crate::bench::times::{Limits, repeat};
 use crate::device::{Gpu, Layout, Memory, Slice};
 use crate::error::Result;
+use crate::evaluation::synaptic::readers;
 use crate::ops::batch_norm::cuda as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
+use crate::ops::optimizer::Optimizer;
+use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 use crate::ops::rate::cuda as rate;
 use crate::ops::spike_conv::{
     self, DeviceNormalizer, Geometry, LayerSums, PackedWeights, Source, Summand, WeightSource, WeightTable, quantize_weights,
     transpose_weights,
 };
-use crate::optimizer::Optimizer;
-use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
-use crate::synaptic::readers;
 
 /// What has no launcher of its own that could be given random buffers.
 const NOT_MEASURED: [&str; 5] = ["identity", "unpool", "rate_counts", "clamp_mapping_backward", "batch_norm_backward"];

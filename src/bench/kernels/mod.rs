@@ -12,10 +12,10 @@ use serde::Serialize;
 
 use super::peaks::Peaks;
 use super::times::Limits;
+use crate::evaluation::synaptic::readers;
 use crate::network::{Init, Network};
 use crate::ops::spike_conv::Geometry;
 use crate::spikes::Spikes;
-use crate::synaptic::readers;
 
 /// What bounds an op: the peak that it is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -9,10 +9,10 @@ use toml::{Table, Value};
 use crate::bench::usual_shape;
 use crate::cli::settings::{self, LayerFlags};
 use crate::cli::{Global, Wanted, complain, parse_device};
-use crate::config::{Config, NeuronKind};
 use crate::device::Device;
 use crate::error::Result;
-use crate::recipes;
+use crate::settings::recipes;
+use crate::settings::{Config, NeuronKind};
 
 /// Networks, their settings and devices.
 #[derive(Args)]

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::report;
-use crate::bench::baseline::{Baseline, Comparison};
+use crate::bench::baseline::{Against, Baseline};
 use crate::cli::complain;
+use crate::device::machine::Machine;
 use crate::error::Result;
-use crate::machine::Machine;
 
 /// An earlier result and what may differ.
 #[derive(Args)]
@@ -33,12 +32,6 @@ fn parse_percent(text: &str) -> std::result::Result<f64, String> {
     share.ok_or("give a percentage, such as 5%".into())
 }
 
-/// An earlier result, ready to be compared with.
-pub struct Against {
-    baseline: Baseline,
-    fail_over: f64,
-}
-
 impl BaselineFlags {
     /// Reads the earlier result before anything is measured; `None` if none was given.
     ///
@@ -52,12 +45,5 @@ impl BaselineFlags {
             other => other?,
         }
         Ok(Some(Against { baseline, fail_over: self.fail_over }))
-    }
-}
-
-impl Against {
-    /// Compares the cases; `key` names the fields that say what a case is.
-    pub fn compare(&self, cases: &[Value], key: &[String]) -> Comparison {
-        self.baseline.compare(cases, key, self.fail_over)
     }
 }

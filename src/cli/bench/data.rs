@@ -16,9 +16,10 @@ use super::tables::{Table, four_digits, milli, optional};
 use crate::bench::data::{Pass, images, time_passes};
 use crate::bench::times::Times;
 use crate::cli::{Global, dataset, settings, use_threads};
-use crate::config::Config;
-use crate::machine::machine;
-use crate::{data, recipes};
+use crate::data;
+use crate::device::machine::machine;
+use crate::settings::Config;
+use crate::settings::recipes;
 
 const SCHEMA: &str = "dsr-bench-data";
 

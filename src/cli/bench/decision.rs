@@ -18,14 +18,15 @@ use crate::bench::{Case, RandomImages, Work, usual_shape};
 use crate::cli::dataset;
 use crate::cli::settings::{self, NetworkFlags};
 use crate::cli::{Global, use_threads};
-use crate::config::Config;
 use crate::data::Loader;
 use crate::device::Device;
+use crate::device::machine::machine;
 use crate::error::{Error, Result};
-use crate::eval::wilson_interval;
-use crate::machine::machine;
+use crate::evaluation::wilson_interval;
 use crate::network::{Input, Network};
-use crate::{checkpoint, recipes};
+use crate::settings::Config;
+use crate::settings::recipes;
+use crate::training::checkpoint;
 
 const SCHEMA: &str = "dsr-bench-decision";
 /// Samples that are run at once to see their predictions; it changes none of them.

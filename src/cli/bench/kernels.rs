@@ -15,8 +15,8 @@ use crate::bench::{Case, Work, peaks};
 use crate::cli::settings::check_spiking;
 use crate::cli::{Global, use_threads};
 use crate::device::Device;
+use crate::device::machine::machine;
 use crate::error::{Error, Result};
-use crate::machine::machine;
 
 const SCHEMA: &str = "dsr-bench-kernels";
 /// Seconds that each peak is measured for.
@@ -114,7 +114,7 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         widths = vec![16, 8];
     }
     settings.dedup_by(|a, b| {
-        let plain = |s: &Setting| crate::config::Config { weight_bits: 16, ..s.config.clone() };
+        let plain = |s: &Setting| crate::settings::Config { weight_bits: 16, ..s.config.clone() };
         plain(a) == plain(b) && a.shape == b.shape && a.device.to_string() == b.device.to_string()
     });
     for Setting { config, shape, device } in &settings {

@@ -14,8 +14,8 @@ use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work};
 use crate::cli::settings::check_spiking;
 use crate::cli::{Global, use_threads};
+use crate::device::machine::machine;
 use crate::error::{Error, Result};
-use crate::machine::machine;
 
 const SCHEMA: &str = "dsr-bench-latency";
 

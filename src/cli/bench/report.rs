@@ -3,15 +3,14 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::baseline::Against;
 use super::tables::{Table, wrapped};
-use crate::bench::baseline::{Comparison, Verdict};
+use crate::bench::baseline::{Against, Comparison, Verdict};
 use crate::bench::times::Times;
 use crate::cli::{DONE, FAILED, Global, Output, complain, say};
-use crate::config::Config;
+use crate::device::machine::Machine;
 use crate::device::{driver, kernels};
 use crate::error::{Error, Result};
-use crate::machine::Machine;
+use crate::settings::Config;
 
 /// Version of the JSON, as `docs/bench.schema.json` describes it.
 pub const VERSION: u32 = 1;

@@ -12,8 +12,8 @@ use super::report::{Entry, Report};
 use super::tables::{Table, four_digits, optional};
 use crate::bench::{Case, Timing, Work, time_steps};
 use crate::cli::{Global, use_threads};
-use crate::config::Config;
-use crate::machine::machine;
+use crate::device::machine::machine;
+use crate::settings::Config;
 
 const SCHEMA: &str = "dsr-bench-throughput";
 

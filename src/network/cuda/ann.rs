@@ -1,7 +1,7 @@
 //! Forward of an ANN on a CUDA device; the formulas are those of `network/ann.rs`.
 
 use super::Session;
-use super::forward::{Pass, own_norm};
+use super::pass::{Pass, own_norm};
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::network::{Forward, Input, Kind, Mode, Network, Source};

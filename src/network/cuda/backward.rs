@@ -1,6 +1,6 @@
 //! Backward on a CUDA device: one pass over the layers in reverse; the formulas are those of `network/backward.rs`.
 
-use super::forward::{Pass, own_norm};
+use super::pass::{Pass, own_norm};
 use super::settle;
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::Slice;

@@ -7,8 +7,8 @@ use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
 use crate::ops::neuron::{LANES, Neuron};
+use crate::ops::optimizer::cuda::{StepParameters, StepResult};
 use crate::ops::spike_conv::{BF16, DeviceNormalizer, PackedWeights};
-use crate::optimizer::cuda::{StepParameters, StepResult};
 
 /// All buffers of a session; `Default` is none.
 #[derive(Clone, Debug, Default)]

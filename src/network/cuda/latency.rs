@@ -1,11 +1,11 @@
 //! An inference on a CUDA device and nothing else, for measurements: logits only, by graph or kernel by kernel.
 
 use super::Session;
-use super::forward::Pass;
+use super::pass::Pass;
 use super::step::What;
 use crate::error::{Error, Result};
 use crate::network::{Input, Mode, Network, Samples};
-use crate::optimizer::cuda::StepParameters;
+use crate::ops::optimizer::cuda::StepParameters;
 
 impl Network {
     /// Logits `[B][classes]` of a batch in evaluation mode: what [`Network::forward`] gives, without firing rates and spikes. `replays`

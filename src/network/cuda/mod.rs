@@ -8,6 +8,7 @@ mod backward;
 mod buffers;
 mod forward;
 mod latency;
+mod pass;
 mod staging;
 mod step;
 
@@ -23,9 +24,9 @@ use crate::clock;
 use crate::device::{Gpu, Layout, Memory};
 use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
+use crate::ops::optimizer::Optimizer;
 use crate::ops::spike_conv::WeightTable;
 use crate::ops::spike_conv::cost::{self, LayerWork, Peaks, Variant};
-use crate::optimizer::Optimizer;
 
 /// How training gets from sums to statistics to neurons; both give the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

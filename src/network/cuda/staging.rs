@@ -10,7 +10,7 @@ use crate::device::{Gpu, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 use crate::network::Samples;
 use crate::ops::augment::{DeviceDraw, augment};
-use crate::optimizer::cuda::StepParameters;
+use crate::ops::optimizer::cuda::StepParameters;
 
 /// Both places for a batch.
 #[derive(Debug)]

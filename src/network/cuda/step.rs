@@ -1,7 +1,7 @@
 //! A training step on a CUDA device, recorded once a batch size and then replayed as a graph.
 
 use super::buffers::Buffers;
-use super::forward::Pass;
+use super::pass::Pass;
 use super::staging::DeviceImages;
 use super::{Session, settle};
 use crate::clock::{self, Name, Op, Phase};
@@ -10,9 +10,9 @@ use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
 use crate::network::{Kind, Mode, Network, Samples, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
+use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
+use crate::ops::optimizer::{Optimizer, Rule};
 use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
-use crate::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
-use crate::optimizer::{Optimizer, Rule};
 
 /// Recorded launches: of a training step, or of an evaluation.
 #[derive(Debug)]

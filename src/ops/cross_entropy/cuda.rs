@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
-use crate::optimizer::cuda::StepResult;
+use crate::ops::optimizer::cuda::StepResult;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
-use crate::optimizer::cuda::StepParameters;
+use crate::ops::optimizer::cuda::StepParameters;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

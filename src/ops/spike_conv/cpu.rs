@@ -7,7 +7,7 @@
 use super::events::{Events, Joined, for_each_in_window};
 use super::{BIAS_8, BIAS_16, Geometry, QuantizedWeights};
 use crate::device::Isa;
-use crate::lines::{Line, grown};
+use crate::device::lines::{Line, grown};
 use crate::ops::neuron::LANES;
 use crate::per_isa;
 use crate::spikes::Spikes;

@@ -1,4 +1,4 @@
-//! Weights on the device: `kernels/weights.cu` rounds and packs those of all connections in one launch.
+//! Weights on the device: `kernels/spike_conv_weights.cu` rounds and packs those of all connections in one launch.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// In place of the bits of fixed-point weights: those of an ANN.
 pub const BF16: u8 = 0;
 
-/// Weights of one connection as kernels read them; the layouts are in the head of `kernels/weights.cu`.
+/// Weights of one connection as kernels read them; the layouts are in the head of `kernels/spike_conv_weights.cu`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PackedWeights {
     /// Fixed-point weights in the order of the tensor cores' operands; bf16 ones for an ANN.
@@ -53,7 +53,7 @@ pub(crate) fn rounded_pieces(geometry: &Geometry) -> usize {
     geometry.cout.div_ceil(64) * geometry.taps() * geometry.cin.div_ceil(32)
 }
 
-/// One connection; field for field `struct WeightJob` in `kernels/weights.cu`.
+/// One connection; field for field `struct WeightJob` in `kernels/spike_conv_weights.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 struct WeightJob {

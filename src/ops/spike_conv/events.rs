@@ -7,7 +7,7 @@ use bytemuck::Zeroable;
 use super::Geometry;
 use super::complement::{first_negative, is_worth_it, tell_silence};
 use crate::device::Isa;
-use crate::lines::Line;
+use crate::device::lines::Line;
 use crate::per_isa;
 use crate::spikes::{Spikes, pair_of};
 

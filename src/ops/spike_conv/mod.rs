@@ -15,7 +15,7 @@ use std::ops::Range;
 use bytemuck::Zeroable;
 
 use crate::device::Isa;
-use crate::lines::Line;
+use crate::device::lines::Line;
 use crate::per_isa;
 pub use cpu::{add_scaled, conv_at, identity_at, positions_together, rows_together, spike_outer};
 pub use cuda::{DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, Tiles, neurons, statistics, sums};

@@ -5,7 +5,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::metrics::EpochMetrics;
+use crate::training::metrics::EpochMetrics;
 
 const TRAIN: RGBColor = RGBColor(0, 90, 181);
 const TEST: RGBColor = RGBColor(220, 100, 0);

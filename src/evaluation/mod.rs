@@ -1,5 +1,10 @@
 //! Measures a network on the test split: accuracy, loss, firing rates.
 
+pub mod calibrate;
+pub mod energy;
+pub mod sketch;
+pub mod synaptic;
+
 use std::sync::Arc;
 
 use crate::data::{Batch, Dataset, Loader};

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::models::{self, Architecture};
 use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
-use crate::models;
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
-use crate::optimizer::{Optimizer, Rule, Schedule};
+use crate::ops::optimizer::{Optimizer, Rule, Schedule};
 
 /// Neuron model by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -240,7 +240,7 @@ impl Config {
         };
         let at_least_0 = |name: &str, value: f64| require(value >= 0.0 && value.is_finite(), name, format!("{value} is not a number ≥ 0"));
         let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
-        models::check(self)?;
+        models::check(&self.architecture())?;
         require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
         let one = self.neuron != NeuronKind::Relu || self.time_steps == 1;
         require(
@@ -310,12 +310,18 @@ impl Config {
         }
     }
 
+    /// The network that is asked for, apart from its neurons.
+    pub fn architecture(&self) -> Architecture<'_> {
+        let Config { model, widths, blocks, dropout, vth, .. } = self;
+        Architecture { model, widths, blocks, dropout: *dropout, vth: *vth }
+    }
+
     /// The network for images of height, width, channels, with parameters drawn from the seed.
     ///
     /// # Errors
     /// [`Error::Config`] if the images do not suit the model.
     pub fn network(&self, shape: [usize; 3], classes: usize) -> Result<Network> {
-        let builder = models::build(self, shape, classes)?;
+        let builder = models::build(&self.architecture(), shape, classes)?;
         let mut network = builder.finish(self.neuron(), self.time_steps, self.vth_bound as f32, self.seed)?;
         network.weight_bits = self.weight_bits;
         network.threshold_grad_scale = self.threshold_grad_scale as f32;

@@ -9,9 +9,9 @@
 
 use serde::Serialize;
 
+use crate::evaluation::synaptic::{Operations, readers};
 use crate::network::{Kind, Network, Source, SpikingLayer};
 use crate::ops::spike_conv::Geometry;
-use crate::synaptic::{Operations, readers};
 
 /// Energies of single operations, picojoules.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -7,12 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::atomic_file;
-use crate::curves;
 use crate::error::{Error, Result};
-use crate::metrics::{EpochMetrics, LayerMetrics};
 use crate::network::ChosenThreshold;
-use crate::run_lock::Lock;
-use crate::tensorboard;
+use crate::training::curves;
+use crate::training::metrics::{EpochMetrics, LayerMetrics};
+use crate::training::run_lock::Lock;
+use crate::training::tensorboard;
 
 /// Newest checkpoint.
 pub const LAST: &str = "last.safetensors";

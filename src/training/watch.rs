@@ -1,10 +1,8 @@
 //! Looks after every epoch whether each layer still works: one that never fires, or always does, carries nothing.
 
-use serde::{Deserialize, Serialize};
-
-use crate::config::{Config, ThresholdInit};
-use crate::metrics::LayerMetrics;
+use super::metrics::{LayerMetrics, State, Warning};
 use crate::network::Network;
+use crate::settings::{Config, ThresholdInit};
 
 /// Below this firing rate a layer is silent.
 const SILENT: f64 = 0.001;
@@ -12,40 +10,6 @@ const SILENT: f64 = 0.001;
 const SILENT_CLASS: f64 = 0.1;
 /// Above this firing rate a layer is saturated.
 const SATURATED: f64 = 0.95;
-
-/// What is wrong with a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// It hardly fires.
-    Silent,
-    /// It hardly does anything else.
-    Saturated,
-}
-
-/// A layer that carried nothing over an epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Warning {
-    /// Name of the layer.
-    pub layer: String,
-    /// What is wrong with it.
-    pub state: State,
-    /// Spikes a neuron and step over the training samples of the epoch.
-    pub firing_rate: f64,
-    /// What to change.
-    pub advice: String,
-}
-
-impl Warning {
-    /// `layer relu2 is silent (firing rate 0.01 %): lower --vth-pooled …`
-    pub fn line(&self) -> String {
-        let state = match self.state {
-            State::Silent => "silent",
-            State::Saturated => "saturated",
-        };
-        format!("layer {} is {state} (firing rate {:.2} %): {}", self.layer, 100.0 * self.firing_rate, self.advice)
-    }
-}
 
 /// The layers of `network` that were silent or saturated over an epoch; `layers` is what was measured of each, in the same order.
 pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> Vec<Warning> {

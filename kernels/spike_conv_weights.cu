@@ -1,4 +1,4 @@
-// weights.cu: the weights of all connections, rounded to fixed point (an ANN: to bf16) and laid out as the tensor cores read them.
+// spike_conv_weights.cu: the weights of all connections, rounded to fixed point (an ANN: to bf16) and laid out as the tensor cores read them.
 //
 // Equation   q = rint(w * 2^e) for each output channel, e the largest up to 24 for which max|q| <= limit, then lowered until
 //            max_count * sum|q| < 2^31: then no sum of spikes times weights overflows. scale = 2^-e.
@@ -22,7 +22,7 @@
 // Traffic    quantize reads 4 bytes a weight three times (twice from L2), writes 2 or 1; transposed and rounded read 4, write 2:
 //            memory-bound
 // Exactness  bit-equal to QuantizedWeights::quantize of src/ops/spike_conv/mod.rs: maxima and integer sums have no order
-// Tests      tests/weights_cuda.rs
+// Tests      tests/spike_conv_weights_cuda.rs
 
 #include "include/device.cuh"
 

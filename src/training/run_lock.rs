@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::atomic_file::refused;
 use crate::error::{Error, Result};
-use crate::tensorboard::host;
+use crate::training::tensorboard::host;
 
 /// Name of the lock file in a run folder: process id, its start time, machine.
 pub const LOCK: &str = "lock";

@@ -1,19 +1,8 @@
-//! SGD and Adam over the whole arena, and the learning-rate schedule. The formulas are PyTorch's.
-
-pub mod cuda;
+//! The update of the whole arena on the CPU.
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-/// An update rule with its constants.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Rule {
-    /// Stochastic gradient descent.
-    Sgd { momentum: f32, nesterov: bool },
-    /// Adam (Kingma & Ba, 2015).
-    Adam { beta1: f32, beta2: f32, eps: f32 },
-}
+use super::Rule;
 
 /// A rule and its state; weight decay applies to every parameter, thresholds and batch norm included.
 #[derive(Clone, Debug)]
@@ -73,28 +62,8 @@ impl Optimizer {
 }
 
 /// Learning rate over the correction of Adam's first moment in step `steps` (the first is 1), and root of that of the second.
-fn adam_rates(lr: f32, beta1: f32, beta2: f32, steps: u64) -> (f32, f32) {
+pub(super) fn adam_rates(lr: f32, beta1: f32, beta2: f32, steps: u64) -> (f32, f32) {
     let steps = steps.min(i32::MAX as u64) as i32;
     let correction = |beta: f32| 1.0 - f64::from(beta).powi(steps);
     ((f64::from(lr) / correction(beta1)) as f32, correction(beta2).sqrt() as f32)
-}
-
-/// Learning rate: a cosine down to zero, times a linear warm-up over the first iterations.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
-    /// Highest rate.
-    pub lr: f64,
-    /// Epochs of the whole run.
-    pub epochs: usize,
-    /// Iterations of the warm-up.
-    pub warmup: usize,
-}
-
-impl Schedule {
-    /// Rate of iteration `iteration` (counted over the whole run); `epochs` have passed before it, whole ones where the rate is to stay
-    /// the same within an epoch.
-    pub fn rate(&self, epochs: f64, iteration: usize) -> f64 {
-        let cosine = 0.5 * self.lr * (1.0 + (std::f64::consts::PI * epochs / self.epochs as f64).cos());
-        if iteration < self.warmup { cosine * (iteration + 1) as f64 / self.warmup as f64 } else { cosine }
-    }
 }

@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::error::{Error, Result};
-use crate::metrics::{EpochMetrics, float};
 use crate::network::Network;
-use crate::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::{Optimizer, Rule};
+use crate::training::metrics::{EpochMetrics, float};
 use header::{Opened, Tensors};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.

@@ -1,21 +1,28 @@
 //! The training loop. A run is a function of configuration and data; stopping and resuming it changes nothing.
 
+pub mod checkpoint;
+pub mod curves;
+pub mod metrics;
+pub mod run_folder;
+mod run_lock;
+pub mod tensorboard;
+pub mod watch;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{self, EpochSums, Progress};
-use crate::config::{Config, LrDecay, ThresholdInit};
+use self::checkpoint::{EpochSums, Progress};
+use self::metrics::{EpochMetrics, LayerMetrics};
+use self::run_folder::RunFolder;
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::eval::{Ties, evaluate};
-use crate::metrics::{EpochMetrics, LayerMetrics};
+use crate::evaluation::{Ties, evaluate};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer};
-use crate::optimizer::Optimizer;
-use crate::run_folder::RunFolder;
-use crate::watch;
+use crate::ops::optimizer::Optimizer;
+use crate::settings::{Config, LrDecay, ThresholdInit};
 
 /// A run in memory: what a checkpoint holds, and the data.
 pub struct Run {

@@ -3,34 +3,34 @@
 use clap::ValueEnum;
 use toml::{Table, Value};
 
-use crate::config::{Config, NeuronKind};
 use crate::error::{Error, Result};
-use crate::models;
+use crate::settings::models;
+use crate::settings::{Config, NeuronKind};
 
 /// Name and text of every built-in recipe.
 const BUILT_IN: [(&str, &str); 22] = [
-    ("fashion-mnist-3k", include_str!("../recipes/fashion-mnist-3k.toml")),
-    ("digits-8x8", include_str!("../recipes/digits-8x8.toml")),
-    ("photo-patches-10", include_str!("../recipes/photo-patches-10.toml")),
-    ("cifar10-if", include_str!("../recipes/cifar10-if.toml")),
-    ("cifar10-lif", include_str!("../recipes/cifar10-lif.toml")),
-    ("cifar10-if-t15", include_str!("../recipes/cifar10-if-t15.toml")),
-    ("cifar10-lif-t15", include_str!("../recipes/cifar10-lif-t15.toml")),
-    ("cifar10-if-t10", include_str!("../recipes/cifar10-if-t10.toml")),
-    ("cifar10-lif-t10", include_str!("../recipes/cifar10-lif-t10.toml")),
-    ("cifar10-if-t5", include_str!("../recipes/cifar10-if-t5.toml")),
-    ("cifar10-lif-t5", include_str!("../recipes/cifar10-lif-t5.toml")),
-    ("cifar100-if", include_str!("../recipes/cifar100-if.toml")),
-    ("cifar100-lif", include_str!("../recipes/cifar100-lif.toml")),
-    ("cifar100-if-t15", include_str!("../recipes/cifar100-if-t15.toml")),
-    ("cifar100-lif-t15", include_str!("../recipes/cifar100-lif-t15.toml")),
-    ("cifar100-if-t10", include_str!("../recipes/cifar100-if-t10.toml")),
-    ("cifar100-lif-t10", include_str!("../recipes/cifar100-lif-t10.toml")),
-    ("cifar100-if-t5", include_str!("../recipes/cifar100-if-t5.toml")),
-    ("cifar100-lif-t5", include_str!("../recipes/cifar100-lif-t5.toml")),
-    ("dvs-cifar10-if", include_str!("../recipes/dvs-cifar10-if.toml")),
-    ("dvs-cifar10-lif", include_str!("../recipes/dvs-cifar10-lif.toml")),
-    ("imagenet-if", include_str!("../recipes/imagenet-if.toml")),
+    ("fashion-mnist-3k", include_str!("../../recipes/fashion-mnist-3k.toml")),
+    ("digits-8x8", include_str!("../../recipes/digits-8x8.toml")),
+    ("photo-patches-10", include_str!("../../recipes/photo-patches-10.toml")),
+    ("cifar10-if", include_str!("../../recipes/cifar10-if.toml")),
+    ("cifar10-lif", include_str!("../../recipes/cifar10-lif.toml")),
+    ("cifar10-if-t15", include_str!("../../recipes/cifar10-if-t15.toml")),
+    ("cifar10-lif-t15", include_str!("../../recipes/cifar10-lif-t15.toml")),
+    ("cifar10-if-t10", include_str!("../../recipes/cifar10-if-t10.toml")),
+    ("cifar10-lif-t10", include_str!("../../recipes/cifar10-lif-t10.toml")),
+    ("cifar10-if-t5", include_str!("../../recipes/cifar10-if-t5.toml")),
+    ("cifar10-lif-t5", include_str!("../../recipes/cifar10-lif-t5.toml")),
+    ("cifar100-if", include_str!("../../recipes/cifar100-if.toml")),
+    ("cifar100-lif", include_str!("../../recipes/cifar100-lif.toml")),
+    ("cifar100-if-t15", include_str!("../../recipes/cifar100-if-t15.toml")),
+    ("cifar100-lif-t15", include_str!("../../recipes/cifar100-lif-t15.toml")),
+    ("cifar100-if-t10", include_str!("../../recipes/cifar100-if-t10.toml")),
+    ("cifar100-lif-t10", include_str!("../../recipes/cifar100-lif-t10.toml")),
+    ("cifar100-if-t5", include_str!("../../recipes/cifar100-if-t5.toml")),
+    ("cifar100-lif-t5", include_str!("../../recipes/cifar100-lif-t5.toml")),
+    ("dvs-cifar10-if", include_str!("../../recipes/dvs-cifar10-if.toml")),
+    ("dvs-cifar10-lif", include_str!("../../recipes/dvs-cifar10-lif.toml")),
+    ("imagenet-if", include_str!("../../recipes/imagenet-if.toml")),
 ];
 
 /// The data set of a run that names none.

@@ -23,7 +23,7 @@ impl StepParameters {
     /// Of the next step of `optimizer` at this learning rate, with the dropout masks of `seed`.
     pub fn new(optimizer: Option<&Optimizer>, lr: f32, seed: u64) -> Self {
         let (lr, root) = match optimizer {
-            Some(Optimizer { rule: Rule::Adam { beta1, beta2, .. }, steps, .. }) => super::adam_rates(lr, *beta1, *beta2, steps + 1),
+            Some(Optimizer { rule: Rule::Adam { beta1, beta2, .. }, steps, .. }) => super::cpu::adam_rates(lr, *beta1, *beta2, steps + 1),
             _ => (lr, 1.0),
         };
         let seed = ChaCha8Rng::seed_from_u64(seed).get_seed();

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::watch::Warning;
-
 /// Measurements of one epoch. Accuracies and rates are fractions in 0..=1, losses are means over samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
@@ -57,6 +55,40 @@ pub struct LayerMetrics {
     /// activations above 0.
     #[serde(with = "float")]
     pub firing_rate: f64,
+}
+
+/// What is wrong with a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It hardly fires.
+    Silent,
+    /// It hardly does anything else.
+    Saturated,
+}
+
+/// A layer that carried nothing over an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Warning {
+    /// Name of the layer.
+    pub layer: String,
+    /// What is wrong with it.
+    pub state: State,
+    /// Spikes a neuron and step over the training samples of the epoch.
+    pub firing_rate: f64,
+    /// What to change.
+    pub advice: String,
+}
+
+impl Warning {
+    /// `layer relu2 is silent (firing rate 0.01 %): lower --vth-pooled …`
+    pub fn line(&self) -> String {
+        let state = match self.state {
+            State::Silent => "silent",
+            State::Saturated => "saturated",
+        };
+        format!("layer {} is {state} (firing rate {:.2} %): {}", self.layer, 100.0 * self.firing_rate, self.advice)
+    }
 }
 
 impl EpochMetrics {

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::data::{Augment, Dataset, Loader};
 use crate::error::{Error, Result};
+use crate::evaluation::sketch::QuantileSketch;
 use crate::network::{Input, Network};
-use crate::sketch::QuantileSketch;
 
 /// Activations of every layer of `ann` over up to `batches` batches of the training split, in the order of the first epoch of
 /// `seed`, neither cropped nor mirrored. Says after each batch how many images it has seen.

@@ -1,6 +1,5 @@
 //! The networks that have a name.
 
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::network::{Builder, imagenet_resnet, preact_resnet, vgg};
 
@@ -41,26 +40,40 @@ pub fn names() -> Vec<&'static str> {
     residual.chain(PLAIN.iter().map(|m| m.0)).chain(IMAGENET.iter().map(|m| m.0)).chain([CUSTOM]).collect()
 }
 
+/// What settings say of a network, apart from its neurons.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture<'a> {
+    /// One of [`names`].
+    pub model: &'a str,
+    /// Channels and blocks of each stage of a [`CUSTOM`] network; empty for the others.
+    pub widths: &'a [usize],
+    pub blocks: &'a [usize],
+    /// Share of spikes dropped while training.
+    pub dropout: f64,
+    /// Initial threshold of every layer.
+    pub vth: f64,
+}
+
 /// Refuses names and sizes that make no network.
 ///
 /// # Errors
 /// [`Error::Config`] naming `model`, `widths` or `dropout`.
-pub fn check(config: &Config) -> Result<()> {
-    let (widths, blocks) = (&config.widths, &config.blocks);
-    if !names().contains(&config.model.as_str()) {
-        return Err(Error::config("model", format!("unknown network '{}'; known are {}", config.model, names().join(", "))));
+pub fn check(architecture: &Architecture) -> Result<()> {
+    let Architecture { model, widths, blocks, dropout, .. } = *architecture;
+    if !names().contains(&model) {
+        return Err(Error::config("model", format!("unknown network '{model}'; known are {}", names().join(", "))));
     }
-    if config.model == CUSTOM {
+    if model == CUSTOM {
         if widths.is_empty() || widths.len() != blocks.len() || widths.contains(&0) || blocks.contains(&0) {
             let problem = format!("{widths:?} with blocks {blocks:?}: both need one positive number a stage");
             return Err(Error::config("widths", problem));
         }
     } else if !widths.is_empty() || !blocks.is_empty() {
-        let problem = format!("{widths:?} with blocks {blocks:?} and model '{}': give either a model or widths and blocks", config.model);
+        let problem = format!("{widths:?} with blocks {blocks:?} and model '{model}': give either a model or widths and blocks");
         return Err(Error::config("widths", problem));
     }
-    if config.model.starts_with("imagenet") && config.dropout > 0.0 {
-        return Err(Error::config("dropout", format!("{}: {} has none, set it to 0", config.dropout, config.model)));
+    if model.starts_with("imagenet") && dropout > 0.0 {
+        return Err(Error::config("dropout", format!("{dropout}: {model} has none, set it to 0")));
     }
     Ok(())
 }
@@ -75,20 +88,21 @@ pub fn last_pool(shape: [usize; 3], stages: usize) -> usize {
     if height % 4 == 0 && width % 4 == 0 { 4 } else { height.min(width) }
 }
 
-/// The layers of the network that `config` names.
+/// The layers of the network that an architecture names.
 ///
 /// # Errors
 /// [`Error::Config`] if the name is unknown or images of `shape` (height, width, channels) do not suit it.
-pub fn build(config: &Config, shape: [usize; 3], classes: usize) -> Result<Builder> {
-    check(config)?;
-    let (dropout, vth) = (config.dropout as f32, config.vth as f32);
-    if let Some((_, stages)) = PLAIN.iter().find(|m| m.0 == config.model) {
+pub fn build(architecture: &Architecture, shape: [usize; 3], classes: usize) -> Result<Builder> {
+    check(architecture)?;
+    let Architecture { model, widths, blocks, dropout, vth } = *architecture;
+    let (dropout, vth) = (dropout as f32, vth as f32);
+    if let Some((_, stages)) = PLAIN.iter().find(|m| m.0 == model) {
         return vgg(shape, classes, stages, dropout, vth);
     }
-    if let Some((_, blocks, bottleneck)) = IMAGENET.iter().find(|m| m.0 == config.model) {
+    if let Some((_, blocks, bottleneck)) = IMAGENET.iter().find(|m| m.0 == model) {
         return imagenet_resnet(shape, classes, 64, blocks, *bottleneck, vth);
     }
-    let named = RESIDUAL.iter().find(|m| m.0 == config.model).map(|m| (m.1, m.2));
-    let (widths, blocks) = named.unwrap_or((&config.widths, &config.blocks));
+    let named = RESIDUAL.iter().find(|m| m.0 == model).map(|m| (m.1, m.2));
+    let (widths, blocks) = named.unwrap_or((widths, blocks));
     preact_resnet(shape, classes, widths, blocks, last_pool(shape, widths.len()), dropout, vth)
 }

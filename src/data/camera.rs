@@ -1,0 +1,17 @@
+//! What an event camera says.
+
+/// Pixels a side of the camera.
+pub const SIDE: usize = 128;
+
+/// A pixel that became brighter or darker. Column and row are those of an upright picture: column 0 is on the left, row 0 on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Microseconds, from any start.
+    pub time: i64,
+    /// Column, below [`SIDE`].
+    pub x: u8,
+    /// Row, below [`SIDE`].
+    pub y: u8,
+    /// 1 for brighter, 0 for darker.
+    pub polarity: u8,
+}

@@ -1,0 +1,296 @@
+//! The launches of every layer of a forward pass on a CUDA device, in order.
+
+use super::buffers::{Buffers, LayerBuffers};
+use super::settle;
+use crate::clock::{self, Name, Op, Phase};
+use crate::device::{Gpu, Slice};
+use crate::error::Result;
+use crate::network::{Connection, Kind, Network, Source, WeightGradient};
+use crate::ops::batch_norm::cuda::{self as batch_norm, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
+use crate::ops::conv::cuda as conv;
+use crate::ops::dropout;
+use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
+use crate::ops::rate::cuda as rate;
+use crate::ops::spike_conv::{self, LayerSums, Summand};
+
+/// One forward pass to be launched.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub network: &'a Network,
+    pub gpu: &'a Gpu,
+    pub buffers: &'a Buffers,
+    pub batch: usize,
+    /// Frames of a sample: 1 or T.
+    pub frames: usize,
+    /// None in evaluation.
+    pub training: Option<WeightGradient>,
+    /// Whether a layer stores the sums of its convolutions between statistics and neurons.
+    pub stores: &'a [bool],
+}
+
+impl Network {
+    /// Which layers store the sums of their convolutions in training.
+    pub(super) fn stores(&self, training: Option<WeightGradient>) -> Vec<bool> {
+        let demand = self.session.as_ref().and_then(|s| s.resident.as_ref()).map(|resident| resident.demand);
+        let of_layer = |index: usize| match (training, &demand) {
+            (Some(gradient), Some(demand)) => self.layers[index].norm.is_some() && self.stores_convolutions(index, gradient, demand),
+            _ => false,
+        };
+        (0..self.layers.len()).map(of_layer).collect()
+    }
+
+    /// Mean firing rate of each layer from its number of spikes.
+    pub(super) fn rates_of(&self, fired: &[u64], batch: usize) -> Vec<f32> {
+        let sites = |neurons: usize| (batch * neurons * self.time_steps) as f64;
+        self.layers.iter().zip(fired).map(|(layer, &fired)| (fired as f64 / sites(layer.neurons())) as f32).collect()
+    }
+}
+
+impl Pass<'_> {
+    /// Launches all layers and the readout.
+    pub fn enqueue(&self) -> Result<()> {
+        let Pass { network, gpu, buffers, .. } = self;
+        let _phase = clock::span(Name::Phase(Phase::Forward));
+        gpu.fill_zero(buffers.fired)?;
+        gpu.fill_zero(buffers.statistics)?;
+        for index in 0..network.layers.len() {
+            let _layer = clock::span(Name::Layer(index));
+            clock::op(Op::Kernels, || {
+                if network.neuron.is_real() {
+                    self.real_layer(index)?
+                } else {
+                    self.layer(index)?
+                }
+                settle(gpu)
+            })?;
+        }
+        if network.neuron.is_real() {
+            return Ok(()); // the last layer has written the logits
+        }
+        let last = network.layers.len() - 1;
+        let layer = &network.layers[last];
+        rate::readout(
+            gpu,
+            buffers.logits,
+            buffers.layers[last].spikes,
+            buffers.parameter(network, buffers.values, layer.threshold),
+            buffers.step_weights,
+            network.neuron,
+            [self.batch, layer.positions(), layer.shape[2]],
+        )
+    }
+
+    fn layer(&self, index: usize) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let [positions, channels] = [batch * layer.positions(), layer.shape[2]];
+        let is_training = self.training.is_some();
+        if is_training && layer.dropout > 0.0 {
+            let shape = [batch, layer.positions(), channels];
+            dropout::draw(gpu, own.dropped, buffers.parameters, index, shape, layer.dropout)?;
+        }
+        let summands = self.summands(index)?;
+        let is_conv = |summand: &Summand| matches!(summand, Summand::Conv { .. });
+        let has_conv = summands.iter().any(is_conv);
+        let sums = LayerSums { summands, batch, positions: layer.positions(), time_steps: network.time_steps, channels };
+        let needs_statistics = is_training && layer.norm.is_some();
+        // What the neurons read: the summands themselves, or the stored sums of the convolutions.
+        let mut read = summands;
+        let mut statistics = DeviceStatistics::None;
+        if needs_statistics {
+            statistics = DeviceStatistics::Integers(own.statistics);
+            match (&summands[0], has_conv) {
+                (Summand::Real { sums, frames }, _) => {
+                    let real = buffers.scratch.real_statistics;
+                    batch_norm::statistics_of_real(gpu, real, *sums, batch, layer.positions() * frames, channels)?;
+                    statistics = DeviceStatistics::Reals { sums: real, batch };
+                }
+                (_, true) if self.stores[index] => {
+                    let stored = [0, 1].map(|k| if is_conv(&summands[k]) { buffers.scratch.sums[k] } else { Slice::NONE });
+                    spike_conv::sums(gpu, &sums, stored, own.statistics)?;
+                    for k in 0..2 {
+                        if is_conv(&summands[k]) {
+                            read[k] = Summand::Sums { sums: stored[k] };
+                        }
+                    }
+                }
+                (_, true) => spike_conv::statistics(gpu, &sums, own.statistics)?,
+                (_, false) => {
+                    let rows = positions * network.time_steps;
+                    batch_norm::statistics_of_sums(gpu, own.statistics, &summands[0], &summands[1], rows, channels)?;
+                }
+            }
+        }
+        self.normalizer(index, statistics)?;
+        let keeps_means = is_training || index + 1 == network.layers.len();
+        let outputs = NeuronOutputs {
+            spikes: own.spikes,
+            counts: if is_training { own.counts } else { Slice::NONE },
+            mean_normed: if keeps_means { own.mean_normed } else { Slice::NONE },
+            weighted_normed: if keeps_means { own.weighted_normed } else { Slice::NONE },
+            fired: buffers.fired.part(index..index + 1),
+        };
+        let inputs = NeuronInputs {
+            normalizer: own.normalizer,
+            threshold: buffers.parameter(network, buffers.values, layer.threshold),
+            step_weights: buffers.step_weights,
+            dropped: if is_training { own.dropped } else { Slice::NONE },
+            neurons: DeviceNeurons::new(network.neuron, network.time_steps, channels),
+        };
+        if read.iter().any(is_conv) {
+            spike_conv::neurons(gpu, &LayerSums { summands: read, ..sums }, &inputs, &outputs)?;
+        } else {
+            neuron::neurons(gpu, &inputs, &outputs, &read, positions)?;
+        }
+        if let (true, Some(inner), Some(k)) = (is_training, &own.inner, own_norm(layer)) {
+            let means = [inner.mean_normed, inner.weighted_normed];
+            batch_norm::time_means(gpu, means, &own.device_inner(), buffers.step_weights, &read[k], [positions, channels])?;
+        }
+        if self.training == Some(WeightGradient::Unrolled) && layer.norm.is_some() {
+            self.outer_products(index, &summands, &read)?;
+        }
+        Ok(())
+    }
+
+    /// What the connections of a layer add up, with what has to be computed before its own kernels: real convolutions and pools.
+    fn summands(&self, index: usize) -> Result<[Summand; 2]> {
+        let Pass { network, gpu, buffers, batch, frames, .. } = *self;
+        let mut summands = [Summand::None; 2];
+        for (k, connection) in network.layers[index].connections.iter().enumerate() {
+            let geometry = connection.geometry;
+            let own = &buffers.layers[index].connections[k];
+            summands[k] = match (connection.source, &connection.kind) {
+                (Source::Input, kind) => {
+                    let len = batch * geometry.positions() * frames * geometry.cout.next_multiple_of(LANES);
+                    let sums = buffers.scratch.sums[0].part(0..len).cast::<f32>();
+                    match kind {
+                        Kind::Conv { weight, .. } => {
+                            let weights = buffers.parameter(network, buffers.values, *weight);
+                            conv::conv_real(gpu, sums, buffers.input, weights, &geometry, connection.replicate, [batch, frames])?;
+                        }
+                        Kind::Identity => conv::copy_real(gpu, sums, buffers.input, &geometry, [batch, frames])?,
+                    }
+                    Summand::Real { sums, frames }
+                }
+                (Source::Layer(source), kind) => {
+                    let spikes = buffers.layers[source].spikes;
+                    let is_pooled = geometry.is_pooled();
+                    let shape = [batch, network.time_steps];
+                    match kind {
+                        Kind::Conv { .. } if is_pooled => {
+                            let counts = buffers.scratch.pooled[k];
+                            rate::pool_counts(gpu, counts, spikes, &geometry, shape)?;
+                            Summand::Conv { source: spike_conv::Source::Counts(counts), weights: own.packed, geometry }
+                        }
+                        Kind::Conv { .. } => Summand::Conv { source: spike_conv::Source::Bits(spikes), weights: own.packed, geometry },
+                        Kind::Identity if is_pooled => {
+                            rate::pool_sums(gpu, buffers.scratch.sums[k], spikes, &geometry, shape)?;
+                            Summand::Sums { sums: buffers.scratch.sums[k] }
+                        }
+                        Kind::Identity => Summand::Bits { spikes },
+                    }
+                }
+            };
+        }
+        Ok(summands)
+    }
+
+    /// Constants of a layer: from the statistics of the batch in training, from running ones in evaluation.
+    pub(super) fn normalizer(&self, index: usize, statistics: DeviceStatistics) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, frames, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let parameter = |index: usize| buffers.parameter(network, buffers.values, index);
+        let is_training = self.training.is_some();
+        let of_connection = |(connection, own): (&Connection, &super::buffers::ConnectionBuffers)| {
+            let (threshold, keep) = match connection.source {
+                Source::Layer(source) if !network.neuron.is_real() => {
+                    let source = &network.layers[source];
+                    (parameter(source.threshold), if is_training { 1.0 - source.dropout } else { 1.0 })
+                }
+                _ => (Slice::NONE, 1.0), // real values are worth themselves
+            };
+            let bias = if let Kind::Conv { bias: Some(bias), .. } = connection.kind { parameter(bias) } else { Slice::NONE };
+            let weight_scale = if connection.source == Source::Input { Slice::NONE } else { own.packed.scale };
+            DeviceContribution { threshold, weight_scale, bias, keep, area: connection.geometry.area() }
+        };
+        let connections: Vec<DeviceContribution> = layer.connections.iter().zip(&own.connections).map(of_connection).collect();
+        let device_norm = |index: usize| {
+            let state = &network.norms[index];
+            let [running_mean, running_var] = buffers.running_of(network, index);
+            DeviceNorm { gamma: parameter(state.weight), beta: parameter(state.bias), running_mean, running_var }
+        };
+        let norms = LayerNorms {
+            connections: &connections,
+            norm: layer.norm.map(device_norm),
+            inner: layer.connections.iter().enumerate().find_map(|(k, c)| Some((k, device_norm(c.norm?)))),
+            neuron: network.neuron,
+            channels: layer.shape[2],
+        };
+        if !is_training {
+            return batch_norm::running_normalizer(gpu, &own.normalizer, &norms);
+        }
+        let positions = batch * layer.positions();
+        let seen = if layer.connections[0].source == Source::Input { frames } else { network.time_steps };
+        let inner = own.device_inner();
+        batch_norm::batch_normalizer(gpu, &own.normalizer, &inner, &norms, statistics, [positions * seen, positions * network.time_steps])
+    }
+
+    /// `Σ_t x̂[t] ⊗ o[t]` of every convolution of a layer, for the unrolled weight gradient.
+    fn outer_products(&self, index: usize, summands: &[Summand; 2], read: &[Summand; 2]) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, frames, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let is_real = layer.connections[0].source == Source::Input;
+        let steps = if is_real { frames } else { network.time_steps };
+        let [rows, channels] = [batch * layer.positions() * steps, layer.shape[2]];
+        let normed = buffers.scratch.normed;
+        if let (Some(k), Some(inner)) = (own_norm(layer), &own.inner) {
+            batch_norm::normalize_inner_rows(gpu, normed, &own.device_inner(), &read[k], rows, channels)?;
+            self.outer_product(&layer.connections[k], &summands[k], inner.outer, steps)?;
+        }
+        batch_norm::normalize_rows(gpu, normed, &own.normalizer, &read[0], &read[1], rows, channels)?;
+        for (k, connection) in layer.connections.iter().enumerate() {
+            if matches!(connection.kind, Kind::Conv { .. }) {
+                self.outer_product(connection, &summands[k], own.connections[k].outer, steps)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Products of one connection's inputs with the rows in `scratch.normed`.
+    fn outer_product(&self, connection: &Connection, summand: &Summand, outer: Slice<f32>, steps: usize) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, .. } = *self;
+        let geometry = &connection.geometry;
+        let operand = match summand {
+            Summand::Conv { source: spike_conv::Source::Bits(bits), .. } => conv::Operand::Bits { bits: *bits, steps },
+            Summand::Conv { source: spike_conv::Source::Counts(counts), .. } => conv::Operand::PooledSteps { counts: *counts, steps },
+            _ => conv::Operand::Real { input: buffers.input, frames: steps },
+        };
+        let (value, factor) = match connection.source {
+            Source::Input => (Slice::NONE, (network.time_steps / steps) as f32),
+            Source::Layer(source) => self.spike_value(source, geometry.area()),
+        };
+        gpu.fill_zero(outer)?;
+        conv::weight_gradient(gpu, outer, operand, buffers.scratch.normed, geometry, 1, batch, value, factor, buffers.scratch.workspace)
+    }
+
+    /// Threshold of a source, and what it is multiplied with to be the value of a spike in a pool window, in training.
+    pub fn spike_value(&self, source: usize, area: usize) -> (Slice<f32>, f32) {
+        let Pass { network, buffers, .. } = *self;
+        let layer = &network.layers[source];
+        let per_spike = network.neuron.spike_value(1.0);
+        (buffers.parameter(network, buffers.values, layer.threshold), per_spike / (1.0 - layer.dropout) / area as f32)
+    }
+}
+
+impl LayerBuffers {
+    /// Constants of the connection with a norm of its own; none without.
+    pub fn device_inner(&self) -> DeviceInner {
+        let padded = self.normalizer.padded;
+        self.inner.as_ref().map_or(DeviceInner::default(), |i| DeviceInner { values: i.constants, correlation: i.correlation, padded })
+    }
+}
+
+/// The connection of a layer that has a norm of its own.
+pub(super) fn own_norm(layer: &crate::network::SpikingLayer) -> Option<usize> {
+    layer.connections.iter().position(|c| c.norm.is_some())
+}
