@@ -2,19 +2,21 @@
 //
 // Equation   g = grad + decay*v;  SGD: m = momentum*m + g, v -= lr*(m, or g + momentum*m with Nesterov)
 //            Adam: m = b1*m + (1-b1)*g, s = b2*s + (1-b2)*g*g, v -= rate*m / (sqrt(s)/root + eps)      (the formulas are PyTorch's)
-// Shapes     values, grads, first, second [len] f32, one arena each
+// Shapes     values, grads, first, second [len] f32, one arena each;  running [statistics] f32, mean and variance of each batch norm
 // Launch     one thread = 4 parameters, block 256, grid ceil(len / 1024);  bound_thresholds: one thread a layer
-// Traffic    SGD reads 12 and writes 8 bytes a parameter, Adam reads 16 and writes 12; first_not_finite reads 8: memory-bound
+// Traffic    SGD reads 12 and writes 8 bytes a parameter, Adam reads 16 and writes 12; first_not_finite reads 8 (4 a statistic): memory-bound
 // Exactness  bit-equal to src/ops/optimizer/cpu.rs: single operations in the same order, no fused multiply-add
 // Tests      tests/optimizer_cuda.rs
 
 #include "include/step.cuh"
 
-// Lowest index of a value or gradient that is not finite, as StepResult wants it.
+// Lowest index of a value or gradient that is not finite, then of a running statistic (from `len` on), as StepResult wants it.
 extern "C" __global__ void __launch_bounds__(256)
-first_not_finite(StepResult* __restrict__ result, const float* __restrict__ values, const float* __restrict__ grads, int len) {
-    for (int i = blockIdx.x * 256 + threadIdx.x; i < len; i += gridDim.x * 256) {
-        if (!is_finite(values[i]) || !is_finite(grads[i])) {
+first_not_finite(StepResult* __restrict__ result, const float* __restrict__ values, const float* __restrict__ grads, int len,
+                 const float* __restrict__ running, int statistics) {
+    for (int i = blockIdx.x * 256 + threadIdx.x; i < len + statistics; i += gridDim.x * 256) {
+        const bool finite = i < len ? is_finite(values[i]) && is_finite(grads[i]) : is_finite(running[i - len]);
+        if (!finite) {
             atomicMax(&result->first_bad, 0xffffffffu - (uint32_t)i);
             return;                                  // later elements of this thread have higher indices
         }

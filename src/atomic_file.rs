@@ -64,8 +64,8 @@ fn folder_of(path: &Path) -> &Path {
 
 const SUFFIX: &str = ".dsr-tmp";
 
-/// A new file next to `path`. Its name is free even if a killed process of the same id left one behind.
-fn temporary_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+/// A new file next to `path`, for its new contents. Its name is free even if a killed process of the same id left one behind.
+pub(crate) fn temporary_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
     let process = std::process::id();
     let mut attempt = 0u32;
@@ -84,10 +84,21 @@ fn temporary_beside(path: &Path) -> io::Result<(PathBuf, File)> {
 /// Removes temporary files that killed processes left in `folder`; nobody else may be writing there.
 pub(crate) fn remove_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
+        if is_temporary(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_file(entry.path()); // only tidying up: a leftover does no harm
         }
     }
+}
+
+/// Whether a file has a name as [`temporary_beside`] makes them: `.NAME.PROCESS-ATTEMPT.dsr-tmp`.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let numbers = |text: &str| text.split_once('-').is_some_and(|(process, attempt)| is_number(process) && is_number(attempt));
+    let stem = name.strip_prefix('.').and_then(|name| name.strip_suffix(SUFFIX));
+    stem.and_then(|stem| stem.rsplit_once('.')).is_some_and(|(name, end)| !name.is_empty() && numbers(end))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Makes the rename itself survive a power cut.
@@ -165,8 +176,11 @@ mod tests {
         write(&path, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(names(folder.path()).len(), 2);
+        for name in ["mine.dsr-tmp", ".x.1-.dsr-tmp", ".1-0.dsr-tmp", ".x.1-0.dsr-tmp.bak"] {
+            fs::write(folder.path().join(name), b"of somebody else").unwrap();
+        }
         remove_leftovers(folder.path());
-        assert_eq!(names(folder.path()), ["x"]);
+        assert_eq!(names(folder.path()), [".1-0.dsr-tmp", ".x.1-.dsr-tmp", ".x.1-0.dsr-tmp.bak", "mine.dsr-tmp", "x"]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub enum Error {
     #[error("{device}: {problem}")]
     Device { device: String, problem: String },
     /// Training produced a value that is no number.
-    #[error("the loss is not finite at step {step}; the first layer with a bad value is {layer}: lower --lr; {}", kept(checkpoint))]
+    #[error("training is not finite at step {step}: the first bad value is in {layer}: lower --lr; {}", kept(checkpoint))]
     NotFinite { step: u64, layer: String, checkpoint: Option<PathBuf> },
 }
 

@@ -387,14 +387,83 @@ fn progress_with_values_that_are_no_numbers_comes_back() {
     let folder = Folder::new();
     let (mut network, mut optimizer) = trained(SGD, 1);
     let mut progress = progress();
-    progress.best_accuracy = f64::NEG_INFINITY;
     progress.metrics[0].test_loss = f64::INFINITY;
     progress.metrics[1].test_loss = f64::NAN;
     let path = folder.path("x");
     save(&path, &network, &optimizer, &progress, CONFIG).unwrap();
     let found = load(&path, &mut network, Some(&mut optimizer)).unwrap().unwrap();
-    assert_eq!((found.best_accuracy, found.metrics[0].test_loss), (f64::NEG_INFINITY, f64::INFINITY));
+    assert_eq!(found.metrics[0].test_loss, f64::INFINITY);
     assert!(found.metrics[1].test_loss.is_nan());
+}
+
+/// What no run can have said of itself is refused, whoever wrote it.
+#[test]
+fn progress_that_no_run_can_have_made_is_refused() {
+    let folder = Folder::new();
+    let (mut network, mut optimizer) = trained(SGD, 1);
+    let path = folder.path("x");
+    let cases: [(&str, fn(&mut Progress)); 8] = [
+        ("epoch 18446744073709551615", |p| p.epoch = usize::MAX),
+        ("epoch 1 with the records of 2 epochs", |p| p.epoch = 1),
+        ("best accuracy of inf", |p| p.best_accuracy = f64::INFINITY),
+        ("best accuracy of NaN", |p| p.best_accuracy = f64::NAN),
+        ("best accuracy of -0.5", |p| p.best_accuracy = -0.5),
+        ("iteration 0", |p| p.iteration = 0),
+        ("samples right", |p| p.sums.correct = p.sums.seen + 1),
+        ("samples right after 0 steps", |p| p.step = 0),
+    ];
+    for (words, spoil) in cases {
+        let mut progress = progress();
+        spoil(&mut progress);
+        save(&path, &network, &optimizer, &progress, CONFIG).unwrap();
+        let error = load(&path, &mut network, Some(&mut optimizer)).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("use another checkpoint"), "{words}: {error}");
+    }
+    // Of other data or another seed.
+    let plain = progress();
+    // Two epochs of twenty steps, and 17 steps of 32 samples.
+    let good = Progress { iteration: 57, sums: EpochSums { seen: 544, ..plain.sums.clone() }, ..plain };
+    let of_run = |seed, layers, samples| good.check_run(&path, seed, layers, [samples, 32]).map_err(|e| e.to_string());
+    let (layers, samples) = (good.sums.rates.len(), 640);
+    of_run(good.seed, layers, samples).unwrap();
+    for (seed, layers, samples, words) in [
+        (good.seed + 1, layers, samples, "seed"),
+        (good.seed, layers + 1, samples, "firing rates"),
+        (good.seed, layers, samples + 32, "with these data"),
+        (good.seed, layers, 1, "with these data"),
+    ] {
+        let error = of_run(seed, layers, samples).unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+/// A flipped bit is an error, or makes a file that is none of ours, or changes nothing that is read.
+#[test]
+fn a_flipped_bit_is_seen() {
+    let folder = Folder::new();
+    let (path, good) = folder.saved(SGD);
+    let header = 8 + u64::from_le_bytes(*good.first_chunk().unwrap()) as usize;
+    let (mut network, mut optimizer) = trained(SGD, 1);
+    let (wanted, mut read) = (state(&network, &optimizer), 0);
+    for at in (0..header).step_by(3).chain((header..good.len()).step_by(37)) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(found) = load(&path, &mut network, Some(&mut optimizer)) {
+            assert!(at < header, "byte {at} of the tensors");
+            assert!(
+                found.is_none_or(|found| format!("{found:?}") == format!("{:?}", without_times(progress()))),
+                "byte {at} of the header"
+            );
+            assert_eq!(state(&network, &optimizer), wanted, "byte {at} of the header");
+            read += 1;
+        }
+    }
+    assert!(read < 100, "{read} files were read");
+}
+
+fn without_times(progress: Progress) -> Progress {
+    Progress { metrics: progress.metrics.iter().map(EpochMetrics::without_times).collect(), ..progress }
 }
 
 /// A file that ends at any byte is refused and changes nothing.

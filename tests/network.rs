@@ -319,6 +319,22 @@ fn parameters_travel_through_the_order_of_pytorch() {
     assert_eq!(network.first_not_finite().as_deref(), Some("layer3.4.weight"));
 }
 
+/// An input so large that the variance of its currents is no f32 any more: the loss is finite, but a test would not be.
+#[test]
+fn running_statistics_that_overflow_are_found_in_their_step() {
+    let small = &small_networks::all()[0];
+    let (mut network, mut batch) = (small.network(), small.data());
+    batch.data.iter_mut().for_each(|v| *v *= 1e25);
+    let labels = vec![0; batch.size];
+    let mut optimizer = dsr::Optimizer::new(dsr::ops::optimizer::Rule::Sgd { momentum: 0.9, nesterov: false }, 0.0, network.len());
+    let before = network.values.clone();
+    let step = network.train_step(&mut optimizer, 0.1, &batch.input(), &labels, TRAIN).unwrap();
+    let first = &network.norms[0].name;
+    assert!(step.loss.is_finite());
+    assert_eq!(step.not_finite, Some(format!("the running statistics of {first}")));
+    assert_eq!(network.values, before, "the update was left out");
+}
+
 #[test]
 fn what_cannot_be_built_or_run_is_refused() {
     let finish = |neuron, time_steps, threshold, bound| {

@@ -7,6 +7,7 @@ mod output;
 #[path = "support/seeded.rs"]
 mod seeded;
 
+use dsr::device::Slice;
 use dsr::ops::optimizer::cuda::{self, Arenas, StepParameters, StepResult};
 use dsr::ops::optimizer::{Optimizer, Rule};
 use output::Output;
@@ -14,8 +15,8 @@ use output::Output;
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
-/// Places of bad values, of bad gradients, the loss, and the first bad place.
-type Bad = (&'static [usize], &'static [usize], f64, Option<usize>);
+/// Places of bad values, of bad gradients and of bad running statistics, the loss, and the first bad place.
+type Bad = (&'static [usize], &'static [usize], &'static [usize], f64, Option<usize>);
 
 /// Lengths around vectors of four and around blocks.
 const LENGTHS: [usize; 6] = [1, 3, 4, 1023, 1025, 5000];
@@ -35,7 +36,7 @@ fn recorded_steps_have_the_bits_of_the_cpu() {
         let step = gpu
             .capture(|| {
                 gpu.fill_zero(result.slice())?;
-                cuda::first_not_finite(&gpu, result.slice(), values.slice(), grads.slice())?;
+                cuda::first_not_finite(&gpu, result.slice(), values.slice(), grads.slice(), Slice::NONE)?;
                 cuda::step(&gpu, rule, decay, &arenas, parameters.slice(), result.slice())
             })
             .unwrap();
@@ -59,18 +60,27 @@ fn recorded_steps_have_the_bits_of_the_cpu() {
 fn a_value_that_is_no_number_is_found_and_stops_the_update() {
     let gpu = device::gpu();
     const LEN: usize = 3000;
-    let cases: [Bad; 6] = [
-        (&[], &[0], 1.0, Some(0)),
-        (&[2999], &[], 1.0, Some(2999)),
-        (&[1500, 700], &[701, 2000], 1.0, Some(700)),
-        (&[], &[1024, 1023, 1025], 1.0, Some(1023)),
-        (&[], &[], f64::NAN, None),
-        (&[], &[], f64::INFINITY, None),
+    const STATISTICS: usize = 70;
+    let cases: [Bad; 9] = [
+        (&[], &[0], &[0], 1.0, Some(0)),
+        (&[2999], &[], &[], 1.0, Some(2999)),
+        (&[1500, 700], &[701, 2000], &[1], 1.0, Some(700)),
+        (&[], &[1024, 1023, 1025], &[], 1.0, Some(1023)),
+        (&[], &[], &[0], 1.0, Some(LEN)),
+        (&[], &[], &[69], 1.0, Some(LEN + 69)),
+        (&[], &[], &[68, 7], 1.0, Some(LEN + 7)),
+        (&[], &[], &[], f64::NAN, None),
+        (&[], &[], &[], f64::INFINITY, None),
     ];
-    for (rule, (bad_values, bad_grads, loss, first_bad)) in [SGD, ADAM].into_iter().flat_map(|rule| cases.map(|case| (rule, case))) {
+    for (rule, (bad_values, bad_grads, bad_statistics, loss, first_bad)) in
+        [SGD, ADAM].into_iter().flat_map(|rule| cases.map(|case| (rule, case)))
+    {
         let (mut host, mut grad) = (seeded::values(1, LEN, -1.0..1.0), seeded::values(2, LEN, -1.0..1.0));
         bad_values.iter().for_each(|&at| host[at] = f32::INFINITY);
         bad_grads.iter().for_each(|&at| grad[at] = f32::NAN);
+        let mut running = seeded::values(3, STATISTICS, -1.0..1.0);
+        bad_statistics.iter().for_each(|&at| running[at] = f32::NEG_INFINITY);
+        let running = gpu.memory_of(&running).unwrap();
         let state = vec![0.5f32; LEN];
         let (values, grads) = (Output::of(&gpu, &host), Output::of(&gpu, &grad));
         let (first, second) = (Output::of(&gpu, &state), Output::of(&gpu, &state));
@@ -78,7 +88,7 @@ fn a_value_that_is_no_number_is_found_and_stops_the_update() {
         let mut before = StepResult::default();
         before.loss = loss;
         let result = Output::of(&gpu, &[before]);
-        cuda::first_not_finite(&gpu, result.slice(), values.slice(), grads.slice()).unwrap();
+        cuda::first_not_finite(&gpu, result.slice(), values.slice(), grads.slice(), running.slice()).unwrap();
         let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
         cuda::step(&gpu, rule, 0.0, &arenas, parameters.slice(), result.slice()).unwrap();
         assert_eq!(result.values()[0].first_not_finite(), first_bad, "{bad_values:?} {bad_grads:?}");

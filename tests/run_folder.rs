@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use dsr::training::curves;
 use dsr::training::metrics::{EpochMetrics, LayerMetrics, State, Warning};
-use dsr::training::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, RunFolder};
+use dsr::training::run_folder::{Access, BEST, CONFIG, CSV, CURVES, GONE, JSONL, LAST, RunFolder, Standing, standing};
 
-use event_file::{Event, decode};
+use event_file::{Event, shown};
 use proptest::prelude::*;
 
 fn metrics(epoch: usize) -> EpochMetrics {
@@ -42,17 +42,22 @@ fn read(folder: &Path, name: &str) -> String {
 
 fn event_files(folder: &Path) -> Vec<PathBuf> {
     let paths = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    paths.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("events.out.tfevents.")).collect()
+    let mut files: Vec<PathBuf> = paths.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with("events.out.tfevents.")).collect();
+    files.sort();
+    files
 }
 
-/// The events after the version, which must be first and once.
+/// The events that TensorBoard shows.
 fn events(folder: &Path) -> Vec<Event> {
-    let files = event_files(folder);
-    assert_eq!(files.len(), 1, "{files:?}");
-    let events = decode(&std::fs::read(&files[0]).unwrap());
-    assert_eq!(events[0].version.as_deref(), Some("brain.Event:2"));
-    assert!(events[1..].iter().all(|e| e.version.is_none()));
-    events[1..].to_vec()
+    shown(&event_files(folder).iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>())
+}
+
+fn create(path: &Path) -> RunFolder {
+    RunFolder::create(path, &Access::default()).unwrap()
+}
+
+fn resume(path: &Path) -> RunFolder {
+    RunFolder::resume(path, &Access::default()).unwrap()
 }
 
 /// The epochs of every file, which must agree.
@@ -71,7 +76,8 @@ fn epochs(folder: &Path) -> Vec<usize> {
 fn an_epoch_is_in_every_file() {
     let base = tempfile::tempdir().unwrap();
     let folder = base.path().join("runs/first");
-    let mut run = RunFolder::create(&folder, "lr = 0.1\n").unwrap();
+    let mut run = create(&folder);
+    run.begin("lr = 0.1\n", &[]).unwrap();
     assert_eq!((run.path(), run.last(), run.best()), (folder.as_path(), folder.join(LAST), folder.join(BEST)));
     assert_eq!(read(&folder, CONFIG), "lr = 0.1\n");
     for epoch in 1..=3 {
@@ -106,11 +112,11 @@ fn an_epoch_is_in_every_file() {
 fn resuming_leaves_each_epoch_once() {
     for kept in [0, 2, 5] {
         let base = tempfile::tempdir().unwrap();
-        let mut run = RunFolder::create(base.path(), "epochs = 30\n").unwrap();
+        let mut run = create(base.path());
         (1..=5).for_each(|epoch| run.record(&metrics(epoch)).unwrap());
         drop(run);
-        let mut run = RunFolder::resume(base.path()).unwrap();
-        run.restore("epochs = 40\n", &history(1..=kept)).unwrap();
+        let mut run = resume(base.path());
+        run.restore(Some("epochs = 40\n"), &history(1..=kept)).unwrap();
         assert_eq!(epochs(base.path()), (1..=kept).collect::<Vec<_>>());
         assert_eq!(run.metrics(), (1..=kept).map(metrics).collect::<Vec<_>>(), "times come from the folder");
         (kept + 1..=kept + 2).for_each(|epoch| run.record(&metrics(epoch)).unwrap());
@@ -121,15 +127,23 @@ fn resuming_leaves_each_epoch_once() {
     }
 }
 
-/// Epoch 2 took 12 s and epoch 3 took 13 s, so their ends lie 13 s apart in the rewritten events as well.
+/// Epoch 2 took 12 s and epoch 3 took 13 s, so their ends lie 13 s apart in the event file of a resumed run as well, which a running
+/// TensorBoard reads beside the earlier one: each epoch is shown once.
 #[test]
-fn rewritten_events_are_as_far_apart_as_the_epochs() {
+fn events_of_a_resumed_run_are_as_far_apart_as_the_epochs() {
     let base = tempfile::tempdir().unwrap();
-    let mut run = RunFolder::create(base.path(), "").unwrap();
+    let mut run = create(base.path());
     (1..=3).for_each(|epoch| run.record(&metrics(epoch)).unwrap());
     drop(run);
-    RunFolder::resume(base.path()).unwrap().restore("", &history(1..=3)).unwrap();
+    let first = std::fs::read(&event_files(base.path())[0]).unwrap();
+    let mut run = resume(base.path());
+    run.restore(Some(""), &history(1..=3)).unwrap();
+    assert_eq!(event_files(base.path()).len(), 1, "nothing new is to be said");
+    run.record(&metrics(4)).unwrap();
+    let files = event_files(base.path());
+    assert_eq!((files.len(), std::fs::read(&files[0]).unwrap()), (2, first), "the earlier file stays as it is");
     let times: Vec<f64> = events(base.path()).iter().map(|e| e.wall_time).collect();
+    assert_eq!(times.len(), 4);
     assert!((times[2] - times[1] - 13.0).abs() < 1e-3 && (times[1] - times[0] - 12.0).abs() < 1e-3, "{times:?}");
 }
 
@@ -143,8 +157,8 @@ fn records_are_made_anew_from_a_checkpoint() {
         if let Some(bytes) = jsonl {
             std::fs::write(base.path().join(JSONL), bytes).unwrap();
         }
-        let mut run = RunFolder::resume(base.path()).unwrap();
-        run.restore("", &history(1..=2)).unwrap();
+        let mut run = resume(base.path());
+        run.restore(Some(""), &history(1..=2)).unwrap();
         assert_eq!(epochs(base.path()), [1, 2]);
         let text = read(base.path(), CSV);
         assert!(text.lines().nth(1).unwrap().ends_with(",,"), "unknown times are empty fields: {text}");
@@ -156,81 +170,132 @@ fn records_are_made_anew_from_a_checkpoint() {
 #[test]
 fn an_epoch_recorded_twice_is_there_once() {
     let base = tempfile::tempdir().unwrap();
-    let mut run = RunFolder::create(base.path(), "").unwrap();
+    let mut run = create(base.path());
     for epoch in [1, 2, 3, 2] {
         run.record(&metrics(epoch)).unwrap();
     }
     assert_eq!(epochs(base.path()), [1, 2]);
     drop(run);
     // Without a restore, what is there stays there.
-    RunFolder::resume(base.path()).unwrap().record(&metrics(3)).unwrap();
+    resume(base.path()).record(&metrics(3)).unwrap();
     assert_eq!(epochs(base.path()), [1, 2, 3]);
 }
 
 #[test]
 fn event_files_that_were_deleted_come_back() {
     let base = tempfile::tempdir().unwrap();
-    let mut run = RunFolder::create(base.path(), "").unwrap();
+    let mut run = create(base.path());
     run.record(&metrics(1)).unwrap();
     std::fs::remove_file(&event_files(base.path())[0]).unwrap();
     run.record(&metrics(2)).unwrap();
     assert_eq!(epochs(base.path()), [1, 2]);
 }
 
+/// A folder holds a run if it holds a checkpoint; a new run begins where nothing of anybody's can be harmed.
 #[test]
 fn a_folder_that_cannot_be_used_is_refused() {
     let base = tempfile::tempdir().unwrap();
     let at = |name: &str| base.path().join(name);
-    for (name, file) in [("a", LAST), ("b", BEST), ("c", CSV), ("d", JSONL), ("e", "events.out.tfevents.0000000001.host")] {
-        std::fs::create_dir(at(name)).unwrap();
-        std::fs::write(at(name).join(file), "results").unwrap();
-        let error = RunFolder::create(&at(name), "new").unwrap_err().to_string();
-        assert_eq!(error, format!("{}: already holds a run: use --resume auto or another --out", at(name).display()));
-        let names: Vec<_> = std::fs::read_dir(at(name)).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!((names, read(&at(name), file).as_str()), (vec![file.into()], "results"), "untouched, and no lock left");
+    let refused = |path: &Path| RunFolder::create(path, &Access::default()).err().unwrap().to_string();
+    let events = "events.out.tfevents.0000000001.host";
+    let run = |file| Some(Standing::Run(PathBuf::from(file)));
+    let cases = [
+        (LAST, run(LAST), "already holds a run: use --resume auto or another --out".to_string()),
+        (BEST, run(BEST), "already holds a run: use --resume auto or another --out".into()),
+        (CSV, Some(Standing::Records), format!("{GONE}; or choose another --out")),
+        (JSONL, Some(Standing::Records), format!("{GONE}; or choose another --out")),
+        (events, Some(Standing::Records), format!("{GONE}; or choose another --out")),
+        (CONFIG, None, "holds config.toml, and a new run begins in a new or empty folder: choose another --out".into()),
+        (CURVES, None, "holds curves.svg, and a new run begins in a new or empty folder: choose another --out".into()),
+        ("thresholds.jsonl", None, "holds thresholds.jsonl, and a new run begins in a new or empty folder: choose another --out".into()),
+        ("notes.dsr-tmp", None, "holds notes.dsr-tmp, and a new run begins in a new or empty folder: choose another --out".into()),
+    ];
+    for (index, (file, expected, words)) in cases.into_iter().enumerate() {
+        let folder = at(&index.to_string());
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(file), "mine").unwrap();
+        let expected = match expected {
+            Some(Standing::Run(name)) => Standing::Run(folder.join(name)),
+            Some(other) => other,
+            None => Standing::Foreign(folder.join(file)),
+        };
+        assert_eq!(standing(&folder).unwrap(), expected, "{file}");
+        assert_eq!(refused(&folder), format!("{}: {words}", folder.display()));
+        let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!((names, read(&folder, file).as_str()), (vec![file.into()], "mine"), "untouched, and no lock left");
     }
     std::fs::write(at("file"), "text").unwrap();
-    let error = RunFolder::create(&at("file"), "").unwrap_err().to_string();
-    assert!(error.contains("is a file"), "{error}");
-    let error = RunFolder::resume(&at("absent")).unwrap_err().to_string();
+    assert!(refused(&at("file")).contains("is a file"), "{}", refused(&at("file")));
+    let error = RunFolder::resume(&at("absent"), &Access::default()).err().unwrap().to_string();
     assert!(error.contains("no run to resume") && !at("absent").exists(), "{error}");
-    // Neither settings of a run that failed at once nor somebody's notes are in the way.
-    std::fs::create_dir(at("new")).unwrap();
-    std::fs::write(at("new").join(CONFIG), "old").unwrap();
-    std::fs::write(at("new/notes.txt"), "mine").unwrap();
-    drop(RunFolder::create(&at("new"), "fresh").unwrap());
-    assert_eq!((read(&at("new"), CONFIG), read(&at("new"), "notes.txt")), ("fresh".to_string(), "mine".to_string()));
+    // What a killed process of ours leaves is not in the way.
+    std::fs::create_dir(at("left")).unwrap();
+    for name in ["lock", ".last.safetensors.17-0.dsr-tmp"] {
+        std::fs::write(at("left").join(name), "").unwrap();
+    }
+    assert_eq!(standing(&at("left")).unwrap(), Standing::Free);
+    drop(create(&at("left")));
+    assert_eq!(std::fs::read_dir(at("left")).unwrap().count(), 0);
+}
+
+#[test]
+fn processes_that_ask_at_once_get_a_folder_each() {
+    let base = tempfile::tempdir().unwrap();
+    let names = || (1..).map(|n| base.path().join(format!("runs/x-{n}")));
+    let ready = std::sync::Barrier::new(8);
+    let take = || {
+        ready.wait();
+        RunFolder::create_first(names(), &Access::default()).unwrap().path().to_path_buf()
+    };
+    let mut taken: Vec<PathBuf> = std::thread::scope(|scope| {
+        let takers: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();
+        takers.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    taken.sort();
+    assert_eq!(taken, names().take(8).collect::<Vec<_>>());
 }
 
 #[test]
 fn one_process_at_a_time() {
     let base = tempfile::tempdir().unwrap();
-    let run = RunFolder::create(base.path(), "").unwrap();
-    for error in [RunFolder::create(base.path(), "").unwrap_err(), RunFolder::resume(base.path()).unwrap_err()] {
-        let error = error.to_string();
+    let run = create(base.path());
+    let access = Access::default();
+    for taken in [RunFolder::create(base.path(), &access), RunFolder::resume(base.path(), &access)] {
+        let error = taken.err().unwrap().to_string();
         assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
         assert!(error.starts_with(&base.path().display().to_string()) && !error.contains('\n'), "{error}");
     }
+    run.check_lock().unwrap();
     drop(run);
     assert!(!base.path().join("lock").exists());
-    RunFolder::resume(base.path()).unwrap();
+    resume(base.path());
 }
 
-/// A record that cannot be written says which file it is, and the other epochs stay.
+/// A record that cannot be written says which file it is, and the other epochs stay; a picture that cannot be drawn costs a note.
 #[test]
 fn a_record_that_cannot_be_written_is_named() {
+    static NOTES: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
     let base = tempfile::tempdir().unwrap();
-    let mut run = RunFolder::create(base.path(), "").unwrap();
+    let mut run =
+        RunFolder::create(base.path(), &Access { note: |text| NOTES.lock().unwrap().push(text.into()), ..Access::default() }).unwrap();
     run.record(&metrics(1)).unwrap();
-    let before = read(base.path(), CSV);
     std::fs::remove_file(base.path().join(CURVES)).unwrap();
     std::fs::create_dir(base.path().join(CURVES)).unwrap();
-    let error = run.record(&metrics(2)).unwrap_err().to_string();
-    assert!(error.contains(CURVES) && error.contains("is a folder"), "{error}");
-    assert!(read(base.path(), CSV).starts_with(&before));
+    run.record(&metrics(2)).unwrap();
+    let notes = std::mem::take(&mut *NOTES.lock().unwrap());
+    assert!(notes.len() == 1 && notes[0].contains(CURVES) && notes[0].contains("is a folder"), "{notes:?}");
+    assert_eq!(epochs(base.path()), [1, 2]);
     std::fs::remove_dir(base.path().join(CURVES)).unwrap();
-    run.record(&metrics(3)).unwrap();
-    assert_eq!(read(base.path(), JSONL).lines().count(), 3, "what failed to be drawn was recorded");
+
+    let before = read(base.path(), JSONL);
+    std::fs::remove_file(base.path().join(CSV)).unwrap();
+    std::fs::create_dir(base.path().join(CSV)).unwrap();
+    let error = run.record(&metrics(3)).unwrap_err().to_string();
+    assert!(error.contains(CSV) && error.contains("is a folder"), "{error}");
+    assert_eq!(read(base.path(), JSONL), before);
+    std::fs::remove_dir(base.path().join(CSV)).unwrap();
+    run.record(&metrics(4)).unwrap();
+    assert_eq!(read(base.path(), JSONL).lines().count(), 4, "what failed to be written was recorded");
 }
 
 fn count(text: &str, what: &str) -> usize {

@@ -3,7 +3,7 @@
 #[path = "support/event_file.rs"]
 mod event_file;
 
-use dsr::training::tensorboard::{append, file_name, scalars_record, version_record};
+use dsr::training::tensorboard::{append, file_name, scalars_record, session_record, version_record};
 use event_file::{Event, crc32c, decode};
 use proptest::prelude::*;
 
@@ -22,11 +22,13 @@ fn records_are_read_back() {
     let mut bytes = version_record(1_700_000_000.25);
     bytes.extend(scalars_record(1_700_000_001.5, 300, &scalars));
     bytes.extend(scalars_record(0.0, u64::from(u32::MAX) + 1, &[]));
+    bytes.extend(session_record(2.0, 7));
     let named = |(tag, value): &(&str, f32)| (tag.to_string(), *value);
     let expected = [
         Event { wall_time: 1_700_000_000.25, version: Some("brain.Event:2".to_string()), ..Event::default() },
         Event { wall_time: 1_700_000_001.5, step: 300, scalars: scalars.iter().map(named).collect(), ..Event::default() },
         Event { step: 1 << 32, ..Event::default() },
+        Event { wall_time: 2.0, step: 7, starts_session: true, ..Event::default() },
     ];
     assert_eq!(decode(&bytes), expected);
 }

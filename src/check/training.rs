@@ -134,7 +134,7 @@ fn check_update(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, rul
     let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
     let step = gpu.capture(|| {
         gpu.fill_zero(result.slice())?;
-        update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice())?;
+        update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice(), Slice::NONE)?;
         update::step(gpu, rule, decay, &arenas, parameters.slice(), result.slice())
     })?;
     for at in 0..3u8 {
@@ -155,17 +155,25 @@ fn check_update(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, rul
 /// The first bad value or gradient is reported, and nothing changes.
 fn check_bad(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
     const LEN: usize = 3000;
-    // Places of bad values, of bad gradients, the loss, and the first bad place.
-    let cases: [(&[usize], &[usize], f64, Option<usize>); 4] = [
-        (&[], &[0], 1.0, Some(0)),
-        (&[1500, 700], &[701, 2000], 1.0, Some(700)),
-        (&[2999], &[1024, 1023], 1.0, Some(1023)),
-        (&[], &[], f64::NAN, None),
+    const STATISTICS: usize = 70;
+    // Places of bad values, of bad gradients and of bad running statistics, the loss, and the first bad place.
+    let cases: [(&[usize], &[usize], &[usize], f64, Option<usize>); 6] = [
+        (&[], &[0], &[0], 1.0, Some(0)),
+        (&[1500, 700], &[701, 2000], &[], 1.0, Some(700)),
+        (&[2999], &[1024, 1023], &[], 1.0, Some(1023)),
+        (&[], &[], &[69], 1.0, Some(LEN + 69)),
+        (&[], &[], &[5, 0], 1.0, Some(LEN)),
+        (&[], &[], &[], f64::NAN, None),
     ];
-    for (rule, (bad_values, bad_grads, loss, first_bad)) in [SGD, ADAM].into_iter().flat_map(|rule| cases.map(|case| (rule, case))) {
+    for (rule, (bad_values, bad_grads, bad_statistics, loss, first_bad)) in
+        [SGD, ADAM].into_iter().flat_map(|rule| cases.map(|case| (rule, case)))
+    {
         let (mut host, mut grad) = (floats(rng, LEN, -1.0..1.0), floats(rng, LEN, -1.0..1.0));
         bad_values.iter().for_each(|&at| host[at] = f32::INFINITY);
         bad_grads.iter().for_each(|&at| grad[at] = f32::NAN);
+        let mut running = floats(rng, STATISTICS, -1.0..1.0);
+        bad_statistics.iter().for_each(|&at| running[at] = f32::NEG_INFINITY);
+        let running = gpu.memory_of(&running)?;
         let state = vec![0.5f32; LEN];
         let (values, grads) = (Output::of(gpu, &host)?, Output::of(gpu, &grad)?);
         let (first, second) = (Output::of(gpu, &state)?, Output::of(gpu, &state)?);
@@ -173,7 +181,7 @@ fn check_bad(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Res
         let mut before = StepResult::default();
         before.loss = loss;
         let result = Output::of(gpu, &[before])?;
-        update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice())?;
+        update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice(), running.slice())?;
         let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
         update::step(gpu, rule, 0.0, &arenas, parameters.slice(), result.slice())?;
         let reported = result.values("the result", outcome)?[0].first_not_finite();

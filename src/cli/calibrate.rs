@@ -120,7 +120,7 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
 /// The settings of the ANN and of the spiking network.
 fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config, Config)> {
     if let Some(text) = checkpoint::config(path)? {
-        let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &path.display().to_string())?])?;
+        let trained = recipes::trained(path, &text)?;
         if trained.neuron != NeuronKind::Relu {
             let problem = format!("holds a network of {} neurons: give an ANN, from dsr train --neuron relu", trained.neuron.name());
             return Err(Error::file(path, problem));

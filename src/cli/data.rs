@@ -1,10 +1,9 @@
 //! `dsr data`: looks at a data set before it is trained on, and makes it ready.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -203,5 +202,6 @@ fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+    super::say(text.trim_end());
+    Ok(())
 }

@@ -9,12 +9,14 @@ pub mod eval;
 pub mod info;
 pub mod profile;
 pub mod settings;
+mod stop;
 pub mod train;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -139,19 +141,34 @@ impl Global {
 
 /// Parses the command line, runs it and says how it went.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    stop::survive_file_limits();
+    let code = match Cli::try_parse() {
+        Ok(cli) => run(cli).unwrap_or_else(|error| {
+            complain(&format!("error: {error:#}").replace('\n', " "));
+            if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }
+        }),
+        // A wrong flag goes to stderr with 2; help goes to stdout with 0.
+        Err(error) if error.use_stderr() => {
+            let text = error.render().to_string();
+            if shown(&text) == text {
+                let _ = error.print(); // in colour; nothing can be done about a closed stderr
+            } else {
+                complain(text.trim_end());
+            }
+            USAGE
+        }
         Err(error) => {
-            // Help goes to stdout with 0, a wrong flag to stderr with 2; nothing can be done about a closed stream.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { DONE });
+            keep(error.print());
+            DONE
         }
     };
-    let code = run(cli).unwrap_or_else(|error| {
-        complain(&format!("error: {error:#}").replace('\n', " "));
-        if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }
-    });
-    ExitCode::from(code)
+    match STDOUT.lock().ok().and_then(|mut failed| failed.take()) {
+        None => ExitCode::from(code),
+        Some(problem) => {
+            complain(&format!("error: standard output: {problem}; what was printed is not complete"));
+            ExitCode::from(code.max(FAILED))
+        }
+    }
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -189,12 +206,55 @@ fn use_threads(threads: usize) -> anyhow::Result<()> {
     pool.with_context(|| format!("--threads {threads}: could not be started; try fewer"))
 }
 
-/// Results on stdout. A reader that has gone away (`dsr train | head`) is no reason to stop.
+/// The first error of a write to stdout, which [`main`] reports: a table that is lost is no reason to lose the run as well.
+static STDOUT: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Results on stdout. A reader that has gone away (`dsr train | head`) is no reason to stop, and none to complain.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    keep(writeln!(std::io::stdout(), "{}", shown(text)));
+}
+
+/// Keeps the error of a write to stdout, unless its reader has gone away.
+fn keep(written: std::io::Result<()>) {
+    let Err(problem) = written.and_then(|()| std::io::stdout().flush()) else { return };
+    if problem.kind() != std::io::ErrorKind::BrokenPipe
+        && let Ok(mut first) = STDOUT.lock()
+    {
+        first.get_or_insert(problem);
+    }
 }
 
 /// Everything else, on stderr.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", shown(text));
+}
+
+/// A text as a terminal may see it: what names and files hold of control characters, and of characters that turn the direction of
+/// writing, is spelled out, in a way that JSON, too, reads as the same character.
+fn shown(text: &str) -> String {
+    let is_plain = |c: char| {
+        c == '\n'
+            || c == '\t'
+            || !(c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    };
+    if text.chars().all(is_plain) {
+        return text.into();
+    }
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nothing_that_moves_a_cursor_is_shown() {
+        let cases = [
+            ("plain ä \u{1f600}\n\tline", "plain ä \u{1f600}\n\tline"),
+            ("\u{1b}[2J\u{7f}\u{9b}1m\r", "\\u001b[2J\\u007f\\u009b1m\\u000d"),
+            ("abc\u{202e}fdp", "abc\\u202efdp"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(super::shown(text), expected);
+        }
+        assert_eq!(serde_json::from_str::<String>("\"\\u009b\"").unwrap(), "\u{9b}");
+    }
 }

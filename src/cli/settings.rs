@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::settings::recipes::{self, Layer};
 use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
 use crate::training::checkpoint;
-use crate::training::run_folder::BEST;
+use crate::training::run_folder::{BEST, CONFIG};
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table;
@@ -240,11 +240,17 @@ pub fn checkpoint_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join(BEST) } else { path.to_path_buf() }
 }
 
+/// The folder for what is made from data, as the settings in a run folder name it. A checkpoint does not: it may come from elsewhere.
+pub fn cache_of(folder: &Path) -> Option<PathBuf> {
+    let table: Table = toml::from_str(&std::fs::read_to_string(folder.join(CONFIG)).ok()?).ok()?;
+    table.get("cache_dir")?.as_str().map(PathBuf::from)
+}
+
 /// The configuration of the network in a checkpoint, with `layers` over it; of a file without one, that of [`fresh`].
 pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
     match checkpoint::config(path)? {
         Some(text) => {
-            let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &path.display().to_string())?])?;
+            let trained = recipes::trained(path, &text)?;
             recipes::resolve(&trained, &layers)
         }
         None => fresh(None, layers),

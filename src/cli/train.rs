@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -12,18 +11,19 @@ use crate::settings::recipes;
 use crate::settings::{Config, NeuronKind};
 use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
-use crate::training::run_folder::{LAST, RunFolder};
+use crate::training::run_folder::{self, Access, BEST, LAST, RunFolder, Standing};
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::dataset;
 use super::settings::{self, NetworkFlags, TrainingFlags};
-use super::{DONE, FAILED, Global, Output, complain, say};
+use super::{DONE, FAILED, Global, Output, complain, say, stop};
 
 /// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
 ///
-/// Ctrl-C finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the same bits.
+/// Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the
+/// same bits. A second one ends the program at once.
 #[derive(Args)]
 #[command(allow_negative_numbers = true, args_override_self = true)]
 pub struct TrainArgs {
@@ -34,7 +34,7 @@ pub struct TrainArgs {
     /// Settings by name; without this, those of the data set. `dsr info` lists them.
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     recipe: Option<String>,
-    /// Continue a run: a checkpoint, or `auto` for the last one of --out (a new run if there is none).
+    /// Continue a run: a checkpoint, or `auto` for the last one of --out, or of the newest run of that name (a new run if there is none).
     #[arg(long, value_name = "auto|FILE", help_heading = "Run")]
     resume: Option<PathBuf>,
     /// Start from the parameters of a checkpoint or run folder: a network of spikes, an ANN, or PyTorch's state_dict.
@@ -43,6 +43,9 @@ pub struct TrainArgs {
     /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     out: Option<PathBuf>,
+    /// Take the run folder from the process that has it; without this, a lock of another machine counts until it is a minute old.
+    #[arg(long, help_heading = "Run")]
+    break_lock: bool,
     /// As if Ctrl-C came after this many steps; for tests.
     #[arg(long, value_name = "N", hide = true)]
     stop_after_steps: Option<u64>,
@@ -51,14 +54,19 @@ pub struct TrainArgs {
 /// Where a run goes and what it continues.
 struct Plan {
     config: Config,
-    out: PathBuf,
+    out: Out,
     resume: Option<PathBuf>,
-    /// Whether the checkpoint lies in the run folder itself.
-    continues: bool,
 }
 
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// The run folder.
+enum Out {
+    /// A new one, of this name.
+    New(PathBuf),
+    /// A new one, of the first free name.
+    FirstFree,
+    /// That of the checkpoint.
+    Same(PathBuf),
+}
 
 /// Trains as asked.
 ///
@@ -68,7 +76,6 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let begin = Instant::now();
     let plan = plan(global, &args)?;
     super::use_threads(plan.config.threads)?;
-    let text = plan.config.to_toml()?;
     let device = global.open_device()?;
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
     if args.init_from.is_some() {
@@ -87,28 +94,33 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     {
         complain(&note);
     }
-    let mut folder = if plan.continues { RunFolder::resume(&plan.out)? } else { RunFolder::create(&plan.out, &text)? };
+    stop::catch("this step")?;
+    let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
+    let mut folder = match &plan.out {
+        Out::New(path) => RunFolder::create(path, &access)?,
+        Out::FirstFree => RunFolder::create_first(run_folders(&run.config), &access)?,
+        Out::Same(path) => RunFolder::resume(path, &access)?,
+    };
     match &plan.resume {
         Some(path) => training::resume(&mut run, &mut folder, path)?,
-        None => folder.record_thresholds(&run.chosen)?,
+        None => training::begin(&mut run, &folder)?,
     }
     if !global.quiet {
         if let Some(note) = memory_note(&run.config) {
             complain(&note);
         }
-        complain(&headline(&run, &plan.out, plan.resume.as_deref()));
+        complain(&headline(&run, folder.path(), plan.resume.as_deref()));
         if !run.chosen.is_empty() {
             complain(&threshold_table(&run.chosen));
         }
     }
     if global.verbose {
-        complain(text.trim_end());
+        complain(run.config.to_toml()?.trim_end());
     }
-    catch_interrupt()?;
     let end = go(global, &args, &mut run, &mut folder)?;
     if end == End::Stopped {
         let (epoch, step, steps) = (run.progress.epoch + 1, run.progress.step, training::steps_per_epoch(&run));
-        let out = plan.out.display();
+        let out = folder.path().display();
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
     }
@@ -128,7 +140,7 @@ fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
         return Ok(Some(note));
     }
     let Some(text) = checkpoint::config(path)? else { return Ok(None) };
-    let theirs = recipes::resolve(&Config::default(), &[recipes::parse(&text, &file.to_string())?])?;
+    let theirs = recipes::trained(path, &text)?;
     let unit = |config: &Config| if config.neuron == NeuronKind::Lif { (config.neuron, config.delta_t) } else { (config.neuron, 1.0) };
     if unit(&theirs) == unit(config) {
         return Ok(None);
@@ -195,7 +207,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         }
         bar.reset();
     };
-    let hooks = Hooks { stop: &STOP, stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
+    let hooks = Hooks { stop: &stop::STOP, stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
     let end = training::train(run, folder, hooks);
     bar.finish_and_clear();
     end
@@ -206,51 +218,63 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let mut flags = settings::table(&args.network)?;
     flags.extend(settings::table(&args.training)?);
     let layers = settings::layers(global, flags)?;
-    let automatic = args.resume.as_deref() == Some(Path::new("auto"));
-    let source = match (&args.resume, &args.out) {
-        (Some(_), Some(out)) if automatic => Some(out.join(LAST)).filter(|path| path.exists()),
-        (Some(_), None) if automatic => {
-            let config = settings::fresh(args.recipe.as_deref(), layers.clone())?;
-            run_folders(&config).take_while(|folder| folder.exists()).map(|folder| folder.join(LAST)).filter(|path| path.exists()).last()
+    let source = match &args.resume {
+        None => None,
+        Some(file) if file != Path::new("auto") => Some(file.clone()),
+        Some(_) => {
+            let folder = match &args.out {
+                Some(out) => Some(out.clone()),
+                None => {
+                    let config = settings::fresh(args.recipe.as_deref(), layers.clone())?;
+                    run_folders(&config).take_while(|folder| folder.exists()).last()
+                }
+            };
+            folder.map_or(Ok(None), |folder| automatic(global, &folder))?
         }
-        (Some(file), _) => Some(file.clone()),
-        (None, _) => None,
     };
     let Some(source) = source else {
         let config = settings::fresh(args.recipe.as_deref(), layers)?;
-        let out = args.out.clone().or_else(|| run_folders(&config).find(|folder| !folder.exists())).unwrap_or_default();
-        return Ok(Plan { config, out, resume: None, continues: false });
+        return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None });
     };
     let text = checkpoint::config(&source)?
         .ok_or_else(|| Error::file(&source, "holds parameters but no settings; start a new run with --init-from"))?;
-    let trained = recipes::resolve(&Config::default(), &[recipes::parse(&text, &source.display().to_string())?])?;
+    let folder = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+    let out = match &args.out {
+        Some(out) if out.canonicalize().ok() != folder.canonicalize().ok() => Out::New(out.clone()),
+        _ => Out::Same(args.out.clone().unwrap_or(folder)),
+    };
+    let mut trained = recipes::trained(&source, &text)?;
+    if let Out::Same(folder) = &out {
+        trained.cache_dir = settings::cache_of(folder);
+    }
     let mut wanted = layers;
     if let Some(name) = &args.recipe {
         wanted.insert(0, recipes::recipe(name)?);
     }
     let config = recipes::resolve(&trained, &wanted)?;
     trained.check_resume(&config)?;
-    let folder = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let out = args.out.clone().unwrap_or(folder.to_path_buf());
-    let continues = out.canonicalize().ok() == folder.canonicalize().ok();
-    Ok(Plan { config, out, resume: Some(source), continues })
+    Ok(Plan { config, out, resume: Some(source) })
+}
+
+/// The checkpoint that `--resume auto` goes on from; none where a new run can begin.
+fn automatic(global: &Global, folder: &Path) -> Result<Option<PathBuf>> {
+    match run_folder::standing(folder)? {
+        Standing::Run(checkpoint) => {
+            if checkpoint.ends_with(BEST) && !global.quiet {
+                complain(&format!("note: {} has no {LAST}: going on from {BEST}", folder.display()));
+            }
+            Ok(Some(checkpoint))
+        }
+        Standing::Begun => Ok(Some(folder.join(LAST))),
+        Standing::Records => Err(Error::file(folder, run_folder::GONE)),
+        Standing::Free | Standing::Foreign(_) => Ok(None),
+    }
 }
 
 /// Default names of run folders, in order.
 fn run_folders(config: &Config) -> impl Iterator<Item = PathBuf> {
     let stem = format!("{}-{}-{}-T{}", config.dataset, config.model_name(), config.neuron.name(), config.time_steps);
     (1..).map(move |n: u32| Path::new("runs").join(format!("{stem}-{n}")))
-}
-
-/// The first Ctrl-C stops the run after its step, the second one ends the process.
-fn catch_interrupt() -> Result<()> {
-    let handler = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(FAILED));
-        }
-        complain("stopping after this step; once more to stop at once");
-    };
-    ctrlc::set_handler(handler).map_err(|e| Error::config("Ctrl-C", format!("cannot be caught: {e}")))
 }
 
 fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
@@ -334,7 +358,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
                 "mean_firing_rate": end.firing_rate,
                 "images_per_second": speeds.iter().sum::<f64>() / speeds.len() as f64,
                 "checkpoint": folder.last(),
-                "best_checkpoint": folder.best(),
+                "best_checkpoint": Some(folder.best()).filter(|path| path.exists()),
                 "seed": run.config.seed,
             });
             say(&result.to_string());

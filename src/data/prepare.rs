@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::stream::{Listener, Told};
 use super::{Dataset, Events, Part, Stream};
 use crate::atomic_file;
 use crate::error::{Error, Result};
+use crate::file_lock::{self, Attempt};
 
 /// Name of the folder for what is made from a data set, inside of it.
 pub const CACHE_FOLDER: &str = ".dsr-cache";
@@ -102,18 +103,17 @@ fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result
 /// Waits until no other process makes frames in `folder`. The system gives the lock back when a process ends, however it ends.
 fn lock(folder: &Path, tell: Listener) -> Result<File> {
     let path = folder.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| refused(&path, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
+    let file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
+    match file_lock::attempt(&file).map_err(Error::io(&path))? {
+        Attempt::Taken => {}
+        Attempt::Busy => {
             tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())));
             file.lock().map_err(Error::io(&path))?;
-            Ok(file)
         }
-        // Where a file system knows no locks, two processes may do the same work; each file is still written whole.
-        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
-        Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
+        // Two processes may do the same work here; each file is still written whole.
+        Attempt::Unknown => tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display()))),
     }
+    Ok(file)
 }
 
 /// Checksum of which files there are: name below `root`, length, and time of the last change of each.

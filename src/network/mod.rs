@@ -143,6 +143,13 @@ pub struct NormState {
     pub batches: i64,
 }
 
+impl NormState {
+    /// What errors call its running mean and variance.
+    pub fn statistics_name(&self) -> String {
+        format!("the running statistics of {}", self.name)
+    }
+}
+
 /// A network with its parameters; one arena each for values and gradients.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -222,13 +229,16 @@ impl Network {
         self.values.is_empty()
     }
 
-    /// Name of the first parameter, in the order of layers, with a value or gradient that is not finite.
+    /// Name of the first parameter, in the order of layers, with a value or gradient that is not finite; or else of the first batch norm
+    /// whose running statistics are not, which only tests would show.
     pub fn first_not_finite(&self) -> Option<String> {
         let is_bad = |p: &&Parameter| {
             let range = p.start..p.start + p.len;
             !self.values[range.clone()].iter().chain(&self.grads[range]).all(|v| v.is_finite())
         };
-        self.parameters.iter().find(is_bad).map(|p| p.name.clone())
+        let of_parameters = self.parameters.iter().find(is_bad).map(|p| p.name.clone());
+        let of_norms = || self.norms.iter().find(|n| !n.running_mean.iter().chain(&n.running_var).all(|v| v.is_finite()));
+        of_parameters.or_else(|| of_norms().map(NormState::statistics_name))
     }
 
     /// Bytes that the last forward pass in training mode kept for backward.

@@ -365,6 +365,12 @@ impl Config {
         format!("{}{widths}", self.model)
     }
 
+    /// The same without what belongs to a machine and not to the run: a file that travels must not say where another user's program
+    /// writes, or how many threads it starts.
+    pub fn without_machine(&self) -> Config {
+        Config { cache_dir: None, threads: 0, ..self.clone() }
+    }
+
     /// As a TOML table.
     ///
     /// # Errors

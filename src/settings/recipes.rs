@@ -1,5 +1,7 @@
 //! Settings by name, and how settings from several places become one configuration.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use toml::{Table, Value};
 
@@ -74,6 +76,14 @@ pub fn parse(text: &str, origin: &str) -> Result<Layer> {
     }
     Config::from_table(flat.clone(), origin)?; // names unknown keys and wrong types here, where the file is known
     Ok(Layer { recipe: None, flat, neurons })
+}
+
+/// The settings that a checkpoint at `path` was trained with; what belongs to the machine of its writer is left out.
+///
+/// # Errors
+/// As [`parse`] and [`resolve`].
+pub fn trained(path: &Path, text: &str) -> Result<Config> {
+    Ok(resolve(&Config::default(), &[parse(text, &path.display().to_string())?])?.without_machine())
 }
 
 /// Settings that were given one by one.

@@ -119,14 +119,48 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
     network.choose_thresholds(&input, dropout_seed(config.seed, 0))
 }
 
-/// Brings a run, and what `folder` says about it, to where the checkpoint at `path` left off.
+/// Begins a new run in `folder`. The checkpoint comes first: from then on the folder holds a run that can be resumed.
 ///
 /// # Errors
-/// What [`checkpoint::load`] finds wrong; [`Error::File`] for a file that holds parameters only.
+/// What the checkpoint and the run folder cannot write.
+pub fn begin(run: &mut Run, folder: &RunFolder) -> Result<()> {
+    save(run, folder, &folder.last())?;
+    folder.begin(&run.config.to_toml()?, &run.chosen)
+}
+
+/// Brings a run, and what `folder` says about it, to where the checkpoint at `path` left off. In a folder of its own the run gets both
+/// checkpoints; a run with nothing left to do changes no file that is complete.
+///
+/// # Errors
+/// What [`checkpoint::load`] finds wrong; [`Error::File`] for a file that holds parameters only, or for progress that no run with these
+/// settings and data can have made; [`Error::Config`] if the checkpoint has more epochs than the run is to have.
 pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> {
-    run.progress = checkpoint::load(path, &mut run.network, Some(&mut run.optimizer))?
+    let progress = checkpoint::load(path, &mut run.network, Some(&mut run.optimizer))?
         .ok_or_else(|| Error::file(path, "holds parameters but no training state: start a new run with --init-from"))?;
-    folder.restore(&run.config.to_toml()?, &run.progress.metrics)
+    progress.check_run(path, run.config.seed, run.network.layers.len(), [run.dataset.train.labels.len(), run.config.batch])?;
+    if progress.epoch > run.config.epochs {
+        let problem = format!("{}: the checkpoint has {} already; give at least as many", run.config.epochs, progress.epoch);
+        return Err(Error::config("epochs", problem));
+    }
+    run.progress = progress;
+    let is_done = run.progress.epoch == run.config.epochs;
+    if !folder.best().exists() {
+        take_best(run, folder, path)?;
+    }
+    if !folder.last().exists() {
+        save(run, folder, &folder.last())?;
+    }
+    let settings = if is_done && folder.has_settings() { None } else { Some(run.config.to_toml()?) };
+    folder.restore(settings.as_deref(), &run.progress.metrics)
+}
+
+/// Brings the best checkpoint of the run in whose folder `path` lies, if it is that of this run.
+fn take_best(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
+    let theirs = path.with_file_name(run_folder::BEST);
+    let is_ours = checkpoint::progress(&theirs).is_ok_and(|best| {
+        best.seed == run.progress.seed && best.best_accuracy == run.progress.best_accuracy && best.epoch <= run.progress.epoch
+    });
+    if is_ours && run.progress.epoch > 0 { folder.copy(&theirs, &folder.best()) } else { Ok(()) }
 }
 
 /// Steps of one epoch; the last one may be smaller than the others.
@@ -194,13 +228,14 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         };
         *progress = Progress { epoch: epoch + 1, step: 0, sums: EpochSums::default(), ..std::mem::take(progress) };
         progress.metrics.push(metrics.clone());
-        folder.record(&metrics)?;
+        // Checkpoints come before the records that speak of them: wherever this breaks off, the run goes on from `last`.
         if improved {
             save(run, folder, &folder.best())?;
         }
         save(run, folder, &folder.last())?;
+        folder.record(&metrics)?;
         let left = (run.config.epochs - epoch - 1) as f64;
-        (hooks.epoch)(&metrics, Duration::from_secs_f64(metrics.seconds * left));
+        (hooks.epoch)(&metrics, Duration::try_from_secs_f64(metrics.seconds * left).unwrap_or(Duration::MAX));
     }
     Ok(End::Done)
 }
@@ -277,11 +312,12 @@ fn saved_first<T>(result: Result<T>, run: &mut Run, folder: &RunFolder) -> Resul
 
 /// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.
 fn save(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()> {
+    folder.check_lock()?;
     run.network.synchronize(&mut run.optimizer)?;
     if let Some(layer) = run.network.first_not_finite() {
         return Err(not_finite(run.progress.iteration, folder, layer));
     }
-    checkpoint::save(path, &run.network, &run.optimizer, &run.progress, &run.config.to_toml()?)
+    checkpoint::save(path, &run.network, &run.optimizer, &run.progress, &run.config.without_machine().to_toml()?)
 }
 
 fn not_finite(step: u64, folder: &RunFolder, layer: String) -> Error {

@@ -1,18 +1,21 @@
 //! The folder of a training run: settings, one record an epoch in four forms, and checkpoints; one process at a time.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::atomic_file;
+use crate::atomic_file::{self, refused};
 use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
-use crate::training::curves;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
-use crate::training::run_lock::Lock;
-use crate::training::tensorboard;
+use crate::training::run_lock::{LOCK, Lock};
+use crate::training::tensorboard::{self, EVENTS};
+use crate::training::{checkpoint, curves};
+
+pub use crate::training::run_lock::Access;
 
 /// Newest checkpoint.
 pub const LAST: &str = "last.safetensors";
@@ -30,32 +33,95 @@ pub const THRESHOLDS: &str = "thresholds.jsonl";
 pub const CURVES: &str = "curves.svg";
 
 /// An open run folder; dropping it lets other processes in.
-#[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
     metrics: Vec<EpochMetrics>,
     /// TensorBoard's file of this process; none before the first epoch.
     events: Option<PathBuf>,
-    _lock: Lock,
+    lock: Lock,
+    note: fn(&str),
+}
+
+/// What a folder is to a new run. A folder holds a run if and only if it holds one of its checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not there, or empty but for what processes that were killed leave behind.
+    Free,
+    /// A run that has not taken a step: nothing is lost if another begins in its place.
+    Begun,
+    /// A run that this checkpoint continues.
+    Run(PathBuf),
+    /// Records of a run whose checkpoints are gone.
+    Records,
+    /// Something else, of which this is one file.
+    Foreign(PathBuf),
+}
+
+/// What `folder` is.
+///
+/// # Errors
+/// [`Error::File`] if it is a file; [`Error::Io`] if it cannot be looked into.
+pub fn standing(folder: &Path) -> Result<Standing> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Standing::Free),
+        Err(e) if e.kind() == ErrorKind::NotADirectory => {
+            return Err(Error::file(folder, "is a file, but a folder is needed for the run: choose another --out"));
+        }
+        Err(e) => return Err(Error::io(folder)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    let is_recorded = has(BEST) || has(CSV) || has(JSONL) || names.iter().any(|name| name.starts_with(EVENTS));
+    if has(LAST) {
+        let path = folder.join(LAST);
+        let is_begun = !is_recorded && checkpoint::progress(&path).is_ok_and(|progress| progress.iteration == 0);
+        return Ok(if is_begun { Standing::Begun } else { Standing::Run(path) });
+    }
+    if has(BEST) {
+        return Ok(Standing::Run(folder.join(BEST)));
+    }
+    if is_recorded {
+        return Ok(Standing::Records);
+    }
+    let foreign = names.iter().find(|name| *name != LOCK && !atomic_file::is_temporary(name));
+    Ok(foreign.map_or(Standing::Free, |name| Standing::Foreign(folder.join(name))))
 }
 
 impl RunFolder {
-    /// Begins a run at `path`, which need not exist, and writes its resolved settings.
+    /// Takes `path`, which need not exist, for a new run. Its first checkpoint is what makes it a run; [`RunFolder::begin`] comes after.
     ///
     /// # Errors
-    /// [`Error::File`] if another process uses the folder, if it already holds results, or if it cannot be written.
-    pub fn create(path: &Path, resolved_config_toml: &str) -> Result<RunFolder> {
-        if path.exists() && !path.is_dir() {
-            return Err(Error::file(path, "is a file, but a folder is needed for the run: choose another --out"));
+    /// [`Error::File`] if another process uses the folder, if it holds a run or anything else, or if it cannot be written.
+    pub fn create(path: &Path, access: &Access) -> Result<RunFolder> {
+        check_free(path)?;
+        fs::create_dir_all(path).map_err(|e| refused(path, e))?;
+        let lock = Lock::take(path, access)?;
+        check_free(path)?; // somebody may have been quicker
+        atomic_file::remove_leftovers(path);
+        Ok(RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, lock, note: access.note })
+    }
+
+    /// Takes the first of `paths` that does not exist yet: of several processes that ask at once, each gets one of its own.
+    ///
+    /// # Errors
+    /// As [`RunFolder::create`].
+    pub fn create_first(paths: impl Iterator<Item = PathBuf>, access: &Access) -> Result<RunFolder> {
+        for path in paths {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(|e| refused(parent, e))?;
+            }
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::create(&path, access),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(refused(&path, e)),
+            }
         }
-        fs::create_dir_all(path).map_err(|e| atomic_file::refused(path, e))?;
-        let lock = Lock::take(path)?;
-        if holds_results(path)? {
-            return Err(Error::file(path, "already holds a run: use --resume auto or another --out"));
-        }
-        let run = RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, _lock: lock };
-        run.write(CONFIG, resolved_config_toml.as_bytes())?;
-        Ok(run)
+        Err(Error::config("out", "no name for a run folder is free; give one"))
     }
 
     /// Opens the run at `path` to go on with it. Load the checkpoint after this, since only then nobody else replaces it, and
@@ -63,63 +129,94 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::File`] if there is no such folder, or another process uses it.
-    pub fn resume(path: &Path) -> Result<RunFolder> {
+    pub fn resume(path: &Path, access: &Access) -> Result<RunFolder> {
         if !path.is_dir() {
             return Err(Error::file(path, "there is no run to resume: check --out, or start without --resume"));
         }
-        let lock = Lock::take(path)?;
+        let lock = Lock::take(path, access)?;
         atomic_file::remove_leftovers(path);
         let metrics = read_jsonl(&path.join(JSONL));
-        Ok(RunFolder { path: path.to_path_buf(), metrics, events: None, _lock: lock })
+        Ok(RunFolder { path: path.to_path_buf(), metrics, events: None, lock, note: access.note })
     }
 
-    /// Makes the folder hold these settings and exactly the epochs of a checkpoint: later ones, which are about to be trained
-    /// again, go away in all files. Times, which a checkpoint does not know, are kept from the folder's own records.
+    /// Fails if another process has taken the folder with `--break-lock`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming it.
+    pub fn check_lock(&self) -> Result<()> {
+        self.lock.check()
+    }
+
+    /// Writes the resolved settings of a new run, and the thresholds that were chosen for it, if any.
     ///
     /// # Errors
     /// [`Error`] with the path of a file that cannot be written.
-    pub fn restore(&mut self, resolved_config_toml: &str, metrics: &[EpochMetrics]) -> Result<()> {
-        let recorded = std::mem::take(&mut self.metrics);
-        let with_times = |m: &EpochMetrics| {
-            let same = |r: &&EpochMetrics| (r.epoch, r.train_loss.to_bits()) == (m.epoch, m.train_loss.to_bits());
-            match recorded.iter().find(same) {
-                Some(r) if m.seconds.is_nan() => EpochMetrics { seconds: r.seconds, images_per_second: r.images_per_second, ..m.clone() },
-                _ => m.clone(),
-            }
-        };
-        self.metrics = metrics.iter().map(with_times).collect();
+    pub fn begin(&self, resolved_config_toml: &str, chosen: &[ChosenThreshold]) -> Result<()> {
         self.write(CONFIG, resolved_config_toml.as_bytes())?;
-        self.write_records()?;
-        self.write_events()
+        let path = self.path.join(THRESHOLDS);
+        if chosen.is_empty() {
+            // A run that took no step may have left one.
+            return if path.exists() { fs::remove_file(&path).map_err(|e| refused(&path, e)) } else { Ok(()) };
+        }
+        self.write(THRESHOLDS, &jsonl(chosen).map_err(|e| Error::file(path, e.to_string()))?)
     }
 
-    /// Records an epoch in `metrics.csv`, `metrics.jsonl`, `curves.svg` and TensorBoard's event file.
+    /// Makes the folder hold exactly the epochs of a checkpoint, and these settings if any are given: later epochs, which are about to
+    /// be trained again, go away in all files. Times, which a checkpoint does not know, are kept from the folder's own records. Files
+    /// that say so already are not touched.
     ///
     /// # Errors
-    /// [`Error`] with the path of a file that cannot be written; what it held before is unchanged.
+    /// [`Error`] with the path of a file that cannot be written.
+    pub fn restore(&mut self, resolved_config_toml: Option<&str>, metrics: &[EpochMetrics]) -> Result<()> {
+        let recorded = std::mem::take(&mut self.metrics);
+        let is_same = |a: &EpochMetrics, b: &EpochMetrics| (a.epoch, a.train_loss.to_bits()) == (b.epoch, b.train_loss.to_bits());
+        let with_times = |m: &EpochMetrics| match recorded.iter().find(|r| is_same(r, m)) {
+            Some(r) if m.seconds.is_nan() => EpochMetrics { seconds: r.seconds, images_per_second: r.images_per_second, ..m.clone() },
+            _ => m.clone(),
+        };
+        self.metrics = metrics.iter().map(with_times).collect();
+        if let Some(text) = resolved_config_toml {
+            self.write(CONFIG, text.as_bytes())?;
+        }
+        // The epoch that a process was killed behind is in the checkpoint only; epochs that come again are in the records only.
+        let agrees = recorded.len() == metrics.len() && recorded.iter().zip(metrics).all(|(a, b)| is_same(a, b));
+        if !agrees {
+            let written = self.write_events();
+            self.note_of(written);
+        }
+        self.write_records()
+    }
+
+    /// Records an epoch in `metrics.csv`, `metrics.jsonl`, `curves.svg` and TensorBoard's event file. A picture or an event file that
+    /// cannot be written costs a note.
+    ///
+    /// # Errors
+    /// [`Error`] with the path of a record that cannot be written; what it held before is unchanged.
     pub fn record(&mut self, metrics: &EpochMetrics) -> Result<()> {
         let before = self.metrics.len();
         self.metrics.retain(|m| m.epoch < metrics.epoch);
         let replaced = self.metrics.len() < before;
         self.metrics.push(metrics.clone());
-        self.write_records()?;
-        match &self.events {
+        let written = match &self.events {
             Some(events) if !replaced && events.exists() => tensorboard::append(events, &event(now(), metrics)),
             _ => self.write_events(),
-        }
+        };
+        self.note_of(written);
+        self.write_records()
     }
 
-    /// Writes what was chosen for each layer; nothing for a run whose thresholds are fixed.
+    /// Whether the folder has its resolved settings.
+    pub fn has_settings(&self) -> bool {
+        self.path.join(CONFIG).is_file()
+    }
+
+    /// Copies a checkpoint of another folder into this one.
     ///
     /// # Errors
-    /// [`Error`] with the path of a file that cannot be written.
-    pub fn record_thresholds(&self, chosen: &[ChosenThreshold]) -> Result<()> {
-        let path = self.path.join(THRESHOLDS);
-        if chosen.is_empty() {
-            // A run that failed before its first epoch may have left one.
-            return if path.exists() { fs::remove_file(&path).map_err(|e| atomic_file::refused(&path, e)) } else { Ok(()) };
-        }
-        self.write(THRESHOLDS, &jsonl(chosen).map_err(|e| Error::file(path, e.to_string()))?)
+    /// [`Error`] with the path of the file that cannot be read or written.
+    pub fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut source = fs::File::open(from).map_err(Error::io(from))?;
+        atomic_file::write_with(to, |mut out| std::io::copy(&mut source, &mut out).map(drop))
     }
 
     /// Where the folder is.
@@ -142,18 +239,31 @@ impl RunFolder {
         &self.metrics
     }
 
+    /// Replaces a file, unless it holds these bytes already.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        atomic_file::write(&self.path.join(name), bytes)
+        let path = self.path.join(name);
+        if fs::read(&path).is_ok_and(|found| found == bytes) {
+            return Ok(());
+        }
+        atomic_file::write(&path, bytes)
     }
 
-    /// A run has a few hundred epochs: writing all of them each time costs little, and no file ever ends in half a line.
+    /// A run has a few hundred epochs: writing all of them each time costs little, and no file ever ends in half a line. The last file
+    /// is the one that [`RunFolder::restore`] reads: an epoch that it has is in all others.
     fn write_records(&self) -> Result<()> {
+        self.note_of(curves::svg(&self.metrics).and_then(|picture| self.write(CURVES, picture.as_bytes())));
         self.write(CSV, &csv(&self.metrics).map_err(|e| Error::file(self.path.join(CSV), e))?)?;
-        self.write(JSONL, &jsonl(&self.metrics).map_err(|e| Error::file(self.path.join(JSONL), e.to_string()))?)?;
-        self.write(CURVES, curves::svg(&self.metrics)?.as_bytes())
+        self.write(JSONL, &jsonl(&self.metrics).map_err(|e| Error::file(self.path.join(JSONL), e.to_string()))?)
     }
 
-    /// Replaces all event files by one that holds every epoch once.
+    /// What is nice to have is no reason to stop.
+    fn note_of(&self, written: Result<()>) {
+        if let Err(error) = written {
+            (self.note)(&format!("note: {error}; the run goes on without it"));
+        }
+    }
+
+    /// Begins an event file that holds every epoch once, and tells a TensorBoard at work to forget what earlier files said of them.
     fn write_events(&mut self) -> Result<()> {
         let now = now();
         // Each epoch ended when the later ones had not yet begun.
@@ -164,38 +274,45 @@ impl RunFolder {
             end -= if metrics.seconds.is_finite() { metrics.seconds } else { 0.0 };
         }
         let mut bytes = tensorboard::version_record(end);
+        if has_events(&self.path)? {
+            bytes.extend(tensorboard::session_record(end, self.metrics.first().map_or(0, |m| m.epoch as u64)));
+        }
         for (metrics, end) in self.metrics.iter().zip(ends.iter().rev()) {
             bytes.extend(event(*end, metrics));
         }
-        let path = self.path.join(tensorboard::file_name(now as u64));
+        // TensorBoard reads files in the order of their names.
+        let names = (now as u64..).map(|seconds| self.path.join(tensorboard::file_name(seconds)));
+        let path = names.skip_while(|path| path.exists()).next().unwrap_or_default();
         atomic_file::write(&path, &bytes)?;
-        for old in event_files(&self.path)?.into_iter().filter(|old| *old != path) {
-            fs::remove_file(&old).map_err(|e| atomic_file::refused(&old, e))?;
-        }
         self.events = Some(path);
         Ok(())
     }
 }
+
+/// Refuses a folder that a new run could harm.
+fn check_free(path: &Path) -> Result<()> {
+    match standing(path)? {
+        Standing::Free | Standing::Begun => Ok(()),
+        Standing::Run(_) => Err(Error::file(path, "already holds a run: use --resume auto or another --out")),
+        Standing::Records => Err(Error::file(path, format!("{GONE}; or choose another --out"))),
+        Standing::Foreign(file) => {
+            let name = file.file_name().unwrap_or_default().display().to_string();
+            Err(Error::file(path, format!("holds {name}, and a new run begins in a new or empty folder: choose another --out")))
+        }
+    }
+}
+
+/// What to do about [`Standing::Records`].
+pub const GONE: &str = "holds records of a run, but neither last.safetensors nor best.safetensors: put one of them back";
 
 /// Seconds since 1970.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Whether a folder holds anything that a new run would destroy; settings alone, of a run that failed at once, do not count.
-fn holds_results(folder: &Path) -> Result<bool> {
-    Ok([LAST, BEST, CSV, JSONL].iter().any(|name| folder.join(name).exists()) || !event_files(folder)?.is_empty())
-}
-
-fn event_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"events.out.tfevents.") {
-            files.push(entry.path());
-        }
-    }
-    Ok(files)
+fn has_events(folder: &Path) -> Result<bool> {
+    let mut entries = fs::read_dir(folder).map_err(Error::io(folder))?;
+    Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(EVENTS.as_bytes()))))
 }
 
 /// TensorBoard's record of an epoch.

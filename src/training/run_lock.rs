@@ -1,182 +1,339 @@
 //! One process at a time in a run folder.
+//!
+//! The system's lock on the file `lock` decides among the processes that share a kernel, in whatever container they are. Other machines
+//! may not see that lock (many cluster file systems keep locks to one machine, some have none), so the holder also touches the file every
+//! few seconds: a lock of another machine counts as long as it was touched a short while ago.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::atomic_file::refused;
+use crate::atomic_file::{self, refused};
 use crate::error::{Error, Result};
+use crate::file_lock::{self, Attempt};
 use crate::training::tensorboard::host;
 
-/// Name of the lock file in a run folder: process id, its start time, machine.
+/// Name of the lock file in a run folder: process, host, kernel, and when it was taken.
 pub const LOCK: &str = "lock";
+
+/// How often the holder touches the file.
+const BEAT: Duration = Duration::from_secs(10);
+/// A lock of another machine that was not touched for so long is nobody's.
+const STALE: Duration = Duration::from_secs(60);
+/// How often a lock is looked at while it is waited for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How a folder is taken.
+#[derive(Clone, Copy)]
+pub struct Access {
+    /// Takes it from whoever has it.
+    pub break_lock: bool,
+    /// Tells the user.
+    pub note: fn(&str),
+}
+
+impl Default for Access {
+    /// Waits its turn and tells nothing.
+    fn default() -> Self {
+        Access { break_lock: false, note: |_| () }
+    }
+}
 
 /// Holds a run folder; dropping it lets the folder go.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
     text: String,
+    /// Whoever closes it gives the system's lock back.
+    _file: File,
+    stop: Option<Sender<()>>,
+    beats: Option<JoinHandle<()>>,
 }
 
 impl Lock {
-    /// Takes `folder`, from a process that is no longer alive too.
+    /// Takes `folder`, from a process that is no longer alive too; waits up to a minute until the lock of another machine is stale.
     ///
     /// # Errors
     /// [`Error::File`] naming the process that is using the folder.
-    pub fn take(folder: &Path) -> Result<Lock> {
+    pub fn take(folder: &Path, access: &Access) -> Result<Lock> {
         let path = folder.join(LOCK);
-        let process = std::process::id();
-        let text = format!("{process} {} {}\n", start_time(process).unwrap_or(0), host());
-        loop {
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(mut file) => {
-                    if let Err(e) = file.write_all(text.as_bytes()) {
-                        let _ = fs::remove_file(&path); // an empty lock file would look like somebody else's
-                        return Err(refused(&path, e));
-                    }
-                    return Ok(Lock { path, text });
-                }
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => remove_stale(folder, &path)?,
-                Err(e) => return Err(refused(&path, e)),
-            }
+        if access.break_lock {
+            fs::remove_file(&path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(refused(&path, e)) })?;
         }
+        loop {
+            let mut file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
+            let attempt = file_lock::attempt(&file).map_err(Error::io(&path))?;
+            let Some(text) = read(&mut file, &path)? else { continue }; // given back just now: the name is another file's or nobody's
+            let holder = Holder::of(&text);
+            match attempt {
+                Attempt::Busy => return Err(in_use(folder, &holder, None)),
+                // Of this kernel, so the system's lock has spoken.
+                Attempt::Taken if holder.kernel == kernel() => {}
+                Attempt::Taken => wait_until_stale(folder, &path, &holder, access)?,
+                Attempt::Unknown => {
+                    let folder_shown = folder.display();
+                    (access.note)(&format!(
+                        "note: the file system of {folder_shown} has no locks: only the age of its file {LOCK} keeps two runs apart there"
+                    ));
+                    wait_until_stale(folder, &path, &holder, access)?;
+                }
+            }
+            return Self::hold(path, file);
+        }
+    }
+
+    /// Writes who has the lock, and keeps saying so.
+    fn hold(path: PathBuf, mut file: File) -> Result<Lock> {
+        let taken = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let text = format!("{} {} {} {taken}\n", std::process::id(), host(), kernel());
+        let written = file.set_len(0).and_then(|()| write(&mut file, &text)).and_then(|()| file.sync_all());
+        if let Err(e) = written {
+            let _ = fs::remove_file(&path); // a lock that names nobody would only puzzle
+            return Err(refused(&path, e));
+        }
+        let (stop, stopped) = channel();
+        let (mut own, beat_path, beat_text) = (file.try_clone().map_err(Error::io(&path))?, path.clone(), text.clone());
+        let beats = thread::Builder::new().name("run lock".into()).spawn(move || beat(&mut own, &beat_path, &beat_text, &stopped));
+        let beats = beats.map_err(Error::io(&path))?;
+        Ok(Lock { path, text, _file: file, stop: Some(stop), beats: Some(beats) })
+    }
+
+    /// Fails if another process has taken the folder since.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming it.
+    pub fn check(&self) -> Result<()> {
+        let Ok(text) = fs::read_to_string(&self.path) else { return Ok(()) }; // a lock that somebody removed is taken by nobody
+        if text == self.text || text.is_empty() {
+            return Ok(());
+        }
+        let Holder { process, machine, .. } = Holder::of(&text);
+        let problem =
+            format!("was taken over by process {process} on {machine} (--break-lock): this run ends here and writes nothing more");
+        Err(Error::file(self.path.parent().unwrap_or(Path::new(".")), problem))
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(beats) = self.beats.take() {
+            let _ = beats.join(); // it has nothing to report
+        }
         if fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
-            let _ = fs::remove_file(&self.path); // if that fails, the next process finds the lock stale
+            let _ = fs::remove_file(&self.path); // if that fails, the next process finds the lock given back by the system
         }
     }
 }
 
-/// Removes the lock of a dead process; an error if the process lives.
-fn remove_stale(folder: &Path, path: &Path) -> Result<()> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()), // given back just now
-        Err(e) => return Err(Error::io(path)(e)),
-    };
-    // Two processes may both find a stale lock; without this, the slower one would remove the faster one's new lock.
-    file.lock().map_err(Error::io(path))?;
-    let text = match fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io(path)(e)),
-    };
-    if let Some(problem) = in_use(&text, path) {
-        return Err(Error::file(folder, problem));
+/// Touches the file until told to stop, as long as it is this process's own: on a network only its time of change tells others.
+fn beat(file: &mut File, path: &Path, text: &str, stopped: &Receiver<()>) {
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(BEAT) {
+        if fs::read_to_string(path).is_ok_and(|found| found == text) {
+            let _ = write(file, text); // a disk that is full for a moment costs a beat
+        }
     }
-    fs::remove_file(path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(refused(path, e)) })
 }
 
-/// What to tell a user who meets this lock; nothing if its process is dead.
-fn in_use(text: &str, path: &Path) -> Option<String> {
-    let mut words = text.split_whitespace();
-    let Some(process) = words.next().and_then(|word| word.parse::<u32>().ok()) else {
-        return Some(format!("has a lock file that names no process: delete {} if no other dsr works there", path.display()));
-    };
-    let started = words.next().and_then(|word| word.parse::<u64>().ok());
-    let machine = words.next().unwrap_or_default();
-    if !machine.is_empty() && machine != host() {
-        let machine = machine.escape_debug();
-        return Some(format!("in use by process {process} on {machine}: delete {} if it is no longer running there", path.display()));
-    }
-    // Only Linux tells here which processes live; elsewhere every lock counts as held.
-    let known = start_time(std::process::id()).is_some();
-    // A process that started at another time merely got the number of the dead one.
-    let alive = start_time(process).is_some_and(|now| started.is_none_or(|then| then == now));
-    if known && !alive {
-        return None;
-    }
-    let hint = if known { String::new() } else { format!(" (if it is no longer running, delete {})", path.display()) };
-    Some(format!("in use by process {process}: wait until it has finished, or choose another --out{hint}"))
+fn write(file: &mut File, text: &str) -> io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(text.as_bytes())
 }
 
-/// When a living process was started, in clock ticks since the machine was; none for a dead one, for one that only waits to be
-/// collected by its parent, and where there is no /proc.
-fn start_time(process: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{process}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    // The command's name, in brackets, may hold spaces and brackets itself; the state follows it.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let state = *fields.first()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+/// What the lock file says; none if `file` is no longer the one at `path`.
+fn read(file: &mut File, path: &Path) -> Result<Option<String>> {
+    if !is_at(file, path).map_err(Error::io(path))? {
+        return Ok(None);
     }
-    fields.get(19)?.parse().ok()
+    let mut bytes = Vec::new();
+    file.take(1000).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let own = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((own.dev(), own.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> io::Result<bool> {
+    path.try_exists()
+}
+
+/// Who a lock file names; empty where it does not say.
+#[derive(Debug, Default)]
+struct Holder {
+    process: String,
+    machine: String,
+    kernel: String,
+}
+
+impl Holder {
+    fn of(text: &str) -> Holder {
+        let mut words = text.split_whitespace().map(|word| word.escape_debug().to_string());
+        let mut next = || words.next().unwrap_or_default();
+        Holder { process: next(), machine: next(), kernel: next() }
+    }
+}
+
+/// Waits until the lock of another machine has not been touched for [`STALE`].
+fn wait_until_stale(folder: &Path, path: &Path, holder: &Holder, access: &Access) -> Result<()> {
+    if holder.process.is_empty() {
+        return Ok(()); // new, or emptied by a power cut
+    }
+    let touched = || fs::metadata(path).and_then(|metadata| metadata.modified());
+    let first = touched().map_err(Error::io(path))?;
+    let mut told = false;
+    loop {
+        let age = now_there(folder)?.duration_since(first).unwrap_or_default();
+        if age >= STALE {
+            return Ok(());
+        }
+        if !told {
+            let Holder { process, machine, .. } = holder;
+            let left = (STALE - age).as_secs() + 1;
+            (access.note)(&format!(
+                "note: {} has a lock of process {process} on {machine}, {} s old: waiting up to {left} s whether it still works there \
+                 (--break-lock takes it at once)",
+                folder.display(),
+                age.as_secs()
+            ));
+            told = true;
+        }
+        thread::sleep(LOOK);
+        match touched() {
+            Ok(time) if time == first => {}
+            Ok(_) => return Err(in_use(folder, holder, Some(Duration::ZERO))),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(Error::io(path)(e)),
+        }
+    }
+}
+
+/// The time by the clock that dates the files of `folder`, which may be another machine's.
+fn now_there(folder: &Path) -> Result<SystemTime> {
+    let path = folder.join(LOCK);
+    let (temporary, file) = atomic_file::temporary_beside(&path).map_err(|e| refused(&path, e))?;
+    let time = (&file).write_all(b"\n").and_then(|()| file.metadata()).and_then(|metadata| metadata.modified());
+    let _ = fs::remove_file(&temporary); // a leftover does no harm
+    time.map_err(Error::io(&path))
+}
+
+fn in_use(folder: &Path, holder: &Holder, age: Option<Duration>) -> Error {
+    let who = match (holder.process.as_str(), age) {
+        ("", _) => "another process".into(),
+        (process, None) => format!("process {process} on {}", holder.machine),
+        (process, Some(age)) => format!("process {process} on {}, which was there {} s ago", holder.machine, age.as_secs()),
+    };
+    Error::file(folder, format!("in use by {who}: wait until it has finished, choose another --out, or take it over with --break-lock"))
+}
+
+/// What tells this running system from every other one, and is the same in all its containers.
+fn kernel() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let id: String = id.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    if id.is_empty() { host() } else { id }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn take(folder: &Path) -> Result<Lock> {
+        Lock::take(folder, &Access::default())
+    }
+
     #[test]
     fn a_second_taker_is_told_who_has_it() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = Lock::take(folder.path()).unwrap();
-        let error = Lock::take(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
+        let lock = take(folder.path()).unwrap();
+        let error = take(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("in use by process {} on {}", std::process::id(), host())), "{error}");
+        assert!(error.contains("--break-lock"), "{error}");
         drop(lock);
         assert!(!folder.path().join(LOCK).exists());
-        drop(Lock::take(folder.path()).unwrap());
+        drop(take(folder.path()).unwrap());
     }
 
+    /// The number of a process says nothing: a living one may have the number of a dead one, and a container has numbers of its own.
     #[test]
-    #[cfg(target_os = "linux")]
-    fn only_a_living_holder_counts() {
-        let me = std::process::id();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let dead = child.id();
-        child.wait().unwrap();
-        let started = start_time(me).unwrap();
-        let cases = [
-            (format!("{me}"), Some("in use by process")),
-            (format!("{me} {started} {}\n", host()), Some("in use by process")),
-            (format!("{me} {started} elsewhere"), Some("on elsewhere")),
-            (format!("{me} {}", started + 1), None), // the number was used again
-            (format!("{dead}"), None),
-            (format!("{dead} 5 {}", host()), None),
-            (format!("{dead} 5 elsewhere"), Some("on elsewhere")),
-            (String::new(), Some("names no process")),
-            ("\u{0}\u{fffd}".to_string(), Some("names no process")),
-        ];
-        for (text, expected) in cases {
+    fn the_system_decides_among_its_own() {
+        let (me, here) = (std::process::id(), kernel());
+        for text in [String::new(), "\u{0}\u{fffd}".into(), format!("{me} {} {here} 1\n", host()), format!("1 elsewhere {here}")] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(LOCK), &text).unwrap();
-            match (Lock::take(folder.path()), expected) {
-                (Ok(_), None) => {}
-                (Err(e), Some(words)) if e.to_string().contains(words) => {
-                    assert_eq!(fs::read_to_string(folder.path().join(LOCK)).unwrap(), text, "somebody else's lock was changed");
-                }
-                (got, _) => panic!("{text:?}: {got:?}, expected {expected:?}"),
-            }
+            let held = if text.contains('\u{0}') { set_age(folder.path(), STALE) } else { Ok(()) };
+            held.unwrap();
+            drop(take(folder.path()).unwrap_or_else(|e| panic!("{text:?}: {e}")));
         }
     }
 
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_process_that_only_waits_to_be_collected_is_dead() {
-        let mut child = std::process::Command::new("true").stdout(std::process::Stdio::piped()).spawn().unwrap();
-        let mut end = Vec::new();
-        std::io::Read::read_to_end(child.stdout.as_mut().unwrap(), &mut end).unwrap(); // returns when it ends
-        let dead = (0..1_000_000).any(|_| start_time(child.id()).is_none());
-        child.wait().unwrap();
-        assert!(dead);
+    fn set_age(folder: &Path, age: Duration) -> io::Result<()> {
+        File::options().write(true).open(folder.join(LOCK))?.set_modified(SystemTime::now() - age)
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    fn a_lock_of_another_machine_counts_for_a_minute() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = "7 elsewhere 0000-1111 5\n";
+        fs::write(folder.path().join(LOCK), other).unwrap();
+        set_age(folder.path(), STALE).unwrap();
+        drop(take(folder.path()).unwrap());
+
+        // One that is touched while it is looked at is held.
+        fs::write(folder.path().join(LOCK), other).unwrap();
+        set_age(folder.path(), STALE - Duration::from_secs(30)).unwrap();
+        let toucher = folder.path().to_path_buf();
+        let (started, start) = channel();
+        let thread = thread::spawn(move || {
+            start.recv().unwrap();
+            set_age(&toucher, Duration::ZERO).unwrap();
+        });
+        static STARTED: std::sync::Mutex<Option<Sender<()>>> = std::sync::Mutex::new(None);
+        *STARTED.lock().unwrap() = Some(started);
+        let note = |text: &str| {
+            assert!(text.contains("process 7 on elsewhere") && text.contains("--break-lock"), "{text}");
+            STARTED.lock().unwrap().take().unwrap().send(()).unwrap();
+        };
+        let error = Lock::take(folder.path(), &Access { note, ..Access::default() }).unwrap_err().to_string();
+        thread.join().unwrap();
+        assert!(error.contains("in use by process 7 on elsewhere, which was there 0 s ago"), "{error}");
+        assert_eq!(fs::read_to_string(folder.path().join(LOCK)).unwrap(), other, "somebody else's lock was changed");
+
+        drop(Lock::take(folder.path(), &Access { break_lock: true, ..Access::default() }).unwrap());
+    }
+
+    #[test]
+    fn who_lost_the_lock_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = take(folder.path()).unwrap();
+        first.check().unwrap();
+        let second = Lock::take(folder.path(), &Access { break_lock: true, ..Access::default() }).unwrap();
+        let error = first.check().unwrap_err().to_string();
+        assert!(error.contains("was taken over by process") && error.contains("writes nothing more"), "{error}");
+        drop(first);
+        second.check().unwrap();
+        assert!(folder.path().join(LOCK).exists(), "the new holder's lock was removed");
+    }
+
+    #[test]
     fn of_many_that_find_a_stale_lock_one_gets_it() {
         for _ in 0..20 {
             let folder = tempfile::tempdir().unwrap();
-            fs::write(folder.path().join(LOCK), format!("{} 1", std::process::id())).unwrap();
+            fs::write(folder.path().join(LOCK), format!("{} {} {} 1", std::process::id(), host(), kernel())).unwrap();
             let ready = std::sync::Barrier::new(8);
             let take = || {
                 ready.wait();
-                Lock::take(folder.path())
+                take(folder.path())
             };
             let taken: Vec<_> = std::thread::scope(|scope| {
                 let takers: Vec<_> = (0..8).map(|_| scope.spawn(take)).collect();

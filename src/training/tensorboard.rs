@@ -9,9 +9,12 @@ use std::path::Path;
 use crate::atomic_file::refused;
 use crate::error::Result;
 
+/// How the names begin that TensorBoard looks for.
+pub const EVENTS: &str = "events.out.tfevents.";
+
 /// Name that TensorBoard looks for, of a file begun at `unix_seconds`.
 pub fn file_name(unix_seconds: u64) -> String {
-    format!("events.out.tfevents.{unix_seconds:010}.{}", host())
+    format!("{EVENTS}{unix_seconds:010}.{}", host())
 }
 
 /// Name of this machine, made fit for a file name.
@@ -25,6 +28,16 @@ pub(crate) fn host() -> String {
 pub fn version_record(wall_time: f64) -> Vec<u8> {
     let mut event = event_at(wall_time);
     bytes_field(&mut event, 3, b"brain.Event:2");
+    record(&event)
+}
+
+/// The record that tells TensorBoard to forget what earlier files of the folder say of `step` and later ones: the start of a session
+/// (`SessionLog` with status `START`), as `SummaryWriter(purge_step=…)` of PyTorch writes it.
+pub fn session_record(wall_time: f64, step: u64) -> Vec<u8> {
+    let mut event = event_at(wall_time);
+    key(&mut event, 2, VARINT);
+    varint(&mut event, step);
+    bytes_field(&mut event, 7, b"\x08\x01");
     record(&event)
 }
 

@@ -17,6 +17,27 @@ pub struct Event {
     pub step: u64,
     pub version: Option<String>,
     pub scalars: Vec<(String, f32)>,
+    /// The start of a session: what earlier files say of this step and later ones is forgotten.
+    pub starts_session: bool,
+}
+
+/// What TensorBoard shows of several files, read one after the other: all events with scalars that no later session forgets.
+#[allow(dead_code)] // one of its users reads single files
+pub fn shown(files: &[Vec<u8>]) -> Vec<Event> {
+    let mut shown: Vec<Event> = Vec::new();
+    for bytes in files {
+        let events = decode(bytes);
+        assert_eq!(events[0].version.as_deref(), Some("brain.Event:2"));
+        assert!(events[1..].iter().all(|event| event.version.is_none()));
+        for event in &events[1..] {
+            if event.starts_session {
+                shown.retain(|earlier| earlier.step < event.step);
+            } else {
+                shown.push(event.clone());
+            }
+        }
+    }
+    shown
 }
 
 /// All events; fails on a wrong checksum or a record that is cut off.
@@ -53,6 +74,10 @@ fn event(data: &[u8]) -> Event {
                     }
                     event.scalars.push(scalar);
                 }
+            }
+            (7, Value::Bytes(session)) => {
+                assert!(matches!(fields(session)[..], [(1, Value::Varint(1))]), "status START");
+                event.starts_session = true;
             }
             (field, _) => panic!("field {field} of an event"),
         }

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use crate::bench::usual_shape;
 use crate::cli::settings::{self, LayerFlags};
-use crate::cli::{Global, Wanted, complain, parse_device};
+use crate::cli::{Global, Wanted, complain, parse_device, stop};
 use crate::device::Device;
 use crate::error::Result;
 use crate::settings::recipes;
@@ -148,9 +148,13 @@ fn product(axes: &[(&str, Vec<Value>)]) -> Vec<Table> {
     })
 }
 
-/// Says on a terminal which case is being measured.
-pub fn progress(global: &Global, index: usize, of: usize) {
+/// Whether the next case is to be measured, which is case `index` of `of`: not after somebody has said stop.
+pub fn goes_on(global: &Global, index: usize, of: usize) -> bool {
+    if stop::is_asked() {
+        return false;
+    }
     if !global.quiet && std::io::stderr().is_terminal() {
         complain(&format!("case {} of {of}", index + 1));
     }
+    true
 }

@@ -15,7 +15,7 @@ use super::report::{Entry, Report};
 use super::tables::{Table, four_digits, milli, optional};
 use crate::bench::data::{Pass, images, time_passes};
 use crate::bench::times::Times;
-use crate::cli::{Global, dataset, settings, use_threads};
+use crate::cli::{Global, dataset, settings, stop, use_threads};
 use crate::data;
 use crate::device::machine::machine;
 use crate::settings::Config;
@@ -99,6 +99,9 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
         data::check_batch(&dataset, config.batch)?;
         for &split in &args.split {
             for loaders in args.loaders.iter().map(|n| n.get()) {
+                if stop::is_asked() {
+                    continue;
+                }
                 let seconds = time_passes(&dataset, split, &config, loaders, &limits)?;
                 let image = dataset.shape.map(|n| n.to_string()).join("x");
                 entries.push(entry(&config, split, image, loaders, images(&dataset, split), &seconds, load_s));

@@ -17,7 +17,7 @@ use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, RandomImages, Work, usual_shape};
 use crate::cli::dataset;
 use crate::cli::settings::{self, NetworkFlags};
-use crate::cli::{Global, use_threads};
+use crate::cli::{Global, stop, use_threads};
 use crate::data::Loader;
 use crate::device::Device;
 use crate::device::machine::machine;
@@ -164,7 +164,11 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     let mut entries = Vec::new();
     for after in decisions.curve() {
         let path = Path::of(&device)[0];
-        let latency = if at.contains(&after.t) { shown.latency(after.t, config.batch, path, &limits)? } else { Latency::default() };
+        let latency = if at.contains(&after.t) && !stop::is_asked() {
+            shown.latency(after.t, config.batch, path, &limits)?
+        } else {
+            Latency::default()
+        };
         entries.push(entry(&config, &shown, &device, &decisions, after, &latency, machine.threads));
     }
     let first_spike = optional(plan.mean_first_spike_step);

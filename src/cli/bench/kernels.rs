@@ -13,7 +13,7 @@ use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, Plan, copy_bytes
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work, peaks};
 use crate::cli::settings::check_spiking;
-use crate::cli::{Global, use_threads};
+use crate::cli::{Global, stop, use_threads};
 use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
@@ -139,7 +139,9 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
     let mut known = KnownPeaks::default();
     let mut entries = Vec::new();
     for (index, setting) in settings.iter().enumerate() {
-        axes::progress(global, index, settings.len());
+        if !axes::goes_on(global, index, settings.len()) {
+            break;
+        }
         let of_device = measure_peaks(&setting.device, &mut known, &mut plan)?;
         measure(args, setting, &widths, &limits, &of_device, &mut entries)?;
     }
@@ -212,13 +214,14 @@ fn measure(
     };
     let mut sink = |measured: Measured| {
         entries.push(entry(args, setting, measured, peaks));
-        Ok(())
+        if stop::is_asked() { Err(Error::config("bench", "was told to stop")) } else { Ok(()) }
     };
     let optimizer = config.optimizer(network.len());
-    match device {
+    let measured = match device {
         Device::Cpu => on_cpu(&plan, optimizer, &mut sink),
         Device::Cuda(gpu) => on_cuda(&plan, gpu, &optimizer, &mut sink),
-    }
+    };
+    if stop::is_asked() { Ok(()) } else { measured }
 }
 
 fn entry(args: &KernelsArgs, setting: &Setting, measured: Measured, peaks: &KnownPeaks) -> Entry<Key, Results> {

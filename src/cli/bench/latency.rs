@@ -142,7 +142,9 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let mut entries = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        axes::progress(global, index, cases.len());
+        if !axes::goes_on(global, index, cases.len()) {
+            break;
+        }
         for &path in Path::of(&case.device) {
             let latency = of_case(case, path, &limits)?;
             entries.push(entry(case, path, &latency, machine.threads));

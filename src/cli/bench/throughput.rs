@@ -94,7 +94,9 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let mut entries = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        axes::progress(global, index, cases.len());
+        if !axes::goes_on(global, index, cases.len()) {
+            break;
+        }
         let timing = time_steps(case, args.warmup, args.repeats.get())?;
         entries.push(entry(case, &timing, machine.threads));
     }

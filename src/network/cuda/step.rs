@@ -8,7 +8,7 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::data::Dataset;
 use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
-use crate::network::{Kind, Mode, Network, Samples, Step, WeightGradient};
+use crate::network::{Kind, Mode, Network, NormState, Samples, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
 use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 use crate::ops::optimizer::{Optimizer, Rule};
@@ -127,10 +127,16 @@ impl Network {
         Ok(Step { loss: result.loss, correct: u64::from(result.correct), rates: self.rates_of(&fired, batch), not_finite })
     }
 
-    /// Name of the parameter that holds element `at` of the arena.
+    /// Name of the parameter that holds element `at` of the arena, or, behind the arena, of the norm with that running statistic.
     fn parameter_at(&self, at: usize) -> String {
         let holds = |p: &&crate::network::Parameter| (p.start..p.start + p.len).contains(&at);
-        self.parameters.iter().find(holds).map_or_else(|| format!("element {at}"), |p| p.name.clone())
+        let mut before = self.len();
+        let of_norm = self.norms.iter().find(|norm| {
+            before += 2 * norm.running_mean.len();
+            at >= self.len() && at < before
+        });
+        let name = self.parameters.iter().find(holds).map(|p| p.name.clone()).or_else(|| of_norm.map(NormState::statistics_name));
+        name.unwrap_or_else(|| format!("element {at}"))
     }
 
     /// Records launches, unless they are recorded already.
@@ -171,7 +177,7 @@ impl Network {
         pass.enqueue_backward(false)?;
         let _phase = clock::span(Name::Phase(Phase::Optimizer));
         clock::op(Op::FiniteCheck, || {
-            update::first_not_finite(gpu, result, values, grads)?;
+            update::first_not_finite(gpu, result, values, grads, buffers.running)?;
             settle(gpu)
         })?;
         clock::op(Op::Update, || {

@@ -45,7 +45,7 @@ pub struct StepResult {
 const _: () = assert!(size_of::<StepResult>() == 16);
 
 impl StepResult {
-    /// Index of the first value or gradient of the arena that is not finite.
+    /// Index of the first value or gradient of the arena that is not finite; from the length of the arena on, of a running statistic.
     pub fn first_not_finite(&self) -> Option<usize> {
         (self.first_bad != 0).then(|| (u32::MAX - self.first_bad) as usize)
     }
@@ -83,13 +83,14 @@ struct Adam {
 /// Blocks of a loop over the arena: enough to fill every device.
 const MOST_BLOCKS: usize = 2048;
 
-/// Looks for values and gradients that are not finite; [`step`] then changes nothing.
+/// Looks for values, gradients and running statistics that are not finite; [`step`] then changes nothing.
 ///
 /// # Errors
 /// [`crate::error::Error::Device`] if the launch fails; so do the others.
-pub fn first_not_finite(gpu: &Gpu, result: Slice<StepResult>, values: Slice<f32>, grads: Slice<f32>) -> Result<()> {
-    let grid = [values.len().div_ceil(256).min(MOST_BLOCKS) as u32, 1, 1];
-    gpu.launch(&kernels::FIRST_NOT_FINITE, grid, 0, &[&result, &values, &grads, &(values.len() as i32)])
+pub fn first_not_finite(gpu: &Gpu, result: Slice<StepResult>, values: Slice<f32>, grads: Slice<f32>, running: Slice<f32>) -> Result<()> {
+    let grid = [(values.len() + running.len()).div_ceil(256).min(MOST_BLOCKS) as u32, 1, 1];
+    let (len, statistics) = (values.len() as i32, running.len() as i32);
+    gpu.launch(&kernels::FIRST_NOT_FINITE, grid, 0, &[&result, &values, &grads, &len, &running, &statistics])
 }
 
 /// Updates the values, unless `result` reports something that is not finite.

@@ -78,13 +78,14 @@ impl Opened {
         self.header.metadata().as_ref().and_then(|m| m.get(key)).map(String::as_str)
     }
 
-    /// Reads the tensors.
+    /// Reads the tensors; `check` sees the bytes of all of them.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read.
-    pub fn tensors(mut self) -> Result<Tensors> {
+    /// [`Error::Io`] if the file cannot be read; that of `check`.
+    pub fn tensors(mut self, check: impl FnOnce(&Opened, &[u8]) -> Result<()>) -> Result<Tensors> {
         let mut data = vec![0; self.header.data_len()];
         self.file.read_exact(&mut data).map_err(Error::io(&self.path))?;
+        check(&self, &data)?;
         let mut names = self.header.offset_keys();
         // DataParallel puts this in front of every name.
         let wrapped = !names.is_empty() && names.iter().all(|name| name.starts_with("module."));

@@ -13,6 +13,7 @@
 //! Equal states give equal bytes: no time, no path, everything sorted.
 
 mod header;
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -23,55 +24,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::error::{Error, Result};
-use crate::network::Network;
+use crate::network::{Network, NormState};
 use crate::ops::optimizer::{Optimizer, Rule};
-use crate::training::metrics::{EpochMetrics, float};
+use crate::training::metrics::EpochMetrics;
 use header::{Opened, Tensors};
+pub use progress::{EpochSums, Progress};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;
-
-/// Where a training run stands. Shuffling, augmentation and dropout are functions of `seed`, `epoch` and `step`, so that these
-/// three are the state of the generator too.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Epochs finished, which is the index from 0 of the epoch at work.
-    pub epoch: usize,
-    /// Steps finished in that epoch.
-    pub step: usize,
-    /// Steps finished in the whole run.
-    pub iteration: u64,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Highest test accuracy so far, 0..=1.
-    #[serde(with = "float")]
-    pub best_accuracy: f64,
-    /// Sums over the finished steps of the epoch at work.
-    pub sums: EpochSums,
-    /// The finished epochs; [`save`] leaves out their wall times, which read as NaN.
-    pub metrics: Vec<EpochMetrics>,
-}
-
-/// What an epoch's line is computed from, so that a run resumed in the middle of an epoch reports the same line.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EpochSums {
-    /// Sum of the loss over samples.
-    #[serde(with = "float")]
-    pub loss: f64,
-    /// Samples classified right.
-    pub correct: u64,
-    /// Samples trained on.
-    pub seen: u64,
-    /// Sum of each layer's firing rate over samples.
-    #[serde(default)]
-    pub rates: Vec<f64>,
-}
 
 /// Metadata `optimizer`.
 #[derive(Serialize, Deserialize)]
 struct OptimizerState {
     rule: Rule,
     steps: u64,
+}
+
+/// Name of the checksum in the metadata.
+const CHECKSUM: &str = "crc32c";
+
+/// Checksum of a file: of what its metadata say and of all tensors, in the order of the file. Two CRC-32C in hexadecimal.
+fn checksum(said: [&str; 3], tensors: u32) -> String {
+    let said = said.iter().fold(0, |checksum, text| crc32c::crc32c_append(crc32c::crc32c_append(checksum, text.as_bytes()), b"\0"));
+    format!("{said:08x}{tensors:08x}")
+}
+
+/// Refuses a file whose checksum is not that of its contents. Files from elsewhere have none.
+fn check_sum(path: &Path, opened: &Opened, tensors: &[u8]) -> Result<()> {
+    let Some(written) = opened.meta(CHECKSUM) else { return Ok(()) };
+    let said = ["config", "progress", "optimizer"].map(|key| opened.meta(key).unwrap_or_default());
+    if checksum(said, crc32c::crc32c(tensors)) == written {
+        return Ok(());
+    }
+    Err(Error::file(path, "has changed since it was written: its checksum is another one; use another checkpoint"))
 }
 
 /// Where a tensor of the file lives: an index into the network's parameters or norms.
@@ -146,11 +131,23 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     let state = OptimizerState { rule: optimizer.rule, steps: optimizer.steps };
     let state = serde_json::to_string(&state).map_err(json_error)?;
     let version = VERSION.to_string();
-    let metadata = [("format", "dsr"), ("version", &version), ("config", config_toml), ("progress", &progress), ("optimizer", &state)];
 
     let places = places(network, Some(optimizer));
     // Eight-byte values first, so that every tensor is aligned.
     let (counters, floats): (Vec<_>, Vec<_>) = places.iter().partition(|(_, (_, place))| matches!(place, Place::Batches(_)));
+    let mut tensors_checksum = 0;
+    for (_, (_, place)) in counters.iter().chain(&floats) {
+        tensors_checksum = crc32c::crc32c_append(tensors_checksum, &bytes_at(*place, network, optimizer));
+    }
+    let checksum = checksum([config_toml, &progress, &state], tensors_checksum);
+    let metadata = [
+        ("format", "dsr"),
+        ("version", &version),
+        ("config", config_toml),
+        ("progress", &progress),
+        ("optimizer", &state),
+        (CHECKSUM, &checksum),
+    ];
     let mut header = Header { metadata: metadata.into(), tensors: BTreeMap::new() };
     let mut end = 0;
     for (dtype, tensors) in [(Dtype::I64, &counters), (Dtype::F32, &floats)] {
@@ -197,7 +194,7 @@ fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result
         Some(format!("{what}{}", parameter.name))
     });
     let bad_norm = || network.norms.iter().find(|n| n.running_mean.iter().chain(&n.running_var).any(|v| !v.is_finite()));
-    match in_parameters.or_else(|| bad_norm().map(|norm| format!("the running statistics of {}", norm.name))) {
+    match in_parameters.or_else(|| bad_norm().map(NormState::statistics_name)) {
         None => Ok(()),
         Some(what) => {
             let problem =
@@ -237,7 +234,7 @@ fn read(
 ) -> Result<(Option<Progress>, bool)> {
     let opened = Opened::open(path)?;
     let ours = check_version(path, &opened)?;
-    let progress = if ours { Some(json_meta::<Progress>(path, &opened, "progress")?) } else { None };
+    let progress = if ours { Some(progress_of(path, &opened)?) } else { None };
     let mut optimizer = optimizer.filter(|_| ours);
     let mut steps = 0;
     if let Some(optimizer) = &mut optimizer {
@@ -251,7 +248,7 @@ fn read(
         }
         steps = state.steps;
     }
-    let tensors = opened.tensors()?;
+    let tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
     let mut places = places(network, optimizer.as_deref());
     let thresholds: BTreeSet<&str> = network.layers.iter().map(|layer| network.parameters[layer.threshold].name.as_str()).collect();
     let has_thresholds = thresholds.iter().any(|name| tensors.has(name));
@@ -301,6 +298,25 @@ fn read(
 pub fn config(path: &Path) -> Result<Option<String>> {
     let opened = Opened::open(path)?;
     Ok(if check_version(path, &opened)? { opened.meta("config").map(str::to_string) } else { None })
+}
+
+/// How far the run of a checkpoint was, without its tensors.
+///
+/// # Errors
+/// As [`load`], of the header; [`Error::File`] for a file that is no checkpoint.
+pub fn progress(path: &Path) -> Result<Progress> {
+    let opened = Opened::open(path)?;
+    if check_version(path, &opened)? {
+        progress_of(path, &opened)
+    } else {
+        Err(Error::file(path, "holds parameters but no training state"))
+    }
+}
+
+fn progress_of(path: &Path, opened: &Opened) -> Result<Progress> {
+    let progress = json_meta::<Progress>(path, opened, "progress")?;
+    progress.check(path)?;
+    Ok(progress)
 }
 
 /// Whether this is a checkpoint of ours, of a version we can read.
