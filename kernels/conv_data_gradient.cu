@@ -18,7 +18,7 @@
 #include "include/bf16_tile.cuh"
 #include "include/geometry.cuh"
 
-// Field for field `Backward` in src/ops/conv/cuda.rs.
+// Field for field `Backward` in src/ops/conv/sizes.rs.
 struct DataGradient {
     Geometry geometry;
     int batch;

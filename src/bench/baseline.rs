@@ -69,19 +69,6 @@ impl Comparison {
     }
 }
 
-/// An earlier result and the share by which a median may grow, ready to be compared with.
-pub struct Against {
-    pub baseline: Baseline,
-    pub fail_over: f64,
-}
-
-impl Against {
-    /// Compares the cases; `key` names the fields that say what a case is.
-    pub fn compare(&self, cases: &[Value], key: &[String]) -> Comparison {
-        self.baseline.compare(cases, key, self.fail_over)
-    }
-}
-
 impl Baseline {
     /// Reads the JSON that the same command has printed.
     ///
@@ -153,6 +140,19 @@ impl Baseline {
             comparison.compared.extend(compared(index, name(new), before, new, fail_over));
         }
         comparison
+    }
+}
+
+/// An earlier result and the share by which a median may grow, ready to be compared with.
+pub struct Against {
+    pub baseline: Baseline,
+    pub fail_over: f64,
+}
+
+impl Against {
+    /// Compares the cases; `key` names the fields that say what a case is.
+    pub fn compare(&self, cases: &[Value], key: &[String]) -> Comparison {
+        self.baseline.compare(cases, key, self.fail_over)
     }
 }
 

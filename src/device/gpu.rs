@@ -308,7 +308,7 @@ impl Gpu {
         self.context.bind_to_thread().map_err(|e| self.failed("an earlier call", e))
     }
 
-    pub(super) fn check_lengths(&self, what: &str, device: usize, host: usize) -> Result<()> {
+    fn check_lengths(&self, what: &str, device: usize, host: usize) -> Result<()> {
         if device == host { Ok(()) } else { Err(Error::shape(what, device, host)) }
     }
 

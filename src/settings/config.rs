@@ -310,7 +310,7 @@ impl Config {
         }
     }
 
-    /// The network that is asked for, apart from its neurons.
+    /// The layers that are asked for.
     pub fn architecture(&self) -> Architecture<'_> {
         let Config { model, widths, blocks, dropout, vth, .. } = self;
         Architecture { model, widths, blocks, dropout: *dropout, vth: *vth }

@@ -40,13 +40,14 @@ pub fn names() -> Vec<&'static str> {
     residual.chain(PLAIN.iter().map(|m| m.0)).chain(IMAGENET.iter().map(|m| m.0)).chain([CUSTOM]).collect()
 }
 
-/// What settings say of a network, apart from its neurons.
+/// What settings say of the layers of a network; neuron model and time steps come when it is built.
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture<'a> {
     /// One of [`names`].
     pub model: &'a str,
-    /// Channels and blocks of each stage of a [`CUSTOM`] network; empty for the others.
+    /// Channels of each stage of a [`CUSTOM`] network; empty for the others.
     pub widths: &'a [usize],
+    /// Blocks of each stage, likewise.
     pub blocks: &'a [usize],
     /// Share of spikes dropped while training.
     pub dropout: f64,

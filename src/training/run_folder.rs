@@ -281,8 +281,8 @@ impl RunFolder {
             bytes.extend(event(*end, metrics));
         }
         // TensorBoard reads files in the order of their names.
-        let names = (now as u64..).map(|seconds| self.path.join(tensorboard::file_name(seconds)));
-        let path = names.skip_while(|path| path.exists()).next().unwrap_or_default();
+        let mut names = (now as u64..).map(|seconds| self.path.join(tensorboard::file_name(seconds)));
+        let path = names.find(|path| !path.exists()).unwrap_or_default();
         atomic_file::write(&path, &bytes)?;
         self.events = Some(path);
         Ok(())

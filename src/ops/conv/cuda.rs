@@ -5,32 +5,11 @@ use bytemuck::{Pod, Zeroable};
 pub use super::cuda_data_gradient::{data_gradient, data_gradient_in_tiles};
 pub use super::cuda_forward::{conv_forward, conv_forward_in_tiles};
 pub use super::cuda_weight_gradient::{Operand, subtract_outer, weight_gradient, weight_gradient_workspace};
+use super::sizes::{Backward, expect, int, pooled_positions, source_positions, weights_of};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 use crate::ops::neuron::LANES;
 use crate::ops::spike_conv::{DeviceGeometry, Geometry};
-
-/// A buffer holds at least what will be touched.
-pub(super) fn expect<T>(op: &str, what: &str, expected: usize, slice: Slice<T>) -> Result<()> {
-    if slice.len() >= expected { Ok(()) } else { Err(Error::shape(format!("{op}: {what}"), expected, slice.len())) }
-}
-
-/// A number of elements or threads that kernels count in 32 bits.
-pub(super) fn int(op: &str, what: &str, n: usize) -> Result<i32> {
-    i32::try_from(n).map_err(|_| Error::shape(format!("{op}: {what}"), "less than 2^31", n))
-}
-
-pub(super) fn weights_of(geometry: &Geometry) -> usize {
-    geometry.taps() * geometry.cin * geometry.cout
-}
-
-pub(super) fn pooled_positions(geometry: &Geometry) -> usize {
-    geometry.pooled().iter().product()
-}
-
-fn source_positions(geometry: &Geometry) -> usize {
-    geometry.source.iter().product()
-}
 
 /// Field for field `struct RealConv` in `kernels/conv.cu`.
 #[repr(C)]
@@ -95,17 +74,6 @@ pub fn copy_real(gpu: &Gpu, sums: Slice<f32>, input: Slice<f32>, geometry: &Geom
     let p = CopyReal { batch, positions, frames, channels, stride };
     gpu.launch(&kernels::COPY_REAL, [values.div_ceil(256), 1, 1], 0, &[&sums, &input, &scalars(&p)])
 }
-
-/// A geometry and whether to add to the output; field for field `struct Unpool` in `kernels/conv.cu` and `struct DataGradient` in
-/// `kernels/conv_data_gradient.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Backward {
-    pub geometry: DeviceGeometry,
-    pub batch: i32,
-    pub add: i32,
-}
-const _: () = assert!(size_of::<Backward>() == 68);
 
 /// Gradient of a source `[B][P][C]` from that of its pool `[B][P_pooled][C]`; without a pool, what an identity passes on.
 ///

@@ -1,6 +1,6 @@
 //! Launch geometry and arguments of `kernels/conv_data_gradient.cu`.
 
-use super::cuda::{Backward, expect, int, pooled_positions};
+use super::sizes::{Backward, expect, int, pooled_positions};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
 use crate::ops::spike_conv::Geometry;

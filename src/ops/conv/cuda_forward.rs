@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::cuda::{expect, int, pooled_positions};
+use super::sizes::{expect, int, pooled_positions};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
 use crate::ops::spike_conv::{DeviceGeometry, Geometry, rounded_pieces};

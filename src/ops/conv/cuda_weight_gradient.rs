@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::cuda::{expect, int, weights_of};
+use super::sizes::{expect, int, weights_of};
 use crate::device::{Arg, Gpu, Kernel, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 use crate::ops::spike_conv::{DeviceGeometry, Geometry};

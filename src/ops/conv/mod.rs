@@ -8,5 +8,6 @@ pub mod cuda;
 mod cuda_data_gradient;
 mod cuda_forward;
 mod cuda_weight_gradient;
+mod sizes;
 pub use cpu::{conv_at, data_gradient, pool_rates, pool_values, unpool_add, weight_gradient};
 pub use cpu_forward::conv;

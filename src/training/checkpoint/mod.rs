@@ -117,7 +117,8 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Writes a checkpoint, tensor by tensor, in place of an older one.
+/// Writes a checkpoint, tensor by tensor, in place of an older one. `config_toml` are the settings that made the network; empty for one
+/// that no settings describe, which the commands then do not open.
 ///
 /// # Errors
 /// [`Error`] with the path if the file cannot be written, or if the state holds a value that is not finite; an older checkpoint
@@ -148,7 +149,8 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
         ("optimizer", &state),
         (CHECKSUM, &checksum),
     ];
-    let mut header = Header { metadata: metadata.into(), tensors: BTreeMap::new() };
+    let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    let mut header = Header { metadata, tensors: BTreeMap::new() };
     let mut end = 0;
     for (dtype, tensors) in [(Dtype::I64, &counters), (Dtype::F32, &floats)] {
         for (name, (shape, _)) in tensors {
