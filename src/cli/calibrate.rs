@@ -105,7 +105,7 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let layers = calibrate::set_thresholds(&mut network, &sketches, args.quantile);
     let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
     let progress = Progress { seed: config.seed, ..Progress::default() };
-    checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, &config.to_toml()?)?;
+    checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, &config.without_machine().to_toml()?)?;
     if !global.quiet {
         notes(&layers).iter().for_each(|note| complain(note));
     }
