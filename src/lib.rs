@@ -18,7 +18,7 @@
 //! use std::path::Path;
 //! use std::sync::Arc;
 //!
-//! use dsr::checkpoint::{self, Progress};
+//! use dsr::checkpoint::{self, About, Progress};
 //! use dsr::data::{Images, Split};
 //! use dsr::network::{Conv, Init, Input, Mode, NO_POOL, Source, WeightGradient};
 //! use dsr::ops::neuron::Neuron;
@@ -74,8 +74,8 @@
 //! let path = Path::new("halves.safetensors");
 //! # let folder = tempfile::tempdir().expect("a folder");
 //! # let path = &folder.path().join(path);
-//! let no_settings = "";
-//! checkpoint::save(path, &network, &optimizer, &Progress::default(), no_settings)?;
+//! let about = About { data: Some(&data.card()), ..About::default() };
+//! checkpoint::save(path, &network, &optimizer, &Progress::default(), about)?;
 //! checkpoint::load(path, &mut network, Some(&mut optimizer))?;
 //! # Ok(())
 //! # }

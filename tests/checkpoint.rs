@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use dsr::data::DataCard;
 use dsr::network::{Network, preact_resnet};
 use dsr::ops::neuron::Neuron;
 use dsr::ops::optimizer::{Optimizer, Rule};
-use dsr::training::checkpoint::{EpochSums, Progress, config, load, save};
+use dsr::training::checkpoint::{About, EpochSums, Progress, config, data, load, save};
 use dsr::training::metrics::{EpochMetrics, LayerMetrics, State, Warning};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
@@ -14,6 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+const ABOUT: About = About { config_toml: CONFIG, data: None };
 const CONFIG: &str = "# settings\nlr = 0.1\nname = \"größe\"\n";
 
 fn network(widths: &[usize], seed: u64) -> Network {
@@ -97,7 +99,7 @@ impl Folder {
     fn saved(&self, rule: Rule) -> (PathBuf, Vec<u8>) {
         let (network, optimizer) = trained(rule, 1);
         let path = self.path("saved.safetensors");
-        save(&path, &network, &optimizer, &progress(), CONFIG).unwrap();
+        save(&path, &network, &optimizer, &progress(), ABOUT).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         (path, bytes)
     }
@@ -109,7 +111,7 @@ fn state_comes_back_with_the_same_bits() {
         let folder = Folder::new();
         let (saved, optimizer) = trained(rule, 1);
         let path = folder.path("last.safetensors");
-        save(&path, &saved, &optimizer, &progress(), CONFIG).unwrap();
+        save(&path, &saved, &optimizer, &progress(), ABOUT).unwrap();
         let (mut other, mut other_optimizer) = (network(&[4, 6], 2), Optimizer::new(rule, 5e-4, saved.values.len()));
         assert_ne!(state(&saved, &optimizer), state(&other, &other_optimizer));
         let found = load(&path, &mut other, Some(&mut other_optimizer)).unwrap().unwrap();
@@ -151,7 +153,7 @@ fn equal_states_give_equal_bytes() {
     slower.metrics[0].seconds = 99.0;
     slower.metrics[0].images_per_second = 3.0;
     let path = folder.path("slower.safetensors");
-    save(&path, &network, &optimizer, &slower, CONFIG).unwrap();
+    save(&path, &network, &optimizer, &slower, ABOUT).unwrap();
     assert!(std::fs::read(path).unwrap() == first, "a slower machine must write the same bytes");
 }
 
@@ -316,18 +318,19 @@ fn bad_files_are_told_apart() {
         ("progress no JSON", meta("progress", "{\"epoch\": 1"), &["damaged metadata \"progress\""]),
         ("negative epoch", meta("progress", "{\"epoch\": -1}"), &["damaged metadata \"progress\"", "-1"]),
         ("optimizer unknown", meta("optimizer", "{\"rule\":{\"kind\":\"lamb\"},\"steps\":1}"), &["damaged metadata \"optimizer\"", "lamb"]),
-        (
-            "no tensor",
-            serialized(&Tensors::new(), None),
-            &["another network", "missing bn1.bias, bn1.num_batches_tracked, bn1.running_mean and"],
-        ),
+        ("no tensor", serialized(&Tensors::new(), None), &["another network", "missing bn1.bias, bn1.running_mean, bn1.running_var and"]),
         ("one missing", edited(&|t| drop(t.remove("relu3.Vth"))), &["missing relu3.Vth;"]),
         ("one unexpected", set("fc.weight", Dtype::F32, &[], vec![0; 4]), &["unexpected fc.weight;"]),
         ("name with a line break", set("a\nb", Dtype::F32, &[], vec![0; 4]), &["unexpected a\\nb"]),
         ("other shape", set("linear.weight", Dtype::F32, &[6, 3], vec![0; 72]), &["linear.weight has shape [6, 3]", "needs [3, 6]"]),
-        ("scalar as vector", set("relu3.Vth", Dtype::F32, &[1], vec![0; 4]), &["relu3.Vth has shape [1]", "needs []"]),
+        ("scalar as vector", set("relu3.Vth", Dtype::F32, &[2], vec![0; 8]), &["relu3.Vth has shape [2]", "needs []"]),
         ("integer weights", set("bn2.weight", Dtype::I32, &[3], vec![0; 12]), &["bn2.weight holds I32", "F16"]),
-        ("counter as float", set("bn2.num_batches_tracked", Dtype::F32, &[], vec![0; 4]), &["bn2.num_batches_tracked holds F32", "I64"]),
+        (
+            "half a batch",
+            set("bn2.num_batches_tracked", Dtype::F32, &[], 1.5f32.to_le_bytes().to_vec()),
+            &["bn2.num_batches_tracked is no whole number"],
+        ),
+        ("counter as bytes", set("bn2.num_batches_tracked", Dtype::U8, &[], vec![0]), &["bn2.num_batches_tracked holds U8", "I64"]),
         ("NaN", set("bn2.weight", Dtype::F32, &[3], three(f32::NAN)), &["bn2.weight holds NaN (element 1)"]),
         ("infinity", set("bn2.running_mean", Dtype::F32, &[3], three(f32::NEG_INFINITY)), &["bn2.running_mean holds -inf (element 1)"]),
         ("too large for f32", set("relu3.Vth", Dtype::F64, &[], 1e300f64.to_le_bytes().to_vec()), &["relu3.Vth holds inf"]),
@@ -376,7 +379,7 @@ fn a_state_that_is_not_finite_does_not_replace_a_good_checkpoint() {
     for (spoil, words) in cases {
         let (mut network, mut optimizer) = trained(ADAM, 1);
         spoil(&mut network, &mut optimizer);
-        let error = save(&path, &network, &optimizer, &progress(), CONFIG).unwrap_err().to_string();
+        let error = save(&path, &network, &optimizer, &progress(), ABOUT).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
         assert!(std::fs::read(&path).unwrap() == good);
     }
@@ -390,7 +393,7 @@ fn progress_with_values_that_are_no_numbers_comes_back() {
     progress.metrics[0].test_loss = f64::INFINITY;
     progress.metrics[1].test_loss = f64::NAN;
     let path = folder.path("x");
-    save(&path, &network, &optimizer, &progress, CONFIG).unwrap();
+    save(&path, &network, &optimizer, &progress, ABOUT).unwrap();
     let found = load(&path, &mut network, Some(&mut optimizer)).unwrap().unwrap();
     assert_eq!(found.metrics[0].test_loss, f64::INFINITY);
     assert!(found.metrics[1].test_loss.is_nan());
@@ -415,7 +418,7 @@ fn progress_that_no_run_can_have_made_is_refused() {
     for (words, spoil) in cases {
         let mut progress = progress();
         spoil(&mut progress);
-        save(&path, &network, &optimizer, &progress, CONFIG).unwrap();
+        save(&path, &network, &optimizer, &progress, ABOUT).unwrap();
         let error = load(&path, &mut network, Some(&mut optimizer)).unwrap_err().to_string();
         assert!(error.contains(words) && error.contains("use another checkpoint"), "{words}: {error}");
     }
@@ -464,6 +467,63 @@ fn a_flipped_bit_is_seen() {
 
 fn without_times(progress: Progress) -> Progress {
     Progress { metrics: progress.metrics.iter().map(EpochMetrics::without_times).collect(), ..progress }
+}
+
+/// A `state_dict` as PyTorch programs leave it: without counters or with counters of another type, thresholds with an axis, and names
+/// with the wrappers of modules in front.
+#[test]
+fn what_pytorch_loads_is_read() {
+    let folder = Folder::new();
+    let (path, _) = folder.saved(SGD);
+    let (whole, _) = trained(SGD, 1);
+    let bytes = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let parameters = || tensors.iter().filter(|(name, _)| !name.starts_with("optimizer."));
+    let counters: HashMap<String, f32> =
+        whole.norms.iter().map(|norm| (format!("{}.num_batches_tracked", norm.name), norm.batches as f32)).collect();
+    for prefix in ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "a.b.c."] {
+        for counter in ["kept", "missing", "float"] {
+            let views =
+                parameters().filter(|(name, _)| counter != "missing" || !name.ends_with("num_batches_tracked")).map(|(name, view)| {
+                    let name_there = format!("{prefix}{name}");
+                    if name.ends_with("num_batches_tracked") && counter == "float" {
+                        let number = bytemuck::bytes_of(&counters[name]);
+                        return (name_there, TensorView::new(Dtype::F32, vec![1], number).unwrap());
+                    }
+                    let shape = if name.ends_with("Vth") { vec![1] } else { view.shape().to_vec() };
+                    (name_there, TensorView::new(view.dtype(), shape, view.data()).unwrap())
+                });
+            let file = folder.path("theirs.safetensors");
+            std::fs::write(&file, safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
+            let (mut network, _) = trained(SGD, 2);
+            let batches: Vec<i64> = network.norms.iter().map(|norm| norm.batches).collect();
+            assert_eq!(load(&file, &mut network, None).unwrap_or_else(|e| panic!("{prefix:?}, {counter}: {e}")), None);
+            assert_eq!(network.values, whole.values, "{prefix:?}, {counter}");
+            let expected = if counter == "missing" { batches } else { whole.norms.iter().map(|norm| norm.batches).collect() };
+            assert_eq!(network.norms.iter().map(|norm| norm.batches).collect::<Vec<_>>(), expected, "{prefix:?}, {counter}");
+        }
+    }
+}
+
+/// What the network was trained on travels with it.
+#[test]
+fn data_are_described() {
+    let folder = Folder::new();
+    let (network, optimizer) = trained(SGD, 1);
+    let path = folder.path("x");
+    let card = DataCard {
+        name: "cats and dogs".into(),
+        shape: [9, 7, 3],
+        frames: 1,
+        classes: vec!["cat".into(), "dög\u{1b}".into()],
+        max_value: 255,
+        mean: vec![0.1, 0.2, 0.3],
+        std: vec![1.0, 2.0, 3.0],
+    };
+    save(&path, &network, &optimizer, &progress(), About { data: Some(&card), ..ABOUT }).unwrap();
+    assert_eq!(data(&path).unwrap(), Some(card));
+    save(&path, &network, &optimizer, &progress(), ABOUT).unwrap();
+    assert_eq!(data(&path).unwrap(), None);
 }
 
 /// A file that ends at any byte is refused and changes nothing.

@@ -17,7 +17,7 @@ use crate::evaluation::calibrate::{self, Calibrated, Origin};
 use crate::evaluation::sketch::RELATIVE_ERROR;
 use crate::settings::recipes;
 use crate::settings::{Config, NeuronKind};
-use crate::training::checkpoint::{self, Progress};
+use crate::training::checkpoint::{self, About, Progress};
 
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, say};
@@ -101,11 +101,13 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     bar.finish_and_clear();
 
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
-    checkpoint::load_start(&path, &mut network)?;
+    checkpoint::load_start(&path, &mut network, false)?;
     let layers = calibrate::set_thresholds(&mut network, &sketches, args.quantile);
     let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
     let progress = Progress { seed: config.seed, ..Progress::default() };
-    checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, &config.without_machine().to_toml()?)?;
+    let (config_toml, data) = (config.without_machine().to_toml()?, dataset.card());
+    let about = About { config_toml: &config_toml, data: Some(&data) };
+    checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, about)?;
     if !global.quiet {
         notes(&layers).iter().for_each(|note| complain(note));
     }

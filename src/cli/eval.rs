@@ -100,6 +100,9 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
+    if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
+        complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
+    }
     checkpoint::load(&path, &mut network, None)?;
     network.place(&device)?;
     if global.verbose {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
+use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
 use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
 use crate::training::checkpoint;
@@ -208,7 +209,12 @@ pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
 }
 
 /// A configuration from nothing: the recipe (by name, or the data set's own), then `layers`.
-pub fn fresh(recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
+pub fn fresh(recipe: Option<&str>, layers: Vec<Layer>) -> Result<Config> {
+    fresh_on(Table::new(), recipe, layers)
+}
+
+/// The same with settings of a network, which win over the recipe and give way to `layers`.
+pub fn fresh_on(network: Table, recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
     let dataset = recipes::last(&layers, "dataset").and_then(|v| v.as_str()).unwrap_or(recipes::DEFAULT_DATASET).to_string();
     let name = match recipe {
         Some(name) => name.to_string(),
@@ -220,8 +226,18 @@ pub fn fresh(recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
             recipes::name_for(&dataset, &layers)
         }
     };
-    layers.insert(0, recipes::recipe(&name)?);
+    layers.splice(0..0, [recipes::recipe(&name)?, recipes::given(network)]);
     recipes::resolve(&Config::default(), &layers)
+}
+
+/// Model, widths and blocks of the network in a checkpoint or run folder; none if it does not say.
+pub fn network_of(path: &Path) -> Result<Table> {
+    let path = checkpoint_file(path);
+    let Some(text) = checkpoint::config(&path)? else { return Ok(Table::new()) };
+    let mut table = recipes::trained(&path, &text)?.to_table()?;
+    let is_custom = table.get("model").and_then(|model| model.as_str()) == Some(models::CUSTOM);
+    table.retain(|key, _| if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
+    Ok(table)
 }
 
 /// Refuses an ANN where spikes are what is looked at.

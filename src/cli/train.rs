@@ -40,6 +40,9 @@ pub struct TrainArgs {
     /// Start from the parameters of a checkpoint or run folder: a network of spikes, an ANN, or PyTorch's state_dict.
     #[arg(long, value_name = "FILE", conflicts_with = "resume", alias = "init_from", help_heading = "Run")]
     init_from: Option<PathBuf>,
+    /// With --init-from: start the last layer anew, for a data set with other classes.
+    #[arg(long, requires = "init_from", alias = "new_head", help_heading = "Run")]
+    new_head: bool,
     /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     out: Option<PathBuf>,
@@ -84,15 +87,13 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     }
     let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
     let origin = match (&args.init_from, &plan.resume) {
-        (Some(_), _) => Origin::Parameters(&init_from),
+        (Some(_), _) => Origin::Parameters { path: &init_from, new_head: args.new_head },
         (None, Some(_)) => Origin::Checkpoint,
         (None, None) => Origin::Seed,
     };
     let mut run = training::start(plan.config, dataset, &device, origin)?;
-    if let (false, Origin::Parameters(path)) = (global.quiet, origin)
-        && let Some(note) = thresholds_note(path, &run)?
-    {
-        complain(&note);
+    if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
+        thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
     }
     stop::catch("this step")?;
     let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
@@ -134,7 +135,7 @@ fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
     if config.neuron == NeuronKind::Relu || !run.chosen.is_empty() {
         return Ok(None);
     }
-    if !run.had_thresholds {
+    if !run.started.has_thresholds {
         let note =
             format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
         return Ok(Some(note));
@@ -150,6 +151,12 @@ fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
         kind => format!("{} neurons", kind.name().to_uppercase()),
     });
     Ok(Some(format!("note: the thresholds in {file} are in units of {theirs}, this run has {ours}")))
+}
+
+/// Which parameters of the last layer start anew; nothing if none does.
+fn head_note(run: &Run) -> Option<String> {
+    let new = &run.started.new;
+    (!new.is_empty()).then(|| format!("note: the last layer starts anew for {} classes: {}", run.dataset.classes.len(), new.join(", ")))
 }
 
 /// What a user should know about LIF neurons that forget most of a sample, which training by representation suffers from.
@@ -233,7 +240,8 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
         }
     };
     let Some(source) = source else {
-        let config = settings::fresh(args.recipe.as_deref(), layers)?;
+        let network = args.init_from.as_deref().map_or(Ok(toml::Table::new()), settings::network_of)?;
+        let config = settings::fresh_on(network, args.recipe.as_deref(), layers)?;
         return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None });
     };
     let text = checkpoint::config(&source)?

@@ -24,6 +24,8 @@ mod summary;
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 pub use augment::{Augment, Draw, Pixels};
 pub use catalogue::names;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
@@ -168,6 +170,19 @@ impl Dataset {
         }
     }
 
+    /// What a checkpoint says of it.
+    pub fn card(&self) -> DataCard {
+        DataCard {
+            name: self.name.clone(),
+            shape: self.shape,
+            frames: self.frames,
+            classes: self.classes.clone(),
+            max_value: self.max_value,
+            mean: self.mean.clone(),
+            std: self.std.clone(),
+        }
+    }
+
     /// The set as results name it: with the split, where there is more than one usual split.
     pub fn title(&self) -> String {
         match &self.stream {
@@ -179,6 +194,43 @@ impl Dataset {
     /// Values of a sample, `[frames][H][W][C]`.
     pub fn sample_values(&self) -> usize {
         self.frames * self.shape.iter().product::<usize>()
+    }
+}
+
+/// What a network has to be told of the data it was trained on, to be used without them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataCard {
+    /// Name of the set.
+    pub name: String,
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    /// Images of a sample: 1, or T.
+    pub frames: usize,
+    /// Name of each class, in the order of the logits.
+    pub classes: Vec<String>,
+    /// The byte that stands for 1.0.
+    pub max_value: u8,
+    /// Mean of each channel, in units of `max_value`.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel, in units of `max_value`.
+    pub std: Vec<f32>,
+}
+
+impl DataCard {
+    /// How the classes of a data set differ from these; nothing if they do not.
+    pub fn classes_differ(&self, dataset: &Dataset) -> Option<String> {
+        if self.classes == dataset.classes {
+            return None;
+        }
+        let at =
+            self.classes.iter().zip(&dataset.classes).position(|(a, b)| a != b).unwrap_or(self.classes.len().min(dataset.classes.len()));
+        let name = |classes: &[String]| classes.get(at).map_or("none".to_string(), |name| format!("'{name}'"));
+        let mut sorted = [self.classes.clone(), dataset.classes.clone()];
+        sorted.iter_mut().for_each(|names| names.sort());
+        let how = if sorted[0] == sorted[1] { "the same classes in another order" } else { "other classes" };
+        let (theirs, ours) = (name(&self.classes), name(&dataset.classes));
+        Some(format!("it was trained on {} with {how}: class {at} is {theirs} there and {ours} in {}", self.name, dataset.name))
     }
 }
 

@@ -224,6 +224,16 @@ impl Network {
         self.values.len()
     }
 
+    /// The parameters of the last layer, whose shape is that of the classes: weights, biases, threshold; indices.
+    pub fn head(&self) -> Vec<usize> {
+        let Some(last) = self.layers.last() else { return Vec::new() };
+        let of_connection = |connection: &Connection| match connection.kind {
+            Kind::Conv { weight, bias } => [Some(weight), bias],
+            Kind::Identity => [None, None],
+        };
+        last.connections.iter().flat_map(of_connection).flatten().chain([last.threshold]).collect()
+    }
+
     /// Whether the network has no parameter.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use self::checkpoint::{EpochSums, Progress};
+use self::checkpoint::{About, EpochSums, Progress, Started};
 use self::metrics::{EpochMetrics, LayerMetrics};
 use self::run_folder::RunFolder;
 use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
@@ -38,8 +38,8 @@ pub struct Run {
     pub progress: Progress,
     /// Thresholds that were chosen from data when the run began; empty for fixed ones and for a resumed run.
     pub chosen: Vec<ChosenThreshold>,
-    /// False if the run began from the parameters of an ANN, which has no thresholds.
-    pub had_thresholds: bool,
+    /// What the run took from the file whose parameters it began with.
+    pub started: Started,
 }
 
 /// What the loop tells while it works, and how it is told to stop.
@@ -68,8 +68,8 @@ pub enum End {
 pub enum Origin<'a> {
     /// Drawn from the seed.
     Seed,
-    /// From a file; apart from that the run is a new one.
-    Parameters(&'a Path),
+    /// From a file, its last layer too or not; apart from that the run is a new one.
+    Parameters { path: &'a Path, new_head: bool },
     /// From a checkpoint that [`resume`] loads afterwards.
     Checkpoint,
 }
@@ -88,13 +88,13 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
     config.check()?;
     check_batch(&dataset, config.batch)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
-    let had_thresholds = match origin {
-        Origin::Parameters(path) => checkpoint::load_start(path, &mut network)?,
-        Origin::Seed | Origin::Checkpoint => true,
+    let started = match origin {
+        Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,
+        Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, new: Vec::new() },
     };
     let optimizer = config.optimizer(network.len());
     let chosen = match (config.threshold_init, &origin) {
-        (ThresholdInit::Auto, Origin::Seed | Origin::Parameters(_)) => choose_thresholds(&config, &dataset, &mut network)?,
+        (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
     network.place(device)?;
@@ -103,7 +103,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
     }
     network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
-    Ok(Run { config, dataset, network, optimizer, progress, chosen, had_thresholds })
+    Ok(Run { config, dataset, network, optimizer, progress, chosen, started })
 }
 
 /// Chooses thresholds from the first training samples.
@@ -317,7 +317,9 @@ fn save(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()> {
     if let Some(layer) = run.network.first_not_finite() {
         return Err(not_finite(run.progress.iteration, folder, layer));
     }
-    checkpoint::save(path, &run.network, &run.optimizer, &run.progress, &run.config.without_machine().to_toml()?)
+    let (config_toml, data) = (run.config.without_machine().to_toml()?, run.dataset.card());
+    let about = About { config_toml: &config_toml, data: Some(&data) };
+    checkpoint::save(path, &run.network, &run.optimizer, &run.progress, about)
 }
 
 fn not_finite(step: u64, folder: &RunFolder, layer: String) -> Error {

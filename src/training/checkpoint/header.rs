@@ -86,16 +86,8 @@ impl Opened {
         let mut data = vec![0; self.header.data_len()];
         self.file.read_exact(&mut data).map_err(Error::io(&self.path))?;
         check(&self, &data)?;
-        let mut names = self.header.offset_keys();
-        // DataParallel puts this in front of every name.
-        let wrapped = !names.is_empty() && names.iter().all(|name| name.starts_with("module."));
-        let infos = names
-            .drain(..)
-            .filter_map(|name| {
-                let info = self.header.info(&name)?.clone();
-                Some((if wrapped { name["module.".len()..].to_string() } else { name }, info))
-            })
-            .collect();
+        let infos =
+            self.header.offset_keys().into_iter().filter_map(|name| Some((name.clone(), self.header.info(&name)?.clone()))).collect();
         Ok(Tensors { path: self.path, infos, data })
     }
 }
@@ -109,6 +101,25 @@ pub struct Tensors {
 }
 
 impl Tensors {
+    /// Leaves away what all names have in front, up to a dot, unless a name is wanted as it is: DataParallel, compiled modules and
+    /// modules inside of others put it there (`module.`, `_orig_mod.`, `model.`, `net.`, some of them more than once).
+    pub fn leave_prefix_away(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        let Some(first) = self.infos.keys().next().cloned() else { return };
+        let shared = self
+            .infos
+            .keys()
+            .fold(first.len(), |shared, name| shared.min(first.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count()));
+        let Some(dot) = first.as_bytes()[..shared].iter().rposition(|&byte| byte == b'.') else { return };
+        if !self.infos.keys().any(|name| is_wanted(name)) {
+            self.infos = std::mem::take(&mut self.infos).into_iter().map(|(name, info)| (name[dot + 1..].to_string(), info)).collect();
+        }
+    }
+
+    /// Shape of a tensor; none if there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.infos.get(name).map(|info| info.shape.as_slice())
+    }
+
     /// All names, sorted.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.infos.keys().map(String::as_str).collect();
@@ -126,13 +137,14 @@ impl Tensors {
         Ok((info, &self.data[info.data_offsets.0..info.data_offsets.1]))
     }
 
-    /// Fails unless the tensor has `shape`, which is the network's.
+    /// Fails unless the tensor has `shape`, which is the network's; a single number may have any axes of length 1.
     ///
     /// # Errors
     /// [`Error::File`] with both shapes.
     pub fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
         let (info, _) = self.find(name)?;
-        if info.shape == shape {
+        let is_number = |shape: &[usize]| shape.iter().all(|&n| n == 1);
+        if info.shape == shape || (is_number(&info.shape) && is_number(shape)) {
             return Ok(());
         }
         let problem = format!("belongs to another network: {name} has shape {:?}, this network needs {shape:?}", info.shape);
@@ -161,14 +173,19 @@ impl Tensors {
         }
     }
 
-    /// The one element of an integer tensor.
+    /// The one element of an integer tensor, or of one of floats that is a whole number.
     ///
     /// # Errors
-    /// [`Error::File`] for another type.
+    /// [`Error::File`] for another type or value.
     pub fn integer(&self, name: &str) -> Result<i64> {
         let (info, bytes) = self.find(name)?;
-        match (info.dtype, bytes.first_chunk()) {
-            (Dtype::I64, Some(&bytes)) => Ok(i64::from_le_bytes(bytes)),
+        match (info.dtype, bytes) {
+            (Dtype::I64, bytes) if bytes.len() == 8 => Ok(bytes.first_chunk().map_or(0, |&bytes| i64::from_le_bytes(bytes))),
+            (Dtype::I32, bytes) if bytes.len() == 4 => Ok(bytes.first_chunk().map_or(0, |&bytes| i32::from_le_bytes(bytes).into())),
+            (Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16, _) => match self.floats(name)?[..] {
+                [value] if value.fract() == 0.0 && value.abs() < 1e15 => Ok(value as i64),
+                _ => Err(Error::file(&self.path, format!("{name} is no whole number"))),
+            },
             (other, _) => Err(Error::file(&self.path, format!("{name} holds {other}: expected I64"))),
         }
     }

@@ -14,8 +14,9 @@
 
 mod header;
 mod progress;
+mod read;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -23,12 +24,13 @@ use safetensors::tensor::TensorInfo;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::data::DataCard;
 use crate::error::{Error, Result};
 use crate::network::{Network, NormState};
 use crate::ops::optimizer::{Optimizer, Rule};
 use crate::training::metrics::EpochMetrics;
-use header::{Opened, Tensors};
 pub use progress::{EpochSums, Progress};
+pub use read::{Started, config, data, load, load_start, progress};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;
@@ -44,19 +46,9 @@ struct OptimizerState {
 const CHECKSUM: &str = "crc32c";
 
 /// Checksum of a file: of what its metadata say and of all tensors, in the order of the file. Two CRC-32C in hexadecimal.
-fn checksum(said: [&str; 3], tensors: u32) -> String {
+fn checksum(said: [&str; 4], tensors: u32) -> String {
     let said = said.iter().fold(0, |checksum, text| crc32c::crc32c_append(crc32c::crc32c_append(checksum, text.as_bytes()), b"\0"));
     format!("{said:08x}{tensors:08x}")
-}
-
-/// Refuses a file whose checksum is not that of its contents. Files from elsewhere have none.
-fn check_sum(path: &Path, opened: &Opened, tensors: &[u8]) -> Result<()> {
-    let Some(written) = opened.meta(CHECKSUM) else { return Ok(()) };
-    let said = ["config", "progress", "optimizer"].map(|key| opened.meta(key).unwrap_or_default());
-    if checksum(said, crc32c::crc32c(tensors)) == written {
-        return Ok(());
-    }
-    Err(Error::file(path, "has changed since it was written: its checksum is another one; use another checkpoint"))
 }
 
 /// Where a tensor of the file lives: an index into the network's parameters or norms.
@@ -117,13 +109,21 @@ fn le_bytes(values: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Writes a checkpoint, tensor by tensor, in place of an older one. `config_toml` are the settings that made the network; empty for one
-/// that no settings describe, which the commands then do not open.
+/// What a checkpoint says beside its numbers, so that it can be used without the run that wrote it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    /// The settings that made the network; empty for one that no settings describe, which the commands then do not open.
+    pub config_toml: &'a str,
+    /// The data it was trained on: sizes, names of the classes, normalisation.
+    pub data: Option<&'a DataCard>,
+}
+
+/// Writes a checkpoint, tensor by tensor, in place of an older one.
 ///
 /// # Errors
 /// [`Error`] with the path if the file cannot be written, or if the state holds a value that is not finite; an older checkpoint
 /// at `path` is then unchanged.
-pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Progress, config_toml: &str) -> Result<()> {
+pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Progress, about: About) -> Result<()> {
     check_lengths(network, optimizer)?;
     check_finite(path, network, optimizer)?;
     let metrics = progress.metrics.iter().map(EpochMetrics::without_times).collect();
@@ -131,6 +131,8 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     let progress = serde_json::to_string(&Progress { metrics, ..progress.clone() }).map_err(json_error)?;
     let state = OptimizerState { rule: optimizer.rule, steps: optimizer.steps };
     let state = serde_json::to_string(&state).map_err(json_error)?;
+    let data = about.data.map_or(Ok(String::new()), serde_json::to_string).map_err(json_error)?;
+    let config_toml = about.config_toml;
     let version = VERSION.to_string();
 
     let places = places(network, Some(optimizer));
@@ -140,13 +142,14 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     for (_, (_, place)) in counters.iter().chain(&floats) {
         tensors_checksum = crc32c::crc32c_append(tensors_checksum, &bytes_at(*place, network, optimizer));
     }
-    let checksum = checksum([config_toml, &progress, &state], tensors_checksum);
+    let checksum = checksum([config_toml, &progress, &state, &data], tensors_checksum);
     let metadata = [
         ("format", "dsr"),
         ("version", &version),
         ("config", config_toml),
         ("progress", &progress),
         ("optimizer", &state),
+        ("data", &data),
         (CHECKSUM, &checksum),
     ];
     let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();
@@ -204,175 +207,4 @@ fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result
             Err(Error::file(path, problem))
         }
     }
-}
-
-/// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
-///
-/// An ANN takes the weights of a spiking network and leaves the thresholds. Of a plain `state_dict` (whose names may begin with
-/// `module.`) only the network is read, and the result is none.
-///
-/// # Errors
-/// [`Error::File`] if the file is damaged, by a later version, of another network, or holds values that are not finite;
-/// `network` and `optimizer` are then as before.
-pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer>) -> Result<Option<Progress>> {
-    read(path, network, optimizer, false).map(|(progress, _)| progress)
-}
-
-/// Reads the parameters that a new run starts from, as [`load`]; a file of an ANN leaves the thresholds of `network` as they are.
-/// Says whether the file had thresholds.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_start(path: &Path, network: &mut Network) -> Result<bool> {
-    read(path, network, None, true).map(|(_, has_thresholds)| has_thresholds)
-}
-
-/// Reads a file; without `may_lack_thresholds`, a spiking network takes no file of an ANN. Says whether the file had thresholds.
-fn read(
-    path: &Path,
-    network: &mut Network,
-    optimizer: Option<&mut Optimizer>,
-    may_lack_thresholds: bool,
-) -> Result<(Option<Progress>, bool)> {
-    let opened = Opened::open(path)?;
-    let ours = check_version(path, &opened)?;
-    let progress = if ours { Some(progress_of(path, &opened)?) } else { None };
-    let mut optimizer = optimizer.filter(|_| ours);
-    let mut steps = 0;
-    if let Some(optimizer) = &mut optimizer {
-        check_lengths(network, optimizer)?;
-        let state = json_meta::<OptimizerState>(path, &opened, "optimizer")?;
-        let (saved, wanted) = (rule_name(state.rule), rule_name(optimizer.rule));
-        if saved != wanted {
-            let problem =
-                format!("was trained with {saved}, but this run uses {wanted}: pass --optimizer {saved}, or begin with --init-from");
-            return Err(Error::file(path, problem));
-        }
-        steps = state.steps;
-    }
-    let tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
-    let mut places = places(network, optimizer.as_deref());
-    let thresholds: BTreeSet<&str> = network.layers.iter().map(|layer| network.parameters[layer.threshold].name.as_str()).collect();
-    let has_thresholds = thresholds.iter().any(|name| tensors.has(name));
-    if may_lack_thresholds && !has_thresholds {
-        places.retain(|name, _| !thresholds.contains(name.as_str()));
-    }
-    check_names(path, &tensors, places.keys().map(String::as_str).collect(), &thresholds)?;
-    for (name, (shape, place)) in &places {
-        tensors.check_shape(name, shape)?;
-        match place {
-            Place::Batches(_) => drop(tensors.integer(name)?),
-            Place::RunningVar(_) if tensors.floats(name)?.iter().any(|&v| v < 0.0) => {
-                return Err(Error::file(path, format!("{name} holds a negative variance: it is damaged; use another checkpoint")));
-            }
-            _ => drop(tensors.floats(name)?),
-        }
-    }
-
-    // All that can fail has been tried. Tensors are decoded once more, which takes less memory than having kept them.
-    for (name, (_, place)) in &places {
-        match *place {
-            Place::Parameter(index) => network.set_parameter(index, &tensors.floats(name)?),
-            Place::RunningMean(index) => network.norms[index].running_mean = tensors.floats(name)?,
-            Place::RunningVar(index) => network.norms[index].running_var = tensors.floats(name)?,
-            Place::Batches(index) => network.norms[index].batches = tensors.integer(name)?,
-            Place::First(index) | Place::Second(index) => {
-                let Some(optimizer) = optimizer.as_deref_mut() else { continue };
-                let arena = if matches!(place, Place::First(_)) { &mut optimizer.first } else { &mut optimizer.second };
-                // The network knows the order of its own arena only: lend it this one.
-                std::mem::swap(&mut network.values, arena);
-                network.set_parameter(index, &tensors.floats(name)?);
-                std::mem::swap(&mut network.values, arena);
-            }
-        }
-    }
-    if let Some(optimizer) = optimizer {
-        optimizer.steps = steps;
-    }
-    network.prepare();
-    Ok((progress, has_thresholds))
-}
-
-/// The settings inside a checkpoint (TOML); none in a plain `state_dict`.
-///
-/// # Errors
-/// As [`load`], of the header.
-pub fn config(path: &Path) -> Result<Option<String>> {
-    let opened = Opened::open(path)?;
-    Ok(if check_version(path, &opened)? { opened.meta("config").map(str::to_string) } else { None })
-}
-
-/// How far the run of a checkpoint was, without its tensors.
-///
-/// # Errors
-/// As [`load`], of the header; [`Error::File`] for a file that is no checkpoint.
-pub fn progress(path: &Path) -> Result<Progress> {
-    let opened = Opened::open(path)?;
-    if check_version(path, &opened)? {
-        progress_of(path, &opened)
-    } else {
-        Err(Error::file(path, "holds parameters but no training state"))
-    }
-}
-
-fn progress_of(path: &Path, opened: &Opened) -> Result<Progress> {
-    let progress = json_meta::<Progress>(path, opened, "progress")?;
-    progress.check(path)?;
-    Ok(progress)
-}
-
-/// Whether this is a checkpoint of ours, of a version we can read.
-fn check_version(path: &Path, opened: &Opened) -> Result<bool> {
-    if opened.meta("format") != Some("dsr") {
-        return Ok(false);
-    }
-    let version = opened.meta("version").unwrap_or_default();
-    match version.parse::<u64>() {
-        Ok(number) if number > u64::from(VERSION) => {
-            Err(Error::file(path, format!("written by a later dsr: version {number}, this one reads up to {VERSION}; use a newer dsr")))
-        }
-        Ok(1..) => Ok(true),
-        _ => Err(Error::file(path, format!("has no valid version ({version:?}): it is damaged; use another checkpoint"))),
-    }
-}
-
-fn json_meta<T: for<'de> Deserialize<'de>>(path: &Path, opened: &Opened, key: &str) -> Result<T> {
-    let text = opened.meta(key).unwrap_or_default();
-    serde_json::from_str(text)
-        .map_err(|e| Error::file(path, format!("has damaged metadata {key:?} ({}): use another checkpoint", e.to_string().escape_debug())))
-}
-
-fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::Sgd { .. } => "sgd",
-        Rule::Adam { .. } => "adam",
-    }
-}
-
-/// The file must have each wanted tensor, and no other than optimiser state and thresholds.
-fn check_names(path: &Path, tensors: &Tensors, wanted: BTreeSet<&str>, thresholds: &BTreeSet<&str>) -> Result<()> {
-    let missing: Vec<&str> = wanted.iter().copied().filter(|name| !tensors.has(name)).collect();
-    let names = tensors.names();
-    let is_unexpected = |n: &&str| !wanted.contains(n) && !thresholds.contains(n) && !n.starts_with("optimizer.");
-    let unexpected: Vec<&str> = names.into_iter().filter(is_unexpected).collect();
-    if unexpected.is_empty() && !missing.is_empty() && missing.len() == thresholds.len() && missing.iter().all(|n| thresholds.contains(n)) {
-        let problem = "holds an ANN, which has no thresholds: dsr calibrate takes them from its activations, and dsr train --init-from starts \
-                       with those of its settings";
-        return Err(Error::file(path, problem));
-    }
-    let lists: Vec<String> = [("missing", missing), ("unexpected", unexpected)]
-        .into_iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| format!("{what} {}", first_three(&names)))
-        .collect();
-    if lists.is_empty() {
-        return Ok(());
-    }
-    Err(Error::file(path, format!("belongs to another network: {}; check --model, --widths and --blocks", lists.join("; "))))
-}
-
-fn first_three(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(3).map(|name| name.escape_debug().to_string()).collect();
-    let more = names.len() - shown.len();
-    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
 }

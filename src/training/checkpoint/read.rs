@@ -1,0 +1,245 @@
+//! Reads checkpoints, and `state_dict`s of PyTorch.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::header::{Opened, Tensors};
+use super::{CHECKSUM, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
+use crate::data::DataCard;
+use crate::error::{Error, Result};
+use crate::network::Network;
+use crate::ops::optimizer::{Optimizer, Rule};
+
+/// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
+///
+/// An ANN takes the weights of a spiking network and leaves the thresholds. Of a plain `state_dict` only the network is read, and the
+/// result is none; what all of its names have in front (`module.`, `_orig_mod.`, …) is left away, and counters of batches may be missing.
+///
+/// # Errors
+/// [`Error::File`] if the file is damaged, by a later version, of another network, or holds values that are not finite;
+/// `network` and `optimizer` are then as before.
+pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer>) -> Result<Option<Progress>> {
+    read(path, network, optimizer, None).map(|(progress, _)| progress)
+}
+
+/// What a new run took from a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Started {
+    /// False for the file of an ANN: the thresholds are those of the new network.
+    pub has_thresholds: bool,
+    /// Parameters of the last layer that were left as they start.
+    pub new: Vec<String>,
+}
+
+/// Reads the parameters that a new run starts from, as [`load`]; a file of an ANN leaves the thresholds of `network` as they are, and
+/// `new_head` the parameters of its last layer.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_start(path: &Path, network: &mut Network, new_head: bool) -> Result<Started> {
+    read(path, network, None, Some(new_head)).map(|(_, started)| started)
+}
+
+/// Reads a file; for a new run, an ANN's will do, and, if it is so said, the last layer stays as it is.
+fn read(
+    path: &Path,
+    network: &mut Network,
+    optimizer: Option<&mut Optimizer>,
+    new_run: Option<bool>,
+) -> Result<(Option<Progress>, Started)> {
+    let opened = Opened::open(path)?;
+    let ours = check_version(path, &opened)?;
+    let progress = if ours { Some(progress_of(path, &opened)?) } else { None };
+    let mut optimizer = optimizer.filter(|_| ours);
+    let mut steps = 0;
+    if let Some(optimizer) = &mut optimizer {
+        check_lengths(network, optimizer)?;
+        let state = json_meta::<OptimizerState>(path, &opened, "optimizer")?;
+        let (saved, wanted) = (rule_name(state.rule), rule_name(optimizer.rule));
+        if saved != wanted {
+            let problem =
+                format!("was trained with {saved}, but this run uses {wanted}: pass --optimizer {saved}, or begin with --init-from");
+            return Err(Error::file(path, problem));
+        }
+        steps = state.steps;
+    }
+    let mut tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
+    let mut places = places(network, optimizer.as_deref());
+    if !ours {
+        tensors.leave_prefix_away(|name| places.contains_key(name));
+        // PyTorch has had these since 0.4.1; nothing here reads them.
+        places.retain(|name, (_, place)| !matches!(place, Place::Batches(_)) || tensors.has(name));
+    }
+    let thresholds: BTreeSet<&str> = network.layers.iter().map(|layer| network.parameters[layer.threshold].name.as_str()).collect();
+    let mut started = Started { has_thresholds: thresholds.iter().any(|name| tensors.has(name)), new: Vec::new() };
+    if new_run.is_some() && !started.has_thresholds {
+        places.retain(|name, _| !thresholds.contains(name.as_str()));
+    }
+    let head = network.head();
+    let is_head = |place: &Place| matches!(place, Place::Parameter(index) if head.contains(index));
+    if new_run == Some(true) {
+        let (left, kept) = places.into_iter().partition(|(_, (_, place))| is_head(place));
+        places = kept;
+        started.new = std::collections::BTreeMap::into_keys(left).collect();
+    }
+    let wanted: BTreeSet<&str> = places.keys().chain(&started.new).map(String::as_str).collect();
+    let optional = thresholds.iter().copied().chain(started.new.iter().map(String::as_str)).collect();
+    check_names(path, &tensors, wanted, &optional, &thresholds)?;
+    for (name, (shape, place)) in &places {
+        if let (true, Some(found)) = (is_head(place) && new_run.is_some(), tensors.shape(name))
+            && found != shape
+        {
+            let (theirs, ours) = (found.first().unwrap_or(&0), shape.first().unwrap_or(&0));
+            let problem = format!("has a last layer for {theirs} classes, and the data set has {ours}: --new-head starts that layer anew");
+            return Err(Error::file(path, problem));
+        }
+    }
+    for (name, (shape, place)) in &places {
+        tensors.check_shape(name, shape)?;
+        match place {
+            Place::Batches(_) => drop(tensors.integer(name)?),
+            Place::RunningVar(_) if tensors.floats(name)?.iter().any(|&v| v < 0.0) => {
+                return Err(Error::file(path, format!("{name} holds a negative variance: it is damaged; use another checkpoint")));
+            }
+            _ => drop(tensors.floats(name)?),
+        }
+    }
+
+    // All that can fail has been tried. Tensors are decoded once more, which takes less memory than having kept them.
+    for (name, (_, place)) in &places {
+        match *place {
+            Place::Parameter(index) => network.set_parameter(index, &tensors.floats(name)?),
+            Place::RunningMean(index) => network.norms[index].running_mean = tensors.floats(name)?,
+            Place::RunningVar(index) => network.norms[index].running_var = tensors.floats(name)?,
+            Place::Batches(index) => network.norms[index].batches = tensors.integer(name)?,
+            Place::First(index) | Place::Second(index) => {
+                let Some(optimizer) = optimizer.as_deref_mut() else { continue };
+                let arena = if matches!(place, Place::First(_)) { &mut optimizer.first } else { &mut optimizer.second };
+                // The network knows the order of its own arena only: lend it this one.
+                std::mem::swap(&mut network.values, arena);
+                network.set_parameter(index, &tensors.floats(name)?);
+                std::mem::swap(&mut network.values, arena);
+            }
+        }
+    }
+    if let Some(optimizer) = optimizer {
+        optimizer.steps = steps;
+    }
+    network.prepare();
+    Ok((progress, started))
+}
+
+/// The settings inside a checkpoint (TOML); none in a plain `state_dict`.
+///
+/// # Errors
+/// As [`load`], of the header.
+pub fn config(path: &Path) -> Result<Option<String>> {
+    let opened = Opened::open(path)?;
+    Ok(if check_version(path, &opened)? { opened.meta("config").map(str::to_string) } else { None })
+}
+
+/// What a checkpoint says of the data it was trained on; none in a plain `state_dict`, or in one of an earlier version.
+///
+/// # Errors
+/// As [`load`], of the header.
+pub fn data(path: &Path) -> Result<Option<DataCard>> {
+    let opened = Opened::open(path)?;
+    if !check_version(path, &opened)? || opened.meta("data").is_none() {
+        return Ok(None);
+    }
+    json_meta(path, &opened, "data").map(Some)
+}
+
+/// How far the run of a checkpoint was, without its tensors.
+///
+/// # Errors
+/// As [`load`], of the header; [`Error::File`] for a file that is no checkpoint.
+pub fn progress(path: &Path) -> Result<Progress> {
+    let opened = Opened::open(path)?;
+    if check_version(path, &opened)? {
+        progress_of(path, &opened)
+    } else {
+        Err(Error::file(path, "holds parameters but no training state"))
+    }
+}
+
+fn progress_of(path: &Path, opened: &Opened) -> Result<Progress> {
+    let progress = json_meta::<Progress>(path, opened, "progress")?;
+    progress.check(path)?;
+    Ok(progress)
+}
+
+/// Whether this is a checkpoint of ours, of a version we can read.
+fn check_version(path: &Path, opened: &Opened) -> Result<bool> {
+    if opened.meta("format") != Some("dsr") {
+        return Ok(false);
+    }
+    let version = opened.meta("version").unwrap_or_default();
+    match version.parse::<u64>() {
+        Ok(number) if number > u64::from(VERSION) => {
+            Err(Error::file(path, format!("written by a later dsr: version {number}, this one reads up to {VERSION}; use a newer dsr")))
+        }
+        Ok(1..) => Ok(true),
+        _ => Err(Error::file(path, format!("has no valid version ({version:?}): it is damaged; use another checkpoint"))),
+    }
+}
+
+fn json_meta<T: for<'de> Deserialize<'de>>(path: &Path, opened: &Opened, key: &str) -> Result<T> {
+    let text = opened.meta(key).unwrap_or_default();
+    serde_json::from_str(text)
+        .map_err(|e| Error::file(path, format!("has damaged metadata {key:?} ({}): use another checkpoint", e.to_string().escape_debug())))
+}
+
+fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Sgd { .. } => "sgd",
+        Rule::Adam { .. } => "adam",
+    }
+}
+
+/// The file must have each wanted tensor, and no other than optimiser state and thresholds.
+fn check_names(
+    path: &Path,
+    tensors: &Tensors,
+    wanted: BTreeSet<&str>,
+    optional: &BTreeSet<&str>,
+    thresholds: &BTreeSet<&str>,
+) -> Result<()> {
+    let is_new = |name: &str| optional.contains(name) && !thresholds.contains(name);
+    let missing: Vec<&str> = wanted.iter().copied().filter(|name| !tensors.has(name) && !is_new(name)).collect();
+    let names = tensors.names();
+    let is_unexpected = |n: &&str| !wanted.contains(n) && !optional.contains(n) && !n.starts_with("optimizer.");
+    let unexpected: Vec<&str> = names.into_iter().filter(is_unexpected).collect();
+    if unexpected.is_empty() && !missing.is_empty() && missing.len() == thresholds.len() && missing.iter().all(|n| thresholds.contains(n)) {
+        let problem = "holds an ANN, which has no thresholds: dsr calibrate takes them from its activations, and dsr train --init-from starts \
+                       with those of its settings";
+        return Err(Error::file(path, problem));
+    }
+    let lists: Vec<String> = [("missing", missing), ("unexpected", unexpected)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what} {}", first_three(&names)))
+        .collect();
+    if lists.is_empty() {
+        return Ok(());
+    }
+    Err(Error::file(path, format!("belongs to another network: {}; check --model, --widths and --blocks", lists.join("; "))))
+}
+
+fn first_three(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(3).map(|name| name.escape_debug().to_string()).collect();
+    let more = names.len() - shown.len();
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
+/// Refuses a file whose checksum is not that of its contents. Files from elsewhere have none.
+fn check_sum(path: &Path, opened: &Opened, tensors: &[u8]) -> Result<()> {
+    let Some(written) = opened.meta(CHECKSUM) else { return Ok(()) };
+    let said = ["config", "progress", "optimizer", "data"].map(|key| opened.meta(key).unwrap_or_default());
+    if checksum(said, crc32c::crc32c(tensors)) == written {
+        return Ok(());
+    }
+    Err(Error::file(path, "has changed since it was written: its checksum is another one; use another checkpoint"))
+}
