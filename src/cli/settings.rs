@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
+use crate::regular_file;
 use crate::settings::recipes::{self, Layer};
 use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
 use crate::training::checkpoint;
@@ -13,6 +14,9 @@ use serde::Serialize;
 use toml::Table;
 
 use super::Global;
+
+/// Bytes that a file of settings may have.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// What the network is.
 #[derive(Args, Serialize)]
@@ -189,18 +193,26 @@ pub fn table(flags: &impl Serialize) -> Result<Table> {
     Table::try_from(flags).map_err(|e| Error::config("flags", e.to_string()))
 }
 
+/// Refuses a seed that a TOML file cannot hold.
+///
+/// # Errors
+/// [`Error::Config`] naming `seed`.
+pub fn checked_seed(seed: u64) -> Result<u64> {
+    let most = i64::MAX.cast_unsigned();
+    if seed <= most { Ok(seed) } else { Err(Error::config("seed", format!("{seed} is above {most}"))) }
+}
+
 /// The settings of `--config` and then of `flags`, which win.
 pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
     if let Some(seed) = global.seed {
-        let seed = i64::try_from(seed).map_err(|_| Error::config("seed", format!("{seed} is above {}", i64::MAX)))?;
-        flags.insert("seed".into(), seed.into());
+        flags.insert("seed".into(), checked_seed(seed)?.cast_signed().into());
     }
     if let Some(threads) = global.threads {
-        flags.insert("threads".into(), (threads.get() as i64).into());
+        flags.insert("threads".into(), i64::try_from(threads.get()).unwrap_or(i64::MAX).into());
     }
     let mut layers = Vec::new();
     if let Some(path) = &global.config {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = regular_file::read_text(path, MOST_BYTES)?;
         layers.push(recipes::parse(&text, &path.display().to_string())?);
     }
     layers.push(recipes::given(flags));

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
+use crate::regular_file;
 use crate::training::curves;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
 use crate::training::run_lock::Lock;
@@ -26,6 +27,8 @@ pub const CSV: &str = "metrics.csv";
 pub const JSONL: &str = "metrics.jsonl";
 /// Thresholds chosen from data, one JSON object a layer; only with `--threshold-init auto`.
 pub const THRESHOLDS: &str = "thresholds.jsonl";
+/// Bytes that the records of a run may have.
+const MOST_BYTES: u64 = 1 << 30;
 /// Picture of the run so far.
 pub const CURVES: &str = "curves.svg";
 
@@ -242,6 +245,6 @@ fn jsonl(records: &[impl Serialize]) -> serde_json::Result<Vec<u8>> {
 
 /// The epochs that a file holds; lines that are none are passed over, as the file only adds to what a checkpoint says.
 fn read_jsonl(path: &Path) -> Vec<EpochMetrics> {
-    let text = fs::read(path).unwrap_or_default();
+    let text = regular_file::read(path, MOST_BYTES).unwrap_or_default();
     text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }

@@ -1,11 +1,12 @@
 //! One process at a time in a run folder.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::atomic_file::refused;
 use crate::error::{Error, Result};
+use crate::regular_file;
 use crate::training::tensorboard::host;
 
 /// Name of the lock file in a run folder: process id, its start time, machine.
@@ -53,10 +54,10 @@ impl Drop for Lock {
 
 /// Removes the lock of a dead process; an error if the process lives.
 fn remove_stale(folder: &Path, path: &Path) -> Result<()> {
-    let file = match File::open(path) {
+    let file = match regular_file::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()), // given back just now
-        Err(e) => return Err(Error::io(path)(e)),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(()), // given back just now
+        Err(e) => return Err(e),
     };
     // Two processes may both find a stale lock; without this, the slower one would remove the faster one's new lock.
     file.lock().map_err(Error::io(path))?;
