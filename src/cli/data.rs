@@ -74,7 +74,9 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
     global.refuse("data", &[Unused::Device, Unused::Seed])?;
     let (Command::Info(which) | Command::Verify(which) | Command::Sheet { which, .. } | Command::Convert(which)) = &args.command;
     let config = settings::fresh(None, settings::layers(global, settings::table(which)?)?)?;
-    use_threads(config.threads)?;
+    if config.threads > 0 {
+        use_threads(config.threads)?;
+    }
     global.tell_settings(&config)?;
     let (output_json, quiet) = (global.output == Output::Json, global.quiet);
     match &args.command {

@@ -20,9 +20,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::room::{Bytes, Room};
 use crate::device::{Device, Gpu, driver};
 use crate::error::Error;
 use crate::settings::{Config, MAX_THREADS};
+
+/// Addresses of a thread: its stack, and its own buffers of a matrix product.
+const THREAD_BYTES: u64 = 4 << 20;
 
 /// Done.
 const DONE: u8 = 0;
@@ -222,6 +226,8 @@ fn use_threads(threads: usize) -> anyhow::Result<()> {
     if threads > MAX_THREADS {
         return Err(Error::config("threads", format!("{threads} is above {MAX_THREADS}")).into());
     }
+    let reserved = threads as u64 * THREAD_BYTES;
+    Room::now().check(Bytes { written: 0, reserved }, &format!("starting {threads} threads"), "lower --threads")?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.with_context(|| format!("--threads {threads}: could not be started; try fewer"))
 }

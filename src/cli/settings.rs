@@ -82,10 +82,10 @@ pub struct ReadingFlags {
 #[derive(Args, Serialize)]
 #[command(next_help_heading = "Network and data")]
 pub struct LayerFlags {
-    /// Channels of each stage of a PreAct-ResNet, such as 16,32,64.
+    /// Channels of each stage of a PreAct-ResNet, such as 16,32,64; at most 16 stages.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     widths: Option<Sizes>,
-    /// Blocks of each stage, such as 1,1,1.
+    /// Blocks of each stage, such as 1,1,1; at most 1,000 together.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     blocks: Option<Sizes>,
     /// Initial threshold of every layer.
@@ -118,10 +118,10 @@ pub struct TrainingFlags {
     /// Number of time steps T.
     #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"])]
     time_steps: Option<usize>,
-    /// Passes over the training split.
+    /// Passes over the training split, up to 1,000,000.
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Samples a training step.
+    /// Samples a training step, up to 1,048,576.
     #[arg(short, long, value_name = "N", aliases = ["train-batch", "train_batch", "batch-size", "batch_size"])]
     batch: Option<usize>,
     /// Update rule.

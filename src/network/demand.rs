@@ -60,7 +60,9 @@ impl Builder {
         let weights = values.saturating_add(self.quantized_bytes(work));
         let layers: Vec<LayerBytes> = self.layers.iter().map(|layer| self.layer_bytes(layer, work)).collect();
         let most = |of: fn(&LayerBytes) -> u64| layers.iter().map(of).max().unwrap_or(0);
-        let passing = most(|layer| layer.output.saturating_add(layer.sources));
+        // An ANN in training keeps the outputs of all its layers.
+        let keeps_outputs = work.neuron.is_real() && work.purpose != Purpose::Evaluate;
+        let passing = if keeps_outputs { 0 } else { most(|layer| layer.output.saturating_add(layer.sources)) };
         let kept = layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.kept));
         let sums = most(|layer| layer.sums[0]).saturating_add(most(|layer| layer.sums[1]));
         let grads = values;
