@@ -1,18 +1,23 @@
 //! `dsr data`, called as the command line calls it.
 
 use clap::Parser;
+use dsr::cli::Global;
 use dsr::cli::data::{DataArgs, run};
 
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
     data: DataArgs,
 }
 
 fn data(line: &[&str]) -> anyhow::Result<()> {
-    let args = Line::try_parse_from([&["data"], line].concat())?;
-    run(&args.data, false, true)?;
-    run(&args.data, true, true)
+    for output in ["text", "json"] {
+        let args = Line::try_parse_from([&["data", "-q", "-o", output], line].concat())?;
+        run(&args.global, &args.data)?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -9,6 +9,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::regular_file;
+
+/// Bytes that an earlier result may have.
+const MOST_BYTES: u64 = 1 << 28;
 
 /// What has to be equal on both sides for times to be compared.
 const MACHINE: [&str; 5] = ["cpu", "isa", "threads", "build", "target"];
@@ -75,7 +79,7 @@ impl Baseline {
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] if it cannot be read, or is the result of something else.
     pub fn read(path: &Path, schema: &str, version: u32) -> Result<Baseline> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = regular_file::read_text(path, MOST_BYTES)?;
         let document: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is no JSON: {e}")))?;
         let found = &document["schema"];
         if found["name"] != schema || found["version"] != version {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::times::{Limits, repeat, timed};
 use crate::data::{Augment, Dataset, Loader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::settings::Config;
 
 /// Which images, and what is done to them.
@@ -35,10 +35,12 @@ pub fn time_passes(dataset: &Arc<Dataset>, pass: Pass, config: &Config, loaders:
                         Pass::Test => Loader::test(Arc::clone(dataset), config.batch),
                     };
                     let mut loader = loader();
-                    passes.push(scope.spawn(move || {
+                    let pass = std::thread::Builder::new().spawn_scoped(scope, move || {
                         loader.by_ref().for_each(|batch| drop(std::hint::black_box(batch)));
                         loader.outcome()
-                    }));
+                    });
+                    let refused = |e| Error::config("loaders", format!("{loaders}: the system starts no more threads ({e}); take fewer"));
+                    passes.push(pass.map_err(refused)?);
                 }
                 passes.into_iter().try_for_each(|pass| pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             })

@@ -10,12 +10,13 @@ use serde::Serialize;
 use super::times::Times;
 use crate::device::Device;
 use crate::device::machine::{forget_peak_rss, peak_rss};
+use crate::device::room::{Bytes, Room};
 use crate::error::{Error, Result};
 use crate::network::{Init, Input, Mode, Network, WeightGradient};
 use crate::ops::batch_norm::MOMENTUM;
 use crate::ops::optimizer::Optimizer;
-use crate::settings::Config;
 use crate::settings::models;
+use crate::settings::{Config, Use};
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -25,6 +26,16 @@ pub enum Work {
     Train,
     /// A forward pass in evaluation mode.
     Infer,
+}
+
+impl Work {
+    /// What the network of a case is used for; an untrained one that infers takes the statistics of its images first.
+    pub fn usage(self) -> Use {
+        match self {
+            Work::Train => Use::Train,
+            Work::Infer => Use::Settle,
+        }
+    }
 }
 
 /// One thing to measure.
@@ -90,6 +101,14 @@ impl Case {
         self.config.check()?;
         models::build(&self.config.architecture(), self.shape, self.classes()).map(|_| ())
     }
+
+    /// Refuses what the memory does not suffice for, before any of it is taken.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the bytes that are needed and those that there are.
+    pub fn check_memory(&self, usage: Use) -> Result<()> {
+        self.config.check_memory(usage, self.shape, self.classes(), [self.config.batch, self.frames()], &self.device)
+    }
 }
 
 /// A case ready to run: a new network, and images and labels drawn from the seed.
@@ -111,6 +130,7 @@ impl Bench {
     /// What [`Case::check`] refuses; [`Error::Config`] for a batch that does not fit into memory.
     pub fn new(case: &Case) -> Result<Bench> {
         case.check()?;
+        case.check_memory(case.work.usage())?;
         let Config { batch, seed, .. } = case.config;
         let mut network = case.config.network(case.shape, case.classes())?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -206,13 +226,11 @@ impl RandomImages {
     }
 }
 
-/// Normal random values, `batch` times `values`.
-fn random_images(batch: usize, values: usize, rng: &mut ChaCha8Rng) -> Result<Vec<f32>> {
-    let (mut data, len) = (Vec::new(), batch.saturating_mul(values));
-    if data.try_reserve_exact(len).is_err() {
-        return Err(Error::config("batch", format!("{batch}: the images do not fit into memory; take fewer")));
-    }
-    data.resize(len, 0.0);
+/// Normal random values, `samples` times `values`.
+fn random_images(samples: usize, values: usize, rng: &mut ChaCha8Rng) -> Result<Vec<f32>> {
+    let bytes = (samples as u64).saturating_mul(values as u64).saturating_mul(4);
+    Room::now().check(Bytes { written: bytes, reserved: 0 }, &format!("{samples} images"), "take fewer, or smaller ones")?;
+    let mut data = vec![0.0; samples * values];
     Init::Normal(1.0).fill(&mut data, rng);
     Ok(data)
 }

@@ -16,11 +16,15 @@ use crate::error::{Error, Result};
 use crate::evaluation::calibrate::{self, Calibrated, Origin};
 use crate::evaluation::sketch::RELATIVE_ERROR;
 use crate::settings::recipes;
-use crate::settings::{Config, NeuronKind};
+use crate::settings::{Config, NeuronKind, Use};
 use crate::training::checkpoint::{self, About, Progress};
 
+use super::numbers::count;
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, say};
+
+/// Batches of the training split: more than any has.
+const MAX_BATCHES: usize = 1_000_000_000;
 
 /// Takes the thresholds of a spiking network from the activations of a trained ANN.
 ///
@@ -46,8 +50,8 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "X", default_value_t = 0.999, help_heading = "Calibration")]
     quantile: f64,
     /// Batches of the training split, at most.
-    #[arg(long, value_name = "N", default_value = "100", help_heading = "Calibration")]
-    batches: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count::<MAX_BATCHES>, help_heading = "Calibration")]
+    batches: usize,
     /// Samples computed at once.
     #[arg(short, long, value_name = "N", alias = "batch-size", help_heading = "Calibration")]
     batch: Option<NonZeroUsize>,
@@ -86,15 +90,17 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let path = settings::checkpoint_file(&args.checkpoint);
     let (ann_config, config) = configs(global, &args, &path)?;
     super::use_threads(ann_config.threads)?;
+    global.tell_settings(&config)?;
     let device = global.open_device()?;
     let dataset = Arc::new(dataset::ready(&ann_config, global.quiet)?);
+    let batch = ann_config.batch.min(dataset.train.len());
+    ann_config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [batch, dataset.frames], &device)?;
     let mut ann = ann_config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut ann, None)?;
     ann.place(&device)?;
-    let batch = args.batch.map_or(ann_config.batch, NonZeroUsize::get);
-    let bar = progress_bar(global, dataset.train.len().min(batch.saturating_mul(args.batches.get())));
+    let bar = progress_bar(global, dataset.train.len().min(batch * args.batches));
     let mut images = 0;
-    let sketches = calibrate::activations(&mut ann, &dataset, [batch, args.batches.get()], ann_config.seed, |seen| {
+    let sketches = calibrate::activations(&mut ann, &dataset, [batch, args.batches], ann_config.seed, |seen| {
         images = seen;
         bar.set_position(seen as u64);
     })?;
@@ -130,6 +136,10 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     }
     let mut flags = settings::table(&args.network)?;
     let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut of_ann = of_ann;
+    if let Some(batch) = args.batch {
+        of_ann.insert("batch".into(), i64::try_from(batch.get()).unwrap_or(i64::MAX).into());
+    }
     let mut layers = settings::layers(global, of_ann)?;
     layers.push(recipes::given(Table::from_iter([("neuron".into(), NeuronKind::Relu.name().into()), ("time_steps".into(), 1.into())])));
     let ann = settings::of_checkpoint(path, layers)?;

@@ -11,7 +11,7 @@ use crate::device::machine::{Machine, machine};
 use crate::device::{Device, kernels};
 
 use super::info::{built, described, listed};
-use super::{DONE, Global, Output, say, use_threads};
+use super::{DONE, Global, Output, Unused, say, settings, use_threads};
 
 /// Compares a device with the CPU: every op, whole networks, training steps.
 ///
@@ -29,16 +29,11 @@ pub struct CheckArgs {
 /// # Errors
 /// The first fault, or what the device refused to do, with the op and its shape.
 pub fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<u8> {
+    global.refuse("check", &[Unused::Config])?;
+    let seed = settings::checked_seed(global.seed.unwrap_or(0))?;
     let device = global.open_device()?;
     use_threads(global.threads.map_or(0, usize::from))?;
-    let report = Report {
-        about: machine(),
-        gpu: gpu(&device)?,
-        seed: global.seed.unwrap_or(0),
-        size: args.size,
-        checks: check::checks(&device, args.size),
-        device,
-    };
+    let report = Report { about: machine(), gpu: gpu(&device)?, seed, size: args.size, checks: check::checks(&device, args.size), device };
     let is_text = global.output == Output::Text;
     if is_text {
         report.headlines().iter().for_each(|line| say(line));

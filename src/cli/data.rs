@@ -10,10 +10,13 @@ use serde::Serialize;
 use crate::atomic_file;
 use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary};
 use crate::settings::Config;
-use crate::settings::recipes;
 
-use super::dataset;
+use super::numbers::count;
 use super::settings::{self, ReadingFlags};
+use super::{Global, Output, Unused, dataset, use_threads};
+
+/// Images of each class on a sheet.
+const MAX_PER_CLASS: usize = 10_000;
 
 /// Looks at a data set: its numbers, whether it is complete, a picture of it; makes it ready for training.
 #[derive(Args, Clone, Debug)]
@@ -36,7 +39,7 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Part::Train)]
         split: Part,
         /// Images of each class.
-        #[arg(long, value_name = "N", default_value_t = 10)]
+        #[arg(long, value_name = "N", default_value = "10", value_parser = count::<MAX_PER_CLASS>)]
         per_class: usize,
         /// File to write [default: NAME-train.png or NAME-test.png].
         #[arg(long, value_name = "FILE")]
@@ -48,9 +51,9 @@ enum Command {
 
 #[derive(Args, Clone, Debug, Serialize)]
 struct Which {
-    /// Name of the data set.
-    #[arg(short, long, default_value = "fashion-mnist-3k", value_name = "NAME")]
-    dataset: String,
+    /// Name of the data set [default: that of --config, or fashion-mnist-3k].
+    #[arg(short, long, value_name = "NAME")]
+    dataset: Option<String>,
     /// Where its files are: a folder or, for CIFAR, the archive; not for the sets that are built in.
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
@@ -62,20 +65,28 @@ struct Which {
     reading: ReadingFlags,
 }
 
-/// Runs `dsr data`. `output_json` prints one JSON object, on one line, instead of text; `quiet` shows no progress.
+/// Runs `dsr data`. What to look at comes from `--config` and from flags, which win.
 ///
 /// # Errors
 /// Whatever the data set cannot be read for, or, for `verify`, where it differs from the published one.
-pub fn run(args: &DataArgs, output_json: bool, quiet: bool) -> anyhow::Result<()> {
+pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
+    global.refuse("data", &[Unused::Device, Unused::Seed])?;
+    let (Command::Info(which) | Command::Verify(which) | Command::Sheet { which, .. } | Command::Convert(which)) = &args.command;
+    let config = settings::fresh(None, settings::layers(global, settings::table(which)?)?)?;
+    if config.threads > 0 {
+        use_threads(config.threads)?;
+    }
+    global.tell_settings(&config)?;
+    let (output_json, quiet) = (global.output == Output::Json, global.quiet);
     match &args.command {
-        Command::Info(which) => {
-            let dataset = which.open()?;
+        Command::Info(_) => {
+            let dataset = dataset::open(&config)?;
             let summary = data::summarize(&dataset);
             print(&if output_json { json(&summary)? } else { text(&dataset, &summary) })
         }
-        Command::Verify(which) => verify(&which.open()?, output_json, quiet),
-        Command::Sheet { which, split, per_class, out } => {
-            let dataset = which.open()?;
+        Command::Verify(_) => verify(&dataset::open(&config)?, output_json, quiet),
+        Command::Sheet { split, per_class, out, .. } => {
+            let dataset = dataset::open(&config)?;
             let part = if *split == Part::Train { "train" } else { "test" };
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
@@ -83,17 +94,7 @@ pub fn run(args: &DataArgs, output_json: bool, quiet: bool) -> anyhow::Result<()
             let shown = path.display().to_string();
             print(&if output_json { json(&serde_json::json!({ "sheet": shown }))? } else { format!("wrote {shown}\n") })
         }
-        Command::Convert(which) => convert(&which.config()?, output_json, quiet),
-    }
-}
-
-impl Which {
-    fn config(&self) -> crate::error::Result<Config> {
-        settings::fresh(None, vec![recipes::given(settings::table(self)?)])
-    }
-
-    fn open(&self) -> crate::error::Result<Dataset> {
-        dataset::open(&self.config()?)
+        Command::Convert(_) => convert(&config, output_json, quiet),
     }
 }
 

@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::data::{self, Dataset, Told};
 use crate::error::Result;
+use crate::regular_file;
 use crate::settings::Config;
 
 use super::complain;
@@ -15,6 +16,9 @@ use super::complain;
 /// # Errors
 /// As [`data::open`].
 pub fn open(config: &Config) -> Result<Dataset> {
+    if let Some(path) = config.data_dir.as_deref().filter(|path| !path.is_dir()) {
+        regular_file::open(path)?;
+    }
     data::open(&config.dataset, config.data_dir.as_deref(), &config.reading())
 }
 

@@ -16,13 +16,13 @@ use crate::evaluation::energy::{self, Counts, Model};
 use crate::evaluation::synaptic::{Operations, add_operations};
 use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
-use crate::settings::{Config, NeuronKind};
+use crate::settings::{Config, NeuronKind, Use};
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
 use super::dataset;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, say};
+use super::{DONE, Global, Output, Unused, complain, say};
 
 /// Measures a trained network on the test split.
 ///
@@ -71,6 +71,7 @@ struct Measured {
 /// # Errors
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
+    global.refuse("eval", &[Unused::Seed])?;
     let path = match &args.checkpoint {
         Some(path) => settings::checkpoint_file(path),
         None => newest_best(Path::new("runs"))?,
@@ -99,15 +100,18 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
-    let mut network = config.network(dataset.shape, dataset.classes.len())?;
+    let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
+    for &time_steps in &steps {
+        let frames = if dataset.frames > 1 { time_steps } else { 1 };
+        Config { time_steps, ..config.clone() }.check_memory(Use::Evaluate, dataset.shape, classes, [batch, frames], &device)?;
+    }
+    let mut network = config.network(dataset.shape, classes)?;
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }
     checkpoint::load(&path, &mut network, None)?;
     network.place(&device)?;
-    if global.verbose {
-        complain(config.to_toml()?.trim_end());
-    }
+    global.tell_settings(&config)?;
     let mut results = Vec::new();
     for time_steps in steps {
         network.time_steps = time_steps;

@@ -17,7 +17,7 @@ use crate::device::{Device, Gpu, Isa, kernels};
 use crate::error::Result;
 use crate::settings::{models, recipes};
 
-use super::{DONE, Global, Output, Wanted, say};
+use super::{DONE, Global, Output, Unused, Wanted, say};
 
 /// Says what this build and machine have.
 #[derive(Args)]
@@ -33,8 +33,12 @@ pub struct InfoArgs {
 /// Prints version, processor, CUDA devices, data sets, networks and recipes, or a table of the kernels.
 ///
 /// # Errors
-/// [`crate::error::Error::Device`] if `--device` names a CUDA device that cannot be used.
+/// [`crate::error::Error::Config`] for a flag without an effect here; [`crate::error::Error::Device`] if `--device` names a CUDA device that cannot be used.
 pub fn run(global: &Global, args: &InfoArgs) -> anyhow::Result<u8> {
+    global.refuse("info", &[Unused::Config, Unused::Seed])?;
+    if args.kernels {
+        global.refuse("info --kernels", &[Unused::Device, Unused::Threads])?;
+    }
     match (args.kernels, global.output == Output::Json) {
         (true, true) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
         (true, false) => kernel_table().iter().for_each(|line| say(line)),

@@ -7,6 +7,7 @@ pub mod data;
 pub mod dataset;
 pub mod eval;
 pub mod info;
+mod numbers;
 pub mod profile;
 pub mod settings;
 mod stop;
@@ -21,8 +22,13 @@ use std::sync::Mutex;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::room::{Bytes, Room};
 use crate::device::{Device, Gpu, driver};
 use crate::error::Error;
+use crate::settings::{Config, MAX_THREADS};
+
+/// Addresses of a thread: its stack, and its own buffers of a matrix product.
+const THREAD_BYTES: u64 = 4 << 20;
 
 /// Done.
 const DONE: u8 = 0;
@@ -60,7 +66,7 @@ pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, global = true, default_value = "auto", value_parser = parse_device, help_heading = "Global")]
     device: Wanted,
-    /// Threads; one a core without this. Results do not depend on it.
+    /// Threads, up to 1024; one a core without this. Results do not depend on it.
     #[arg(long, global = true, value_name = "N", help_heading = "Global")]
     threads: Option<NonZeroUsize>,
     /// Seed of everything random.
@@ -72,7 +78,7 @@ pub struct Global {
     /// Results only: no line an epoch, no progress.
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global")]
     quiet: bool,
-    /// Say more on stderr.
+    /// Say more on stderr: the settings (benchmarks have them in their results).
     #[arg(short, long, global = true, help_heading = "Global")]
     verbose: bool,
     /// Form of the results on stdout.
@@ -110,7 +116,44 @@ fn parse_device(text: &str) -> Result<Wanted, String> {
     number.parse().map(Wanted::Cuda).map_err(|_| "give auto, cpu, cuda or cuda:N".into())
 }
 
+/// A global flag that a command may have no use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unused {
+    /// A device by name; the CPU is what such commands use.
+    Device,
+    Threads,
+    Seed,
+    Config,
+}
+
 impl Global {
+    /// Refuses flags that a command has no use for, so that nobody waits for their effect.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the flag and the command.
+    fn refuse(&self, command: &str, unused: &[Unused]) -> crate::error::Result<()> {
+        for flag in unused {
+            let (name, is_given) = match flag {
+                Unused::Device => ("device", matches!(self.device, Wanted::Cuda(_))),
+                Unused::Threads => ("threads", self.threads.is_some()),
+                Unused::Seed => ("seed", self.seed.is_some()),
+                Unused::Config => ("config", self.config.is_some()),
+            };
+            if is_given {
+                return Err(Error::config(name, format!("dsr {command} has no use for it; leave --{name} away")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a command computes with, on stderr, if the user wants to read more.
+    fn tell_settings(&self, config: &Config) -> crate::error::Result<()> {
+        if self.verbose {
+            complain(config.to_toml()?.trim_end());
+        }
+        Ok(())
+    }
+
     /// Opens the device that the user asked for; `auto` is the first CUDA device, and the CPU where there is none.
     ///
     /// # Errors
@@ -187,12 +230,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Calibrate(args) => calibrate::run(&cli.global, *args),
         Command::Bench(args) => bench::run(&cli.global, args),
         Command::Profile(args) => profile::run(&cli.global, *args),
-        Command::Data(args) => {
-            if let Some(threads) = cli.global.threads {
-                use_threads(threads.get())?;
-            }
-            data::run(&args, output == Output::Json, cli.global.quiet).map(|()| DONE)
-        }
+        Command::Data(args) => data::run(&cli.global, &args).map(|()| DONE),
         Command::Info(args) => info::run(&cli.global, &args),
         Command::Check(args) => check::run(&cli.global, &args),
     }
@@ -202,6 +240,11 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
 ///
 /// This thread is one of them: handing each loop of a short step to others and being woken by them takes longer than a part of it.
 fn use_threads(threads: usize) -> anyhow::Result<()> {
+    if threads > MAX_THREADS {
+        return Err(Error::config("threads", format!("{threads} is above {MAX_THREADS}")).into());
+    }
+    let reserved = threads as u64 * THREAD_BYTES;
+    Room::now().check(Bytes { written: 0, reserved }, &format!("starting {threads} threads"), "lower --threads")?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.with_context(|| format!("--threads {threads}: could not be started; try fewer"))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,8 +18,12 @@ use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, prof
 use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
 
+use super::numbers::{MAX_WARMUP, count, up_to};
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, say};
+
+/// Steps with timers: the spans of all of them are in memory.
+const MAX_STEPS: usize = 10_000;
 
 /// Measures where the time of a training step or an inference goes, layer by layer and operation by operation.
 ///
@@ -45,10 +48,10 @@ pub struct ProfileArgs {
     #[arg(long, value_enum, default_value = "train", help_heading = "Measurement")]
     mode: Work,
     /// Steps with timers; as many without are taken between them.
-    #[arg(long, value_name = "N", default_value = "5", help_heading = "Measurement")]
-    steps: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count::<MAX_STEPS>, help_heading = "Measurement")]
+    steps: usize,
     /// Steps before them.
-    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Measurement")]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = up_to::<MAX_WARMUP>, help_heading = "Measurement")]
     warmup: usize,
     /// What a line of the table stands for.
     #[arg(long, value_enum, default_value = "layer", help_heading = "Results")]
@@ -80,6 +83,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
     config.check()?;
     settings::check_spiking(&config, "profile")?;
+    global.tell_settings(&config)?;
     super::use_threads(config.threads)?;
     let device = global.open_device()?;
     let images = if is_random {
@@ -94,7 +98,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     if matches!(device, Device::Cuda(_)) && !global.quiet {
         complain("note: on a device every layer is waited for, so kernels do not overlap; the steps without timers are replayed as usual");
     }
-    let (mut profile, shown) = profile(args.mode, &mut subject, args.warmup, args.steps.get())?;
+    let (mut profile, shown) = profile(args.mode, &mut subject, args.warmup, args.steps)?;
     if let Some(gpu) = args.predict {
         let shape = [subject.config.batch, subject.batch().frames];
         let adam = subject.config.optimizer == OptimizerKind::Adam;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::{EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
+use crate::regular_file;
 use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
 use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
@@ -14,6 +15,9 @@ use serde::Serialize;
 use toml::Table;
 
 use super::Global;
+
+/// Bytes that a file of settings may have.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// What the network is.
 #[derive(Args, Serialize)]
@@ -79,10 +83,10 @@ pub struct ReadingFlags {
 #[derive(Args, Serialize)]
 #[command(next_help_heading = "Network and data")]
 pub struct LayerFlags {
-    /// Channels of each stage of a PreAct-ResNet, such as 16,32,64.
+    /// Channels of each stage of a PreAct-ResNet, such as 16,32,64; at most 16 stages.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     widths: Option<Sizes>,
-    /// Blocks of each stage, such as 1,1,1.
+    /// Blocks of each stage, such as 1,1,1; at most 1,000 together.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     blocks: Option<Sizes>,
     /// Initial threshold of every layer.
@@ -115,10 +119,10 @@ pub struct TrainingFlags {
     /// Number of time steps T.
     #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"])]
     time_steps: Option<usize>,
-    /// Passes over the training split.
+    /// Passes over the training split, up to 1,000,000.
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Samples a training step.
+    /// Samples a training step, up to 1,048,576.
     #[arg(short, long, value_name = "N", aliases = ["train-batch", "train_batch", "batch-size", "batch_size"])]
     batch: Option<usize>,
     /// Update rule.
@@ -190,18 +194,26 @@ pub fn table(flags: &impl Serialize) -> Result<Table> {
     Table::try_from(flags).map_err(|e| Error::config("flags", e.to_string()))
 }
 
+/// Refuses a seed that a TOML file cannot hold.
+///
+/// # Errors
+/// [`Error::Config`] naming `seed`.
+pub fn checked_seed(seed: u64) -> Result<u64> {
+    let most = i64::MAX.cast_unsigned();
+    if seed <= most { Ok(seed) } else { Err(Error::config("seed", format!("{seed} is above {most}"))) }
+}
+
 /// The settings of `--config` and then of `flags`, which win.
 pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
     if let Some(seed) = global.seed {
-        let seed = i64::try_from(seed).map_err(|_| Error::config("seed", format!("{seed} is above {}", i64::MAX)))?;
-        flags.insert("seed".into(), seed.into());
+        flags.insert("seed".into(), checked_seed(seed)?.cast_signed().into());
     }
     if let Some(threads) = global.threads {
-        flags.insert("threads".into(), (threads.get() as i64).into());
+        flags.insert("threads".into(), i64::try_from(threads.get()).unwrap_or(i64::MAX).into());
     }
     let mut layers = Vec::new();
     if let Some(path) = &global.config {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = regular_file::read_text(path, MOST_BYTES)?;
         layers.push(recipes::parse(&text, &path.display().to_string())?);
     }
     layers.push(recipes::given(flags));
@@ -258,7 +270,7 @@ pub fn checkpoint_file(path: &Path) -> PathBuf {
 
 /// The folder for what is made from data, as the settings in a run folder name it. A checkpoint does not: it may come from elsewhere.
 pub fn cache_of(folder: &Path) -> Option<PathBuf> {
-    let table: Table = toml::from_str(&std::fs::read_to_string(folder.join(CONFIG)).ok()?).ok()?;
+    let table: Table = toml::from_str(&regular_file::read_text(&folder.join(CONFIG), MOST_BYTES).ok()?).ok()?;
     table.get("cache_dir")?.as_str().map(PathBuf::from)
 }
 

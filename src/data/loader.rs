@@ -124,7 +124,9 @@ impl Loader {
         // Not the threads that compute: those would wait for a file in the middle of a layer.
         let pool = || rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build().ok();
         let readers = dataset.stream.as_ref().and_then(|_| pool());
-        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch: batch.max(1), training, readers });
+        let samples = dataset.split(if training.is_some() { Part::Train } else { Part::Test }).len();
+        let batch = batch.clamp(1, samples.max(1)); // a larger one is the whole split
+        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch, training, readers });
         let (sender, ready) = sync_channel(AHEAD);
         let steps = first_step..plan.steps();
         let worker = Arc::clone(&plan);

@@ -10,6 +10,7 @@ mod loaded;
 pub mod machine;
 mod memory;
 pub mod occupancy;
+pub mod room;
 mod slice;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Connection, Init, Kind, Layout, Network, NormState, Parameter, Source, SpikingLayer};
 use crate::device::Isa;
+use crate::device::room::{Bytes, Room};
 use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::Geometry;
@@ -32,10 +33,14 @@ pub struct Builder {
     pub layers: Vec<SpikingLayer>,
     parameters: Vec<Parameter>,
     norms: Vec<NormState>,
-    input: [usize; 3],
+    pub(super) input: [usize; 3],
     threshold: f32,
-    len: usize,
+    /// Values of all parameters; the largest number where they would be more.
+    pub(super) len: usize,
 }
+
+/// Channels a layer may have.
+pub const MAX_CHANNELS: usize = 1 << 16;
 
 /// No pool.
 pub const NO_POOL: [usize; 3] = [1, 1, 0];
@@ -47,9 +52,9 @@ impl Builder {
     }
 
     fn parameter(&mut self, name: String, shape: Vec<usize>, layout: Layout, init: Init) -> usize {
-        let len = shape.iter().product();
+        let len = shape.iter().fold(1usize, |len, &n| len.saturating_mul(n));
         self.parameters.push(Parameter { name, shape, layout, init, start: self.len, len });
-        self.len += len;
+        self.len = self.len.saturating_add(len);
         self.parameters.len() - 1
     }
 
@@ -125,7 +130,11 @@ impl Builder {
             if (geometry.out(), geometry.cout) != (first.out(), first.cout) {
                 return Err(Error::shape(format!("layer {name}"), (first.out(), first.cout), (geometry.out(), geometry.cout)));
             }
-            let inputs = geometry.cin * geometry.taps();
+            if geometry.cout > MAX_CHANNELS {
+                let problem = format!("{name} has {} channels; at most {MAX_CHANNELS} are supported", geometry.cout);
+                return Err(Error::config("width", problem));
+            }
+            let inputs = geometry.cin.saturating_mul(geometry.taps());
             if inputs > 1 << 16 {
                 return Err(Error::config("width", format!("{name} has {inputs} inputs a neuron; at most {} are supported", 1 << 16)));
             }
@@ -147,7 +156,7 @@ impl Builder {
     /// The network, with parameters drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::Config`] for constants that the equations do not take.
+    /// [`Error::Config`] for constants that the equations do not take, and for more parameters than there is memory.
     pub fn finish(self, neuron: Neuron, time_steps: usize, threshold_bound: f32, seed: u64) -> Result<Network> {
         neuron.check()?;
         if !(1..=255).contains(&time_steps) {
@@ -156,6 +165,9 @@ impl Builder {
         if self.threshold.is_nan() || self.threshold <= 0.0 || threshold_bound.is_nan() || threshold_bound <= 0.0 {
             return Err(Error::config("vth", "the threshold and its bound must be positive"));
         }
+        let values = (self.len as u64).saturating_mul(4);
+        let what = format!("a network of {} parameters", self.len);
+        Room::now().check(Bytes { written: values, reserved: values }, &what, "take a smaller network, such as lower --widths")?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let classes = self.layers.last().map_or(0, SpikingLayer::neurons);
         let mut network = Network {

@@ -1,6 +1,6 @@
 //! CIFAR PreAct-ResNet (reference `cifar/modules/preresnet.py`): any widths and block counts.
 
-use super::builder::NO_POOL;
+use super::builder::{MAX_CHANNELS, NO_POOL};
 use super::{Builder, Conv, Init, Source};
 use crate::error::{Error, Result};
 
@@ -14,6 +14,33 @@ fn conv(cin: usize, cout: usize, kernel: usize, stride: usize, bias: bool) -> Co
         weight: Init::Normal((2.0 / (cout * taps) as f32).sqrt()),
         bias: bias.then(|| Init::Uniform(1.0 / ((cin * taps) as f32).sqrt())),
     }
+}
+
+/// Stages that a network may have.
+const MAX_STAGES: usize = 16;
+/// Blocks of all stages together; the deepest known network of this kind has 600.
+const MAX_BLOCKS: usize = 1000;
+
+/// Refuses widths and blocks that make no network.
+///
+/// # Errors
+/// [`Error::Config`] naming `widths` or `blocks`.
+pub fn check_stages(widths: &[usize], blocks: &[usize]) -> Result<()> {
+    let stages = widths.len().max(blocks.len());
+    if stages > MAX_STAGES {
+        return Err(Error::config("widths", format!("{stages} stages: at most {MAX_STAGES} are supported")));
+    }
+    if widths.is_empty() || widths.len() != blocks.len() || widths.contains(&0) || blocks.contains(&0) {
+        return Err(Error::config("widths", format!("{widths:?} with blocks {blocks:?}: both need one positive number a stage")));
+    }
+    if let Some(width) = widths.iter().find(|&&width| width > MAX_CHANNELS) {
+        return Err(Error::config("widths", format!("{width} is not in 1..={MAX_CHANNELS}")));
+    }
+    let all = blocks.iter().fold(0usize, |all, &count| all.saturating_add(count));
+    if all > MAX_BLOCKS {
+        return Err(Error::config("blocks", format!("{blocks:?} are more than {MAX_BLOCKS} blocks together; take fewer")));
+    }
+    Ok(())
 }
 
 /// Stem → stages of blocks (the first stage keeps the size, each further one halves it) → pool → linear.
@@ -31,9 +58,7 @@ pub fn preact_resnet(
     dropout: f32,
     threshold: f32,
 ) -> Result<Builder> {
-    if widths.is_empty() || widths.len() != blocks.len() || widths.contains(&0) || blocks.contains(&0) {
-        return Err(Error::config("widths", format!("{widths:?} and blocks {blocks:?} must be equally long lists of positive numbers")));
-    }
+    check_stages(widths, blocks)?;
     let mut net = Builder::new(input, threshold);
     let stem = net.conv("conv1", Source::Input, NO_POOL, conv(input[2], widths[0], 3, 1, false));
     let mut current = vec![stem]; // what the next neuron will read

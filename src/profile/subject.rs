@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::network::{Forward, Init, Input, Mode, Network};
 use crate::ops::optimizer::Optimizer;
-use crate::settings::Config;
+use crate::settings::{Config, Use};
 use crate::training::checkpoint;
 
 /// Where the images come from.
@@ -56,13 +56,19 @@ impl Subject {
                 return Err(Error::config("batch", problem));
             }
         }
+        let usage = if checkpoint.is_some() && work == Work::Infer { Use::Evaluate } else { work.usage() };
+        let frames = match &images {
+            Images::Random { .. } => random_frames(&config),
+            Images::Dataset(dataset) => dataset.frames,
+        };
+        config.check_memory(usage, shape, classes, [config.batch, frames], device)?;
         let mut network = config.network(shape, classes)?;
         let mut optimizer = (work == Work::Train).then(|| config.optimizer(network.len()));
         if let Some(path) = checkpoint {
             checkpoint::load(path, &mut network, optimizer.as_mut())?;
         }
         let batch = match &images {
-            Images::Random { .. } => random_batch(&config, shape, classes)?,
+            Images::Random { .. } => random_batch(&config, shape, classes),
             Images::Dataset(_) => Batch { data: Vec::new(), draws: Vec::new(), labels: Vec::new(), frames: 1 },
         };
         let mut subject = Subject { network, config, work, optimizer, images, loader: None, epoch: 0, batch, iteration: 0 };
@@ -152,16 +158,16 @@ impl Subject {
     }
 }
 
-fn random_batch(config: &Config, shape: [usize; 3], classes: usize) -> Result<Batch> {
-    let frames = if config.model.starts_with("vgg") { config.time_steps } else { 1 }; // it reads events, a frame a step
-    let values = config.batch * frames * shape.iter().product::<usize>();
-    let mut data = Vec::new();
-    if data.try_reserve_exact(values).is_err() {
-        return Err(Error::config("batch", format!("{}: the images do not fit into memory; take fewer", config.batch)));
-    }
-    data.resize(values, 0.0);
+/// Frames of a random image: VGG reads events, a frame a step.
+fn random_frames(config: &Config) -> usize {
+    if config.model.starts_with("vgg") { config.time_steps } else { 1 }
+}
+
+fn random_batch(config: &Config, shape: [usize; 3], classes: usize) -> Batch {
+    let frames = random_frames(config);
+    let mut data = vec![0.0; config.batch * frames * shape.iter().product::<usize>()];
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     Init::Normal(1.0).fill(&mut data, &mut rng);
     let labels = (0..config.batch).map(|_| rng.random_range(0..classes as u32)).collect();
-    Ok(Batch { data, draws: Vec::new(), labels, frames })
+    Batch { data, draws: Vec::new(), labels, frames }
 }

@@ -136,15 +136,15 @@ pub struct Config {
     pub lr_decay: LrDecay,
     /// Weight decay of every parameter, thresholds and batch norm included. Paper: 5e-4, 0 (ImageNet).
     pub weight_decay: f64,
-    /// Iterations of linear warm-up; 0 for none. Paper: 400, 5000 (ImageNet).
+    /// Iterations of linear warm-up, up to 1,000,000,000; 0 for none. Paper: 400, 5000 (ImageNet).
     pub warmup: usize,
-    /// Passes over the training split. Paper: 200 (CIFAR), 300 (DVS-CIFAR10), 90 (ImageNet).
+    /// Passes over the training split, 1..=1,000,000. Paper: 200 (CIFAR), 300 (DVS-CIFAR10), 90 (ImageNet).
     pub epochs: usize,
-    /// Samples a training step. Paper: 128, 144 (ImageNet).
+    /// Samples a training step, 1..=1,048,576. Paper: 128, 144 (ImageNet).
     pub batch: usize,
     /// Share of spikes dropped while training. Reference: 0, 0.1 (VGG).
     pub dropout: f64,
-    /// Zero padding of the random crop, pixels; 0 for no crop. Paper: 4 (CIFAR, DVS-CIFAR10).
+    /// Zero padding of the random crop, up to 4096 pixels; 0 for no crop. Paper: 4 (CIFAR, DVS-CIFAR10).
     pub crop_pad: usize,
     /// Random horizontal flip. Paper: true (CIFAR, ImageNet), false (events).
     pub flip: bool,
@@ -169,7 +169,7 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// Seed of parameters, order, augmentation and dropout.
     pub seed: u64,
-    /// Threads; 0 for one a core. It changes no result, so it is not written to a run's configuration.
+    /// Threads, up to 1024; 0 for one a core. It changes no result, so it is not written to a run's configuration.
     #[serde(skip_serializing)]
     pub threads: usize,
 }
@@ -224,6 +224,17 @@ impl Default for Config {
     }
 }
 
+/// Passes over the training split.
+const MAX_EPOCHS: usize = 1_000_000;
+/// Iterations of the warm-up.
+const MAX_WARMUP: usize = 1_000_000_000;
+/// Samples computed at once.
+const MAX_BATCH: usize = 1 << 20;
+/// Pixels.
+const MAX_SIDE: usize = 4096;
+/// Threads: more than any machine has cores.
+pub const MAX_THREADS: usize = 1024;
+
 /// Settings that a resumed run may change: they are not part of what is computed up to the checkpoint.
 const FREE_ON_RESUME: [&str; 4] = ["epochs", "data_dir", "cache_dir", "threads"];
 
@@ -240,6 +251,9 @@ impl Config {
         };
         let at_least_0 = |name: &str, value: f64| require(value >= 0.0 && value.is_finite(), name, format!("{value} is not a number ≥ 0"));
         let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
+        let at_most = |name: &str, value: usize, most: usize| require(value <= most, name, format!("{value} is above {most}"));
+        let count =
+            |name: &str, value: usize, most: usize| require((1..=most).contains(&value), name, format!("{value} is not in 1..={most}"));
         models::check(&self.architecture())?;
         require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
         let one = self.neuron != NeuronKind::Relu || self.time_steps == 1;
@@ -267,13 +281,16 @@ impl Config {
         positive("eps", self.eps)?;
         positive("lr", self.lr)?;
         at_least_0("weight-decay", self.weight_decay)?;
-        require(self.epochs > 0, "epochs", "0: at least one is needed".into())?;
-        require(self.batch > 0, "batch", "0: at least one sample a step is needed".into())?;
+        at_most("warmup", self.warmup, MAX_WARMUP)?;
+        count("epochs", self.epochs, MAX_EPOCHS)?;
+        count("batch", self.batch, MAX_BATCH)?;
+        at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
+        at_most("threads", self.threads, MAX_THREADS)?;
         share("dropout", self.dropout)?;
         require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
-        require((1..=4096).contains(&self.image_size), "image-size", format!("{} is not in 1..=4096", self.image_size))?;
-        let resized = (self.image_size..=4096).contains(&self.image_resize);
-        require(resized, "image-resize", format!("{} is not in {}..=4096: from image-size on", self.image_resize, self.image_size))?;
+        require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
+        let resized = (self.image_size..=MAX_SIDE).contains(&self.image_resize);
+        require(resized, "image-resize", format!("{} is not in {}..={MAX_SIDE}: from image-size on", self.image_resize, self.image_size))?;
         let [smallest, largest] = self.crop_scale;
         let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
         require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;

@@ -1,7 +1,7 @@
 //! The networks that have a name.
 
 use crate::error::{Error, Result};
-use crate::network::{Builder, imagenet_resnet, preact_resnet, vgg};
+use crate::network::{Builder, check_stages, imagenet_resnet, preact_resnet, vgg};
 
 /// A CIFAR PreAct-ResNet: name, widths and blocks of its stages.
 ///
@@ -58,17 +58,14 @@ pub struct Architecture<'a> {
 /// Refuses names and sizes that make no network.
 ///
 /// # Errors
-/// [`Error::Config`] naming `model`, `widths` or `dropout`.
+/// [`Error::Config`] naming `model`, `widths`, `blocks` or `dropout`.
 pub fn check(architecture: &Architecture) -> Result<()> {
     let Architecture { model, widths, blocks, dropout, .. } = *architecture;
     if !names().contains(&model) {
         return Err(Error::config("model", format!("unknown network '{model}'; known are {}", names().join(", "))));
     }
     if model == CUSTOM {
-        if widths.is_empty() || widths.len() != blocks.len() || widths.contains(&0) || blocks.contains(&0) {
-            let problem = format!("{widths:?} with blocks {blocks:?}: both need one positive number a stage");
-            return Err(Error::config("widths", problem));
-        }
+        check_stages(widths, blocks)?;
     } else if !widths.is_empty() || !blocks.is_empty() {
         let problem = format!("{widths:?} with blocks {blocks:?} and model '{model}': give either a model or widths and blocks");
         return Err(Error::config("widths", problem));

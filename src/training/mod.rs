@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::{Ties, evaluate};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer};
 use crate::ops::optimizer::Optimizer;
-use crate::settings::{Config, LrDecay, ThresholdInit};
+use crate::settings::{Config, LrDecay, ThresholdInit, Use};
 
 /// A run in memory: what a checkpoint holds, and the data.
 pub struct Run {
@@ -87,6 +87,8 @@ pub const THRESHOLD_SAMPLES: usize = 32;
 pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin) -> Result<Run> {
     config.check()?;
     check_batch(&dataset, config.batch)?;
+    Augment { crop_pad: config.crop_pad, flip: config.flip }.check(dataset.shape)?;
+    config.check_memory(Use::Train, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let started = match origin {
         Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,

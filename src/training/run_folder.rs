@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::atomic_file::{self, refused};
 use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
+use crate::regular_file;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
 use crate::training::run_lock::{LOCK, Lock};
 use crate::training::tensorboard::{self, EVENTS};
@@ -29,6 +30,8 @@ pub const CSV: &str = "metrics.csv";
 pub const JSONL: &str = "metrics.jsonl";
 /// Thresholds chosen from data, one JSON object a layer; only with `--threshold-init auto`.
 pub const THRESHOLDS: &str = "thresholds.jsonl";
+/// Bytes that the records of a run may have.
+const MOST_BYTES: u64 = 1 << 30;
 /// Picture of the run so far.
 pub const CURVES: &str = "curves.svg";
 
@@ -215,7 +218,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error`] with the path of the file that cannot be read or written.
     pub fn copy(&self, from: &Path, to: &Path) -> Result<()> {
-        let mut source = fs::File::open(from).map_err(Error::io(from))?;
+        let mut source = regular_file::open(from)?;
         atomic_file::write_with(to, |mut out| std::io::copy(&mut source, &mut out).map(drop))
     }
 
@@ -242,7 +245,7 @@ impl RunFolder {
     /// Replaces a file, unless it holds these bytes already.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path.join(name);
-        if fs::read(&path).is_ok_and(|found| found == bytes) {
+        if regular_file::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes) {
             return Ok(());
         }
         atomic_file::write(&path, bytes)
@@ -359,6 +362,6 @@ fn jsonl(records: &[impl Serialize]) -> serde_json::Result<Vec<u8>> {
 
 /// The epochs that a file holds; lines that are none are passed over, as the file only adds to what a checkpoint says.
 fn read_jsonl(path: &Path) -> Vec<EpochMetrics> {
-    let text = fs::read(path).unwrap_or_default();
+    let text = regular_file::read(path, MOST_BYTES).unwrap_or_default();
     text.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }

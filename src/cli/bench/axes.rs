@@ -10,7 +10,7 @@ use crate::bench::usual_shape;
 use crate::cli::settings::{self, LayerFlags};
 use crate::cli::{Global, Wanted, complain, parse_device, stop};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::settings::recipes;
 use crate::settings::{Config, NeuronKind};
 
@@ -107,13 +107,15 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
     flags.extend(more);
     let given = settings::layers(global, flags)?;
     let numbers = |list: &Option<Vec<u32>>| list.iter().flatten().map(|&n| Value::from(i64::from(n))).collect::<Vec<_>>();
-    let lists = [
+    let lists: [(&str, Vec<Value>); 5] = [
         ("model", axes.model.iter().flatten().map(|name| Value::from(name.as_str())).collect()),
         ("neuron", axes.neuron.iter().flatten().map(|neuron| Value::from(neuron.name())).collect()),
         ("weight_bits", numbers(&axes.weight_bits)),
         ("time_steps", numbers(&axes.time_steps)),
         ("batch", numbers(&axes.batch)),
     ];
+    let devices = axes.devices.as_deref().unwrap_or(std::slice::from_ref(&global.device));
+    check_combinations(&lists.iter().map(|list| list.1.len().max(1)).chain([devices.len()]).collect::<Vec<usize>>())?;
     let batch = Table::from_iter([("batch".into(), batch.into())]);
     let configs = product(&lists).into_iter().map(|settings| {
         let mut layers = vec![recipes::given(batch.clone())];
@@ -125,7 +127,7 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
     });
     let configs = configs.collect::<Result<Vec<Config>>>()?;
     let mut all = Vec::new();
-    for &wanted in axes.devices.as_deref().unwrap_or(&[global.device]) {
+    for &wanted in devices {
         let device = global.open(wanted)?;
         all.extend(configs.iter().map(|config| Setting {
             shape: axes.image.as_ref().map_or_else(|| usual_shape(&config.model), |shape| shape.0),
@@ -134,6 +136,21 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
         }));
     }
     Ok(all)
+}
+
+/// Cases of one command.
+const MAX_CASES: usize = 10_000;
+
+/// Refuses more combinations of lists than anybody waits for, given the lengths of the lists.
+///
+/// # Errors
+/// [`Error::Config`] with their number.
+pub fn check_combinations(lengths: &[usize]) -> Result<()> {
+    let cases = lengths.iter().fold(1usize, |cases, &len| cases.saturating_mul(len));
+    if cases > MAX_CASES {
+        return Err(Error::config("lists", format!("they have {cases} combinations, and at most {MAX_CASES} are measured; shorten them")));
+    }
+    Ok(())
 }
 
 /// A table for every combination of one value from each list; an empty list leaves its key out.

@@ -1,6 +1,5 @@
 //! `dsr bench data`: images a second that loaders prepare.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,19 +8,24 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::{Table as Settings, Value};
 
+use super::axes;
 use super::baseline::BaselineFlags;
 use super::latency::{LimitFlags, LimitPlan};
 use super::report::{Entry, Report};
 use super::tables::{Table, four_digits, milli, optional};
 use crate::bench::data::{Pass, images, time_passes};
 use crate::bench::times::Times;
-use crate::cli::{Global, dataset, settings, stop, use_threads};
+use crate::cli::numbers::count;
+use crate::cli::{Global, Unused, dataset, settings, stop, use_threads};
 use crate::data;
 use crate::device::machine::machine;
+use crate::device::room::{Bytes, Room};
 use crate::settings::Config;
 use crate::settings::recipes;
 
 const SCHEMA: &str = "dsr-bench-data";
+/// Loaders at once.
+const MAX_LOADERS: usize = 256;
 
 /// Times whole passes through data sets, without a network.
 ///
@@ -42,9 +46,9 @@ pub struct DataArgs {
     /// Samples a batch; the recipe's without this.
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "batch-size")]
     batch: Option<Vec<u32>>,
-    /// Loaders at once, each with its thread.
-    #[arg(long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "1")]
-    loaders: Vec<NonZeroUsize>,
+    /// Loaders at once, each with its thread; up to 256.
+    #[arg(long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "1", value_parser = count::<MAX_LOADERS>)]
+    loaders: Vec<usize>,
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
@@ -73,7 +77,10 @@ struct Results {
 
 /// Measures all combinations.
 pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
+    global.refuse("bench data", &[Unused::Device])?;
     let limits = args.limits.limits(100, 5.0)?;
+    let batches = args.batch.as_ref().map_or(1, Vec::len);
+    axes::check_combinations(&[args.dataset.len(), batches, args.split.len(), args.loaders.len()])?;
     let mut plans = Vec::new();
     for name in &args.dataset {
         for batch in args.batch.as_ref().map_or(vec![None], |list| list.iter().copied().map(Some).collect()) {
@@ -97,8 +104,11 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
         let dataset = Arc::new(dataset::ready(&config, global.quiet)?);
         let load_s = begin.elapsed().as_secs_f64();
         data::check_batch(&dataset, config.batch)?;
+        let most = args.loaders.iter().copied().max().unwrap_or(1);
+        let bytes = [config.batch, dataset.sample_values(), 4].iter().fold(most as u64, |bytes, &n| bytes.saturating_mul(n as u64));
+        Room::now().check(Bytes { written: bytes, reserved: 0 }, &format!("{most} loaders with a batch each"), "lower --loaders or -b")?;
         for &split in &args.split {
-            for loaders in args.loaders.iter().map(|n| n.get()) {
+            for &loaders in &args.loaders {
                 if stop::is_asked() {
                     continue;
                 }

@@ -16,6 +16,7 @@ use crate::bench::latency::{Latency, Path, of_network};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, RandomImages, Work, usual_shape};
 use crate::cli::dataset;
+use crate::cli::numbers::count;
 use crate::cli::settings::{self, NetworkFlags};
 use crate::cli::{Global, stop, use_threads};
 use crate::data::Loader;
@@ -24,13 +25,16 @@ use crate::device::machine::machine;
 use crate::error::{Error, Result};
 use crate::evaluation::wilson_interval;
 use crate::network::{Input, Network};
-use crate::settings::Config;
 use crate::settings::recipes;
+use crate::settings::{Config, Use};
 use crate::training::checkpoint;
 
 const SCHEMA: &str = "dsr-bench-decision";
 /// Samples that are run at once to see their predictions; it changes none of them.
 const AT_ONCE: usize = 64;
+
+/// Samples whose predictions are read.
+const MAX_SAMPLES: usize = 1 << 20;
 
 /// Accuracy and latency if the prediction is read after each time step, and when it stops changing.
 ///
@@ -57,7 +61,7 @@ pub struct DecisionArgs {
     #[arg(short, long, value_name = "N", default_value_t = 1, alias = "batch-size", help_heading = "Decision")]
     batch: u32,
     /// Samples whose predictions are read: the first of the test split (all without this), or random ones (256 without this).
-    #[arg(long, value_name = "N", help_heading = "Decision")]
+    #[arg(long, value_name = "N", value_parser = count::<MAX_SAMPLES>, help_heading = "Decision")]
     samples: Option<usize>,
     /// Steps t whose latency is measured; all of them without this.
     #[arg(long, value_name = "N,…", value_delimiter = ',', help_heading = "Decision")]
@@ -128,9 +132,6 @@ struct Shown {
 /// Reads the predictions of one run after every step, and times runs of every length.
 pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     let limits = args.limits.limits(100, 2.0)?;
-    if args.samples == Some(0) {
-        return Err(Error::config("samples", "0: at least one is needed").into());
-    }
     let path = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let config = config(global, args, path.as_deref())?;
     settings::check_spiking(&config, "step of a decision")?;
@@ -153,7 +154,7 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let device = global.open_device()?;
     let mut shown = match &path {
-        Some(path) => of_checkpoint(&config, path, args.samples, global.quiet)?,
+        Some(path) => of_checkpoint(&config, &device, path, args.samples, global.quiet)?,
         None => random(&config, args.samples.unwrap_or(256))?,
     };
     shown.network.place(&device)?;
@@ -205,8 +206,9 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
 }
 
 /// The network of a checkpoint and the first samples of the test split of its data set.
-fn of_checkpoint(config: &Config, path: &File, samples: Option<usize>, quiet: bool) -> Result<Shown> {
+fn of_checkpoint(config: &Config, device: &Device, path: &File, samples: Option<usize>, quiet: bool) -> Result<Shown> {
     let dataset = Arc::new(dataset::ready(config, quiet)?);
+    config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(path, &mut network, None)?;
     let (mut images, mut labels, mut frames) = (Vec::new(), Vec::new(), 1);
@@ -230,6 +232,8 @@ fn of_checkpoint(config: &Config, path: &File, samples: Option<usize>, quiet: bo
 fn random(config: &Config, samples: usize) -> Result<Shown> {
     let shape = usual_shape(&config.model);
     let case = Case { work: Work::Infer, config: config.clone(), shape, device: Device::Cpu };
+    case.check()?;
+    case.check_memory(Use::Evaluate)?;
     let RandomImages { network, images, frames } = RandomImages::new(&case, samples)?;
     Ok(Shown { network, dataset: None, shape, images, frames, labels: Vec::new() })
 }

@@ -17,6 +17,7 @@ use crate::cli::{Global, stop, use_threads};
 use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
+use crate::settings::Use;
 
 const SCHEMA: &str = "dsr-bench-kernels";
 /// Seconds that each peak is measured for.
@@ -118,7 +119,9 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         plain(a) == plain(b) && a.shape == b.shape && a.device.to_string() == b.device.to_string()
     });
     for Setting { config, shape, device } in &settings {
-        Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() }.check()?;
+        let case = Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() };
+        case.check()?;
+        case.check_memory(Use::Ops)?;
         check_spiking(config, "kernel of spikes")?;
     }
     use_threads(settings.first().map_or(0, |setting| setting.config.threads))?;

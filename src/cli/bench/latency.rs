@@ -1,7 +1,5 @@
 //! `dsr bench latency`: time from a batch in memory to its logits.
 
-use std::num::NonZeroUsize;
-
 use clap::Args;
 use serde::Serialize;
 
@@ -12,6 +10,7 @@ use super::tables::{Table, four_digits, milli, optional};
 use crate::bench::latency::{Latency, Path, of_case};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work};
+use crate::cli::numbers::{MAX_REPEATS, MAX_WARMUP, count, up_to};
 use crate::cli::settings::check_spiking;
 use crate::cli::{Global, use_threads};
 use crate::device::machine::machine;
@@ -46,11 +45,11 @@ pub struct LatencyArgs {
 #[command(next_help_heading = "Measurement")]
 pub struct LimitFlags {
     /// Runs before the timed ones.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = up_to::<MAX_WARMUP>)]
     warmup: usize,
     /// Most timed runs of a case [default: 100; kernels: 20].
-    #[arg(long, value_name = "N")]
-    repeats: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = count::<MAX_REPEATS>)]
+    repeats: Option<usize>,
     /// No timed run of a case begins after this many seconds [default: 5; decision: 2; kernels: 1].
     #[arg(long, value_name = "X")]
     seconds: Option<f64>,
@@ -66,7 +65,7 @@ impl LimitFlags {
         if !(seconds > 0.0 && seconds.is_finite()) {
             return Err(Error::config("seconds", format!("{seconds} is not a positive number")));
         }
-        Ok(Limits { warmup: self.warmup, repeats: self.repeats.map_or(repeats, NonZeroUsize::get), seconds })
+        Ok(Limits { warmup: self.warmup, repeats: self.repeats.unwrap_or(repeats), seconds })
     }
 }
 
@@ -135,6 +134,7 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
     let case = |s: &axes::Setting| Case { work: Work::Infer, config: s.config.clone(), shape: s.shape, device: s.device.clone() };
     let cases: Vec<Case> = settings.iter().map(case).collect();
     cases.iter().try_for_each(Case::check)?;
+    cases.iter().try_for_each(|case| case.check_memory(case.work.usage()))?;
     cases.iter().try_for_each(|case| check_spiking(&case.config, "latency by step"))?;
     use_threads(cases.first().map_or(0, |case| case.config.threads))?;
     let plan = LimitPlan::new(cases.first().map_or(0, |case| case.config.seed), &limits);

@@ -1,7 +1,5 @@
 //! `dsr bench throughput`: training steps and inferences of lists of settings.
 
-use std::num::NonZeroUsize;
-
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table as Settings;
@@ -11,6 +9,7 @@ use super::baseline::BaselineFlags;
 use super::report::{Entry, Report};
 use super::tables::{Table, four_digits, optional};
 use crate::bench::{Case, Timing, Work, time_steps};
+use crate::cli::numbers::{MAX_REPEATS, MAX_WARMUP, count, up_to};
 use crate::cli::{Global, use_threads};
 use crate::device::machine::machine;
 use crate::settings::Config;
@@ -40,11 +39,11 @@ pub struct ThroughputArgs {
     #[arg(long, value_name = "X", help_heading = "Measurement")]
     lr: Option<f64>,
     /// Steps before the timed ones.
-    #[arg(long, value_name = "N", default_value_t = 2, help_heading = "Measurement")]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = up_to::<MAX_WARMUP>, help_heading = "Measurement")]
     warmup: usize,
     /// Timed steps.
-    #[arg(long, value_name = "N", default_value = "5", help_heading = "Measurement")]
-    repeats: NonZeroUsize,
+    #[arg(long, value_name = "N", default_value = "5", value_parser = count::<MAX_REPEATS>, help_heading = "Measurement")]
+    repeats: usize,
     #[command(flatten)]
     baseline: BaselineFlags,
 }
@@ -88,6 +87,7 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
     };
     let cases: Vec<Case> = settings.iter().flat_map(of_setting).collect();
     cases.iter().try_for_each(Case::check)?;
+    cases.iter().try_for_each(|case| case.check_memory(case.work.usage()))?;
     use_threads(cases.first().map_or(0, |case| case.config.threads))?;
     let plan = Plan { seed: cases.first().map_or(0, |case| case.config.seed), warmup: args.warmup };
     let machine = machine();
@@ -97,7 +97,7 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
         if !axes::goes_on(global, index, cases.len()) {
             break;
         }
-        let timing = time_steps(case, args.warmup, args.repeats.get())?;
+        let timing = time_steps(case, args.warmup, args.repeats)?;
         entries.push(entry(case, &timing, machine.threads));
     }
     let (n, warmup) = (args.repeats, args.warmup);

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
+use crate::device::room::{Bytes, Room};
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 /// Bytes a header may have: from `{}` to what the format allows.
 const HEADER_LENGTHS: std::ops::RangeInclusive<u64> = 2..=100_000_000;
@@ -30,15 +32,13 @@ impl Opened {
         let bad = |problem: String| Error::file(path, problem);
         let not_ours =
             || bad("is not a safetensors file (write a PyTorch state_dict with safetensors.torch.save_file to use it here)".to_string());
-        let mut file = File::open(path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => bad("there is no such checkpoint: check the path".to_string()),
-            _ => Error::io(path)(e),
+        let mut file = regular_file::open(path).map_err(|e| match e {
+            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+                bad("there is no such checkpoint: check the path".to_string())
+            }
+            other => other,
         })?;
-        let status = file.metadata().map_err(Error::io(path))?;
-        if status.is_dir() {
-            return Err(bad("is a folder: name the checkpoint inside it, such as last.safetensors".to_string()));
-        }
-        let length = status.len();
+        let length = file.metadata().map_err(Error::io(path))?.len();
         if length == 0 {
             return Err(bad("is empty: use another checkpoint".to_string()));
         }
@@ -83,6 +83,8 @@ impl Opened {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; that of `check`.
     pub fn tensors(mut self, check: impl FnOnce(&Opened, &[u8]) -> Result<()>) -> Result<Tensors> {
+        let needed = Bytes { written: self.header.data_len() as u64, reserved: 0 };
+        Room::now().check(needed, &format!("reading {}", self.path.display()), "use another checkpoint")?;
         let mut data = vec![0; self.header.data_len()];
         self.file.read_exact(&mut data).map_err(Error::io(&self.path))?;
         check(&self, &data)?;
