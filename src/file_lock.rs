@@ -18,6 +18,10 @@ pub(crate) enum Attempt {
 
 /// Opens the file of a lock, which is made where there is none. NFS locks only what is opened for writing, too.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
+    // Before it is opened: a pipe keeps its reader waiting for ever.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is a pipe, a device or a folder, and a file of this name is needed"));
+    }
     File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
