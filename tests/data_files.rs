@@ -332,6 +332,83 @@ fn damaged_archives_say_what_is_wrong_and_where() {
     }
 }
 
+#[test]
+fn every_flipped_bit_of_a_gzip_stream_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set.tar.gz");
+    let archive = gz(&tar(&cifar_files(&cifar::CIFAR10, 2), "cifar-10-batches-bin"));
+    let images = gz(&idx_pair(40, 8)[0]);
+    let good = idx::images(Path::new("images.gz"), &images[..]).unwrap();
+    // Behind the header of 10 bytes, which holds a time and what else has no checksum.
+    let places = |len: usize| (0..120).map(move |i| 10 + i * (len - 11) / 119);
+    std::fs::write(&path, &archive).unwrap();
+    let whole = load("cifar10", Some(&path)).unwrap();
+    let mut refused = 0;
+    for place in places(archive.len()) {
+        let mut bytes = archive.clone();
+        bytes[place] ^= 1 << (place % 8);
+        std::fs::write(&path, bytes).unwrap();
+        match load("cifar10", Some(&path)) {
+            Ok(set) => assert_eq!(set, whole, "bit of byte {place}"), // a copy of the same bytes from another place
+            Err(error) => {
+                says(error, &["set.tar.gz"]);
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 110, "{refused} of 120");
+    for place in places(images.len()) {
+        let mut bytes = images.clone();
+        bytes[place] ^= 1 << (place % 8);
+        let read = idx::images(Path::new("images.gz"), &bytes[..]);
+        assert!(read.is_err() || read.is_ok_and(|read| read == good), "bit of byte {place}");
+    }
+}
+
+#[test]
+fn names_in_an_archive_may_be_long_but_not_endless() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set.tar.gz");
+    let files = cifar_files(&cifar::CIFAR100, 2);
+    std::fs::write(&path, gz(&tar(&files, "cifar-100-binary"))).unwrap();
+    let expected = load("cifar100", Some(&path)).unwrap();
+    std::fs::write(&path, gz(&tar(&files, &["a folder with a long name"; 9].join("/")))).unwrap();
+    assert_eq!(load("cifar100", Some(&path)).unwrap(), expected);
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(1 << 20);
+        header.set_path("long").unwrap();
+        header.set_cksum();
+        archive.append(&header, &vec![b'a'; 1 << 20][..]).unwrap();
+        std::fs::write(&path, gz(&archive.into_inner().unwrap())).unwrap();
+        says(load("cifar100", Some(&path)).unwrap_err(), &["set.tar.gz: is damaged (a file in it has a name of 1048576 bytes)"]);
+    }
+}
+
+#[test]
+fn a_folder_of_torchvision_gives_the_set_that_was_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    for (set, side) in [("MNIST", 4), ("FashionMNIST", 5)] {
+        let folder = root.path().join(set).join("raw");
+        std::fs::create_dir_all(&folder).unwrap();
+        for (part, n) in [("train", 20), ("t10k", 10)] {
+            let [images, labels] = idx_pair(n, side);
+            std::fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+            std::fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+        }
+    }
+    for (name, side) in [("mnist", 4), ("fashion-mnist", 5)] {
+        assert_eq!(load(name, Some(root.path())).unwrap().shape, [side, side, 1], "{name}");
+    }
+    // What is missing of one set is not taken from the other.
+    std::fs::remove_file(root.path().join("FashionMNIST/raw/t10k-labels-idx1-ubyte")).unwrap();
+    says(load("fashion-mnist", Some(root.path())).unwrap_err(), &["FashionMNIST/raw: has no t10k-labels-idx1-ubyte"]);
+    std::fs::remove_dir_all(root.path().join("FashionMNIST")).unwrap();
+    says(load("fashion-mnist", Some(root.path())).unwrap_err(), &["has no train-images-idx3-ubyte", "dataset-fashion-mnist"]);
+}
+
 /// Bytes as they come, bytes behind a good beginning, and good files with a byte changed or the end cut off.
 fn damaged(good: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     let (start, len) = (good.clone(), good.len());
