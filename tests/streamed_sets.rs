@@ -157,6 +157,37 @@ fn sets_can_be_looked_at() {
 }
 
 #[test]
+fn a_clock_that_jumps_is_named_before_training() {
+    let folder = sets();
+    let root = folder.path();
+    let path = recording(&root.join("events"), "frog", 898);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last - 800] |= 0x40; // a time of the 100th event before the last
+    fs::write(&path, bytes).unwrap();
+    fails(root, &format!("data verify {EVENTS}"), 1, &["30 training images"]);
+    let stdout = fails(root, &format!("data verify {EVENTS} --event-frames time"), 1, &["1 files cannot be read"]);
+    assert!(stdout.contains("cifar10_frog_898.aedat: has a clock that goes forward by"), "{stdout}");
+    fails(root, &format!("train {EVENTS} {TINY} --event-frames time --out run"), 1, &["cifar10_frog_898.aedat: has a clock"]);
+}
+
+#[test]
+fn a_sheet_shows_the_orientation() {
+    let folder = sets();
+    let root = folder.path();
+    let mut sheets = ["dsr", "spikingjelly"].map(|orientation| {
+        let (stdout, _) = ok(root, &format!("data sheet {EVENTS} --event-orientation {orientation} --out {orientation}.png"));
+        assert!(stdout.starts_with(&format!("wrote {orientation}.png (split dsr ")), "{stdout}");
+        assert!(stdout.contains(&format!("orientation {orientation}")) && !stdout.contains("upright"), "{stdout}");
+        image::open(root.join(format!("{orientation}.png"))).unwrap().into_rgb8()
+    });
+    // The first picture of one is that of the other, turned.
+    let first = |sheet: &mut image::RgbImage| image::imageops::crop(sheet, 2, 2, 32, 32).to_image();
+    let [dsr, spikingjelly] = [first(&mut sheets[0]), first(&mut sheets[1])];
+    assert!(dsr != spikingjelly && image::imageops::rotate90(&dsr) == spikingjelly);
+}
+
+#[test]
 fn frames_are_made_before_training() {
     let folder = sets();
     let root = folder.path();
