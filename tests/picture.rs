@@ -154,7 +154,15 @@ fn a_header_is_not_believed() {
     let mut white = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(2000, 1500, image::Rgb([255; 3])).write_to(&mut white, image::ImageFormat::Png).unwrap();
     assert_eq!(parse(Path::new("x"), white.get_ref()).unwrap().dimensions(), (2000, 1500));
-    assert_eq!([0, 10_000, 100_000, 1 << 20, 1 << 30].map(allowed_pixels), [1 << 20, 5_120_000, 1 << 24, 1 << 25, 1 << 27]);
+    let allowed = [0, 4000, 10_000, 100_000, 1 << 20, 1 << 30].map(allowed_pixels);
+    assert_eq!(allowed, [1 << 20, 2_048_000, 1 << 22, 12_800_000, 1 << 25, 1 << 27]);
+    // 16 bits of four channels take more than the pixels of the file may.
+    use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+    let mut deep = Vec::new();
+    let encoder = PngEncoder::new_with_quality(&mut deep, CompressionType::Best, FilterType::NoFilter);
+    image::ImageBuffer::from_pixel(2000, 1500, image::Rgba([0u16; 4])).write_with_encoder(encoder).unwrap();
+    let error = parse(Path::new("x"), &deep).map(|image| image.dimensions()).unwrap_err().to_string();
+    assert!(error.contains("x: unpacks to 24000000 bytes, more than a file of its length may"), "{error}");
 }
 
 /// A JPEG whose header says another size.

@@ -157,6 +157,31 @@ fn sets_can_be_looked_at() {
 }
 
 #[test]
+fn what_training_reads_in_spite_of_damage_is_named_before() {
+    let folder = sets();
+    let root = folder.path();
+    let whole = fs::read(root.join("photos/train/n01/n01_3.JPEG")).unwrap();
+    let half = whole.len() / 2;
+    fs::write(root.join("photos/train/n01/two.jpg"), [&whole[..half], &whole].concat()).unwrap();
+    fs::write(root.join("photos/train/n02/gap.jpg"), [&whole[..half], &whole[half + 60..]].concat()).unwrap();
+    let stdout = fails(root, &format!("data verify {PHOTOS}"), 1, &["14 training images", "2 files cannot be read"]);
+    for line in ["n01/two.jpg: is a damaged JPEG: ", "n02/gap.jpg: is a damaged JPEG: bytes are missing inside; get it again"] {
+        assert!(stdout.contains(line), "{line:?} is missing in {stdout}");
+    }
+    ok(root, &format!("train {PHOTOS} {TINY} --epochs 1 --out lenient"));
+    let (_, stderr) = ok(root, &format!("train {PHOTOS} {TINY} --epochs 1 --skip-unreadable 2 --out strict"));
+    assert!(stderr.contains("left out 2 files") && stderr.contains("(12 + 6 images)"), "{stderr}");
+    // Too large for its file, or of a kind that a decoder cannot have: named, and no panic on stderr.
+    let damaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/damaged");
+    for name in ["42-byte.png", "panic.jpg"] {
+        fs::copy(damaged.join(name), root.join("photos/val/n03").join(name)).unwrap();
+    }
+    let (code, stdout, stderr) = dsr(root, &format!("data verify {PHOTOS}"));
+    assert!(code == 1 && stdout.contains("42-byte.png: promises 20x8388624 pixels") && !stderr.contains("panicked"), "{stdout}{stderr}");
+    assert_eq!(stdout.lines().count(), 3, "{stdout}");
+}
+
+#[test]
 fn a_clock_that_jumps_is_named_before_training() {
     let folder = sets();
     let root = folder.path();

@@ -37,27 +37,27 @@ pub fn check(path: &Path) -> Result<()> {
 /// # Errors
 /// As [`check`].
 pub fn check_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    parse(path, bytes)?;
     if !matches!(image::guess_format(bytes), Ok(ImageFormat::Jpeg)) {
-        return Ok(()); // the other formats have checksums, or nothing to tell damage by
+        return parse(path, bytes).map(drop); // the other formats have checksums, or nothing to tell damage by
     }
     let pixels = allowed_pixels(bytes.len());
     let problem = guarded(path, || {
         Ok(match jpeg::decode(bytes, pixels, true) {
             Err(problem) => Some(problem),
-            Ok(_) => jpeg::lacks_bytes(bytes, pixels).then(|| "bytes are missing inside; get it again".into()),
+            Ok(picture) => jpeg::lacks_bytes(bytes, &picture, pixels).then(|| "bytes are missing inside; get it again".into()),
         })
     })?;
-    problem.map_or(Ok(()), |problem| Err(Error::file(path, format!("is a damaged JPEG: {problem}"))))
+    let Some(problem) = problem else { return Ok(()) };
+    parse(path, bytes)?; // what cannot be read at all says so
+    Err(Error::file(path, format!("is a damaged JPEG: {problem}")))
 }
 
-/// Pixels that the picture in a file of so many bytes may have: a header that promises more is not believed.
+/// Pixels that the picture in a file of so many bytes may have: a header that promises more is not believed. The larger a picture,
+/// the less plain it may be; 512 pixels a byte are as many as a JPEG can have.
 pub fn allowed_pixels(bytes: usize) -> u64 {
-    const SMALL: u64 = 1 << 20; // of any file
-    const MEDIUM: u64 = 1 << 24; // 512 a byte, as much as a JPEG can have
-    const LARGEST: u64 = 1 << 27; // 32 a byte, as plain as photos get
-    let bytes = bytes as u64;
-    (512 * bytes).clamp(SMALL, MEDIUM).max((32 * bytes).min(LARGEST))
+    const ANY: u64 = 1 << 20;
+    const STEPS: [[u64; 2]; 3] = [[512, 1 << 22], [128, 1 << 24], [32, 1 << 27]];
+    STEPS.iter().fold(ANY, |allowed, [a_byte, most]| allowed.max((a_byte * bytes as u64).min(*most)))
 }
 
 /// Holds a size against [`allowed_pixels`].
@@ -105,12 +105,17 @@ pub fn parse(path: &Path, bytes: &[u8]) -> Result<RgbImage> {
 fn decode(bytes: &[u8], format: ImageFormat, pixels: u64) -> std::result::Result<RgbImage, String> {
     let in_words = |e: image::ImageError| format!("cannot be decoded ({}); get it again", e.to_string().replace(char::is_control, " "));
     let mut limits = Limits::no_limits();
-    // 16 bits of red, green, blue and alpha, the same once more inside the decoder, and what else a file may carry.
-    limits.max_alloc = Some(16 * pixels + (1 << 22));
+    // The picture, the same once more inside the decoder, and what else a file may carry.
+    limits.max_alloc = Some(8 * pixels + (1 << 22));
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(in_words)?;
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into(), pixels)?;
+    if decoder.total_bytes() > 4 * pixels {
+        let problem =
+            format!("unpacks to {} bytes, more than a file of its length may (docs/data.md); get it again", decoder.total_bytes());
+        return Err(problem);
+    }
     Ok(DynamicImage::from_decoder(decoder).map_err(in_words)?.into_rgb8())
 }
