@@ -223,12 +223,19 @@ fn packet(kind: &[u8; 4], n: usize) -> Vec<u8> {
     [&(buffer.len() as u32).to_le_bytes()[..], &buffer].concat()
 }
 
-/// A file of AEDAT 4.0 with these packets, each as it is packed.
+/// A file of AEDAT 4.0 with these packets, each as it is packed, of streams 0, 1, 1, 1, ….
 fn aedat4(compression: u8, packets: &[Vec<u8>]) -> Vec<u8> {
+    aedat4_of(compression, packets, |place| place.min(1))
+}
+
+fn aedat4_of(compression: u8, packets: &[Vec<u8>], stream: impl Fn(u32) -> u32) -> Vec<u8> {
     let table = [&8i32.to_le_bytes()[..], &i32::from(compression).to_le_bytes(), &(-1i64).to_le_bytes()].concat();
     let fields = [8u16, 16, 4, 8].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
     let header = [&20u32.to_le_bytes()[..], b"IOHE", &[0; 4], &fields, &table].concat();
-    let packets = packets.iter().flat_map(|packet| [&7u32.to_le_bytes()[..], &(packet.len() as u32).to_le_bytes(), packet].concat());
+    let packets = packets
+        .iter()
+        .zip(0..)
+        .flat_map(|(packet, place)| [&stream(place).to_le_bytes()[..], &(packet.len() as u32).to_le_bytes(), packet].concat());
     [&b"#!AER-DAT4.0\r\n"[..], &(header.len() as u32).to_le_bytes(), &header].concat().into_iter().chain(packets).collect()
 }
 
@@ -277,8 +284,10 @@ fn small_files_do_not_become_large() {
     }
     let other = zstd(&[&packet(b"IMUS", 1)[..], &vec![0; 16 << 20]].concat());
     let others = vec![other; 300];
-    let (result, most) = peak(|| recording(path, &aedat4(3, &others)));
-    assert!(result.unwrap_err().to_string().contains("has no events") && most < (40 << 20), "{most}");
+    for (file, problem) in [(aedat4(3, &others), "has no events"), (aedat4_of(3, &others, |place| place), "it has more than 64 streams")] {
+        let (result, most) = peak(|| recording(path, &file));
+        assert!(result.unwrap_err().to_string().contains(problem) && most < (40 << 20), "{problem}: {most}");
+    }
 
     // Pictures: a PNG of 400 million black pixels, thin ones, and a plain one.
     for (width, height, refused) in [(20_000, 20_000, true), (1_000_000, 1, false), (1, 1_000_000, false), (2000, 2000, false)] {

@@ -205,6 +205,7 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
     let _ = writeln!(out, "\n{:>5} {:<name_width$} {:>6} {:>6}", "label", "class", "train", "test");
     for (label, name) in summary.classes.iter().enumerate() {
         let (train, test) = (summary.train.per_class[label], summary.test.per_class[label]);
+        let name = name.replace(char::is_control, "?"); // names come from files
         let _ = writeln!(out, "{label:>5} {name:<name_width$} {train:>6} {test:>6}");
     }
     out

@@ -21,6 +21,9 @@ fn room_for(bytes: usize) -> usize {
     bytes.saturating_mul(64).max(1 << 20)
 }
 
+/// More streams than a camera gives.
+const MAX_STREAMS: usize = 64;
+
 /// Largest window of a ZSTD packet, for which room is taken at once; a block of LZ4 is at most as large.
 const MAX_WINDOW: u64 = 1 << 23;
 
@@ -62,11 +65,12 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     let mut room = room_for(bytes.len());
     let mut stream = None;
+    let mut others = Vec::new(); // streams of something else: a stream is of one kind, so one look is enough
     while at < end {
         let (id, size) = u32_at(bytes, at).zip(u32_at(bytes, at + 4)).ok_or_else(|| truncated(at))?;
         let size = size as usize;
         let packed = bytes.get(at + 8..end).and_then(|rest| rest.get(..size)).ok_or_else(|| truncated(at))?;
-        let other = chosen.is_some_and(|chosen| chosen != id);
+        let other = chosen.is_some_and(|chosen| chosen != id) || others.contains(&id);
         let packet = if other { Ok(None) } else { unpack(packed, compression, room) };
         if let Some(packet) = packet.map_err(|e| problem(at, &format!("a packet cannot be unpacked ({e})")))? {
             if packet.len() > room {
@@ -81,6 +85,11 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
             room -= packet.len();
             let found = elements(&packet).ok_or_else(|| problem(at, "a packet of events is no table of the kind EVTS"))?;
             append(path, at, found, &mut events)?;
+        } else if !other {
+            others.push(id);
+            if others.len() > MAX_STREAMS {
+                return Err(problem(at, &format!("it has more than {MAX_STREAMS} streams")));
+            }
         }
         at += 8 + size;
     }
