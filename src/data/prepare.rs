@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -127,7 +126,7 @@ fn lock(folder: &Path, tell: Listener) -> Result<File> {
             Ok(file)
         }
         // Where a file system knows no locks, two processes may do the same work; each file is still written whole.
-        Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => Ok(file),
+        Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => Ok(file),
         Err(TryLockError::Error(e)) => Err(Error::io(&path)(e)),
     }
 }
@@ -142,7 +141,7 @@ fn digest(root: &Path, mut checksum: u32, paths: impl Iterator<Item = PathBuf>) 
         }
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
-            Err(e) if e.kind() == ErrorKind::NotFound => {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 missing.push((place, Error::io(&path)(e)));
                 continue;
             }
