@@ -1,32 +1,13 @@
 //! The readers of data files: what is accepted, what each kind of damage is called, and that no bytes make them panic.
 
-use std::io::Write;
 use std::path::Path;
 
 use dsr::data::{Split, cifar, idx, load};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
-fn gz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn idx_file(sizes: &[u32], values: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0, 0, 8, sizes.len() as u8];
-    bytes.extend(sizes.iter().flat_map(|size| size.to_be_bytes()));
-    bytes.extend(values);
-    bytes
-}
-
-/// `n` images of `side`×`side`, and their labels 0, 1, …, 9, 0, ….
-fn idx_pair(n: u32, side: u32) -> [Vec<u8>; 2] {
-    let pixels: Vec<u8> = (0..n * side * side).map(|i| (i % 251) as u8).collect();
-    let labels: Vec<u8> = (0..n).map(|i| (i % 10) as u8).collect();
-    [idx_file(&[n, side, side], &pixels), idx_file(&[n], &labels)]
-}
+#[path = "support/data_files.rs"]
+mod data_files;
+use data_files::{cifar_files, gz, idx_file, idx_pair, record, says, tar};
 
 /// A complete set: 20 training and 10 test images of 4×4.
 fn idx_folder() -> tempfile::TempDir {
@@ -37,15 +18,6 @@ fn idx_folder() -> tempfile::TempDir {
         std::fs::write(folder.path().join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
     }
     folder
-}
-
-#[track_caller]
-fn says(error: impl std::fmt::Display, parts: &[&str]) {
-    let error = error.to_string();
-    for part in parts {
-        assert!(error.contains(part), "{error:?} does not say {part:?}");
-    }
-    assert!(!error.contains('\n'), "{error:?} is more than one line");
 }
 
 #[test]
@@ -163,34 +135,6 @@ fn broken_idx_folders_say_which_file_is_missing_or_wrong() {
     }
 }
 
-/// Record `index` of a CIFAR file: its labels, then three planes that differ in every pixel and plane.
-fn record(labels: &[u8], index: usize) -> Vec<u8> {
-    let pixels = (0..3072).map(|i| (i / 1024 * 85 + i % 1024 * 7 + index) as u8);
-    labels.iter().copied().chain(pixels).collect()
-}
-
-/// The files of a small set, `n` records each, and its names.
-fn cifar_files(layout: &cifar::Layout, n: usize) -> Vec<(String, Vec<u8>)> {
-    let files = layout.train.iter().chain([&layout.test]).enumerate();
-    let labels = |i: usize| -> Vec<u8> { layout.labels.iter().map(|&classes| (i * 7 % classes) as u8).collect() };
-    let mut all: Vec<(String, Vec<u8>)> =
-        files.map(|(part, name)| (name.to_string(), (0..n).flat_map(|i| record(&labels(part * n + i), part * n + i)).collect())).collect();
-    let names: String = (0..layout.classes).map(|class| format!("class {class}\n")).collect();
-    all.push((layout.names.to_string(), format!("{names}\n").into_bytes()));
-    all
-}
-
-fn tar(files: &[(String, Vec<u8>)], folder: &str) -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, format!("{folder}/{name}"), &bytes[..]).unwrap();
-    }
-    archive.into_inner().unwrap()
-}
-
 fn write_files(folder: &Path, files: &[(String, Vec<u8>)]) {
     std::fs::create_dir_all(folder).unwrap();
     for (name, bytes) in files {
@@ -291,100 +235,6 @@ fn places_without_cifar_say_what_was_looked_for() {
     );
     std::fs::create_dir(root.join("cifar-100-python")).unwrap();
     says(load("cifar100", Some(root)).unwrap_err(), &["cifar-100-python is the version for Python, which is not read", "binary version"]);
-}
-
-#[test]
-fn damaged_archives_say_what_is_wrong_and_where() {
-    let files = cifar_files(&cifar::CIFAR10, 2);
-    let whole = tar(&files, "cifar-10-batches-bin");
-    let zipped = gz(&whole);
-    let mut lies = tar::Header::new_gnu();
-    lies.set_path("x/test_batch.bin").unwrap();
-    lies.set_size(3073 << 30);
-    lies.set_cksum();
-    let mut short = tar::Header::new_gnu();
-    short.set_path("x/test_batch.bin").unwrap();
-    short.set_size(3073 * 9);
-    short.set_cksum();
-    let wrong = tar(&[("test_batch.bin".into(), [record(&[1], 0), record(&[77], 1)].concat())], "x");
-    let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
-        ("empty", vec![], &["has no data_batch_1.bin in it"]),
-        ("a page", [&b"<html>"[..], &[b' '; 2000]].concat(), &["is damaged", "download it again"]),
-        ("gzip cut", zipped[..zipped.len() / 2].to_vec(), &["truncated", "download it again"]),
-        ("tar cut", whole[..20_000].to_vec(), &["truncated: ends in record", "download it again"]),
-        (
-            "other set",
-            gz(&tar(&cifar_files(&cifar::CIFAR100, 1), "cifar-100-binary")),
-            &["has no data_batch_1.bin in it", "cifar-10-binary"],
-        ),
-        ("one missing", gz(&tar(&files[1..], "x")), &["has no data_batch_1.bin in it"]),
-        ("wrong label", wrong, &["set.tar.gz/x/test_batch.bin: record 1 has label 77"]),
-        ("absurd size", lies.as_bytes().to_vec(), &["x/test_batch.bin: has 3299608625152 bytes, more than"]),
-        ("no content", short.as_bytes().to_vec(), &["x/test_batch.bin: is truncated: ends in record 0 of 9"]),
-    ];
-    for (what, bytes, parts) in cases {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("set.tar.gz");
-        std::fs::write(&path, bytes).unwrap();
-        let error = load("cifar10", Some(&path)).expect_err(what);
-        says(&error, parts);
-        says(&error, &["set.tar.gz"]);
-    }
-}
-
-#[test]
-fn every_flipped_bit_of_a_gzip_stream_is_found() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("set.tar.gz");
-    let archive = gz(&tar(&cifar_files(&cifar::CIFAR10, 2), "cifar-10-batches-bin"));
-    let images = gz(&idx_pair(40, 8)[0]);
-    let good = idx::images(Path::new("images.gz"), &images[..]).unwrap();
-    // Behind the header of 10 bytes, which holds a time and what else has no checksum.
-    let places = |len: usize| (0..120).map(move |i| 10 + i * (len - 11) / 119);
-    std::fs::write(&path, &archive).unwrap();
-    let whole = load("cifar10", Some(&path)).unwrap();
-    let mut refused = 0;
-    for place in places(archive.len()) {
-        let mut bytes = archive.clone();
-        bytes[place] ^= 1 << (place % 8);
-        std::fs::write(&path, bytes).unwrap();
-        match load("cifar10", Some(&path)) {
-            Ok(set) => assert_eq!(set, whole, "bit of byte {place}"), // a copy of the same bytes from another place
-            Err(error) => {
-                says(error, &["set.tar.gz"]);
-                refused += 1;
-            }
-        }
-    }
-    assert!(refused > 110, "{refused} of 120");
-    for place in places(images.len()) {
-        let mut bytes = images.clone();
-        bytes[place] ^= 1 << (place % 8);
-        let read = idx::images(Path::new("images.gz"), &bytes[..]);
-        assert!(read.is_err() || read.is_ok_and(|read| read == good), "bit of byte {place}");
-    }
-}
-
-#[test]
-fn names_in_an_archive_may_be_long_but_not_endless() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("set.tar.gz");
-    let files = cifar_files(&cifar::CIFAR100, 2);
-    std::fs::write(&path, gz(&tar(&files, "cifar-100-binary"))).unwrap();
-    let expected = load("cifar100", Some(&path)).unwrap();
-    std::fs::write(&path, gz(&tar(&files, &["a folder with a long name"; 9].join("/")))).unwrap();
-    assert_eq!(load("cifar100", Some(&path)).unwrap(), expected);
-    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
-        let mut archive = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(1 << 20);
-        header.set_path("long").unwrap();
-        header.set_cksum();
-        archive.append(&header, &vec![b'a'; 1 << 20][..]).unwrap();
-        std::fs::write(&path, gz(&archive.into_inner().unwrap())).unwrap();
-        says(load("cifar100", Some(&path)).unwrap_err(), &["set.tar.gz: is damaged (a file in it has a name of 1048576 bytes)"]);
-    }
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn encoded(format: image::ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// docs/data.md: 16 bytes a pixel.
+/// docs/data.md: 16 bytes per pixel.
 fn picture_bound(len: usize) -> usize {
     16 * allowed_pixels(len) as usize
 }
@@ -249,7 +249,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
-/// docs/data.md: 64 bytes of events a byte and at least 1 MiB, as they are packed and as they are kept, and 32 MiB for unpacking.
+/// docs/data.md: 64 bytes of events per byte and at least 1 MiB, as they are packed and as they are kept, and 32 MiB for unpacking.
 fn recording_bound(len: usize) -> usize {
     4 * (64 * len).max(1 << 20) + (32 << 20)
 }

@@ -53,11 +53,11 @@ pub fn check_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Pixels that the picture in a file of so many bytes may have: a header that promises more is not believed. The larger a picture,
-/// the less plain it may be; 512 pixels a byte are as many as a JPEG can have.
+/// the less plain it may be; 512 pixels per byte are as many as a JPEG can have.
 pub fn allowed_pixels(bytes: usize) -> u64 {
     const ANY: u64 = 1 << 20;
     const STEPS: [[u64; 2]; 3] = [[512, 1 << 22], [128, 1 << 24], [32, 1 << 27]];
-    STEPS.iter().fold(ANY, |allowed, [a_byte, most]| allowed.max((a_byte * bytes as u64).min(*most)))
+    STEPS.iter().fold(ANY, |allowed, [per_byte, most]| allowed.max((per_byte * bytes as u64).min(*most)))
 }
 
 /// Holds a size against [`allowed_pixels`].
