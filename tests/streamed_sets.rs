@@ -181,6 +181,20 @@ fn what_training_reads_in_spite_of_damage_is_named_before() {
     assert_eq!(stdout.lines().count(), 3, "{stdout}");
 }
 
+#[cfg(unix)]
+#[test]
+fn what_the_system_says_is_passed_on_once() {
+    let folder = sets();
+    let root = folder.path();
+    std::os::unix::fs::symlink("nothing", root.join("photos/train/n02/a.jpg")).unwrap();
+    let (code, _, stderr) = dsr(root, &format!("train {PHOTOS} {TINY} --out run"));
+    let error = stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(code == 1 && error.contains("photos/train/n02/a.jpg: No such file"), "{stderr}");
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    let (_, stderr) = ok(root, &format!("train {PHOTOS} {TINY} --epochs 1 --skip-unreadable 1 --out run2"));
+    assert!(stderr.contains("left out 1 file") && stderr.contains("(12 + 6 images)"), "{stderr}");
+}
+
 #[test]
 fn a_clock_that_jumps_is_named_before_training() {
     let folder = sets();
