@@ -16,7 +16,7 @@ pub enum Error {
     File { path: PathBuf, problem: String },
     /// The operating system refused a file.
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
+    Io { path: PathBuf, r#source: std::io::Error }, // written so, it is not told a second time as the cause
     /// A CUDA device, its driver or a kernel failed.
     #[error("{device}: {problem}")]
     Device { device: String, problem: String },

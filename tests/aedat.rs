@@ -38,6 +38,11 @@ fn events_are_those_written() {
 
 /// A file of AEDAT 4.0 with packets of events (x, y, on), and one packet of something else.
 fn aedat4(compression: u8, packets: &[&[(i16, i16, u8)]], pack: impl Fn(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    aedat4_of(compression, packets, pack, &[7; 8])
+}
+
+/// [`aedat4`] with the number of each packet's stream.
+fn aedat4_of(compression: u8, packets: &[&[(i16, i16, u8)]], pack: impl Fn(Vec<u8>) -> Vec<u8>, streams: &[u32]) -> Vec<u8> {
     // Fields of the header: compression at 4, the place of the list at 8 (−1: none); their list has its size, that of the table,
     // and both places.
     let table = [&8i32.to_le_bytes()[..], &i32::from(compression).to_le_bytes(), &(-1i64).to_le_bytes()].concat();
@@ -45,21 +50,21 @@ fn aedat4(compression: u8, packets: &[&[(i16, i16, u8)]], pack: impl Fn(Vec<u8>)
     let root = (8 + fields.len() + 4) as u32;
     let header = [&root.to_le_bytes()[..], b"IOHE", &[0; 4], &fields, &table].concat();
     let mut bytes = [&b"#!AER-DAT4.0\r\n"[..], &(header.len() as u32).to_le_bytes(), &header].concat();
-    let mut append = |kind: &[u8; 4], elements: &[u8], count: usize| {
+    let mut append = |kind: &[u8; 4], elements: &[u8], count: usize, stream: u32| {
         let fields = [6u16, 8, 4].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
         let root = 8 + fields.len() as u32;
         let table = [&(fields.len() as i32).to_le_bytes()[..], &4u32.to_le_bytes()].concat();
         let buffer = [&root.to_le_bytes()[..], kind, &fields, &table, &(count as u32).to_le_bytes(), elements].concat();
         let packet = pack([&(buffer.len() as u32).to_le_bytes()[..], &buffer].concat());
-        bytes.extend([&7u32.to_le_bytes()[..], &(packet.len() as u32).to_le_bytes(), &packet].concat());
+        bytes.extend([&stream.to_le_bytes()[..], &(packet.len() as u32).to_le_bytes(), &packet].concat());
     };
-    append(b"IMUS", &[1; 40], 1);
+    append(b"IMUS", &[1; 40], 1, 99);
     for (place, packet) in packets.iter().enumerate() {
         let element = |(i, &(x, y, on)): (usize, &(i16, i16, u8))| {
             let time = 1_600_000_000_000_000 + 100 * place as i64 + i as i64;
             [&time.to_le_bytes()[..], &x.to_le_bytes(), &y.to_le_bytes(), &[on, 9, 9, 9]].concat()
         };
-        append(b"EVTS", &packet.iter().enumerate().flat_map(element).collect::<Vec<u8>>(), packet.len());
+        append(b"EVTS", &packet.iter().enumerate().flat_map(element).collect::<Vec<u8>>(), packet.len(), streams[place]);
     }
     bytes
 }
@@ -162,6 +167,54 @@ fn damaged_recordings_are_named() {
         }
     }
     assert!(read(Path::new("/nowhere/x.aedat")).unwrap_err().to_string().starts_with("/nowhere/x.aedat: "));
+}
+
+/// The file with a description of its streams in the header: a third field behind the others, and the text behind the table.
+fn described(file: &[u8], text: &str) -> Vec<u8> {
+    let header = [
+        &24u32.to_le_bytes()[..],
+        b"IOHE",
+        &[0; 2],
+        // Its list of fields: its size, that of the table, and where each field lies.
+        &[10u16, 20, 4, 8, 16].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>(),
+        &[0; 4],
+        &14i32.to_le_bytes(),
+        &0i32.to_le_bytes(),
+        &(-1i64).to_le_bytes(),
+        &4u32.to_le_bytes(),
+        &(text.len() as u32).to_le_bytes(),
+        text.as_bytes(),
+    ]
+    .concat();
+    let size = u32::from_le_bytes(file[14..18].try_into().unwrap()) as usize;
+    [&file[..14], &(header.len() as u32).to_le_bytes(), &header, &file[18 + size..]].concat()
+}
+
+#[test]
+fn of_two_streams_the_one_named_events_counts() {
+    let packets: [&[(i16, i16, u8)]; 3] = [&[(1, 2, 1)], &[(3, 4, 0)], &[(5, 6, 1)]];
+    let file = aedat4_of(0, &packets, |bytes| bytes, &[0, 3, 0]);
+    let columns = |bytes: &[u8]| {
+        parse(Path::new("x.aedat4"), bytes).map(|events| events.iter().map(|event| event.x).collect::<Vec<u8>>()).map_err(|e| e.to_string())
+    };
+    let node = |id: u32, name: &str| {
+        format!(
+            "<node name=\"{id}\" path=\"/\"><attr key=\"compression\" type=\"string\">NONE</attr><attr key=\"originalOutputName\" type=\"string\">{name}</attr></node>"
+        )
+    };
+    let with = |streams: &[(u32, &str)]| {
+        let nodes: String = streams.iter().map(|(id, name)| node(*id, name)).collect();
+        described(&file, &format!("<dv><node name=\"outInfo\">{nodes}</node></dv>"))
+    };
+    assert_eq!(columns(&with(&[(0, "events"), (3, "filtered")])).unwrap(), [1, 5]);
+    assert_eq!(columns(&with(&[(0, "raw"), (3, "events")])).unwrap(), [3]);
+    for bytes in [file.clone(), with(&[(0, "left"), (3, "right")]), with(&[(0, "events"), (3, "events")]), described(&file, "")] {
+        let error = columns(&bytes).unwrap_err();
+        assert!(error.starts_with("x.aedat4: has two streams of events, 0 and 3, ") && error.contains("file of its own"), "{error}");
+    }
+    let one = aedat4_of(0, &packets, |bytes| bytes, &[3, 3, 3]);
+    assert_eq!(columns(&one).unwrap(), [1, 3, 5]);
+    assert_eq!(columns(&described(&one, &node(3, "any"))).unwrap(), [1, 3, 5]);
 }
 
 proptest! {

@@ -45,6 +45,25 @@ fn an_incomplete_set_does_not_verify() {
 }
 
 #[test]
+fn another_set_under_the_name_does_not_verify() {
+    use dsr::data::{load, problems, summarize};
+    let mut summary = summarize(&load("fashion-mnist-3k", None).unwrap());
+    (summary.train.images, summary.test.images) = (60_000, 10_000);
+    let fashion = [vec![6000; 10], vec![1000; 10]];
+    let mnist =
+        [vec![5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949], vec![980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]];
+    for (name, counts, found) in
+        [("mnist", &mnist, 0), ("mnist", &fashion, 2), ("fashion-mnist", &fashion, 0), ("fashion-mnist", &mnist, 2)]
+    {
+        summary.dataset = name.into();
+        [summary.train.per_class, summary.test.per_class] = counts.clone();
+        let problems = problems(&summary).unwrap();
+        assert_eq!(problems.len(), found, "{name}: {problems:?}");
+        assert!(problems.iter().all(|problem| problem.contains("images of each class are")), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_sheet_is_written_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sheet.png");

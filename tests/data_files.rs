@@ -1,32 +1,13 @@
 //! The readers of data files: what is accepted, what each kind of damage is called, and that no bytes make them panic.
 
-use std::io::Write;
 use std::path::Path;
 
 use dsr::data::{Split, cifar, idx, load};
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
-fn gz(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn idx_file(sizes: &[u32], values: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0, 0, 8, sizes.len() as u8];
-    bytes.extend(sizes.iter().flat_map(|size| size.to_be_bytes()));
-    bytes.extend(values);
-    bytes
-}
-
-/// `n` images of `side`×`side`, and their labels 0, 1, …, 9, 0, ….
-fn idx_pair(n: u32, side: u32) -> [Vec<u8>; 2] {
-    let pixels: Vec<u8> = (0..n * side * side).map(|i| (i % 251) as u8).collect();
-    let labels: Vec<u8> = (0..n).map(|i| (i % 10) as u8).collect();
-    [idx_file(&[n, side, side], &pixels), idx_file(&[n], &labels)]
-}
+#[path = "support/data_files.rs"]
+mod data_files;
+use data_files::{cifar_files, gz, idx_file, idx_pair, record, says, tar};
 
 /// A complete set: 20 training and 10 test images of 4×4.
 fn idx_folder() -> tempfile::TempDir {
@@ -37,15 +18,6 @@ fn idx_folder() -> tempfile::TempDir {
         std::fs::write(folder.path().join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
     }
     folder
-}
-
-#[track_caller]
-fn says(error: impl std::fmt::Display, parts: &[&str]) {
-    let error = error.to_string();
-    for part in parts {
-        assert!(error.contains(part), "{error:?} does not say {part:?}");
-    }
-    assert!(!error.contains('\n'), "{error:?} is more than one line");
 }
 
 #[test]
@@ -163,34 +135,6 @@ fn broken_idx_folders_say_which_file_is_missing_or_wrong() {
     }
 }
 
-/// Record `index` of a CIFAR file: its labels, then three planes that differ in every pixel and plane.
-fn record(labels: &[u8], index: usize) -> Vec<u8> {
-    let pixels = (0..3072).map(|i| (i / 1024 * 85 + i % 1024 * 7 + index) as u8);
-    labels.iter().copied().chain(pixels).collect()
-}
-
-/// The files of a small set, `n` records each, and its names.
-fn cifar_files(layout: &cifar::Layout, n: usize) -> Vec<(String, Vec<u8>)> {
-    let files = layout.train.iter().chain([&layout.test]).enumerate();
-    let labels = |i: usize| -> Vec<u8> { layout.labels.iter().map(|&classes| (i * 7 % classes) as u8).collect() };
-    let mut all: Vec<(String, Vec<u8>)> =
-        files.map(|(part, name)| (name.to_string(), (0..n).flat_map(|i| record(&labels(part * n + i), part * n + i)).collect())).collect();
-    let names: String = (0..layout.classes).map(|class| format!("class {class}\n")).collect();
-    all.push((layout.names.to_string(), format!("{names}\n").into_bytes()));
-    all
-}
-
-fn tar(files: &[(String, Vec<u8>)], folder: &str) -> Vec<u8> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in files {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, format!("{folder}/{name}"), &bytes[..]).unwrap();
-    }
-    archive.into_inner().unwrap()
-}
-
 fn write_files(folder: &Path, files: &[(String, Vec<u8>)]) {
     std::fs::create_dir_all(folder).unwrap();
     for (name, bytes) in files {
@@ -294,42 +238,25 @@ fn places_without_cifar_say_what_was_looked_for() {
 }
 
 #[test]
-fn damaged_archives_say_what_is_wrong_and_where() {
-    let files = cifar_files(&cifar::CIFAR10, 2);
-    let whole = tar(&files, "cifar-10-batches-bin");
-    let zipped = gz(&whole);
-    let mut lies = tar::Header::new_gnu();
-    lies.set_path("x/test_batch.bin").unwrap();
-    lies.set_size(3073 << 30);
-    lies.set_cksum();
-    let mut short = tar::Header::new_gnu();
-    short.set_path("x/test_batch.bin").unwrap();
-    short.set_size(3073 * 9);
-    short.set_cksum();
-    let wrong = tar(&[("test_batch.bin".into(), [record(&[1], 0), record(&[77], 1)].concat())], "x");
-    let cases: Vec<(&str, Vec<u8>, &[&str])> = vec![
-        ("empty", vec![], &["has no data_batch_1.bin in it"]),
-        ("a page", [&b"<html>"[..], &[b' '; 2000]].concat(), &["is damaged", "download it again"]),
-        ("gzip cut", zipped[..zipped.len() / 2].to_vec(), &["truncated", "download it again"]),
-        ("tar cut", whole[..20_000].to_vec(), &["truncated: ends in record", "download it again"]),
-        (
-            "other set",
-            gz(&tar(&cifar_files(&cifar::CIFAR100, 1), "cifar-100-binary")),
-            &["has no data_batch_1.bin in it", "cifar-10-binary"],
-        ),
-        ("one missing", gz(&tar(&files[1..], "x")), &["has no data_batch_1.bin in it"]),
-        ("wrong label", wrong, &["set.tar.gz/x/test_batch.bin: record 1 has label 77"]),
-        ("absurd size", lies.as_bytes().to_vec(), &["x/test_batch.bin: has 3299608625152 bytes, more than"]),
-        ("no content", short.as_bytes().to_vec(), &["x/test_batch.bin: is truncated: ends in record 0 of 9"]),
-    ];
-    for (what, bytes, parts) in cases {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("set.tar.gz");
-        std::fs::write(&path, bytes).unwrap();
-        let error = load("cifar10", Some(&path)).expect_err(what);
-        says(&error, parts);
-        says(&error, &["set.tar.gz"]);
+fn a_folder_of_torchvision_gives_the_set_that_was_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    for (set, side) in [("MNIST", 4), ("FashionMNIST", 5)] {
+        let folder = root.path().join(set).join("raw");
+        std::fs::create_dir_all(&folder).unwrap();
+        for (part, n) in [("train", 20), ("t10k", 10)] {
+            let [images, labels] = idx_pair(n, side);
+            std::fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+            std::fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), labels).unwrap();
+        }
     }
+    for (name, side) in [("mnist", 4), ("fashion-mnist", 5)] {
+        assert_eq!(load(name, Some(root.path())).unwrap().shape, [side, side, 1], "{name}");
+    }
+    // What is missing of one set is not taken from the other.
+    std::fs::remove_file(root.path().join("FashionMNIST/raw/t10k-labels-idx1-ubyte")).unwrap();
+    says(load("fashion-mnist", Some(root.path())).unwrap_err(), &["FashionMNIST/raw: has no t10k-labels-idx1-ubyte"]);
+    std::fs::remove_dir_all(root.path().join("FashionMNIST")).unwrap();
+    says(load("fashion-mnist", Some(root.path())).unwrap_err(), &["has no train-images-idx3-ubyte", "dataset-fashion-mnist"]);
 }
 
 /// Bytes as they come, bytes behind a good beginning, and good files with a byte changed or the end cut off.

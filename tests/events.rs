@@ -65,8 +65,8 @@ fn listed(counts: &[f32]) -> Vec<(usize, usize, usize, usize, f32)> {
 
 #[test]
 fn frames_by_number_and_by_time_in_both_orientations() {
-    // Seven events: at 0, 1, 2, 3, 4, 5 and 90 µs.
-    let events: Vec<Event> = (0..7).map(|i| event(10 + i as u8, 3, (i % 2) as u8, if i == 6 { 90 } else { i })).collect();
+    // Seven events: at 0, 10, 20, 30, 40, 50 and 90 µs.
+    let events: Vec<Event> = (0..7).map(|i| event(10 + i as u8, 3, (i % 2) as u8, if i == 6 { 90 } else { 10 * i })).collect();
     let of = |frames, orientation| {
         listed(&counts(Path::new("x"), &events, &EventReading { time_steps: 3, frames, orientation, ..DSR }).unwrap())
     };
@@ -75,11 +75,11 @@ fn frames_by_number_and_by_time_in_both_orientations() {
     assert_eq!(of(FrameRule::Number, Orientation::Dsr), expected.map(|(f, y, x, p)| (f, y, x, p, 1.0)));
     // By time: 30 µs each, the last event in the last frame.
     let frames: Vec<usize> = of(FrameRule::Time, Orientation::Dsr).iter().map(|found| found.0).collect();
-    assert_eq!(frames, [0, 0, 0, 0, 0, 0, 2]);
+    assert_eq!(frames, [0, 0, 0, 1, 1, 1, 2]);
     // A quarter: row x, column 127 − y.
     assert_eq!(of(FrameRule::Number, Orientation::Spikingjelly)[0], (0, 10, 124, 0, 1.0));
-    // Counts add up, wherever time goes backwards.
-    let back = [event(1, 1, 0, 50), event(1, 1, 0, 20), event(1, 1, 0, 70)];
+    // Counts add up where time goes backwards within a frame.
+    let back = [event(1, 1, 0, 50), event(1, 1, 0, 45), event(1, 1, 0, 70)];
     let by_time = EventReading { time_steps: 2, frames: FrameRule::Time, ..DSR };
     assert_eq!(listed(&counts(Path::new("x"), &back, &by_time).unwrap()), [(0, 1, 1, 0, 2.0), (1, 1, 1, 0, 1.0)]);
 
@@ -88,6 +88,23 @@ fn frames_by_number_and_by_time_in_both_orientations() {
     for events in [[event(1, 1, 0, 5), event(1, 1, 0, 5)], [event(1, 1, 0, 5), event(1, 1, 0, 4)]] {
         let still = counts(Path::new("still.aedat"), &events, &by_time).unwrap_err().to_string();
         assert!(still.contains("still.aedat: takes") && still.contains("--event-frames number"), "{still}");
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_cuts_no_frames_by_time() {
+    let reading = EventReading { time_steps: 4, frames: FrameRule::Time, ..DSR };
+    let of = |jump: i64| -> Vec<Event> { (0..100).map(|i| event(1, 1, 0, 10 * i + if i >= 60 { jump } else { 0 })).collect() };
+    for (jump, direction) in [(-300, "back by 290 µs at event 60"), (1 << 31, "forward by 2147483658 µs at event 60")] {
+        let error = counts(Path::new("jump.aedat"), &of(jump), &reading).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("jump.aedat: has a clock that goes {direction}")) && error.contains("--event-frames number"),
+            "{error}"
+        );
+        counts(Path::new("x"), &of(jump), &DSR).unwrap();
+    }
+    for jump in [0, -15, 500] {
+        assert_eq!(counts(Path::new("x"), &of(jump), &reading).unwrap().iter().sum::<f32>(), 100.0);
     }
 }
 

@@ -146,7 +146,7 @@ fn what_is_wrong_with_a_folder_is_named() {
         (|root| fs::remove_dir_all(root.join("val")).unwrap(), "val", &["is no folder", "train/CLASS/*.JPEG", "docs/data.md"]),
         (|root| fs::rename(root.join("train"), root.join("training")).unwrap(), "train", &["is no folder"]),
         (|root| fs::remove_dir_all(root.join("val/n02")).unwrap(), "val/n02", &["is missing, though train/ has that class"]),
-        (|root| fs::create_dir(root.join("val/n04")).unwrap(), "val/n04", &["has no counterpart in train/"]),
+        (|root| fs::create_dir(root.join("val/n04")).unwrap(), "val/n04", &["is no class of train/", "same class folders", "docs/data.md"]),
         (
             |root| {
                 (1..4).for_each(|n| fs::remove_dir_all(root.join(format!("val/n0{n}"))).unwrap());
@@ -162,7 +162,7 @@ fn what_is_wrong_with_a_folder_is_named() {
                 fs::create_dir(root.join("train/n02")).unwrap();
             },
             "train/n02",
-            &["has no photos (.jpeg, .jpg or .png)"],
+            &["has no photos (.jpg, .jpeg, .jpe, "],
         ),
         (|root| fs::remove_dir_all(root).unwrap(), "train", &["is no folder"]),
     ];
@@ -209,4 +209,110 @@ fn an_unreadable_photo_ends_the_pass_or_is_left_out() {
     fs::write(folder.path().join("val/n02/n02_1.png"), "").unwrap();
     let error = ready(9).unwrap_err().to_string();
     assert!(error.contains("val/n02: has no photo that can be read"), "{error}");
+}
+
+#[test]
+fn folders_and_formats_are_those_of_torchvision() {
+    let folder = set();
+    let class = folder.path().join("train/n02");
+    for inner in ["b", "b/c", "b-d", ".hidden"] {
+        fs::create_dir(class.join(inner)).unwrap();
+    }
+    let photo = image::RgbImage::from_pixel(30, 30, image::Rgb([9, 8, 7]));
+    for name in ["b/z.webp", "b/a.bmp", "b/c/x.ppm", "b-d/y.PNG", "a.png", ".hidden/h.png"] {
+        photo.save(class.join(name)).unwrap();
+    }
+    for name in ["n.jfif", "n.jpe"] {
+        fs::copy(class.join("n02_0.JPEG"), class.join(name)).unwrap();
+    }
+    for name in ["b/t.tif", "u.TIFF", "v.gif", "notes.txt"] {
+        fs::write(class.join(name), "x").unwrap();
+    }
+    let mut dataset = opened(folder.path()).unwrap();
+    let stream = dataset.stream.clone().unwrap();
+    let names: Vec<String> =
+        (4..15).map(|i| stream.path(Part::Train, i).strip_prefix(&class).unwrap().to_str().unwrap().to_string()).collect();
+    // sorted(os.walk(folder)), and the sorted files of each.
+    let expected = [
+        "a.png",
+        "n.jfif",
+        "n.jpe",
+        "n02_0.JPEG",
+        "n02_1.png",
+        "n02_2.JPEG",
+        "n02_3.JPEG",
+        "b/a.bmp",
+        "b/z.webp",
+        "b-d/y.PNG",
+        "b/c/x.ppm",
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(dataset.train.labels.iter().filter(|&&label| label == 1).count(), 11);
+    let notes = std::sync::Mutex::new(Vec::new());
+    let tell = |told: dsr::data::Told| {
+        if let dsr::data::Told::Note(note) = told {
+            notes.lock().unwrap().push(note.to_string());
+        }
+    };
+    prepare(&mut dataset, folder.path(), &Preparation::default(), &tell).unwrap();
+    let notes = notes.into_inner().unwrap();
+    assert!(notes.len() == 1 && notes[0].starts_with("left out 3 pictures of kinds that are not read (.tif, "), "{notes:?}");
+    assert_eq!(batches(&dataset, 2, 5, 0).len(), 4 + 2);
+
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(&class, class.join("b/again")).unwrap();
+        let error = opened(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("lies more than 16 folders deep; is there a link to a folder above it?"), "{error}");
+    }
+}
+
+#[test]
+fn the_middle_of_a_thin_photo_is_that_of_the_whole_resized() {
+    use dsr::data::resample::{Area, bilinear};
+    for [rows, columns] in [[3, 700], [700, 3], [5, 5], [40, 41], [200, 1], [61, 300], [28, 90], [90, 28]] {
+        let pixels: Vec<u8> = (0..rows * columns * 3).map(|i| (i * i % 251) as u8).collect();
+        for (resize, size) in [(28, 24), (28, 28), (60, 1), (17, 16)] {
+            let to = [rows, columns].map(|side| resize * side / rows.min(columns));
+            let whole = bilinear(&Area { pixels: &pixels, stride: columns, at: [0, 0], size: [rows, columns] }, to);
+            let [top, left] = to.map(|side| ((side - size) as f64 / 2.0).round_ties_even() as usize);
+            let expected: Vec<u8> = (top..top + size).flat_map(|y| &whole[(y * to[1] + left) * 3..][..size * 3]).copied().collect();
+            assert!(middle(&pixels, [rows, columns], resize, size) == expected, "{rows}x{columns}, {resize}, {size}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn only_damaged_contents_are_remembered() {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+    let folder = set();
+    let class = folder.path().join("train/n02");
+    let ready = |skip_unreadable: usize| {
+        let mut dataset = opened(folder.path())?;
+        prepare(&mut dataset, folder.path(), &Preparation { cache_dir: None, skip_unreadable }, &|_| ())?;
+        Ok::<usize, dsr::error::Error>(dataset.train.len())
+    };
+    let lists = || {
+        let files = fs::read_dir(folder.path().join(".dsr-cache")).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.to_str().unwrap().contains("unreadable-")).collect::<Vec<_>>()
+    };
+    // Damaged contents, a link to nothing, a name that is no text, and a file that the system does not give.
+    let text = class.join(std::ffi::OsStr::from_bytes(b"\xff.jpg"));
+    fs::write(&text, "no photo").unwrap();
+    fs::write(class.join("n02_0.JPEG"), "no photo").unwrap();
+    symlink(class.join("nothing"), class.join("dangling.jpg")).unwrap();
+    symlink("/proc/self/mem", class.join("refused.png")).unwrap();
+    let error = ready(3).unwrap_err().to_string();
+    assert!(error.contains("4 files cannot be read, 3 may be left out; the next one: "), "{error}");
+    assert_eq!((ready(4).unwrap(), lists().len()), (11, 0));
+    fs::remove_file(class.join("refused.png")).unwrap();
+    for _ in 0..2 {
+        assert_eq!((ready(3).unwrap(), lists().len()), (11, 1));
+        assert_eq!(fs::read_to_string(&lists()[0]).unwrap(), "[5,9]", "places of the damaged files in the set");
+    }
+    // What the link names is there again: the photo counts, and all are looked at anew.
+    fs::copy(class.join("n02_1.png"), class.join("nothing")).unwrap();
+    assert_eq!((ready(2).unwrap(), lists().len()), (12, 2));
 }

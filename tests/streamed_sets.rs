@@ -157,6 +157,76 @@ fn sets_can_be_looked_at() {
 }
 
 #[test]
+fn what_training_reads_in_spite_of_damage_is_named_before() {
+    let folder = sets();
+    let root = folder.path();
+    let whole = fs::read(root.join("photos/train/n01/n01_3.JPEG")).unwrap();
+    let half = whole.len() / 2;
+    fs::write(root.join("photos/train/n01/two.jpg"), [&whole[..half], &whole].concat()).unwrap();
+    fs::write(root.join("photos/train/n02/gap.jpg"), [&whole[..half], &whole[half + 60..]].concat()).unwrap();
+    let stdout = fails(root, &format!("data verify {PHOTOS}"), 1, &["14 training images", "2 files cannot be read"]);
+    for line in ["n01/two.jpg: is a damaged JPEG: ", "n02/gap.jpg: is a damaged JPEG: bytes are missing inside; get it again"] {
+        assert!(stdout.contains(line), "{line:?} is missing in {stdout}");
+    }
+    ok(root, &format!("train {PHOTOS} {TINY} --epochs 1 --out lenient"));
+    let (_, stderr) = ok(root, &format!("train {PHOTOS} {TINY} --epochs 1 --skip-unreadable 2 --out strict"));
+    assert!(stderr.contains("left out 2 files") && stderr.contains("(12 + 6 images)"), "{stderr}");
+    // Too large for its file, or of a kind that a decoder cannot have: named, and no panic on stderr.
+    let damaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/damaged");
+    for name in ["42-byte.png", "panic.jpg"] {
+        fs::copy(damaged.join(name), root.join("photos/val/n03").join(name)).unwrap();
+    }
+    let (code, stdout, stderr) = dsr(root, &format!("data verify {PHOTOS}"));
+    assert!(code == 1 && stdout.contains("42-byte.png: promises 20x8388624 pixels") && !stderr.contains("panicked"), "{stdout}{stderr}");
+    assert_eq!(stdout.lines().count(), 3, "{stdout}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_the_system_says_is_passed_on_once() {
+    let folder = sets();
+    let root = folder.path();
+    std::os::unix::fs::symlink("nothing", root.join("photos/train/n02/a.jpg")).unwrap();
+    let (code, _, stderr) = dsr(root, &format!("train {PHOTOS} {TINY} --out run"));
+    let error = stderr.lines().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(code == 1 && error.contains("photos/train/n02/a.jpg: No such file"), "{stderr}");
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    let (_, stderr) = ok(root, &format!("train {PHOTOS} {TINY} --epochs 1 --skip-unreadable 1 --out run2"));
+    assert!(stderr.contains("left out 1 file") && stderr.contains("(12 + 6 images)"), "{stderr}");
+}
+
+#[test]
+fn a_clock_that_jumps_is_named_before_training() {
+    let folder = sets();
+    let root = folder.path();
+    let path = recording(&root.join("events"), "frog", 898);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last - 800] |= 0x40; // a time of the 100th event before the last
+    fs::write(&path, bytes).unwrap();
+    fails(root, &format!("data verify {EVENTS}"), 1, &["30 training images"]);
+    let stdout = fails(root, &format!("data verify {EVENTS} --event-frames time"), 1, &["1 files cannot be read"]);
+    assert!(stdout.contains("cifar10_frog_898.aedat: has a clock that goes forward by"), "{stdout}");
+    fails(root, &format!("train {EVENTS} {TINY} --event-frames time --out run"), 1, &["cifar10_frog_898.aedat: has a clock"]);
+}
+
+#[test]
+fn a_sheet_shows_the_orientation() {
+    let folder = sets();
+    let root = folder.path();
+    let mut sheets = ["dsr", "spikingjelly"].map(|orientation| {
+        let (stdout, _) = ok(root, &format!("data sheet {EVENTS} --event-orientation {orientation} --out {orientation}.png"));
+        assert!(stdout.starts_with(&format!("wrote {orientation}.png (split dsr ")), "{stdout}");
+        assert!(stdout.contains(&format!("orientation {orientation}")) && !stdout.contains("upright"), "{stdout}");
+        image::open(root.join(format!("{orientation}.png"))).unwrap().into_rgb8()
+    });
+    // The first picture of one is that of the other, turned.
+    let first = |sheet: &mut image::RgbImage| image::imageops::crop(sheet, 2, 2, 32, 32).to_image();
+    let [dsr, spikingjelly] = [first(&mut sheets[0]), first(&mut sheets[1])];
+    assert!(dsr != spikingjelly && image::imageops::rotate90(&dsr) == spikingjelly);
+}
+
+#[test]
 fn frames_are_made_before_training() {
     let folder = sets();
     let root = folder.path();

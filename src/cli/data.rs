@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::atomic_file;
-use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary};
+use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary, Told};
 use crate::settings::Config;
 
 use super::numbers::count;
@@ -92,7 +92,11 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
-            print(&if output_json { json(&serde_json::json!({ "sheet": shown }))? } else { format!("wrote {shown}\n") })
+            let reading = match &dataset.stream {
+                Some(Stream::Events(events)) => format!(" ({})", events.reading),
+                _ => String::new(),
+            };
+            print(&if output_json { json(&serde_json::json!({ "sheet": shown }))? } else { format!("wrote {shown}{reading}\n") })
         }
         Command::Convert(_) => convert(&config, output_json, quiet),
     }
@@ -102,7 +106,15 @@ fn verify(dataset: &Dataset, output_json: bool, quiet: bool) -> anyhow::Result<(
     let summary = data::summarize(dataset);
     let problems = data::problems(&summary)?;
     let unreadable: Vec<String> = match &dataset.stream {
-        Some(stream) => dataset::with_progress(quiet, |tell| stream.unreadable(tell)).into_iter().map(|bad| bad.1.to_string()).collect(),
+        Some(stream) => {
+            let look = |tell: data::Listener| {
+                if let Some(note) = stream.note() {
+                    tell(Told::Note(&note));
+                }
+                stream.unreadable(tell)
+            };
+            dataset::with_progress(quiet, look).into_iter().map(|bad| bad.1.to_string()).collect()
+        }
         None => Vec::new(),
     };
     let ok = problems.is_empty() && unreadable.is_empty();
@@ -193,6 +205,7 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
     let _ = writeln!(out, "\n{:>5} {:<name_width$} {:>6} {:>6}", "label", "class", "train", "test");
     for (label, name) in summary.classes.iter().enumerate() {
         let (train, test) = (summary.train.per_class[label], summary.test.per_class[label]);
+        let name = name.replace(char::is_control, "?"); // names come from files
         let _ = writeln!(out, "{label:>5} {name:<name_width$} {train:>6} {test:>6}");
     }
     out

@@ -56,7 +56,7 @@ pub struct ReadingFlags {
     /// Frames of dvs-cifar10 hold equally many events (number) or take equally long (time).
     #[arg(long, value_enum, alias = "event_frames")]
     event_frames: Option<FrameRule>,
-    /// Frames of dvs-cifar10 are upright (dsr) or turned by a quarter (spikingjelly).
+    /// Where a pixel lies in frames of dvs-cifar10: as in the paper (dsr), or a quarter turn from that (spikingjelly).
     #[arg(long, value_enum, alias = "event_orientation")]
     event_orientation: Option<Orientation>,
     /// Side of the frames of dvs-cifar10, pixels.

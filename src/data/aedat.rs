@@ -1,25 +1,29 @@
 //! Recordings of event cameras in AEDAT files. Which version a file has is told by its first line, never by its name.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 pub use super::camera::{Event, SIDE};
-use super::{MAX_FILE_BYTES, aedat2, aedat4};
+use super::guard::guarded;
+use super::{aedat2, aedat4};
 use crate::error::{Error, Result};
+use crate::regular_file;
+
+/// More bytes than a recording has: 16 million events of AEDAT 2.0.
+const MAX_BYTES: u64 = 1 << 27;
 
 /// The events of a file, in its order; at least one.
 ///
 /// # Errors
 /// [`Error::Io`] if it could not be read, and what [`parse`] finds wrong.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
-    let file = File::open(path).map_err(Error::io(path))?;
+    let file = regular_file::open(path)?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(Error::file(path, format!("has {length} bytes, more than the {MAX_FILE_BYTES} that are supported")));
+    if length > MAX_BYTES {
+        return Err(Error::file(path, format!("has {length} bytes, more than the {MAX_BYTES} that are supported")));
     }
     let mut bytes = Vec::with_capacity(length as usize);
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    file.take(length).read_to_end(&mut bytes).map_err(Error::io(path))?;
     parse(path, &bytes)
 }
 
@@ -30,7 +34,7 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     let events = match bytes.strip_prefix(b"#!AER-DAT").unwrap_or_default() {
         [b'2', b'.', ..] => aedat2::parse(path, bytes)?,
-        [b'4', b'.', ..] => aedat4::parse(path, bytes)?,
+        [b'4', b'.', ..] => guarded(path, || aedat4::parse(path, bytes))?,
         [version @ (b'1' | b'3'), b'.', ..] => {
             let problem = format!("is AEDAT {}.x, which is not read; convert it to AEDAT 2.0 or 4.0", char::from(*version));
             return Err(Error::file(path, problem));

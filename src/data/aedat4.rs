@@ -1,4 +1,5 @@
-//! AEDAT 4.0: a FlatBuffer that says how packets are compressed, then packets, of which those of events are read.
+//! AEDAT 4.0: a FlatBuffer that says how packets are compressed, then packets, of which those of events are read. Each packet says
+//! which stream it is of, and the header describes the streams in XML.
 //!
 //! Of FlatBuffers only this is needed: a table begins with the distance back to its list of fields, which says where in the table
 //! each field lies, 0 for one that is absent; a vector is a count and its elements. All numbers are little-endian.
@@ -15,8 +16,16 @@ const MAGIC: &[u8] = b"#!AER-DAT4.0\r\n";
 /// Bytes of an event: i64 time, i16 x, i16 y, u8 brighter, 3 unused.
 const EVENT: usize = 16;
 
-/// More bytes than any packet unpacks to.
-const MAX_PACKET: u64 = 1 << 28;
+/// Bytes of events that a file of so many bytes may hold: a packet that unpacks to more is not believed.
+fn room_for(bytes: usize) -> usize {
+    bytes.saturating_mul(64).max(1 << 20)
+}
+
+/// More streams than a camera gives.
+const MAX_STREAMS: usize = 64;
+
+/// Largest window of a ZSTD packet, for which room is taken at once; a block of LZ4 is at most as large.
+const MAX_WINDOW: u64 = 1 << 23;
 
 /// How packets are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +48,8 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     let start = MAGIC.len();
     let size = u32_at(bytes, start).ok_or_else(|| truncated(start))? as usize;
     let header = bytes[start + 4..].get(..size).ok_or_else(|| truncated(start))?;
-    let (compression, end) = file_header(header).ok_or_else(|| problem(start, "its header is no table of the kind IOHE"))?;
+    let (compression, end, streams) = file_header(header).ok_or_else(|| problem(start, "its header is no table of the kind IOHE"))?;
+    let chosen = named_events(&streams);
     let compression = match compression {
         0 => Compression::None,
         1 | 2 => Compression::Lz4,
@@ -53,17 +63,50 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     }
     let mut at = start + 4 + size;
     let mut events = Vec::new();
+    let mut room = room_for(bytes.len());
+    let mut stream = None;
+    let mut others = Vec::new(); // streams of something else: a stream is of one kind, so one look is enough
     while at < end {
-        let size = u32_at(bytes, at + 4).ok_or_else(|| truncated(at))? as usize;
+        let (id, size) = u32_at(bytes, at).zip(u32_at(bytes, at + 4)).ok_or_else(|| truncated(at))?;
+        let size = size as usize;
         let packed = bytes.get(at + 8..end).and_then(|rest| rest.get(..size)).ok_or_else(|| truncated(at))?;
-        let packet = unpack(packed, compression).map_err(|e| problem(at, &format!("a packet cannot be unpacked ({e})")))?;
-        if is_of_events(&packet) {
+        let other = chosen.is_some_and(|chosen| chosen != id) || others.contains(&id);
+        let packet = if other { Ok(None) } else { unpack(packed, compression, room) };
+        if let Some(packet) = packet.map_err(|e| problem(at, &format!("a packet cannot be unpacked ({e})")))? {
+            if packet.len() > room {
+                let most = room_for(bytes.len());
+                return Err(problem(at, &format!("its events unpack to more than the {most} bytes that a file of its length may have")));
+            }
+            if *stream.get_or_insert(id) != id {
+                let problem =
+                    format!("has two streams of events, {} and {id}, and none or both are called \"events\"", stream.unwrap_or(id));
+                return Err(Error::file(path, format!("{problem}; write the one you want into a file of its own")));
+            }
+            room -= packet.len();
             let found = elements(&packet).ok_or_else(|| problem(at, "a packet of events is no table of the kind EVTS"))?;
             append(path, at, found, &mut events)?;
+        } else if !other {
+            others.push(id);
+            if others.len() > MAX_STREAMS {
+                return Err(problem(at, &format!("it has more than {MAX_STREAMS} streams")));
+            }
         }
         at += 8 + size;
     }
     Ok(events)
+}
+
+/// The number of the one stream that the header's XML calls "events"; none if none or several have that name.
+fn named_events(streams: &str) -> Option<u32> {
+    // A stream is <node name="NUMBER" …> with <attr key="originalOutputName" …>NAME</attr> in it, before any node of its own.
+    let of_node = |node: &str| {
+        let number = node.split('"').next()?.parse().ok()?;
+        let (_, attribute) = node.split_once("\"originalOutputName\"")?;
+        let (_, rest) = attribute.split_once('>')?;
+        (rest.split('<').next()? == "events").then_some(number)
+    };
+    let mut found = streams.split("<node name=\"").skip(1).filter_map(of_node);
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// Appends the events of one packet, which begins at byte `at` of the file.
@@ -85,8 +128,8 @@ fn append(path: &Path, at: usize, packet: &[[u8; EVENT]], events: &mut Vec<Event
     Ok(())
 }
 
-/// Compression, and the byte at which the packets end, of the header's FlatBuffer (without its size).
-fn file_header(buffer: &[u8]) -> Option<(i32, i64)> {
+/// Compression, the byte at which the packets end, and the description of the streams, of the header's FlatBuffer (without its size).
+fn file_header(buffer: &[u8]) -> Option<(i32, i64, String)> {
     if buffer.get(4..8)? != b"IOHE" {
         return None;
     }
@@ -99,7 +142,15 @@ fn file_header(buffer: &[u8]) -> Option<(i32, i64)> {
         Some(place) => i64::from_le_bytes(array(buffer, place)?),
         None => -1,
     };
-    Some((compression, end))
+    let streams = match field(buffer, table, 2)? {
+        Some(place) => {
+            let text = place.checked_add(u32_at(buffer, place)? as usize)?;
+            let length = u32_at(buffer, text)? as usize;
+            String::from_utf8_lossy(buffer.get(text.checked_add(4)?..)?.get(..length)?).into_owned()
+        }
+        None => String::new(),
+    };
+    Some((compression, end, streams))
 }
 
 /// Whether an unpacked packet holds events, and not pictures, signals or what else a camera gives.
@@ -138,18 +189,26 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_le_bytes)
 }
 
-/// One compressed frame, or as many as there are.
-fn unpack(packed: &[u8], compression: Compression) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// An unpacked packet, up to a byte more than `room`; none if it is not of events.
+fn unpack(packed: &[u8], compression: Compression, room: usize) -> std::io::Result<Option<Vec<u8>>> {
     match compression {
-        Compression::None => bytes.extend_from_slice(packed),
-        Compression::Lz4 => {
-            lz4_flex::frame::FrameDecoder::new(packed).take(MAX_PACKET).read_to_end(&mut bytes)?;
-        }
+        Compression::None => whole(packed, room),
+        Compression::Lz4 => whole(lz4_flex::frame::FrameDecoder::new(packed), room),
         Compression::Zstd => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(packed).map_err(std::io::Error::other)?;
-            decoder.take(MAX_PACKET).read_to_end(&mut bytes)?;
+            let decoder = ruzstd::decoding::StreamingDecoder::new_with_max_window_size(packed, MAX_WINDOW);
+            whole(decoder.map_err(std::io::Error::other)?, room)
         }
     }
-    Ok(bytes)
+}
+
+/// Looks at the beginning of a packet, and reads the rest if it is of events.
+fn whole(mut unpacked: impl Read, room: usize) -> std::io::Result<Option<Vec<u8>>> {
+    const BEGINNING: u64 = 12;
+    let mut packet = Vec::new();
+    unpacked.by_ref().take(BEGINNING).read_to_end(&mut packet)?;
+    if !is_of_events(&packet) {
+        return Ok(None);
+    }
+    unpacked.take((room as u64 + 1).saturating_sub(BEGINNING)).read_to_end(&mut packet)?;
+    Ok(Some(packet))
 }

@@ -3,7 +3,7 @@
 /// Pixels a side of the camera.
 pub const SIDE: usize = 128;
 
-/// A pixel that became brighter or darker. Column and row are those of an upright picture: column 0 is on the left, row 0 on top.
+/// A pixel that became brighter or darker, in the orientation `dsr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Microseconds, from any start.

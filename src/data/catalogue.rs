@@ -23,10 +23,20 @@ pub(super) struct Published {
     pub shape: Option<[usize; 3]>,
     /// Training and test images.
     pub images: [usize; 2],
-    /// Every class has the same number of images.
-    pub balanced: bool,
+    /// Training and test images of each class.
+    pub per_class: PerClass,
     /// Checksums of the training and test split, where they are part of the program.
     pub crc32c: Option<[u32; 2]>,
+}
+
+/// How the images of a split are divided among the classes.
+pub(super) enum PerClass {
+    /// Equally.
+    Equal,
+    /// So many of each, in training and test.
+    Counts([&'static [usize]; 2]),
+    /// Not written down here.
+    Unknown,
 }
 
 /// Where a set comes from.
@@ -35,8 +45,8 @@ enum Source {
     BuiltInIdx([&'static [u8]; 4]),
     /// Training and test records and names of the classes, in CIFAR-10's format.
     BuiltInCifar { records: [&'static [u8]; 2], meta: &'static str },
-    /// A folder of IDX files, with a place to look when none is given.
-    IdxFolder { usual: Option<&'static str>, hint: &'static str },
+    /// A folder of IDX files, its name in a folder of torchvision, and a place to look when none is given.
+    IdxFolder { own: &'static str, usual: Option<&'static str>, hint: &'static str },
     /// A folder or an archive of CIFAR records.
     Cifar(&'static cifar::Layout),
     /// A folder of recordings for each class.
@@ -47,6 +57,9 @@ enum Source {
 
 const FASHION: &[&str] = &["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 const DIGITS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+
+const MNIST_TRAIN: [usize; 10] = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949];
+const MNIST_TEST: [usize; 10] = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009];
 
 static CATALOGUE: [Entry; 9] = [
     Entry {
@@ -60,7 +73,12 @@ static CATALOGUE: [Entry; 9] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: Some([28, 28, 1]), images: [2500, 500], balanced: true, crc32c: Some([0xc262_2af8, 0x7d99_10a5]) },
+        published: Published {
+            shape: Some([28, 28, 1]),
+            images: [2500, 500],
+            per_class: PerClass::Equal,
+            crc32c: Some([0xc262_2af8, 0x7d99_10a5]),
+        },
     },
     Entry {
         name: "digits-8x8",
@@ -73,7 +91,12 @@ static CATALOGUE: [Entry; 9] = [
         classes: DIGITS,
         max_value: 16,
         normalisation: None,
-        published: Published { shape: Some([8, 8, 1]), images: [1437, 360], balanced: false, crc32c: Some([0xef2f_dd07, 0x7473_4431]) },
+        published: Published {
+            shape: Some([8, 8, 1]),
+            images: [1437, 360],
+            per_class: PerClass::Unknown,
+            crc32c: Some([0xef2f_dd07, 0x7473_4431]),
+        },
     },
     Entry {
         name: "photo-patches-10",
@@ -87,26 +110,37 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: None,
-        published: Published { shape: Some([32, 32, 3]), images: [500, 120], balanced: true, crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]) },
+        published: Published {
+            shape: Some([32, 32, 3]),
+            images: [500, 120],
+            per_class: PerClass::Equal,
+            crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]),
+        },
     },
     Entry {
         name: "fashion-mnist",
         source: Source::IdxFolder {
+            own: "FashionMNIST",
             usual: Some("/usr/share/datasets/fashion-mnist"),
             hint: "install Debian's package dataset-fashion-mnist or download the files from https://github.com/zalandoresearch/fashion-mnist",
         },
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], balanced: true, crc32c: None },
+        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], per_class: PerClass::Equal, crc32c: None },
     },
     Entry {
         name: "mnist",
-        source: Source::IdxFolder { usual: None, hint: "download the four IDX files of MNIST" },
+        source: Source::IdxFolder { own: "MNIST", usual: None, hint: "download the four IDX files of MNIST" },
         classes: DIGITS,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], balanced: false, crc32c: None },
+        published: Published {
+            shape: Some([28, 28, 1]),
+            images: [60_000, 10_000],
+            per_class: PerClass::Counts([&MNIST_TRAIN, &MNIST_TEST]),
+            crc32c: None,
+        },
     },
     Entry {
         name: "cifar10",
@@ -114,7 +148,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
         max_value: 255,
         normalisation: Some([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]),
-        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], balanced: true, crc32c: None },
+        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], per_class: PerClass::Equal, crc32c: None },
     },
     Entry {
         name: "cifar100",
@@ -122,7 +156,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]]),
-        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], balanced: true, crc32c: None },
+        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], per_class: PerClass::Equal, crc32c: None },
     },
     Entry {
         name: "dvs-cifar10",
@@ -130,7 +164,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &events::CLASSES,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: None, images: [9_000, 1_000], balanced: true, crc32c: None },
+        published: Published { shape: None, images: [9_000, 1_000], per_class: PerClass::Equal, crc32c: None },
     },
     Entry {
         name: "imagenet",
@@ -138,7 +172,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]),
-        published: Published { shape: None, images: [1_281_167, 50_000], balanced: false, crc32c: None },
+        published: Published { shape: None, images: [1_281_167, 50_000], per_class: PerClass::Unknown, crc32c: None },
     },
 ];
 
@@ -207,10 +241,10 @@ impl Entry {
                 };
                 (classes, [split("data_batch_1.bin", records[0])?, split("test_batch.bin", records[1])?])
             }
-            Source::IdxFolder { usual, hint } => {
+            Source::IdxFolder { own, usual, hint } => {
                 let folder = usual.map(Path::new).filter(|_| data_dir.is_none());
                 let folder = folder.map_or_else(|| from_disk(&format!("{hint}, and name their folder")), Ok)?;
-                let splits = idx::read_folder(folder, classes.len(), hint)?;
+                let splits = idx::read_folder(folder, own, classes.len(), hint)?;
                 (classes, splits)
             }
             Source::Cifar(layout) => {

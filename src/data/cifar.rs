@@ -1,7 +1,6 @@
 //! CIFAR-10 and CIFAR-100, binary version: records of one or two label bytes and 32×32 pixels as three planes R, G, B.
 //! Read from a folder, or from the archive as downloaded.
 
-use std::fs::File;
 use std::io::{BufReader, Cursor, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,15 +8,16 @@ use flate2::read::MultiGzDecoder;
 
 use super::{Images, MAX_FILE_BYTES, Split};
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 const CHANNELS: usize = 3;
 
-/// Records of the largest file of either set.
-const LARGEST: usize = 50_000;
+/// Records that room is taken for at a time.
+const AT_ONCE: usize = 1024;
 
-/// More bytes than the names of 100 classes can be.
+/// More bytes than the names of 100 classes, or the path of a file in an archive, can be.
 const MAX_NAMES_BYTES: u64 = 1 << 16;
 
 /// What distinguishes the two sets.
@@ -99,13 +99,14 @@ pub fn append_records(path: &Path, length: u64, mut source: impl Read, layout: &
         return Err(Error::file(path, problem));
     }
     let records = (length / size as u64) as usize;
-    // The length comes from the file system or from the header of an archive, which may lie: room for more than a real
-    // file has is taken as records come.
-    let room = records.min(LARGEST);
-    split.images.pixels.reserve_exact(room * PLANE * CHANNELS);
-    split.labels.reserve_exact(room);
     let mut record = vec![0; size];
     for index in 0..records {
+        // The length may come from the header of an archive, which may lie: room is taken as records come.
+        if index.is_multiple_of(AT_ONCE) {
+            let room = (records - index).min(AT_ONCE);
+            split.images.pixels.reserve_exact(room * PLANE * CHANNELS);
+            split.labels.reserve_exact(room);
+        }
         source.read_exact(&mut record).map_err(|e| match e.kind() {
             ErrorKind::UnexpectedEof => Error::file(path, format!("is truncated: ends in record {index} of {records}; download it again")),
             _ => unreadable(path, e),
@@ -179,7 +180,7 @@ fn read_folder(folder: &Path, layout: &Layout) -> Result<Contents> {
         if !path.exists() {
             return Err(Error::file(path, format!("is missing, though its folder has other files of the set; {}", layout.hint())));
         }
-        let source = File::open(&path).map_err(Error::io(&path))?;
+        let source = regular_file::open(&path)?;
         let length = source.metadata().map_err(Error::io(&path))?.len();
         append_records(&path, length, BufReader::new(source), layout, split)
     };
@@ -190,7 +191,7 @@ fn read_folder(folder: &Path, layout: &Layout) -> Result<Contents> {
     append(layout.test, &mut test)?;
     let path = folder.join(layout.names);
     let names = if path.is_file() {
-        let file = File::open(&path).map_err(Error::io(&path))?;
+        let file = regular_file::open(&path)?;
         Some(read_names(&path, file, layout)?)
     } else {
         None
@@ -198,9 +199,10 @@ fn read_folder(folder: &Path, layout: &Layout) -> Result<Contents> {
     Ok((names, [train, test]))
 }
 
-/// Reads a `.tar` or `.tar.gz`, whichever it is. The files may come in any order and in any folder.
+/// Reads a `.tar` or `.tar.gz`, whichever it is, to its last byte, so that the checksum of its gzip stream is compared. The files
+/// may come in any order and in any folder.
 fn read_archive(path: &Path, layout: &Layout) -> Result<Contents> {
-    let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+    let mut file = BufReader::new(regular_file::open(path)?);
     let mut start = Vec::with_capacity(2);
     file.by_ref().take(2).read_to_end(&mut start).map_err(Error::io(path))?;
     let zipped = start == [0x1f, 0x8b];
@@ -208,27 +210,15 @@ fn read_archive(path: &Path, layout: &Layout) -> Result<Contents> {
     let unpacked: Box<dyn Read> = if zipped { Box::new(BufReader::new(MultiGzDecoder::new(whole))) } else { Box::new(whole) };
     // Bounds what a small archive can unpack to.
     let mut archive = tar::Archive::new(unpacked.take(MAX_FILE_BYTES));
+    let (parts, names) = read_entries(path, &mut archive, layout)?;
 
-    let wanted: Vec<&str> = layout.train.iter().copied().chain([layout.test]).collect();
-    let mut parts: Vec<Option<Split>> = vec![None; wanted.len()];
-    let mut names = None;
-    for entry in archive.entries().map_err(|e| unreadable(path, e))? {
-        let mut entry = entry.map_err(|e| unreadable(path, e))?;
-        let inside = entry.path().map_err(|e| unreadable(path, e))?.into_owned();
-        let Some(file) = inside.file_name().and_then(|file| file.to_str()).filter(|_| entry.header().entry_type().is_file()) else {
-            continue;
-        };
-        let shown: PathBuf = path.join(&inside);
-        if file == layout.names {
-            names = Some(read_names(&shown, &mut entry, layout)?);
-        } else if let Some(index) = wanted.iter().position(|&name| name == file) {
-            let mut split = empty_split();
-            append_records(&shown, entry.size(), &mut entry, layout, &mut split)?;
-            parts[index] = Some(split);
-        }
+    let mut rest = archive.into_inner();
+    std::io::copy(&mut rest, &mut std::io::sink()).map_err(|e| unreadable(path, e))?;
+    if rest.limit() == 0 {
+        return Err(Error::file(path, format!("unpacks to more than the {MAX_FILE_BYTES} bytes that are supported; {}", layout.hint())));
     }
     let (mut train, mut test) = (empty_split(), empty_split());
-    for (part, name) in parts.into_iter().zip(&wanted) {
+    for (part, name) in parts.into_iter().zip(layout.train.iter().chain([&layout.test])) {
         let Some(part) = part else {
             return Err(Error::file(path, format!("has no {name} in it; {}", layout.hint())));
         };
@@ -238,6 +228,53 @@ fn read_archive(path: &Path, layout: &Layout) -> Result<Contents> {
         split.labels.extend(part.labels);
     }
     Ok((names, [train, test]))
+}
+
+/// Records of the training files, in order, and of the test file, each if it is there; names of the classes.
+type Entries = (Vec<Option<Split>>, Option<Vec<String>>);
+
+/// Reads the files of an archive. Of other entries only the name of a file that is too long for its header is looked at: the crate
+/// would read a name of any length.
+fn read_entries<R: Read>(path: &Path, archive: &mut tar::Archive<R>, layout: &Layout) -> Result<Entries> {
+    let wanted: Vec<&str> = layout.train.iter().copied().chain([layout.test]).collect();
+    let mut parts: Vec<Option<Split>> = vec![None; wanted.len()];
+    let mut names = None;
+    let mut long_name: Option<PathBuf> = None;
+    for entry in archive.entries().map_err(|e| unreadable(path, e))?.raw(true) {
+        let mut entry = entry.map_err(|e| unreadable(path, e))?;
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
+            let mut bytes = Vec::new();
+            entry.by_ref().take(MAX_NAMES_BYTES + 1).read_to_end(&mut bytes).map_err(|e| unreadable(path, e))?;
+            if bytes.len() as u64 > MAX_NAMES_BYTES {
+                let problem = format!("is damaged (a file in it has a name of {} bytes); download it again", entry.size());
+                return Err(Error::file(path, problem));
+            }
+            long_name = if kind.is_gnu_longname() { text(bytes.split(|&byte| byte == 0).next()) } else { text(pax_path(&bytes)) };
+            continue;
+        }
+        let short = entry.path().map_err(|e| unreadable(path, e))?.into_owned();
+        let inside = long_name.take().unwrap_or(short);
+        let Some(file) = inside.file_name().and_then(|file| file.to_str()).filter(|_| kind.is_file()) else { continue };
+        let shown: PathBuf = path.join(&inside);
+        if file == layout.names {
+            names = Some(read_names(&shown, &mut entry, layout)?);
+        } else if let Some(index) = wanted.iter().position(|&name| name == file) {
+            let mut split = empty_split();
+            append_records(&shown, entry.size(), &mut entry, layout, &mut split)?;
+            parts[index] = Some(split);
+        }
+    }
+    Ok((parts, names))
+}
+
+fn text(bytes: Option<&[u8]>) -> Option<PathBuf> {
+    bytes.map(|bytes| PathBuf::from(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// The path in a list of lines `LENGTH KEY=VALUE`.
+fn pax_path(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.split(|&byte| byte == b'\n').find_map(|line| line.splitn(2, |&byte| byte == b' ').nth(1)?.strip_prefix(b"path="))
 }
 
 fn read_names(path: &Path, source: impl Read, layout: &Layout) -> Result<Vec<String>> {
@@ -251,7 +288,8 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::UnexpectedEof => Error::file(path, "is truncated; download it again"),
         ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other => {
-            Error::file(path, format!("is damaged ({error}); download it again"))
+            // The crate quotes bytes of headers as they are.
+            Error::file(path, format!("is damaged ({}); download it again", error.to_string().replace(char::is_control, " ")))
         }
         _ => Error::Io { path: path.to_path_buf(), source: error },
     }

@@ -42,14 +42,14 @@ pub enum FrameRule {
     Time,
 }
 
-/// Which way up a frame is.
+/// Where a pixel of the camera lies in a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Orientation {
-    /// Upright, as the paper: column = 127 − x field, row = y field of AEDAT 2.0.
+    /// As the paper: column = 127 − x field, row = y field of AEDAT 2.0.
     #[default]
     Dsr,
-    /// Turned by a quarter, as SpikingJelly: column = 127 − y field, row = 127 − x field of AEDAT 2.0.
+    /// As SpikingJelly, a quarter turn from that: column = 127 − y field, row = 127 − x field of AEDAT 2.0.
     Spikingjelly,
 }
 
@@ -60,7 +60,7 @@ pub struct EventReading {
     pub time_steps: usize,
     /// Where frames end.
     pub frames: FrameRule,
-    /// Which way up they are.
+    /// Where a pixel of the camera lies in them.
     pub orientation: Orientation,
     /// Pixels a side of a frame, 1..=128.
     pub size: usize,
@@ -88,14 +88,14 @@ impl std::fmt::Display for EventReading {
             EventSplit::Spikingjelly => "spikingjelly (recordings 0 to 99 of each class are tested on)",
         };
         let frames = match self.frames {
-            FrameRule::Number => "equally many events",
-            FrameRule::Time => "equally long",
+            FrameRule::Number => "by number",
+            FrameRule::Time => "by time",
         };
         let orientation = match self.orientation {
-            Orientation::Dsr => "upright",
-            Orientation::Spikingjelly => "turned by a quarter",
+            Orientation::Dsr => "dsr",
+            Orientation::Spikingjelly => "spikingjelly",
         };
-        write!(f, "split {split}; frames {frames}, {orientation}")
+        write!(f, "split {split}; frames {frames}, orientation {orientation}")
     }
 }
 
@@ -282,7 +282,7 @@ fn number(file: &OsString, class: &str) -> Option<u32> {
 /// Events of each frame and pixel, darker and brighter apart, `[T][128][128][2]`. `path` is what errors name.
 ///
 /// # Errors
-/// [`Error::File`] for fewer events than frames, or frames by time of a recording that takes none.
+/// [`Error::File`] for fewer events than frames, or frames by time of a recording that takes none or whose clock jumps.
 pub fn counts(path: &Path, events: &[Event], reading: &EventReading) -> Result<Vec<f32>> {
     let frames = reading.time_steps;
     if events.len() < frames {
@@ -291,17 +291,15 @@ pub fn counts(path: &Path, events: &[Event], reading: &EventReading) -> Result<V
     }
     let begin = events.first().map_or(0, |event| event.time);
     let time = i128::from(events.last().map_or(0, |event| event.time)) - i128::from(begin);
-    if reading.frames == FrameRule::Time && time <= 0 {
-        let problem =
-            format!("takes {time} µs from its first to its last event, so frames cannot be cut by time; use --event-frames number");
-        return Err(Error::file(path, problem));
+    if reading.frames == FrameRule::Time {
+        check_clock(path, events, time, frames)?;
     }
     let a_frame = events.len() / frames;
     let mut counts = vec![0.0; frames * SIDE * SIDE * CHANNELS];
     for (index, event) in events.iter().enumerate() {
         let frame = match reading.frames {
             FrameRule::Number => index / a_frame,
-            // The order of a file need not be that of time.
+            // The order of a file is that of time only within a frame.
             FrameRule::Time => ((i128::from(event.time) - i128::from(begin)).max(0) * frames as i128 / time) as usize,
         };
         let (x, y) = (usize::from(event.x), usize::from(event.y));
@@ -312,6 +310,30 @@ pub fn counts(path: &Path, events: &[Event], reading: &EventReading) -> Result<V
         counts[((frame.min(frames - 1) * SIDE + row) * SIDE + column) * CHANNELS + usize::from(event.polarity)] += 1.0;
     }
     Ok(counts)
+}
+
+/// Whether `time`, from the first to the last of `events`, can be cut into `frames`: a clock that goes back by more than a frame
+/// would mix frames, and one that goes forward by more than half of the time would leave many of them empty.
+fn check_clock(path: &Path, events: &[Event], time: i128, frames: usize) -> Result<()> {
+    if time <= 0 {
+        let problem =
+            format!("takes {time} µs from its first to its last event, so frames cannot be cut by time; use --event-frames number");
+        return Err(Error::file(path, problem));
+    }
+    let mut latest = i128::from(events.first().map_or(0, |event| event.time));
+    for (index, event) in events.iter().enumerate() {
+        let step = i128::from(event.time) - latest;
+        if -step * frames as i128 > time || frames > 2 && 2 * step > time {
+            let direction = if step < 0 { "back" } else { "forward" };
+            let problem = format!(
+                "has a clock that goes {direction} by {} µs at event {index}, so frames cannot be cut by time; use --event-frames number",
+                step.abs()
+            );
+            return Err(Error::file(path, problem));
+        }
+        latest = latest.max(event.time.into());
+    }
+    Ok(())
 }
 
 /// A frame, `[128][128][2]`, at `size`×`size`: bilinear between the four nearest pixels, without regard to those in between, as

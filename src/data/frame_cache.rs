@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::stream::{Listener, Told};
 use crate::atomic_file;
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 const KIND: &[u8; 8] = b"dsrframe";
 
@@ -36,10 +37,10 @@ impl FrameCache {
     /// # Errors
     /// [`Error::Io`] if the system refuses it.
     pub fn open(path: &Path, header: &str, recordings: usize, values: usize) -> Result<Option<FrameCache>> {
-        let mut file = match File::open(path) {
+        let mut file = match regular_file::open(path) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(path)(e)),
+            Err(Error::Io { r#source, .. }) if r#source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
         };
         let start = start(header);
         let (begin, frames) = (start.len() as u64, (recordings * values * size_of::<f32>()) as u64);

@@ -2,7 +2,6 @@
 //! big-endian u32, then the values, row-major. Plain or gzip, told by the first bytes.
 
 use std::cmp::Ordering;
-use std::fs::File;
 use std::io::{BufReader, Cursor, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::{Images, MAX_FILE_BYTES, Split};
 use crate::error::{Error, Result};
+use crate::regular_file;
 
 /// Reads images, `[N][H][W]`, as grey images. `path` is what errors name.
 ///
@@ -47,26 +47,37 @@ pub fn split(from: (&Path, impl Read), labels_from: (&Path, impl Read), classes:
     Ok(Split { images, labels })
 }
 
-/// Training and test split of a folder that holds the four files of the MNIST family; `hint` says how to get them.
+/// Training and test split of a folder that holds the four files of the MNIST family, or where torchvision puts them below it:
+/// in `raw`, or `own/raw`. `hint` says how to get them.
 ///
 /// # Errors
 /// [`Error::File`] for a missing file (says which and where it was looked for), a damaged one, or splits of unequal image size.
-pub fn read_folder(folder: &Path, classes: usize, hint: &str) -> Result<[Split; 2]> {
+pub fn read_folder(folder: &Path, own: &str, classes: usize, hint: &str) -> Result<[Split; 2]> {
     if !folder.is_dir() {
         return Err(Error::file(
             folder,
             format!("is no folder; the IDX files were looked for there: {hint}, and name their folder by --data-dir"),
         ));
     }
-    let read = |part: &str| {
-        let images_path = find(folder, &format!("{part}-images"), "idx3-ubyte", hint)?;
-        let labels_path = find(folder, &format!("{part}-labels"), "idx1-ubyte", hint)?;
-        let open = |path: &Path| File::open(path).map(BufReader::new).map_err(Error::io(path));
+    // All four come from one folder: files of two sets are never mixed.
+    let places = [folder.to_path_buf(), folder.join("raw"), folder.join(own).join("raw")];
+    let place = places.iter().find(|place| NAMES.iter().any(|[stem, ending]| find(place, stem, ending).is_ok())).unwrap_or(&places[0]);
+    let path = |[stem, ending]: [&str; 2]| {
+        let missing = |spellings: [String; 4]| {
+            let problem =
+                format!("has no {} (nor {}): {hint}, and name their folder by --data-dir", spellings[0], spellings[1..].join(", "));
+            Error::file(place, problem)
+        };
+        find(place, stem, ending).map_err(missing)
+    };
+    let read = |[images, labels]: [[&str; 2]; 2]| {
+        let (images_path, labels_path) = (path(images)?, path(labels)?);
+        let open = |path: &Path| regular_file::open(path).map(BufReader::new);
         let split = split((&images_path, open(&images_path)?), (&labels_path, open(&labels_path)?), classes)?;
         Ok((split, images_path))
     };
-    let (train, _) = read("train")?;
-    let (test, test_path) = read("t10k")?;
+    let (train, _) = read([NAMES[0], NAMES[1]])?;
+    let (test, test_path) = read([NAMES[2], NAMES[3]])?;
     let ([height, width, _], [test_height, test_width, _]) = (train.images.shape, test.images.shape);
     if (height, width) != (test_height, test_width) {
         let problem = format!("has images of {test_height}x{test_width}, the training images are {height}x{width}");
@@ -75,15 +86,14 @@ pub fn read_folder(folder: &Path, classes: usize, hint: &str) -> Result<[Split; 
     Ok([train, test])
 }
 
-/// The file `stem`, in any of its usual spellings, in `folder` or where torchvision puts it below.
-fn find(folder: &Path, stem: &str, ending: &str, hint: &str) -> Result<PathBuf> {
+/// Stems and endings of the four files.
+const NAMES: [[&str; 2]; 4] =
+    [["train-images", "idx3-ubyte"], ["train-labels", "idx1-ubyte"], ["t10k-images", "idx3-ubyte"], ["t10k-labels", "idx1-ubyte"]];
+
+/// The file `stem` in `folder`, in any of its usual spellings, or else these.
+fn find(folder: &Path, stem: &str, ending: &str) -> std::result::Result<PathBuf, [String; 4]> {
     let spellings = [format!("{stem}-{ending}"), format!("{stem}-{ending}.gz"), format!("{stem}.{ending}"), format!("{stem}.{ending}.gz")];
-    let below = ["", "raw", "MNIST/raw", "FashionMNIST/raw"];
-    let mut candidates = below.iter().flat_map(|sub| spellings.iter().map(move |spelling| folder.join(sub).join(spelling)));
-    candidates.find(|path| path.is_file()).ok_or_else(|| {
-        let problem = format!("has no {} (nor {}): {hint}, and name their folder by --data-dir", spellings[0], spellings[1..].join(", "));
-        Error::file(folder, problem)
-    })
+    spellings.iter().map(|spelling| folder.join(spelling)).find(|path| path.is_file()).ok_or(spellings)
 }
 
 /// Sizes and values of an IDX file with `dimensions` dimensions, plain or gzip.
@@ -130,7 +140,7 @@ fn plain_values(path: &Path, mut source: impl Read, dimensions: usize, what: &st
     };
     // A header may lie: room beyond this is only taken as the values arrive. One byte more than promised shows that there is more,
     // and, for gzip, a read past the end is what checks the checksum.
-    let mut values = Vec::with_capacity((promised as usize).min(1 << 26));
+    let mut values = Vec::with_capacity((promised as usize).min(1 << 16));
     source.take(promised + 1).read_to_end(&mut values).map_err(|e| unreadable(path, e))?;
     match (values.len() as u64).cmp(&promised) {
         Ordering::Less => {

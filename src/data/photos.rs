@@ -10,12 +10,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::augment::{below, uniform};
-use super::resample::{Area, bilinear};
+use super::resample::{Area, bilinear, bilinear_part};
 use super::{Part, class_folders, picture};
 use crate::error::{Error, Result};
 
 /// What is taken for a photo.
-const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+const EXTENSIONS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "ppm", "pgm", "pbm", "pnm"];
+
+/// Pictures of kinds that are not read.
+const NOT_READ: [&str; 7] = ["tif", "tiff", "gif", "heic", "avif", "jp2", "jxl"];
 
 /// Folders of the training and the test split.
 const FOLDERS: [&str; 2] = ["train", "val"];
@@ -47,6 +50,8 @@ pub struct Photos {
     classes: Vec<String>,
     /// Class and name of each photo, training and test.
     files: [Vec<(u32, OsString)>; 2],
+    /// Pictures of kinds that are not read, beside them.
+    not_read: usize,
     /// How they are read.
     pub reading: PhotoReading,
 }
@@ -70,31 +75,38 @@ impl Photos {
         let [train, test] = FOLDERS.map(|part| class_names(root, part));
         let (classes, test) = (train?, test?);
         if let Some(name) = test.iter().find(|name| !classes.contains(name)) {
-            let problem = "has no counterpart in train/; remove it, or add the training photos of the class";
+            let problem = "is no class of train/, and both splits need the same class folders; see docs/data.md";
             return Err(Error::file(root.join("val").join(name), problem));
         }
         if let Some(name) = classes.iter().find(|name| !test.contains(name)) {
-            let problem = "is missing, though train/ has that class; add its photos, or remove the class from train/";
+            let problem = "is missing, though train/ has that class, and both splits need the same class folders; see docs/data.md";
             return Err(Error::file(root.join("val").join(name), problem));
         }
         let list = |part: &str| {
             let of_class = |(label, name): (usize, &String)| {
                 let folder = root.join(part).join(name);
-                let files = class_folders::files(&folder, &EXTENSIONS)?;
-                if files.is_empty() {
-                    return Err(Error::file(
-                        folder,
-                        "has no photos (.jpeg, .jpg or .png); add some, or remove the class from train/ and val/",
-                    ));
+                let found = class_folders::files_below(&folder, &EXTENSIONS, &NOT_READ)?;
+                if found.files.is_empty() {
+                    let others = if found.others > 0 { format!(" but {}", not_read(found.others)) } else { String::new() };
+                    let problem = format!("has no photos (.{}){others}; every class needs some in train/ and val/", EXTENSIONS.join(", ."));
+                    return Err(Error::file(folder, problem));
                 }
-                Ok(files.into_iter().map(|file| (label as u32, file)).collect())
+                Ok((found.files.into_iter().map(|file| (label as u32, file)).collect(), found.others))
             };
-            let found: Vec<Result<Vec<_>>> = classes.par_iter().enumerate().map(of_class).collect();
-            let found: Result<Vec<Vec<_>>> = found.into_iter().collect(); // of several errors, the first in order
-            found.map(|classes| classes.concat())
+            let found: Vec<Result<(Vec<_>, usize)>> = classes.par_iter().enumerate().map(of_class).collect();
+            let found: Result<Vec<(Vec<_>, usize)>> = found.into_iter().collect(); // of several errors, the first in order
+            found.map(|classes| {
+                let others: usize = classes.iter().map(|class| class.1).sum();
+                (classes.into_iter().flat_map(|class| class.0).collect::<Vec<_>>(), others)
+            })
         };
-        let files = [list(FOLDERS[0])?, list(FOLDERS[1])?];
-        Ok(Photos { root: root.to_path_buf(), classes, files, reading })
+        let ((train, beside_train), (test, beside_test)) = (list(FOLDERS[0])?, list(FOLDERS[1])?);
+        Ok(Photos { root: root.to_path_buf(), classes, files: [train, test], not_read: beside_train + beside_test, reading })
+    }
+
+    /// What to know about pictures that are there and not read, if there are any.
+    pub fn note(&self) -> Option<String> {
+        (self.not_read > 0).then(|| format!("left out {}; convert them to PNG to use them", not_read(self.not_read)))
     }
 
     /// Names of the class folders.
@@ -159,6 +171,10 @@ impl Photos {
     }
 }
 
+fn not_read(pictures: usize) -> String {
+    format!("{pictures} pictures of kinds that are not read (.{})", NOT_READ.join(", ."))
+}
+
 /// Names of the classes of one split.
 fn class_names(root: &Path, part: &str) -> Result<Vec<String>> {
     const LAYOUT: &str = "expected are train/CLASS/*.JPEG and val/CLASS/*.JPEG below --data-dir (docs/data.md)";
@@ -210,8 +226,7 @@ pub fn random_crop(photo: [usize; 2], scale: [f64; 2], rng: &mut ChaCha8Rng) -> 
 pub fn middle(pixels: &[u8], photo: [usize; 2], resize: usize, size: usize) -> Vec<u8> {
     let shorter = photo[0].min(photo[1]).max(1);
     let to = photo.map(|side| resize * side / shorter);
-    let resized = bilinear(&Area { pixels, stride: photo[1], at: [0, 0], size: photo }, to);
     // Half a pixel goes to the even side.
-    let [top, left] = to.map(|side| ((side - size) as f64 / 2.0).round_ties_even() as usize);
-    (top..top + size).flat_map(|y| &resized[(y * to[1] + left) * 3..][..size * 3]).copied().collect()
+    let at = to.map(|side| ((side - size) as f64 / 2.0).round_ties_even() as usize);
+    bilinear_part(&Area { pixels, stride: photo[1], at: [0, 0], size: photo }, to, at, [size; 2])
 }

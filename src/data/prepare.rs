@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::frame_cache::FrameCache;
+use super::picture::DECODERS;
 use super::stream::{Listener, Told};
-use super::{Dataset, Events, Part, Stream};
+use super::{Dataset, Events, MAX_FILE_BYTES, Part, Stream};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::file_lock::{self, Attempt};
+use crate::regular_file;
 
 /// Name of the folder for what is made from a data set, inside of it.
 pub const CACHE_FOLDER: &str = ".dsr-cache";
@@ -32,6 +34,9 @@ pub struct Preparation {
 /// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses.
 pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
     let Some(stream) = &mut dataset.stream else { return Ok(()) };
+    if let Some(note) = stream.note() {
+        tell(Told::Note(&note));
+    }
     if matches!(stream, Stream::Photos(_)) && preparation.skip_unreadable == 0 {
         return Ok(());
     }
@@ -51,38 +56,49 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
     Ok(())
 }
 
-/// The files that cannot be read, from the list of an earlier look at the same files, or by reading all.
+/// The files that cannot be read, from the list of an earlier look at the same files, or by reading all. Only damaged contents are
+/// remembered: a file that is not there, or that the system does not give, may be read the next time.
 fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell: Listener) -> Result<HashSet<PathBuf>> {
-    let paths = || [Part::Train, Part::Test].into_iter().flat_map(|part| (0..stream.len(part)).map(move |index| stream.path(part, index)));
-    let digest = digest(root, paths())?;
+    let total = stream.len(Part::Train) + stream.len(Part::Test);
+    let path = |place: usize| {
+        let (part, index) = stream.at(place);
+        stream.path(part, index)
+    };
+    let (digest, missing) = digest(root, crc32c::crc32c(DECODERS.as_bytes()), (0..total).map(path))?;
     let list = folder.join(format!("unreadable-{digest:08x}.json"));
     // A list that was damaged is made again.
-    let known: Option<Vec<PathBuf>> = std::fs::read(&list).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let bad = match known {
-        Some(known) => known,
+    let known: Option<Vec<usize>> = regular_file::read(&list, MAX_FILE_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let mut bad: Vec<(usize, Option<Error>)> = missing.into_iter().map(|(place, error)| (place, Some(error))).collect();
+    match known.filter(|places| places.iter().all(|&place| place < total)) {
+        Some(known) => bad.extend(known.into_iter().map(|place| (place, None))),
         None => {
-            let found = stream.unreadable(tell);
-            if let Some((_, error)) = found.get(allowed) {
-                let problem = format!("{} files cannot be read, {allowed} may be left out; the next one: {error}", found.len());
-                return Err(Error::config("skip-unreadable", problem));
+            let (passing, damaged): (Vec<_>, Vec<_>) =
+                stream.unreadable(tell).into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
+            if passing.iter().all(|(place, _)| bad.iter().any(|(missing, _)| missing == place)) {
+                let places: Vec<usize> = damaged.iter().map(|(place, _)| *place).collect();
+                let text = serde_json::to_vec(&places).map_err(|e| Error::file(&list, format!("cannot be written ({e})")))?;
+                atomic_file::write(&list, &text)?;
             }
-            let bad: Vec<PathBuf> = found.into_iter().map(|bad| inside(root, &bad.0).to_path_buf()).collect();
-            let text = serde_json::to_vec(&bad).map_err(|e| Error::file(&list, format!("cannot be written ({e})")))?;
-            atomic_file::write(&list, &text)?;
-            bad
+            bad.extend(passing.into_iter().chain(damaged).map(|(place, error)| (place, Some(error))));
         }
-    };
-    if bad.len() > allowed {
-        let problem = format!("{} files cannot be read, {allowed} may be left out; the first one is {}", bad.len(), bad[0].display());
+    }
+    bad.sort_by_key(|(place, _)| *place);
+    bad.dedup_by_key(|(place, _)| *place);
+    if let Some((place, error)) = bad.get(allowed) {
+        let next = error.as_ref().map_or_else(|| path(*place).display().to_string(), Error::to_string);
+        let problem = format!("{} files cannot be read, {allowed} may be left out; the next one: {next}", bad.len());
         return Err(Error::config("skip-unreadable", problem));
     }
-    Ok(bad.into_iter().map(|path| root.join(path)).collect())
+    Ok(bad.into_iter().map(|(place, _)| path(place)).collect())
 }
 
 /// The frames of all recordings, on disk; made by one process at a time.
 fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result<FrameCache> {
     let (recordings, values) = (events.recordings(), events.values());
-    let digest = digest(root, (0..recordings).map(|recording| events.path_of(recording)))?;
+    let (digest, missing) = digest(root, 0, (0..recordings).map(|recording| events.path_of(recording)))?;
+    if let Some((_, error)) = missing.into_iter().next() {
+        return Err(error);
+    }
     let header = serde_json::json!({ "format": 1, "reading": events.reading, "recordings": recordings, "files": digest }).to_string();
     let path = folder.join(events.cache_name());
     let open = || FrameCache::open(&path, &header, recordings, values);
@@ -116,20 +132,28 @@ fn lock(folder: &Path, tell: Listener) -> Result<File> {
     Ok(file)
 }
 
-/// Checksum of which files there are: name below `root`, length, and time of the last change of each.
-fn digest(root: &Path, paths: impl Iterator<Item = PathBuf>) -> Result<u32> {
-    let mut checksum = 0;
-    for path in paths {
-        let metadata = path.metadata().map_err(Error::io(&path))?;
-        let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+/// Checksum of which files there are, continued from `checksum`: name below `root`, length, and time of the last change of each.
+/// Also the places of those that are not there, such as links to nothing.
+fn digest(root: &Path, mut checksum: u32, paths: impl Iterator<Item = PathBuf>) -> Result<(u32, Vec<(usize, Error)>)> {
+    let mut missing = Vec::new();
+    for (place, path) in paths.enumerate() {
         for name in inside(root, &path).iter().map(OsStr::as_encoded_bytes) {
             checksum = crc32c::crc32c_append(crc32c::crc32c_append(checksum, name), b"/");
         }
+        let metadata = match path.metadata() {
+            Ok(metadata) => metadata,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                missing.push((place, Error::io(&path)(e)));
+                continue;
+            }
+            Err(e) => return Err(Error::io(&path)(e)),
+        };
+        let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
         for number in [metadata.len() as u128, changed.as_nanos()] {
             checksum = crc32c::crc32c_append(checksum, &number.to_le_bytes());
         }
     }
-    Ok(checksum)
+    Ok((checksum, missing))
 }
 
 /// A path below `root`, without it: a set may be moved.

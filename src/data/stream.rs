@@ -117,20 +117,37 @@ impl Stream {
         }
     }
 
-    /// Reads every file, by all threads, and gives those that cannot be used, in the order of the set, training split first.
-    pub fn unreadable(&self, tell: Listener) -> Vec<(PathBuf, Error)> {
+    /// Split and index of a sample by its place in both, training split first.
+    pub(super) fn at(&self, place: usize) -> (Part, usize) {
+        match place.checked_sub(self.len(Part::Train)) {
+            None => (Part::Train, place),
+            Some(index) => (Part::Test, index),
+        }
+    }
+
+    /// Reads every file, by all threads, and gives those that cannot be used, in the order of the set, training split first: its
+    /// place in that order, and why.
+    pub fn unreadable(&self, tell: Listener) -> Vec<(usize, Error)> {
         let total = self.len(Part::Train) + self.len(Part::Test);
         let done = AtomicUsize::new(0);
-        let check = |(part, index): (Part, usize)| {
+        let check = |place: usize| {
+            let (part, index) = self.at(place);
             let result = match self {
                 Stream::Events(events) => events.check(part, index),
-                Stream::Photos(photos) => super::picture::read(&photos.path(part, index)).map(drop),
+                Stream::Photos(photos) => super::picture::check(&photos.path(part, index)),
             };
             tell(Told::Done { what: "read", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
-            result.err().map(|error| (self.path(part, index), error))
+            result.err().map(|error| (place, error))
         };
-        let of = |part: Part| (0..self.len(part)).into_par_iter().map(move |index| (part, index));
-        of(Part::Train).chain(of(Part::Test)).filter_map(check).collect()
+        (0..total).into_par_iter().filter_map(check).collect()
+    }
+
+    /// What to know about files that are there and not read, if there are any.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Stream::Events(_) => None,
+            Stream::Photos(photos) => photos.note(),
+        }
     }
 
     /// Leaves out some samples, by their files.

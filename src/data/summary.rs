@@ -3,7 +3,8 @@
 use image::{ImageFormat, Rgb, RgbImage};
 use serde::Serialize;
 
-use super::{Dataset, Part, Split, catalogue, moments};
+use super::catalogue::{self, PerClass};
+use super::{Dataset, Part, Split, moments};
 use crate::error::{Error, Result};
 
 /// A data set in numbers.
@@ -99,8 +100,14 @@ pub fn problems(summary: &Summary) -> Result<Vec<String>> {
             problems.push(format!("{} {which} images, published are {}", split.images, published.images[index]));
         }
         let each = split.images / split.per_class.len().max(1);
-        if published.balanced && split.per_class.iter().any(|&count| count != each) {
-            problems.push(format!("{which} images of each class are {:?}, published are equally many", split.per_class));
+        match published.per_class {
+            PerClass::Equal if split.per_class.iter().any(|&count| count != each) => {
+                problems.push(format!("{which} images of each class are {:?}, published are equally many", split.per_class));
+            }
+            PerClass::Counts(counts) if split.images == published.images[index] && split.per_class != counts[index] => {
+                problems.push(format!("{which} images of each class are {:?}, published are {:?}", split.per_class, counts[index]));
+            }
+            _ => {}
         }
         let checksums = published.crc32c.map(|expected| expected[index]).zip(split.crc32c);
         if let Some((expected, found)) = checksums.filter(|(expected, found)| expected != found) {

@@ -152,7 +152,7 @@ pub struct Config {
     pub event_split: EventSplit,
     /// Whether frames of events hold equally many events or take equally long. Paper: number.
     pub event_frames: FrameRule,
-    /// Which way up frames of events are. Paper: dsr.
+    /// Which of the orientations in use frames of events have. Paper: dsr.
     pub event_orientation: Orientation,
     /// Pixels a side of frames of events, 1..=128. Paper: 48.
     pub event_size: usize,

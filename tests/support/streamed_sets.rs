@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dsr::data::events::CLASSES;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
-/// An event: column and row of an upright picture, 1 for brighter, microseconds.
+/// An event: column and row in the orientation `dsr`, 1 for brighter, microseconds.
 pub type Row = (u8, u8, u8, u32);
 
 /// A recording, AEDAT 2.0.
@@ -46,6 +47,15 @@ pub fn recording(root: &Path, class: &str, number: u32) -> PathBuf {
     root.join(class).join(format!("cifar10_{class}_{number}.aedat"))
 }
 
+/// A photo as a baseline JPEG.
+pub fn jpeg(photo: &image::RgbImage, sampling: SamplingFactor) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, 85);
+    encoder.set_sampling_factor(sampling);
+    encoder.encode(photo.as_raw(), photo.width() as u16, photo.height() as u16, ColorType::Rgb).unwrap();
+    bytes
+}
+
 /// ImageNet with three classes of 4 + 2 photos of 40×30 to 64×48, JPEG and PNG; each class is a colour with noise.
 pub fn photos(root: &Path) {
     for (label, class) in ["n01", "n02", "n03"].iter().enumerate() {
@@ -60,9 +70,11 @@ pub fn photos(root: &Path) {
                     image::Rgb(pixel)
                 };
                 let photo = image::RgbImage::from_fn(40 + 8 * index, 30 + 6 * index, pixel);
-                let name = format!("{class}_{index}.{}", if index == 1 { "png" } else { "JPEG" });
-                let format = if index == 1 { image::ImageFormat::Png } else { image::ImageFormat::Jpeg };
-                photo.save_with_format(folder.join(name), format).unwrap();
+                if index == 1 {
+                    photo.save(folder.join(format!("{class}_{index}.png"))).unwrap();
+                } else {
+                    fs::write(folder.join(format!("{class}_{index}.JPEG")), jpeg(&photo, SamplingFactor::R_4_4_4)).unwrap();
+                }
             }
         }
     }
