@@ -33,7 +33,7 @@ enum Kind {
 }
 use Kind::{File, Number, Out, Switch, Word};
 
-const STRANGE_NUMBERS: [&str; 37] = [
+const STRANGE_NUMBERS: [&str; 36] = [
     "0",
     "-1",
     "+2",
@@ -52,7 +52,6 @@ const STRANGE_NUMBERS: [&str; 37] = [
     "1e38",
     "1e-38",
     "1025",
-    "65537",
     "1048577",
     "1000001",
     "99999999999",
@@ -114,7 +113,7 @@ const NETWORK: Flags = &[
     ("--data-dir", File),
     ("--model", Word(&["preact-resnet", "preact-resnet20", "vgg11", "imagenet-resnet18"])),
     ("--neuron", Word(&["if", "lif", "relu"])),
-    ("--widths", Number(&["4", "2,3", "33"])),
+    ("--widths", Number(&["4", "2,3", "33", "65537"])),
     ("--blocks", Number(&["1", "1,2"])),
     ("--vth", Number(&["1", "0.01"])),
     ("--vth-pooled", Number(&["1"])),

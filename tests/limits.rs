@@ -177,6 +177,15 @@ fn the_largest_number_of_epochs_is_only_a_long_run() {
 }
 
 #[test]
+fn the_environment_cannot_ask_for_threads_without_end() {
+    let folder = tempdir().unwrap();
+    let line = format!("train -q {SMALL} --crop-pad 1 --epochs 1");
+    let mut command = Command::new("timeout");
+    command.args(["-k", "1", "20"]).arg(cargo_bin("dsr")).args(line.split(' ')).env("RAYON_NUM_THREADS", "4294967296");
+    assert_eq!(command.current_dir(folder.path()).output().unwrap().status.code(), Some(0));
+}
+
+#[test]
 fn memory_is_asked_for_before_it_is_taken() {
     let folder = tempdir().unwrap();
     let at = folder.path();

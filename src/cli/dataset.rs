@@ -16,7 +16,8 @@ use super::complain;
 /// # Errors
 /// As [`data::open`].
 pub fn open(config: &Config) -> Result<Dataset> {
-    if let Some(path) = config.data_dir.as_deref().filter(|path| !path.is_dir()) {
+    // An archive; what is not there is told by the data set, which knows what it needs.
+    if let Some(path) = config.data_dir.as_deref().filter(|path| path.exists() && !path.is_dir()) {
         regular_file::open(path)?;
     }
     data::open(&config.dataset, config.data_dir.as_deref(), &config.reading())

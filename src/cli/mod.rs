@@ -18,6 +18,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::thread::available_parallelism;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -243,6 +244,8 @@ fn use_threads(threads: usize) -> anyhow::Result<()> {
     if threads > MAX_THREADS {
         return Err(Error::config("threads", format!("{threads} is above {MAX_THREADS}")).into());
     }
+    // Not left to the pool, which takes any number from the environment.
+    let threads = if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads };
     let reserved = threads as u64 * THREAD_BYTES;
     Room::now().check(Bytes { written: 0, reserved }, &format!("starting {threads} threads"), "lower --threads")?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();

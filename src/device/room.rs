@@ -1,7 +1,7 @@
 //! How much memory this process may still take on the host, and the refusal of what does not fit before any of it is taken.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -77,8 +77,10 @@ fn limit_of_group() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let folder = Path::new(ROOT).join(own);
-    let limit = |folder: &Path| fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse::<u64>().ok(); // "max" is none
-    folder.ancestors().take_while(|folder| folder.starts_with(ROOT)).filter_map(limit).min()
+    let limit = |file: PathBuf| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok(); // "max" is none
+    let files = folder.ancestors().take_while(|folder| folder.starts_with(ROOT)).map(|folder| folder.join("memory.max"));
+    // Groups of the first version have a tree for memory alone.
+    files.chain([Path::new(ROOT).join("memory/memory.limit_in_bytes")]).filter_map(limit).min()
 }
 
 /// Addresses within a limit of the process, less the memory that it has.
