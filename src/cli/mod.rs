@@ -6,6 +6,7 @@ pub mod check;
 pub mod data;
 pub mod dataset;
 pub mod eval;
+pub mod export;
 pub mod info;
 mod numbers;
 pub mod profile;
@@ -54,6 +55,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(Box<eval::EvalArgs>),
     Calibrate(Box<calibrate::CalibrateArgs>),
+    Export(export::ExportArgs),
     Bench(bench::BenchArgs),
     Profile(Box<profile::ProfileArgs>),
     Data(Box<data::DataArgs>),
@@ -229,6 +231,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
         Command::Calibrate(args) => calibrate::run(&cli.global, *args),
+        Command::Export(args) => export::run(&cli.global, &args),
         Command::Bench(args) => bench::run(&cli.global, args),
         Command::Profile(args) => profile::run(&cli.global, *args),
         Command::Data(args) => data::run(&cli.global, &args).map(|()| DONE),

@@ -222,13 +222,13 @@ impl Network {
     }
 
     /// A slice of an arena (values, gradients, optimiser state) in PyTorch's order of elements.
-    pub fn in_torch_order(&self, index: usize, arena: &[f32]) -> Vec<f32> {
+    pub fn in_torch_order<T: Copy + Default>(&self, index: usize, arena: &[T]) -> Vec<T> {
         let parameter = &self.parameters[index];
         let values = &arena[parameter.start..parameter.start + parameter.len];
         match parameter.layout {
             Layout::Same => values.to_vec(),
             Layout::TapInOut { taps, cin, cout } => {
-                let mut out = vec![0.0; values.len()];
+                let mut out = vec![T::default(); values.len()];
                 for o in 0..cout {
                     for c in 0..cin {
                         for tap in 0..taps {

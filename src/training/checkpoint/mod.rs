@@ -9,9 +9,10 @@
 //!
 //! An ANN (`relu`) has no thresholds, so neither has its file.
 //!
-//! Metadata: `format` = `dsr`, `version`, `config` (TOML), `progress` and `optimizer` (JSON).
+//! Metadata: `format` = `dsr`, `version`, `config` (TOML), `progress`, `optimizer` and `data` (JSON), `crc32c`.
 //! Equal states give equal bytes: no time, no path, everything sorted.
 
+mod export;
 mod header;
 mod progress;
 mod read;
@@ -29,8 +30,9 @@ use crate::error::{Error, Result};
 use crate::network::{Network, NormState};
 use crate::ops::optimizer::{Optimizer, Rule};
 use crate::training::metrics::EpochMetrics;
+pub use export::export;
 pub use progress::{EpochSums, Progress};
-pub use read::{Started, config, data, load, load_start, progress};
+pub use read::{Started, config, data, load, load_start, open, progress};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;
@@ -153,19 +155,10 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
         (CHECKSUM, &checksum),
     ];
     let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-    let mut header = Header { metadata, tensors: BTreeMap::new() };
-    let mut end = 0;
-    for (dtype, tensors) in [(Dtype::I64, &counters), (Dtype::F32, &floats)] {
-        for (name, (shape, _)) in tensors {
-            let start = end;
-            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
-            header.tensors.insert(name, TensorInfo { dtype, shape: shape.clone(), data_offsets: (start, end) });
-        }
-    }
-    let mut header = serde_json::to_vec(&header).map_err(json_error)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
+    let shapes = counters.iter().map(|(name, (shape, _))| (name.as_str(), Dtype::I64, shape.as_slice()));
+    let shapes = shapes.chain(floats.iter().map(|(name, (shape, _))| (name.as_str(), Dtype::F32, shape.as_slice())));
+    let header = header(metadata, shapes).map_err(json_error)?;
     atomic_file::write_with(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         for (_, (_, place)) in counters.iter().chain(&floats) {
             out.write_all(&bytes_at(*place, network, optimizer))?;
@@ -174,13 +167,30 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     })
 }
 
-/// The file's header; sorted maps, so that equal states give equal bytes.
+/// A file's header; sorted maps, so that equal states give equal bytes.
 #[derive(Serialize)]
 struct Header<'a> {
     #[serde(rename = "__metadata__")]
     metadata: BTreeMap<&'a str, &'a str>,
     #[serde(flatten)]
     tensors: BTreeMap<&'a str, TensorInfo>,
+}
+
+/// What stands before the tensors of a file, whose names, types and shapes come in the order in which they follow.
+fn header<'a>(
+    metadata: BTreeMap<&'a str, &'a str>,
+    tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize])>,
+) -> serde_json::Result<Vec<u8>> {
+    let mut header = Header { metadata, tensors: BTreeMap::new() };
+    let mut end = 0;
+    for (name, dtype, shape) in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        header.tensors.insert(name, TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) });
+    }
+    let mut text = serde_json::to_vec(&header)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
 }
 
 fn check_lengths(network: &Network, optimizer: &Optimizer) -> Result<()> {

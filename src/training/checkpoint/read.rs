@@ -8,9 +8,11 @@ use serde::Deserialize;
 use super::header::{Opened, Tensors};
 use super::{CHECKSUM, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
 use crate::data::DataCard;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::ops::optimizer::{Optimizer, Rule};
+use crate::settings::{Config, Use, recipes};
 
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
 ///
@@ -150,6 +152,23 @@ pub fn data(path: &Path) -> Result<Option<DataCard>> {
         return Ok(None);
     }
     json_meta(path, &opened, "data").map(Some)
+}
+
+/// A trained network on the CPU with its settings and what it was trained on, without the data.
+///
+/// # Errors
+/// As [`load`]; [`Error::File`] for a file that does not say enough: a plain `state_dict`, or a checkpoint of an earlier version.
+pub fn open(path: &Path) -> Result<(Config, DataCard, Network)> {
+    let (Some(text), Some(card)) = (config(path)?, data(path)?) else {
+        let problem = "does not say which network it holds, or of which images: give its settings and data set to a new run, \
+                       dsr train --init-from, whose checkpoints do";
+        return Err(Error::file(path, problem));
+    };
+    let config = recipes::trained(path, &text)?;
+    config.check_memory(Use::Evaluate, card.shape, card.classes.len(), [1, card.frames], &Device::Cpu)?;
+    let mut network = config.network(card.shape, card.classes.len())?;
+    load(path, &mut network, None)?;
+    Ok((config, card, network))
 }
 
 /// How far the run of a checkpoint was, without its tensors.

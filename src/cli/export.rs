@@ -1,0 +1,59 @@
+//! `dsr export`: a trained network for other programs.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::settings::NeuronKind;
+use crate::training::checkpoint::{self, About};
+
+use super::{DONE, Global, Output, Unused, say, settings};
+
+/// Writes a network for other programs, as PyTorch's state_dict in safetensors, with the numbers that were measured.
+///
+/// Weights are rounded as the forward pass rounds them (q·2^-e, exact in F32), so a network of the same definition has the same spikes.
+/// Nothing that only training needs is in the file.
+#[derive(Args)]
+pub struct ExportArgs {
+    /// Checkpoint or run folder (its best checkpoint).
+    #[arg(long, value_name = "FILE")]
+    checkpoint: PathBuf,
+    /// File to write [default: exported.safetensors beside the checkpoint].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Put batch norms into weights and biases (F64).
+    #[arg(long, alias = "fold_norms")]
+    fold_norms: bool,
+}
+
+/// Exports as asked.
+///
+/// # Errors
+/// One line that says what is wrong with the checkpoint or the file to write.
+pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
+    global.refuse("export", &[Unused::Config, Unused::Seed, Unused::Device])?;
+    let path = settings::checkpoint_file(&args.checkpoint);
+    let out = args.out.clone().unwrap_or_else(|| path.with_file_name("exported.safetensors"));
+    if checkpoint::progress(&out).is_ok() {
+        return Err(Error::file(out, "is a checkpoint: choose another --out").into());
+    }
+    let (config, card, network) = checkpoint::open(&path)?;
+    let config_toml = config.to_toml()?;
+    checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card) })?;
+    let shown = out.display().to_string();
+    match global.output {
+        Output::Json => say(&json!({ "exported": shown, "checkpoint": path, "norms_folded": args.fold_norms }).to_string()),
+        _ => {
+            let weights = match config.neuron {
+                NeuronKind::Relu => "of an ANN".to_string(),
+                kind => {
+                    format!("rounded to {} bits, {} neurons, T = {}", config.weight_bits, kind.name().to_uppercase(), config.time_steps)
+                }
+            };
+            say(&format!("wrote {shown}: weights {weights}, batch norms {}", if args.fold_norms { "folded" } else { "kept" }));
+        }
+    }
+    Ok(DONE)
+}
