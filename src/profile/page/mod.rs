@@ -131,7 +131,7 @@ fn memory(profile: &Profile) -> String {
     let content = figure(&chart, &key(&[("one", "kept for backward"), ("two", "spikes")])) + &table("Megabytes by layer", &heads, &numbers);
     section(
         "Memory by layer",
-        "Megabytes. What is kept for backward does not grow with T; spikes go as soon as no later layer reads them.",
+        "Megabytes. What is kept for backward does not grow with T; spikes are freed once no later layer reads them.",
         &content,
     )
 }
@@ -165,7 +165,7 @@ fn rates(profile: &Profile) -> String {
         &rows,
     );
     let content = figure(&chart, "")
-        + &format!("<h3>By time step</h3><p>Full colour is {largest:.4}; the first steps show how long spikes take to get through.</p>")
+        + &format!("<h3>By time step</h3><p>The darkest colour is a rate of {largest:.4}; the first steps show how long spikes take to reach deeper layers.</p>")
         + &figure(&map, "")
         + &table("Spikes a neuron and step", &heads, &numbers);
     section("Firing rates", "Spikes a neuron and step, in an inference with the network as it was before the steps.", &content)
@@ -192,7 +192,7 @@ fn potentials(profile: &Profile) -> String {
         numbers.push(vec![layer.layer.clone(), format!("{below:.1}"), format!("{middle:.1}"), format!("{above:.1}")]);
     }
     let words = format!(
-        "After charging and before the reset, in units of the threshold, over all neurons and steps of {} images. Neurons fire from the line on, at {}. What lies outside ±{high} is in the outermost bins, which are pale. Each histogram has its own height.",
+        "After charging and before the reset, in units of the threshold, over all neurons and steps of {} images. A neuron fires at or above the line, at {}. Values outside ±{high} are counted in the outermost, paler bins. Each histogram has its own height.",
         activity.potential_samples, activity.alpha
     );
     let heads = ["layer", "% below 0", "% from 0 to the line", "% that fires"];
