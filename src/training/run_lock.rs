@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::atomic_file::{self, refused};
 use crate::error::{Error, Result};
@@ -192,9 +192,10 @@ fn wait_until_stale(folder: &Path, path: &Path, holder: &Holder, access: &Access
     }
     let touched = || fs::metadata(path).and_then(|metadata| metadata.modified());
     let first = touched().map_err(Error::io(path))?;
-    let mut told = false;
+    let (mut told, begin) = (false, Instant::now());
     loop {
-        let age = now_there(folder)?.duration_since(first).unwrap_or_default();
+        // A clock that was set back may say that the file is of tomorrow: what was seen here counts as well.
+        let age = now_there(folder)?.duration_since(first).unwrap_or_default().max(begin.elapsed());
         if age >= STALE {
             return Ok(());
         }
