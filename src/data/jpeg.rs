@@ -32,7 +32,7 @@ pub(super) fn decode(bytes: &[u8], pixels: u64, strict: bool) -> Result<RgbImage
     let (Some((width, height)), Some(stored)) = (decoder.dimensions(), decoder.input_colorspace()) else {
         return Err("cannot be decoded (its header says no size); get it again".into());
     };
-    super::picture::check_size(width as u64, height as u64, pixels)?;
+    super::bounds::check_size(width as u64, height as u64, pixels)?;
     let grey = stored == ColorSpace::Luma;
     decoder.set_options(decoder.options().jpeg_set_out_colorspace(if grey { ColorSpace::Luma } else { ColorSpace::RGB }));
     let found = decoder.decode().map_err(in_words)?;

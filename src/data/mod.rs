@@ -7,6 +7,7 @@ pub mod aedat;
 mod aedat2;
 mod aedat4;
 mod augment;
+mod bounds;
 mod camera;
 mod catalogue;
 pub mod cifar;

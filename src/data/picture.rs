@@ -5,6 +5,8 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+pub use super::bounds::allowed_pixels;
+use super::bounds::check_size;
 use super::guard::guarded;
 use super::jpeg;
 use crate::error::{Error, Result};
@@ -50,24 +52,6 @@ pub fn check_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(problem) = problem else { return Ok(()) };
     parse(path, bytes)?; // what cannot be read at all says so
     Err(Error::file(path, format!("is a damaged JPEG: {problem}")))
-}
-
-/// Pixels that the picture in a file of so many bytes may have: a header that promises more is not believed. The larger a picture,
-/// the less plain it may be; 512 pixels per byte are as many as a JPEG can have.
-pub fn allowed_pixels(bytes: usize) -> u64 {
-    const ANY: u64 = 1 << 20;
-    const STEPS: [[u64; 2]; 3] = [[512, 1 << 22], [128, 1 << 24], [32, 1 << 27]];
-    STEPS.iter().fold(ANY, |allowed, [per_byte, most]| allowed.max((per_byte * bytes as u64).min(*most)))
-}
-
-/// Holds a size against [`allowed_pixels`].
-pub(super) fn check_size(width: u64, height: u64, pixels: u64) -> std::result::Result<(), String> {
-    if width * height > pixels {
-        return Err(format!(
-            "promises {width}x{height} pixels, more than the {pixels} that a file of its length may have (docs/data.md); get it again"
-        ));
-    }
-    Ok(())
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>> {

@@ -165,7 +165,9 @@ fn rates(profile: &Profile) -> String {
         &rows,
     );
     let content = figure(&chart, "")
-        + &format!("<h3>By time step</h3><p>The darkest colour is a rate of {largest:.4}; the first steps show how long spikes take to reach deeper layers.</p>")
+        + &format!(
+            "<h3>By time step</h3><p>The darkest colour is a rate of {largest:.4}; the first steps show how long spikes take to reach deeper layers.</p>"
+        )
         + &figure(&map, "")
         + &table("Spikes a neuron and step", &heads, &numbers);
     section("Firing rates", "Spikes a neuron and step, in an inference with the network as it was before the steps.", &content)
