@@ -7,6 +7,7 @@ pub mod data;
 pub mod dataset;
 pub mod eval;
 pub mod info;
+mod notes;
 mod numbers;
 pub mod profile;
 pub mod settings;
