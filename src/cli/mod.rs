@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod calibrate;
 pub mod check;
+mod confusion;
 pub mod data;
 pub mod dataset;
 pub mod eval;
