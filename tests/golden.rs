@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, SpikingLayer, WeightGradient, imagenet_resnet, preact_resnet, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::ops::optimizer::{Optimizer, Rule, Schedule};
+use dsr::ops::optimizer::{Optimizer, Rule, Schedule, Shape};
 use golden_file::{Case, distance};
 
 fn folder() -> PathBuf {
@@ -261,7 +261,8 @@ fn model(case: &Case) {
 fn lr_schedule(path: &Path) {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let size = |key: &str| json[key].as_u64().unwrap() as usize;
-    let schedule = Schedule { lr: json["lr0"].as_f64().unwrap(), epochs: size("epochs"), warmup: size("warmup") };
+    let schedule =
+        Schedule { shape: Shape::Cosine, lr: json["lr0"].as_f64().unwrap(), epochs: size("epochs"), steps: 1, warmup: size("warmup") };
     let expected: Vec<f64> = json["lr_per_iter"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
     assert_eq!(expected.len(), schedule.epochs * size("iters_per_epoch"));
     for (iteration, expected) in expected.iter().enumerate() {

@@ -4,7 +4,7 @@
 mod seeded;
 
 use approx::assert_relative_eq;
-use dsr::ops::optimizer::{Optimizer, Rule, Schedule};
+use dsr::ops::optimizer::{Optimizer, Rule, Schedule, Shape};
 
 const STEPS: usize = 6;
 /// More than one part of the parallel loop, and no multiple of it.
@@ -120,7 +120,7 @@ fn state_is_all_there_is() {
 
 #[test]
 fn schedule_warms_up_linearly_and_falls_like_a_cosine() {
-    let schedule = Schedule { lr: 0.1, epochs: 200, warmup: 400 };
+    let schedule = Schedule { shape: Shape::Cosine, lr: 0.1, epochs: 200, steps: 391, warmup: 400 };
     // Epochs before it, iteration over the whole run, rate.
     let cases = [
         (0.0, 0, 0.1 / 400.0),

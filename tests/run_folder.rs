@@ -22,6 +22,8 @@ fn metrics(epoch: usize) -> EpochMetrics {
         train_accuracy: 1.0 - 0.5 / x,
         test_loss: 2.2 / x,
         test_accuracy: 0.9 - 0.5 / x,
+        val_loss: None,
+        val_accuracy: None,
         best_accuracy: 0.9 - 0.5 / x,
         firing_rate: 0.05 + 0.01 / x,
         images_per_second: 1000.0 + x,

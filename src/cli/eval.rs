@@ -20,6 +20,7 @@ use crate::settings::{Config, NeuronKind, Use};
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
+use super::confusion;
 use super::dataset;
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, Unused, complain, say};
@@ -45,6 +46,9 @@ pub struct EvalArgs {
     /// Accuracy of every class.
     #[arg(long, help_heading = "Evaluation")]
     per_class: bool,
+    /// How many samples of each class were taken for which: rows are true classes, columns predicted ones.
+    #[arg(long, help_heading = "Evaluation")]
+    confusion: bool,
     /// Firing rate, synaptic operations and estimated energy of every layer.
     #[arg(long, help_heading = "Evaluation")]
     rates: bool,
@@ -91,6 +95,9 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     if args.predictions.is_some() && steps.len() > 1 {
         return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
+    }
+    if args.confusion && args.rates && global.output == Output::Csv {
+        return Err(Error::config("confusion", "with -o csv there is one table; leave --rates away, or give -o json").into());
     }
     if args.rates {
         settings::check_spiking(&config, "--rates")?;
@@ -200,6 +207,12 @@ impl Shown<'_> {
         if self.network.classes > 5 { vec![1, 5] } else { vec![1] }
     }
 
+    /// The split on which the checkpoint was chosen among the epochs of its run; none if it was not chosen.
+    fn chosen_on(&self) -> Option<&'static str> {
+        let is_chosen = self.path.ends_with(BEST) && checkpoint::progress(self.path).is_ok();
+        is_chosen.then_some(if self.config.val_share.is_some() { "validation" } else { "test" })
+    }
+
     fn json(&self, results: &[Measured]) -> Result<Value> {
         let rows: Vec<Value> = results.iter().map(|measured| self.json_row(measured)).collect();
         let mut all = json!({
@@ -207,6 +220,7 @@ impl Shown<'_> {
             "config": self.config.to_table()?,
             "device": self.network.device().to_string(),
             "checkpoint": self.path,
+            "chosen_on": self.chosen_on(),
             "dataset": self.dataset.name,
             "model": self.config.model_name(),
             "neuron": self.config.neuron.name(),
@@ -216,6 +230,9 @@ impl Shown<'_> {
             "ties": if self.args.ties == Ties::Current { "current" } else { "first" },
             "results": rows,
         });
+        if self.args.confusion {
+            all["classes"] = json!(self.dataset.classes);
+        }
         if let Some(Stream::Events(events)) = &self.dataset.stream {
             all["event_split"] = json!(events.reading.split);
         }
@@ -241,6 +258,9 @@ impl Shown<'_> {
             let class = |(name, [n, hits]): (&String, [usize; 2])| json!({ "class": name, "n": n, "correct": hits });
             row["per_class"] = self.dataset.classes.iter().zip(evaluation.per_class()).map(class).collect();
         }
+        if self.args.confusion {
+            row["confusion"] = json!(evaluation.confusion());
+        }
         if self.args.rates {
             let counts = Counts::of_network(self.network, &measured.operations, n);
             let layers = self.network.layers.iter().zip(&evaluation.rates).zip(&measured.operations).zip(&counts);
@@ -263,7 +283,8 @@ impl Shown<'_> {
         let mut out = String::new();
         let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
         let ties = if self.args.ties == Ties::Current { ", ties by current" } else { "" };
-        writeln!(out, "{path}: {model} on {}, {} test images{ties}", dataset.title(), dataset.test.labels.len())?;
+        let chosen = self.chosen_on().map_or(String::new(), |split| format!(" (chosen on the {split} split)"));
+        writeln!(out, "{path}{chosen}: {model} on {}, {} test images{ties}", dataset.title(), dataset.test.labels.len())?;
         let machine = machine();
         let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
         let device = self.network.device();
@@ -290,6 +311,10 @@ impl Shown<'_> {
                 for (name, [n, hits]) in dataset.classes.iter().zip(measured.evaluation.per_class()) {
                     writeln!(out, "{name:20} {n:>6} {hits:>8} {:>6.1}", 100.0 * hits as f64 / n.max(1) as f64)?;
                 }
+            }
+            if self.args.confusion {
+                writeln!(out, "\nT = {}: how many of each class (rows) were taken for which (columns)", measured.time_steps)?;
+                confusion::text(&mut out, &dataset.classes, &measured.evaluation.confusion())?;
             }
             if self.args.rates {
                 self.layer_table(&mut out, measured)?;
@@ -350,7 +375,7 @@ impl Shown<'_> {
         writeln!(out, "and {updates:.3} million neuron updates an image: {:.3} uJ at 0.9 pJ each.", updates * energy::FLOAT.ac_pj)
     }
 
-    /// A line a layer with `--rates`, a line for each T without.
+    /// A line a layer with `--rates`, a line a pair of classes with `--confusion`, a line for each T without.
     fn csv(&self, results: &[Measured]) -> anyhow::Result<String> {
         let (machine, config) = (machine(), self.config);
         let commit = machine.commit.unwrap_or_default();
@@ -358,6 +383,8 @@ impl Shown<'_> {
         let mut heads = vec!["time_steps", "n", "top1", "loss"];
         if self.args.rates {
             heads.extend(["layer", "firing_rate", "ac", "mac", "energy_j", "ann_ac", "ann_mac", "ann_energy_j", "neuron_updates"]);
+        } else if self.args.confusion {
+            heads.extend(["true", "predicted", "count"]);
         } else {
             heads.push("firing_rate");
         }
@@ -379,6 +406,16 @@ impl Shown<'_> {
             let evaluation = &measured.evaluation;
             let n = evaluation.labels.len();
             let head = [measured.time_steps as f64, n as f64, evaluation.accuracy(), evaluation.loss].map(|v| v.to_string());
+            if self.args.confusion {
+                let names = &self.dataset.classes;
+                for (label, row) in names.iter().zip(evaluation.confusion()) {
+                    for (class, count) in names.iter().zip(row) {
+                        let pair = [label.clone(), class.clone(), count.to_string()];
+                        writer.write_record(head.iter().chain(&pair).chain(&tail))?;
+                    }
+                }
+                continue;
+            }
             if !self.args.rates {
                 let rate = [measured.firing_rate.to_string()];
                 writer.write_record(head.iter().chain(&rate).chain(&tail))?;

@@ -3,11 +3,13 @@
 pub mod bench;
 pub mod calibrate;
 pub mod check;
+mod confusion;
 pub mod data;
 pub mod dataset;
 pub mod eval;
 pub mod export;
 pub mod info;
+mod notes;
 mod numbers;
 pub mod profile;
 pub mod settings;

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
-use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ThresholdInit};
+use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
 use crate::training::checkpoint;
 use crate::training::run_folder::{BEST, CONFIG};
 use clap::{ArgAction, Args};
@@ -131,7 +131,19 @@ pub struct TrainingFlags {
     /// Highest learning rate.
     #[arg(long, value_name = "X", aliases = ["learning-rate", "learning_rate"])]
     lr: Option<f64>,
-    /// When the cosine of the learning rate goes down: between epochs, or after every step.
+    /// How the learning rate changes over the run.
+    #[arg(long, value_enum)]
+    schedule: Option<ScheduleKind>,
+    /// Shares of the run after which the learning rate is multiplied by gamma (multi-step), such as 0.5,0.75.
+    #[arg(long, value_name = "X,X,…", value_parser = parse_numbers)]
+    milestones: Option<Numbers>,
+    /// What the learning rate is multiplied by at each milestone (multi-step); 0.1 without this.
+    #[arg(long, value_name = "X")]
+    gamma: Option<f64>,
+    /// Share of the run after which the learning rate is highest (one-cycle); 0.3 without this.
+    #[arg(long, value_name = "X", alias = "peak_share")]
+    peak_share: Option<f64>,
+    /// When the learning rate goes down (cosine, multi-step): between epochs, or after every step.
     #[arg(long, value_enum, alias = "lr_decay")]
     lr_decay: Option<LrDecay>,
     /// Weight decay of every parameter.
@@ -170,6 +182,10 @@ pub struct TrainingFlags {
     /// Random horizontal flip; `--flip=false` turns it off.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     flip: Option<bool>,
+    /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
+    /// this the test split chooses it, so that its accuracy says too much.
+    #[arg(long, value_name = "X", alias = "val_share")]
+    val_share: Option<f64>,
 }
 
 /// A list in one argument: clap would add up the lists of a flag that is given twice, where the last one should win.
@@ -178,6 +194,13 @@ struct Sizes(Vec<usize>);
 
 fn parse_sizes(text: &str) -> std::result::Result<Sizes, std::num::ParseIntError> {
     text.split(',').map(str::parse).collect::<std::result::Result<_, _>>().map(Sizes)
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Numbers(Vec<f64>);
+
+fn parse_numbers(text: &str) -> std::result::Result<Numbers, std::num::ParseFloatError> {
+    text.split(',').map(str::parse).collect::<std::result::Result<_, _>>().map(Numbers)
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -17,10 +17,14 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::dataset;
+use super::notes::{head_note, lag_note, memory_note, rate_note, silence_note, single_note, thresholds_note, warmup_note};
 use super::settings::{self, NetworkFlags, TrainingFlags};
 use super::{DONE, FAILED, Global, Output, complain, say, stop};
 
 /// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
+///
+/// `best` is the highest accuracy of an epoch on the validation split (--val-share). Without one it is chosen on the test split, so it
+/// says more than the network can do.
 ///
 /// Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the
 /// same bits. A second one ends the program at once.
@@ -107,9 +111,8 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         None => training::begin(&mut run, &folder)?,
     }
     if !global.quiet {
-        if let Some(note) = memory_note(&run.config) {
-            complain(&note);
-        }
+        let notes = [memory_note(&run.config), warmup_note(&run), single_note(&run)];
+        notes.iter().flatten().for_each(|note| complain(note));
         complain(&headline(&run, folder.path(), plan.resume.as_deref()));
         if !run.chosen.is_empty() {
             complain(&threshold_table(&run.chosen));
@@ -129,64 +132,6 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     Ok(DONE)
 }
 
-/// What a user should know about the thresholds of a run that starts from the parameters in a file; nothing if all is as one expects.
-fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
-    let (file, config) = (path.display(), &run.config);
-    if config.neuron == NeuronKind::Relu || !run.chosen.is_empty() {
-        return Ok(None);
-    }
-    if !run.started.has_thresholds {
-        let note =
-            format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
-        return Ok(Some(note));
-    }
-    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
-    let theirs = recipes::trained(path, &text)?;
-    let unit = |config: &Config| if config.neuron == NeuronKind::Lif { (config.neuron, config.delta_t) } else { (config.neuron, 1.0) };
-    if unit(&theirs) == unit(config) {
-        return Ok(None);
-    }
-    let [ours, theirs] = [config, &theirs].map(|config| match config.neuron {
-        NeuronKind::Lif => format!("LIF neurons with delta-t {}", config.delta_t),
-        kind => format!("{} neurons", kind.name().to_uppercase()),
-    });
-    Ok(Some(format!("note: the thresholds in {file} are in units of {theirs}, this run has {ours}")))
-}
-
-/// Which parameters of the last layer start anew; nothing if none does.
-fn head_note(run: &Run) -> Option<String> {
-    let new = &run.started.new;
-    (!new.is_empty()).then(|| format!("note: the last layer starts anew for {} classes: {}", run.dataset.classes.len(), new.join(", ")))
-}
-
-/// What a user should know about LIF neurons that forget most of a sample, which training by representation suffers from.
-fn memory_note(config: &Config) -> Option<String> {
-    let Config { time_steps, tau, delta_t, .. } = *config;
-    let times_tau = time_steps as f64 * delta_t / tau;
-    (config.neuron == NeuronKind::Lif && times_tau > 3.0).then(|| {
-        format!(
-            "note: {time_steps} steps of delta-t {delta_t} last {times_tau:.1} tau, so neurons have forgotten the first when the last comes; \
-             --delta-t {}, with thresholds in proportion, lets all of them count (docs/thresholds.md)",
-            two_digits(tau / time_steps as f64)
-        )
-    })
-}
-
-/// What a user should know about a test accuracy far below that of training while the rate is above half of `highest`: at such rates
-/// the running statistics of batch norms, which only tests use, lag behind the weights.
-fn lag_note(metrics: &EpochMetrics, highest: f64) -> Option<String> {
-    (metrics.train_accuracy - metrics.test_accuracy > 0.2 && metrics.lr > 0.5 * highest).then(|| {
-        format!(
-            "note: epoch {}: test accuracy is {:.1} % and that of training {:.1} %: while the learning rate is high, running statistics of \
-             batch norms lag behind the weights; a test at a low rate tells more, and --lr-decay step ends a short run at one \
-             (docs/training.md)",
-            metrics.epoch,
-            100.0 * metrics.test_accuracy,
-            100.0 * metrics.train_accuracy
-        )
-    })
-}
-
 /// Runs the loop with a progress bar and a line an epoch.
 fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) -> Result<End> {
     let bar = progress_bar(global, run);
@@ -195,6 +140,9 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         let progress = &run.progress;
         let sums = &run.progress.sums;
         let (loss, accuracy) = (sums.loss / sums.seen as f64, sums.correct as f64 / sums.seen as f64);
+        if progress.iteration == 1 && !global.quiet {
+            bar.suspend(|| silence_note(run).iter().for_each(|note| complain(note)));
+        }
         bar.set_position(progress.step as u64);
         bar.set_prefix(format!("epoch {}/{}", progress.epoch + 1, run.config.epochs));
         bar.set_message(format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
@@ -261,6 +209,9 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     }
     let config = recipes::resolve(&trained, &wanted)?;
     trained.check_resume(&config)?;
+    if !global.quiet {
+        rate_note(&trained, &config).iter().for_each(|note| complain(note));
+    }
     Ok(Plan { config, out, resume: Some(source) })
 }
 
@@ -293,14 +244,12 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
         NeuronKind::Relu => format!("{} parameters, as an ANN with ReLU", parameters - run.network.layers.len()), // without thresholds
         kind => format!("{parameters} parameters, {} neurons, T = {}", kind.name().to_uppercase(), config.time_steps),
     };
-    format!(
-        "{} ({what}) on {} ({} + {} images), run folder {}{from}",
-        config.model_name(),
-        dataset.title(),
-        dataset.train.labels.len(),
-        dataset.test.labels.len(),
-        out.display()
-    )
+    let (train, test) = (dataset.train.len(), dataset.test.len());
+    let images = match &run.validation {
+        None => format!("{train} + {test} images"),
+        Some(held) => format!("{train} + {test} images, {} more held out for validation", held.test.len()),
+    };
+    format!("{} ({what}) on {} ({images}), run folder {}{from}", config.model_name(), dataset.title(), out.display())
 }
 
 /// What `--threshold-init auto` has chosen, a line a layer.
@@ -326,16 +275,18 @@ fn progress_bar(global: &Global, run: &Run) -> ProgressBar {
     bar
 }
 
-/// `epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10`
+/// `epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10`, with `val 84.9` before `test` if
+/// there is a validation split.
 fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     let seconds = left.as_secs();
     format!(
-        "epoch {}/{} lr {} loss {:.3} train {:.1} test {:.1} best {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
+        "epoch {}/{} lr {} loss {:.3} train {:.1}{} test {:.1} best {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
         metrics.epoch,
         metrics.epochs,
         two_digits(metrics.lr),
         metrics.train_loss,
         100.0 * metrics.train_accuracy,
+        metrics.val_accuracy.map_or(String::new(), |accuracy| format!(" val {:.1}", 100.0 * accuracy)),
         100.0 * metrics.test_accuracy,
         100.0 * metrics.best_accuracy,
         metrics.firing_rate,
@@ -347,8 +298,13 @@ fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
 }
 
 /// A number with two significant digits: 0.049, 0.1, 0.00012.
-fn two_digits(value: f64) -> String {
+pub(super) fn two_digits(value: f64) -> String {
     format!("{value:.1e}").parse().unwrap_or(value).to_string()
+}
+
+/// The split on which the best epoch is chosen.
+fn judge(run: &Run) -> &'static str {
+    if run.validation.is_some() { "validation" } else { "test" }
 }
 
 /// The final result on stdout.
@@ -357,9 +313,10 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
     let speeds: Vec<f64> = folder.metrics().iter().map(|m| m.images_per_second).filter(|speed| speed.is_finite()).collect();
     match global.output {
         Output::Json => {
-            let result = serde_json::json!({
+            let mut result = serde_json::json!({
                 "test_accuracy": end.test_accuracy,
                 "best_accuracy": end.best_accuracy,
+                "best_on": judge(run),
                 "test_loss": end.test_loss,
                 "epochs": run.progress.epoch,
                 "seconds": time.as_secs_f64(),
@@ -369,12 +326,18 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
                 "best_checkpoint": Some(folder.best()).filter(|path| path.exists()),
                 "seed": run.config.seed,
             });
+            if let (Some(loss), Some(accuracy)) = (end.val_loss, end.val_accuracy) {
+                result["val_loss"] = loss.into();
+                result["val_accuracy"] = accuracy.into();
+            }
             say(&result.to_string());
         }
         _ => say(&format!(
-            "test accuracy {:.1} (best {:.1}) after {} epochs in {:.0} s: {}",
+            "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epochs in {:.0} s: {}",
             100.0 * end.test_accuracy,
+            end.val_accuracy.map_or(String::new(), |accuracy| format!(", validation {:.1}", 100.0 * accuracy)),
             100.0 * end.best_accuracy,
+            judge(run),
             run.progress.epoch,
             time.as_secs_f64(),
             folder.last().display()
@@ -383,10 +346,10 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn metrics() -> EpochMetrics {
+    pub fn metrics() -> EpochMetrics {
         EpochMetrics {
             epoch: 12,
             epochs: 200,
@@ -395,6 +358,8 @@ mod tests {
             train_accuracy: 0.86149,
             test_loss: 1.0,
             test_accuracy: 0.852,
+            val_loss: None,
+            val_accuracy: None,
             best_accuracy: 0.8543,
             firing_rate: 0.0701,
             images_per_second: 1204.3,
@@ -413,18 +378,6 @@ mod tests {
         for (number, expected) in numbers {
             assert_eq!(two_digits(number), expected);
         }
-    }
-
-    #[test]
-    fn a_test_accuracy_that_lags_is_named_while_the_rate_is_high() {
-        // Test accuracy, training accuracy, rate of 0.05 at the most, and whether it is said.
-        let cases = [(0.497, 0.777, 0.05, true), (0.57, 0.777, 0.026, true), (0.58, 0.777, 0.05, false), (0.497, 0.777, 0.025, false)];
-        for (test_accuracy, train_accuracy, lr, is_said) in cases {
-            let metrics = EpochMetrics { test_accuracy, train_accuracy, lr, ..metrics() };
-            assert_eq!(lag_note(&metrics, 0.05).is_some(), is_said, "{test_accuracy} {train_accuracy} {lr}");
-        }
-        let note = lag_note(&EpochMetrics { test_accuracy: 0.497, train_accuracy: 0.777, lr: 0.05, ..metrics() }, 0.05).unwrap();
-        assert!(note.starts_with("note: epoch 12: test accuracy is 49.7 % and that of training 77.7 %"), "{note}");
     }
 
     #[test]

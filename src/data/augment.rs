@@ -71,6 +71,7 @@ impl Augment {
 pub(super) enum Purpose {
     Order = 0,
     Augment = 1,
+    HoldOut = 2,
 }
 
 /// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.

@@ -193,6 +193,14 @@ impl Events {
         self.path_of(self.parts[part as usize][index])
     }
 
+    /// The set without the training recordings that are `held` out, and one that is tested on these.
+    pub(super) fn hold_out(&self, held: &[bool]) -> (Events, Events) {
+        let [train, test] = &self.parts;
+        let part = |wanted: bool| train.iter().zip(held).filter(|(_, is_held)| **is_held == wanted).map(|(index, _)| *index).collect();
+        let rest = Events { parts: [part(false), test.clone()], ..self.clone() };
+        (rest, Events { parts: [Vec::new(), part(true)], ..self.clone() })
+    }
+
     /// Leaves out some recordings.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub struct Photos {
     classes: Vec<String>,
     /// Class and name of each photo, training and test.
     files: [Vec<(u32, OsString)>; 2],
+    /// Where they are, training and test.
+    folders: [&'static str; 2],
     /// Pictures of kinds that are not read, beside them.
     not_read: usize,
     /// How they are read.
@@ -101,7 +103,14 @@ impl Photos {
             })
         };
         let ((train, beside_train), (test, beside_test)) = (list(FOLDERS[0])?, list(FOLDERS[1])?);
-        Ok(Photos { root: root.to_path_buf(), classes, files: [train, test], not_read: beside_train + beside_test, reading })
+        Ok(Photos {
+            root: root.to_path_buf(),
+            classes,
+            files: [train, test],
+            folders: FOLDERS,
+            not_read: beside_train + beside_test,
+            reading,
+        })
     }
 
     /// What to know about pictures that are there and not read, if there are any.
@@ -127,7 +136,15 @@ impl Photos {
     /// Where a photo is.
     pub fn path(&self, part: Part, index: usize) -> PathBuf {
         let (label, name) = &self.files[part as usize][index];
-        self.root.join(FOLDERS[part as usize]).join(&self.classes[*label as usize]).join(name)
+        self.root.join(self.folders[part as usize]).join(&self.classes[*label as usize]).join(name)
+    }
+
+    /// The set without the training photos that are `held` out, and one that is tested on these.
+    pub(super) fn hold_out(&self, held: &[bool]) -> (Photos, Photos) {
+        let [train, test] = &self.files;
+        let part = |wanted: bool| train.iter().zip(held).filter(|(_, is_held)| **is_held == wanted).map(|(file, _)| file.clone()).collect();
+        let rest = Photos { files: [part(false), test.clone()], ..self.clone() };
+        (rest, Photos { files: [Vec::new(), part(true)], folders: [FOLDERS[0]; 2], ..self.clone() })
     }
 
     /// Leaves out some photos.
@@ -142,7 +159,7 @@ impl Photos {
             let mut counts = vec![0; self.classes.len()];
             self.files[part as usize].iter().for_each(|file| counts[file.0 as usize] += 1);
             if let Some(class) = counts.iter().position(|&count| count == 0) {
-                let folder = self.root.join(FOLDERS[part as usize]).join(&self.classes[class]);
+                let folder = self.root.join(self.folders[part as usize]).join(&self.classes[class]);
                 return Err(Error::file(folder, "has no photo that can be read; get them again"));
             }
         }

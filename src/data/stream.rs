@@ -150,6 +150,20 @@ impl Stream {
         }
     }
 
+    /// What is left to train on without the training samples that are `held` out, and these as the test split of a stream of their own.
+    pub(super) fn hold_out(&self, held: &[bool]) -> (Stream, Stream) {
+        match self {
+            Stream::Events(events) => {
+                let (rest, validation) = events.hold_out(held);
+                (Stream::Events(rest), Stream::Events(validation))
+            }
+            Stream::Photos(photos) => {
+                let (rest, validation) = photos.hold_out(held);
+                (Stream::Photos(rest), Stream::Photos(validation))
+            }
+        }
+    }
+
     /// Leaves out some samples, by their files.
     pub(super) fn remove(&mut self, paths: &HashSet<PathBuf>) -> Result<()> {
         match self {

@@ -88,6 +88,15 @@ impl Evaluation {
         counts
     }
 
+    /// How many samples of each class (rows) were taken for each class (columns).
+    pub fn confusion(&self) -> Vec<Vec<usize>> {
+        let mut matrix = vec![vec![0; self.classes]; self.classes];
+        for (index, &label) in self.labels.iter().enumerate() {
+            matrix[label as usize][self.prediction(index)] += 1;
+        }
+        matrix
+    }
+
     /// Firing rate over all neurons of `network`: spikes a neuron and time step.
     pub fn firing_rate(&self, network: &Network) -> f64 {
         let neurons = |layer: &crate::network::SpikingLayer| layer.neurons() as f64;

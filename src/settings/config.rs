@@ -5,75 +5,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
 use super::models::{self, Architecture};
 use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
-use crate::ops::optimizer::{Optimizer, Rule, Schedule};
-
-/// Neuron model by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum NeuronKind {
-    /// Integrate and fire.
-    If,
-    /// Leaky integrate and fire.
-    Lif,
-    /// No spikes: the same network as an ANN, the start of hybrid training.
-    Relu,
-}
-
-impl NeuronKind {
-    /// As on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            NeuronKind::If => "if",
-            NeuronKind::Lif => "lif",
-            NeuronKind::Relu => "relu",
-        }
-    }
-}
-
-/// Update rule by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// Stochastic gradient descent with momentum.
-    Sgd,
-    /// Adam.
-    Adam,
-}
-
-/// Where initial thresholds come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum ThresholdInit {
-    /// From the settings `vth`, `vth_pooled` and `vth_logits`.
-    Fixed,
-    /// From the currents of the first training samples, layer by layer.
-    Auto,
-}
-
-/// When the learning rate goes down by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LrDecay {
-    /// Between epochs: the last epoch still has a rate above 0, and the only one of a short run the full rate.
-    Epoch,
-    /// After every step, to almost 0 in the last one.
-    Step,
-}
-
-/// Mode of the weight gradient by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum GradientKind {
-    /// Of the mapping between representations: needs spike counts only.
-    Rate,
-    /// The full sum over time steps.
-    Unrolled,
-}
+use crate::ops::optimizer::{Optimizer, Rule, Schedule, Shape};
 
 /// Settings of a run. The defaults are the paper's for CIFAR-10 with IF neurons and T = 20.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,7 +70,19 @@ pub struct Config {
     pub eps: f64,
     /// Highest learning rate. Paper: 0.1 (CIFAR), 0.05 (T = 5, DVS-CIFAR10), 0.001 (ImageNet).
     pub lr: f64,
-    /// Whether the cosine of the learning rate goes down between epochs or after every step. Reference: epoch.
+    /// How the learning rate changes over the run. Reference: cosine.
+    #[serde(skip_serializing_if = "ScheduleKind::is_default")]
+    pub schedule: ScheduleKind,
+    /// Shares of a multi-step run after which its learning rate is multiplied by `gamma`, in rising order.
+    #[serde(skip_serializing_if = "are_usual")]
+    pub milestones: Vec<f64>,
+    /// What a multi-step schedule multiplies the learning rate by, above 0 and up to 1.
+    #[serde(skip_serializing_if = "is_usual_gamma")]
+    pub gamma: f64,
+    /// Share of a one-cycle run after which its learning rate is highest.
+    #[serde(skip_serializing_if = "is_usual_peak")]
+    pub peak_share: f64,
+    /// Whether a cosine or multi-step schedule goes down between epochs or after every step. Reference: epoch.
     pub lr_decay: LrDecay,
     /// Weight decay of every parameter, thresholds and batch norm included. Paper: 5e-4, 0 (ImageNet).
     pub weight_decay: f64,
@@ -148,6 +98,10 @@ pub struct Config {
     pub crop_pad: usize,
     /// Random horizontal flip. Paper: true (CIFAR, ImageNet), false (events).
     pub flip: bool,
+    /// Share of each class of the training split that is held out of it as a validation split, on which `best` is then chosen; without
+    /// this there is none, and the test split decides, as in the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_share: Option<f64>,
     /// Which recordings of DVS-CIFAR10 are tested on. Paper: dsr.
     pub event_split: EventSplit,
     /// Whether frames of events hold equally many events or take equally long. Paper: number.
@@ -201,6 +155,10 @@ impl Default for Config {
             betas: [0.9, 0.999],
             eps: 1e-8,
             lr: 0.1,
+            schedule: ScheduleKind::Cosine,
+            milestones: MILESTONES.to_vec(),
+            gamma: GAMMA,
+            peak_share: PEAK_SHARE,
             lr_decay: LrDecay::Epoch,
             weight_decay: 5e-4,
             warmup: 400,
@@ -209,6 +167,7 @@ impl Default for Config {
             dropout: 0.0,
             crop_pad: 4,
             flip: true,
+            val_share: None,
             event_split: EventSplit::Dsr,
             event_frames: FrameRule::Number,
             event_orientation: Orientation::Dsr,
@@ -224,6 +183,37 @@ impl Default for Config {
     }
 }
 
+/// Halves and quarters, as networks for CIFAR are often trained.
+const MILESTONES: [f64; 2] = [0.5, 0.75];
+/// PyTorch's.
+const GAMMA: f64 = 0.1;
+/// PyTorch's.
+const PEAK_SHARE: f64 = 0.3;
+
+// A setting that is younger than some checkpoint is written where it is not the usual one, so that the bytes of other runs stay.
+fn are_usual(milestones: &[f64]) -> bool {
+    milestones == MILESTONES
+}
+
+fn is_usual_gamma(gamma: &f64) -> bool {
+    *gamma == GAMMA
+}
+
+fn is_usual_peak(peak_share: &f64) -> bool {
+    *peak_share == PEAK_SHARE
+}
+
+/// A setting that is not written, as text.
+fn unwritten(key: &str) -> String {
+    match key {
+        "schedule" => "\"cosine\"".into(),
+        "milestones" => format!("{MILESTONES:?}"),
+        "gamma" => GAMMA.to_string(),
+        "peak_share" => PEAK_SHARE.to_string(),
+        _ => "nothing".into(),
+    }
+}
+
 /// Passes over the training split.
 const MAX_EPOCHS: usize = 1_000_000;
 /// Iterations of the warm-up.
@@ -235,8 +225,9 @@ const MAX_SIDE: usize = 4096;
 /// Threads: more than any machine has cores.
 pub const MAX_THREADS: usize = 1024;
 
-/// Settings that a resumed run may change: they are not part of what is computed up to the checkpoint.
-const FREE_ON_RESUME: [&str; 4] = ["epochs", "data_dir", "cache_dir", "threads"];
+/// Settings that a resumed run may change: they are not part of what is computed up to the checkpoint. With another `lr` the run is no
+/// longer a function of one configuration; `dsr train` says so.
+const FREE_ON_RESUME: [&str; 5] = ["epochs", "lr", "data_dir", "cache_dir", "threads"];
 
 impl Config {
     /// Refuses settings that no run can have.
@@ -280,6 +271,18 @@ impl Config {
         share("betas", self.betas[1])?;
         positive("eps", self.eps)?;
         positive("lr", self.lr)?;
+        let (milestones, is_multi_step) = (&self.milestones, self.schedule == ScheduleKind::MultiStep);
+        let inside = |value: f64| 0.0 < value && value < 1.0;
+        let rising = !milestones.is_empty() && milestones.iter().all(|&m| inside(m)) && milestones.is_sorted_by(|a, b| a < b);
+        require(rising, "milestones", format!("{milestones:?} are not rising shares of the run, such as 0.5,0.75"))?;
+        require(is_multi_step || are_usual(milestones), "milestones", "only --schedule multi-step has them".into())?;
+        require(0.0 < self.gamma && self.gamma <= 1.0, "gamma", format!("{} is not in 0 < gamma ≤ 1", self.gamma))?;
+        require(is_multi_step || self.gamma == GAMMA, "gamma", "only --schedule multi-step has it".into())?;
+        require(inside(self.peak_share), "peak-share", format!("{} is not in 0 < peak-share < 1", self.peak_share))?;
+        let has_peak = self.schedule == ScheduleKind::OneCycle || self.peak_share == PEAK_SHARE;
+        require(has_peak, "peak-share", "only --schedule one-cycle has it".into())?;
+        let held = self.val_share.is_none_or(inside);
+        require(held, "val-share", format!("{} is not in 0 < val-share < 1", self.val_share.unwrap_or_default()))?;
         at_least_0("weight-decay", self.weight_decay)?;
         at_most("warmup", self.warmup, MAX_WARMUP)?;
         count("epochs", self.epochs, MAX_EPOCHS)?;
@@ -363,9 +366,14 @@ impl Config {
         Optimizer::new(rule, self.weight_decay as f32, len)
     }
 
-    /// The learning-rate schedule.
-    pub fn schedule(&self) -> Schedule {
-        Schedule { lr: self.lr, epochs: self.epochs, warmup: self.warmup }
+    /// The learning-rate schedule of a run with so many steps an epoch.
+    pub fn schedule(&self, steps: usize) -> Schedule<'_> {
+        let shape = match self.schedule {
+            ScheduleKind::Cosine => Shape::Cosine,
+            ScheduleKind::MultiStep => Shape::MultiStep { milestones: &self.milestones, gamma: self.gamma },
+            ScheduleKind::OneCycle => Shape::OneCycle { peak_share: self.peak_share },
+        };
+        Schedule { shape, lr: self.lr, epochs: self.epochs, steps, warmup: self.warmup }
     }
 
     /// The weight-gradient mode of the engine.
@@ -420,8 +428,8 @@ impl Config {
         let (ours, theirs) = (self.to_table()?, wanted.to_table()?);
         let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
         let differs = |key: &&String| !FREE_ON_RESUME.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key);
-        let show = |value: Option<&toml::Value>| value.map_or("nothing".into(), toml::Value::to_string);
-        let list = |key: &String| format!("{} {} (asked for: {})", key.replace('_', "-"), show(ours.get(key)), show(theirs.get(key)));
+        let show = |table: &toml::Table, key: &str| table.get(key).map_or_else(|| unwritten(key), toml::Value::to_string);
+        let list = |key: &String| format!("{} {} (asked for: {})", key.replace('_', "-"), show(&ours, key), show(&theirs, key));
         let differences: Vec<String> = keys.into_iter().filter(differs).map(list).collect();
         if differences.is_empty() {
             return Ok(());

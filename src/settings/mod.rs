@@ -1,9 +1,11 @@
 //! What a run is: every hyper-parameter, the recipes that have a name, and the networks that have one.
 
 mod config;
+mod kinds;
 mod memory;
 pub mod models;
 pub mod recipes;
 
-pub use config::{Config, GradientKind, LrDecay, MAX_THREADS, NeuronKind, OptimizerKind, ThresholdInit};
+pub use config::{Config, MAX_THREADS};
+pub use kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
 pub use memory::Use;

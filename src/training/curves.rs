@@ -9,6 +9,7 @@ use crate::training::metrics::EpochMetrics;
 
 const TRAIN: RGBColor = RGBColor(0, 90, 181);
 const TEST: RGBColor = RGBColor(220, 100, 0);
+const VALIDATION: RGBColor = RGBColor(40, 150, 90);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 const AXIS: RGBColor = RGBColor(90, 90, 90);
 /// Up to this many epochs, every one gets a dot; more of them would run into a thick line.
@@ -38,12 +39,18 @@ fn draw(metrics: &[EpochMetrics], text: &mut String) -> Drawing {
     let area = SVGBackend::with_string(text, (1320, 420)).into_drawing_area();
     area.fill(&WHITE)?;
     let panels = area.split_evenly((1, 3));
-    let loss =
-        [Curve { label: "train", colour: TRAIN, value: |m| m.train_loss }, Curve { label: "test", colour: TEST, value: |m| m.test_loss }];
-    let accuracy = [
+    let mut loss = vec![
+        Curve { label: "train", colour: TRAIN, value: |m| m.train_loss },
+        Curve { label: "test", colour: TEST, value: |m| m.test_loss },
+    ];
+    let mut accuracy = vec![
         Curve { label: "train", colour: TRAIN, value: |m| 100.0 * m.train_accuracy },
         Curve { label: "test", colour: TEST, value: |m| 100.0 * m.test_accuracy },
     ];
+    if metrics.iter().any(|m| m.val_loss.is_some()) {
+        loss.push(Curve { label: "validation", colour: VALIDATION, value: |m| m.val_loss.unwrap_or(f64::NAN) });
+        accuracy.push(Curve { label: "validation", colour: VALIDATION, value: |m| 100.0 * m.val_accuracy.unwrap_or(f64::NAN) });
+    }
     let rate = [Curve { label: "all layers", colour: TRAIN, value: |m| m.firing_rate }];
     panel(&panels[0], metrics, "Loss", "cross-entropy", &loss, SeriesLabelPosition::UpperRight)?;
     panel(&panels[1], metrics, "Accuracy", "% of samples", &accuracy, SeriesLabelPosition::LowerRight)?;

@@ -24,7 +24,13 @@ pub struct EpochMetrics {
     /// Fraction of test samples classified right.
     #[serde(with = "float")]
     pub test_accuracy: f64,
-    /// Highest test accuracy so far.
+    /// Mean loss over the samples of the validation split, if there is one.
+    #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    /// Fraction of samples of the validation split classified right, if there is one.
+    #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
+    pub val_accuracy: Option<f64>,
+    /// Highest accuracy so far: on the validation split, or on the test split where there is none.
     #[serde(with = "float")]
     pub best_accuracy: f64,
     /// Spikes per neuron and time step.
@@ -125,6 +131,19 @@ pub(crate) mod float {
             Some(Written::Text(text)) if text == "inf" => Ok(f64::INFINITY),
             Some(Written::Text(text)) if text == "-inf" => Ok(f64::NEG_INFINITY),
             Some(Written::Text(text)) => Err(D::Error::custom(format!("{text:?} is not a number"))),
+        }
+    }
+
+    /// The same for a value that need not be there; one that is not there is left out.
+    pub(crate) mod maybe {
+        use serde::{Deserializer, Serializer};
+
+        pub fn serialize<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+            super::serialize(&value.unwrap_or(f64::NAN), serializer)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+            super::deserialize(deserializer).map(Some)
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod curves;
 pub mod metrics;
 pub mod run_folder;
 mod run_lock;
+pub mod step_losses;
 pub mod tensorboard;
 pub mod watch;
 
@@ -16,10 +17,10 @@ use std::time::{Duration, Instant};
 use self::checkpoint::{About, EpochSums, Progress, Started};
 use self::metrics::{EpochMetrics, LayerMetrics};
 use self::run_folder::RunFolder;
-use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
+use crate::data::{Augment, Batch, Dataset, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::evaluation::{Ties, evaluate};
+use crate::evaluation::{Evaluation, Ties, evaluate};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer};
 use crate::ops::optimizer::Optimizer;
 use crate::settings::{Config, LrDecay, ThresholdInit, Use};
@@ -28,8 +29,10 @@ use crate::settings::{Config, LrDecay, ThresholdInit, Use};
 pub struct Run {
     /// Settings.
     pub config: Config,
-    /// Data.
+    /// Data, without what is held out.
     pub dataset: Arc<Dataset>,
+    /// What is held out of the training split, as the test split of a set of its own; none without `val_share`.
+    pub validation: Option<Arc<Dataset>>,
     /// The network being trained.
     pub network: Network,
     /// Its optimiser.
@@ -86,6 +89,13 @@ pub const THRESHOLD_SAMPLES: usize = 32;
 /// what [`checkpoint::load_start`] finds wrong, and that of a sample that cannot be read.
 pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin) -> Result<Run> {
     config.check()?;
+    let (dataset, validation) = match config.val_share {
+        None => (dataset, None),
+        Some(share) => {
+            let (rest, held) = hold_out(Arc::unwrap_or_clone(dataset), share, config.seed)?;
+            (Arc::new(rest), Some(Arc::new(held)))
+        }
+    };
     check_batch(&dataset, config.batch)?;
     Augment { crop_pad: config.crop_pad, flip: config.flip }.check(dataset.shape)?;
     config.check_memory(Use::Train, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
@@ -105,7 +115,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
     }
     network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
-    Ok(Run { config, dataset, network, optimizer, progress, chosen, started })
+    Ok(Run { config, dataset, validation, network, optimizer, progress, chosen, started })
 }
 
 /// Chooses thresholds from the first training samples.
@@ -189,30 +199,33 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             if let Some(next) = &next {
                 run.network.stage(&samples(next), &next.labels)?;
             }
-            finish_step(run, &batch, folder)?;
+            let loss = finish_step(run, &batch, folder)?;
+            folder.step(run.progress.iteration, [run.progress.step, steps_per_epoch(run)], loss);
             (hooks.step)(run);
             steps += 1;
             if hooks.stop.load(Ordering::Relaxed) || hooks.stop_after.is_some_and(|n| steps >= n) {
                 save(run, folder, &folder.last())?;
+                folder.write_losses();
                 return Ok(End::Stopped);
             }
         }
         saved_first(batches.outcome(), run, folder)?;
         let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
         let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
-        let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !hooks.stop.load(Ordering::Relaxed);
-        let test = evaluate(&mut run.network, &run.dataset, run.config.batch, Ties::First, false, go_on);
-        let Some(test) = saved_first(test, run, folder)? else {
+        let measured = measure(run, hooks.stop);
+        let Some((validation, test)) = saved_first(measured, run, folder)? else {
             save(run, folder, &folder.last())?;
+            folder.write_losses();
             return Ok(End::Stopped);
         };
+        let judged = validation.as_ref().unwrap_or(&test).accuracy();
         run.network.synchronize(&mut run.optimizer)?; // a device has moved the thresholds
         let layers = layer_metrics(run);
         let warnings = watch::warnings(&run.config, &run.network, &layers);
         let lr = learning_rate(run, run.progress.step.saturating_sub(1), run.progress.iteration.saturating_sub(1));
         let progress = &mut run.progress;
-        let improved = epoch == 0 || test.accuracy() > progress.best_accuracy;
-        progress.best_accuracy = progress.best_accuracy.max(test.accuracy());
+        let improved = epoch == 0 || judged > progress.best_accuracy;
+        progress.best_accuracy = progress.best_accuracy.max(judged);
         let metrics = EpochMetrics {
             epoch: epoch + 1,
             epochs: run.config.epochs,
@@ -221,6 +234,8 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             train_accuracy: progress.sums.correct as f64 / progress.sums.seen as f64,
             test_loss: test.loss,
             test_accuracy: test.accuracy(),
+            val_loss: validation.as_ref().map(|validation| validation.loss),
+            val_accuracy: validation.as_ref().map(Evaluation::accuracy),
             best_accuracy: progress.best_accuracy,
             firing_rate: test.firing_rate(&run.network),
             images_per_second,
@@ -242,8 +257,23 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
     Ok(End::Done)
 }
 
+/// The network on the validation split, if there is one, and on the test split; nothing if `stop` says so.
+fn measure(run: &mut Run, stop: &AtomicBool) -> Result<Option<(Option<Evaluation>, Evaluation)>> {
+    let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !stop.load(Ordering::Relaxed);
+    let (network, batch) = (&mut run.network, run.config.batch);
+    let validation = match &run.validation {
+        None => None,
+        Some(held) => match evaluate(network, held, batch, Ties::First, false, go_on)? {
+            None => return Ok(None),
+            measured => measured,
+        },
+    };
+    let test = evaluate(network, &run.dataset, batch, Ties::First, false, go_on)?;
+    Ok(test.map(|test| (validation, test)))
+}
+
 /// What the steps of the epoch at work have measured of each layer.
-fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
+pub(crate) fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
     let sums = &run.progress.sums;
     let measured = |(layer, sum): (&SpikingLayer, &f64)| LayerMetrics {
         name: layer.name.clone(),
@@ -268,7 +298,7 @@ fn learning_rate(run: &Run, step: usize, iteration: u64) -> f64 {
         LrDecay::Epoch => 0.0,
         LrDecay::Step => step as f64 / steps_per_epoch(run) as f64,
     };
-    run.config.schedule().rate(run.progress.epoch as f64 + of_epoch, iteration as usize)
+    run.config.schedule(steps_per_epoch(run)).rate(run.progress.epoch as f64 + of_epoch, iteration as usize)
 }
 
 /// Forward, loss, backward, update.
@@ -279,8 +309,8 @@ fn begin_step(run: &mut Run, batch: &Batch) -> Result<()> {
     run.network.begin_step(&mut run.optimizer, lr as f32, &samples(batch), &batch.labels, mode)
 }
 
-/// Waits for the step and adds it to the epoch.
-fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
+/// Waits for the step, adds it to the epoch and gives its loss.
+fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<f64> {
     let step = run.network.finish_step(&mut run.optimizer)?;
     let progress = &mut run.progress;
     if let Some(place) = step.not_finite {
@@ -295,7 +325,7 @@ fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<()> {
     progress.sums.seen += batch.labels.len() as u64;
     progress.step += 1;
     progress.iteration += 1;
-    Ok(())
+    Ok(step.loss)
 }
 
 /// Seed of the dropout masks of one iteration.

@@ -13,6 +13,7 @@ use crate::network::ChosenThreshold;
 use crate::regular_file;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
 use crate::training::run_lock::{LOCK, Lock};
+use crate::training::step_losses::StepLosses;
 use crate::training::tensorboard::{self, EVENTS};
 use crate::training::{checkpoint, curves};
 
@@ -20,7 +21,7 @@ pub use crate::training::run_lock::Access;
 
 /// Newest checkpoint.
 pub const LAST: &str = "last.safetensors";
-/// Checkpoint of the highest test accuracy.
+/// Checkpoint of the highest accuracy: on the validation split, or on the test split where there is none.
 pub const BEST: &str = "best.safetensors";
 /// Resolved settings.
 pub const CONFIG: &str = "config.toml";
@@ -41,6 +42,7 @@ pub struct RunFolder {
     metrics: Vec<EpochMetrics>,
     /// TensorBoard's file of this process; none before the first epoch.
     events: Option<PathBuf>,
+    losses: StepLosses,
     lock: Lock,
     note: fn(&str),
 }
@@ -106,7 +108,8 @@ impl RunFolder {
         let lock = Lock::take(path, access)?;
         check_free(path)?; // somebody may have been quicker
         atomic_file::remove_leftovers(path);
-        Ok(RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, lock, note: access.note })
+        let losses = StepLosses::of_run(path);
+        Ok(RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, losses, lock, note: access.note })
     }
 
     /// Takes the first of `paths` that does not exist yet: of several processes that ask at once, each gets one of its own.
@@ -139,7 +142,8 @@ impl RunFolder {
         let lock = Lock::take(path, access)?;
         atomic_file::remove_leftovers(path);
         let metrics = read_jsonl(&path.join(JSONL));
-        Ok(RunFolder { path: path.to_path_buf(), metrics, events: None, lock, note: access.note })
+        let losses = StepLosses::of_run(path);
+        Ok(RunFolder { path: path.to_path_buf(), metrics, events: None, losses, lock, note: access.note })
     }
 
     /// Fails if another process has taken the folder with `--break-lock`.
@@ -205,7 +209,25 @@ impl RunFolder {
             _ => self.write_events(),
         };
         self.note_of(written);
+        self.write_losses();
         self.write_records()
+    }
+
+    /// Records the loss of a step in TensorBoard's files of steps, at most once a second: `iteration` steps of the run and `step` of
+    /// the `steps` of its epoch are done. What cannot be written costs a note.
+    pub fn step(&mut self, iteration: u64, [step, steps]: [usize; 2], loss: f64) {
+        self.losses.add(iteration, step, steps, loss);
+        if self.losses.is_due() {
+            self.write_losses();
+        }
+    }
+
+    /// Writes the losses of steps that are not written yet, unless another process has taken the folder.
+    pub fn write_losses(&mut self) {
+        if self.lock.check().is_ok() {
+            let written = self.losses.write();
+            self.note_of(written);
+        }
     }
 
     /// Whether the folder has its resolved settings.
@@ -283,9 +305,7 @@ impl RunFolder {
         for (metrics, end) in self.metrics.iter().zip(ends.iter().rev()) {
             bytes.extend(event(*end, metrics));
         }
-        // TensorBoard reads files in the order of their names.
-        let mut names = (now as u64..).map(|seconds| self.path.join(tensorboard::file_name(seconds)));
-        let path = names.find(|path| !path.exists()).unwrap_or_default();
+        let path = tensorboard::free_name(&self.path, now);
         atomic_file::write(&path, &bytes)?;
         self.events = Some(path);
         Ok(())
@@ -309,11 +329,12 @@ fn check_free(path: &Path) -> Result<()> {
 pub const GONE: &str = "holds records of a run, but neither last.safetensors nor best.safetensors: put one of them back";
 
 /// Seconds since 1970.
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-fn has_events(folder: &Path) -> Result<bool> {
+/// Whether there are TensorBoard's files in `folder`.
+pub(super) fn has_events(folder: &Path) -> Result<bool> {
     let mut entries = fs::read_dir(folder).map_err(Error::io(folder))?;
     Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(EVENTS.as_bytes()))))
 }
@@ -331,13 +352,15 @@ fn event(wall_time: f64, m: &EpochMetrics) -> Vec<u8> {
         ("images_per_second", m.images_per_second),
     ];
     let known = if m.images_per_second.is_nan() { &scalars[..7] } else { &scalars[..] };
+    let of_validation = [("loss/val", m.val_loss), ("accuracy/val", m.val_accuracy)];
+    let of_validation = of_validation.into_iter().filter_map(|(tag, value)| Some((tag, value? as f32)));
     let of_layer = |layer: &LayerMetrics| {
         let threshold = layer.threshold.map(|threshold| (format!("threshold/{}", layer.name), threshold));
         std::iter::once((format!("layer_rate/{}", layer.name), layer.firing_rate)).chain(threshold)
     };
     let of_layers: Vec<(String, f64)> = m.layers.iter().flat_map(of_layer).collect();
     let of_layers = of_layers.iter().map(|(tag, value)| (tag.as_str(), *value as f32));
-    let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).chain(of_layers).collect();
+    let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).chain(of_validation).chain(of_layers).collect();
     tensorboard::scalars_record(wall_time, m.epoch as u64, &scalars)
 }
 

@@ -4,7 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::atomic_file::refused;
 use crate::error::Result;
@@ -15,6 +15,12 @@ pub const EVENTS: &str = "events.out.tfevents.";
 /// Name that TensorBoard looks for, of a file begun at `unix_seconds`.
 pub fn file_name(unix_seconds: u64) -> String {
     format!("{EVENTS}{unix_seconds:010}.{}", host())
+}
+
+/// The first name in `folder` that is free, of a file begun at `unix_seconds`: TensorBoard reads files in the order of their names.
+pub fn free_name(folder: &Path, unix_seconds: f64) -> PathBuf {
+    let mut names = (unix_seconds as u64..).map(|seconds| folder.join(file_name(seconds)));
+    names.find(|path| !path.exists()).unwrap_or_default()
 }
 
 /// Name of this machine, made fit for a file name.

@@ -19,7 +19,7 @@ pub struct Progress {
     pub iteration: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Highest test accuracy so far, 0..=1.
+    /// Highest accuracy so far, 0..=1: on the validation split, or on the test split where there is none.
     #[serde(with = "float")]
     pub best_accuracy: f64,
     /// Sums over the finished steps of the epoch at work.

@@ -1,0 +1,52 @@
+//! A validation split: samples that are held out of the training split, a share of each class.
+
+use super::augment::{Purpose, below, generator};
+use super::{Dataset, Images, Split};
+use crate::error::{Error, Result};
+
+/// Takes `share` of each class, rounded, out of the training split: the set that is left to train on, and one whose test split are the
+/// samples held out, both in the order of the files. Each class keeps a sample to train on. Which ones are held out is a function of
+/// `seed`; the normalisation stays that of the whole training split, so that it is the same for every user of the set.
+///
+/// # Errors
+/// [`Error::Config`] naming `val-share` if that leaves nothing to validate on.
+pub fn hold_out(dataset: Dataset, share: f64, seed: u64) -> Result<(Dataset, Dataset)> {
+    let labels = &dataset.train.labels;
+    let mut held = vec![false; labels.len()];
+    let mut classes = vec![Vec::new(); dataset.classes.len()];
+    labels.iter().enumerate().for_each(|(index, &label)| classes[label as usize].push(index));
+    for (class, mut members) in (0..).zip(classes) {
+        let taken = ((share * members.len() as f64).round() as usize).min(members.len().saturating_sub(1));
+        let mut rng = generator(seed, Purpose::HoldOut, 0, class);
+        for place in 0..taken {
+            let other = place + below(&mut rng, (members.len() - place) as u64) as usize;
+            members.swap(place, other);
+            held[members[place]] = true;
+        }
+    }
+    if !held.contains(&true) {
+        let problem = format!("{share} of {} training samples of {} classes is none; give more", labels.len(), dataset.classes.len());
+        return Err(Error::config("val-share", problem));
+    }
+    let (stream, held_stream) = dataset.stream.as_ref().map(|stream| stream.hold_out(&held)).unzip();
+    let validation = Dataset {
+        train: Split { images: Images { shape: dataset.shape, pixels: Vec::new() }, labels: Vec::new() },
+        test: part(&dataset.train, &held, true),
+        stream: held_stream,
+        name: dataset.name.clone(),
+        classes: dataset.classes.clone(),
+        mean: dataset.mean.clone(),
+        std: dataset.std.clone(),
+        ..dataset
+    };
+    let train = part(&dataset.train, &held, false);
+    Ok((Dataset { train, stream, ..dataset }, validation))
+}
+
+/// The samples of `split` that are held out, or the others.
+fn part(split: &Split, held: &[bool], wanted: bool) -> Split {
+    let places = || (0..split.len()).filter(|&index| held[index] == wanted);
+    let is_streamed = split.images.is_empty();
+    let pixels = if is_streamed { Vec::new() } else { places().flat_map(|index| split.images.image(index)).copied().collect() };
+    Split { images: Images { shape: split.images.shape, pixels }, labels: places().map(|index| split.labels[index]).collect() }
+}

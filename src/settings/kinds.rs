@@ -1,0 +1,86 @@
+//! Settings that are one of a few names.
+
+use serde::{Deserialize, Serialize};
+
+/// Neuron model by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum NeuronKind {
+    /// Integrate and fire.
+    If,
+    /// Leaky integrate and fire.
+    Lif,
+    /// No spikes: the same network as an ANN, the start of hybrid training.
+    Relu,
+}
+
+impl NeuronKind {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            NeuronKind::If => "if",
+            NeuronKind::Lif => "lif",
+            NeuronKind::Relu => "relu",
+        }
+    }
+}
+
+/// Update rule by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum.
+    Sgd,
+    /// Adam.
+    Adam,
+}
+
+/// Where initial thresholds come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ThresholdInit {
+    /// From the settings `vth`, `vth_pooled` and `vth_logits`.
+    Fixed,
+    /// From the currents of the first training samples, layer by layer.
+    Auto,
+}
+
+/// How the learning rate changes over a run by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// A cosine from the highest rate down to zero.
+    #[default]
+    Cosine,
+    /// The highest rate, times `gamma` at each of `milestones`.
+    MultiStep,
+    /// Up to the highest rate and down again, after every step.
+    OneCycle,
+}
+
+impl ScheduleKind {
+    /// Whether it is the one that files do not name.
+    pub fn is_default(&self) -> bool {
+        *self == ScheduleKind::default()
+    }
+}
+
+/// When the learning rate goes down by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LrDecay {
+    /// Between epochs: the last epoch still has a rate above 0, and the only one of a short run the full rate.
+    Epoch,
+    /// After every step, to almost 0 in the last one.
+    Step,
+}
+
+/// Mode of the weight gradient by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GradientKind {
+    /// Of the mapping between representations: needs spike counts only.
+    Rate,
+    /// The full sum over time steps.
+    Unrolled,
+}
