@@ -95,7 +95,7 @@ fn a_finished_run_is_left_alone() {
     let folder = trained();
     let run = folder.path().join("run");
     let before = files(&run);
-    fails(folder.path(), "train --resume auto --out run --epochs 1", 2, &["epochs: 1: the checkpoint has 2 already"]);
+    fails(folder.path(), "train --resume auto --out run --epochs 1", 2, &["epochs: 1: the checkpoint has begun 2 already"]);
     assert!(files(&run) == before);
     for flags in ["", " --threads 1", " --cache-dir elsewhere"] {
         let (stdout, _) = ok(folder.path(), &format!("train --resume auto --out run --output json{flags}"));
@@ -128,6 +128,137 @@ fn another_folder_gets_both_checkpoints() {
     let result: Value = serde_json::from_str(stdout.trim()).unwrap();
     assert_eq!(result["best_checkpoint"], Value::Null);
     assert!(!folder.path().join("third/best.safetensors").exists());
+}
+
+/// An epoch that was begun is not left away.
+#[test]
+fn fewer_epochs_than_begun_are_refused() {
+    let folder = tempdir().unwrap();
+    let stopped = dsr(folder.path(), &format!("{TINY} --epochs 2 --out run --stop-after-steps 50"));
+    assert_eq!(stopped.status.code(), Some(1));
+    let before = files(&folder.path().join("run"));
+    fails(folder.path(), "train --resume auto --out run --epochs 1", 2, &["epochs: 1: the checkpoint has begun 2 already"]);
+    assert!(files(&folder.path().join("run")) == before);
+}
+
+/// A checkpoint that is no run's own goes on in a folder of its own only; a run is not taken back to its best checkpoint.
+#[test]
+fn a_checkpoint_from_elsewhere_needs_a_folder() {
+    let folder = trained();
+    let (at, own) = (folder.path(), folder.path().join("own"));
+    fs::create_dir(&own).unwrap();
+    fs::copy(at.join("run/best.safetensors"), own.join("my.safetensors")).unwrap();
+    for name in ["config.toml", "metrics.csv", "metrics.jsonl", "curves.svg", "last.safetensors", "best.safetensors"] {
+        fs::write(own.join(name), "mine").unwrap();
+    }
+    let before = files(&own);
+    for line in ["train --resume own/my.safetensors --epochs 3", "train --resume own/my.safetensors --out own --epochs 3"] {
+        fails(at, line, 1, &["own/my.safetensors: is not one of the checkpoints of a run folder", "--out"]);
+        assert!(files(&own) == before);
+    }
+    ok(at, "train --resume own/my.safetensors --epochs 3 --out new -q");
+
+    // Its best checkpoint is older than its last one: then going on from it would lose the last.
+    let steps = dsr(at, "train --resume auto --out run --epochs 9 --stop-after-steps 50");
+    assert_eq!(steps.status.code(), Some(1));
+    let before = files(&at.join("run"));
+    if fs::read(at.join("run/best.safetensors")).unwrap() != fs::read(at.join("run/last.safetensors")).unwrap() {
+        fails(at, "train --resume run/best.safetensors", 1, &["is further on in last.safetensors", "--out"]);
+        assert!(files(&at.join("run")) == before);
+    }
+}
+
+/// More epochs, and killed before the first of them is done: the checkpoint knows of them.
+#[test]
+fn what_a_resumed_run_is_to_be_is_kept() {
+    let folder = trained();
+    let stopped = dsr(folder.path(), "train --resume auto --out run --epochs 4 --stop-after-steps 1");
+    assert_eq!(stopped.status.code(), Some(1));
+    let (stdout, _) = ok(folder.path(), "train --resume auto --out run");
+    assert!(stdout.contains("after 4 epochs"), "{stdout}");
+}
+
+/// Files that other commands write are no runs that have just begun, nor is a folder with somebody's files beside a checkpoint.
+#[test]
+fn only_a_runs_own_first_checkpoint_may_be_replaced() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    ok(at, "train -d digits-8x8 --widths 4,8 --blocks 1,1 --neuron relu --epochs 1 -q --out ann");
+    fs::create_dir(at.join("cal")).unwrap();
+    ok(at, "calibrate --checkpoint ann --neuron if -T 2 --out cal/last.safetensors");
+    let before = files(&at.join("cal"));
+    fails(at, &format!("{TINY} --epochs 1 --out cal"), 1, &["cal: already holds a run"]);
+    assert!(files(&at.join("cal")) == before);
+
+    // A run that failed before its first step may be begun again, but not over a file that is not its own.
+    fails(at, &format!("{TINY} --epochs 1 --lr 1e30 --out first"), 1, &["not finite"]);
+    fs::write(at.join("first/notes.txt"), "mine").unwrap();
+    fails(at, &format!("{TINY} --epochs 1 --out first"), 1, &["already holds a run"]);
+    fs::remove_file(at.join("first/notes.txt")).unwrap();
+    ok(at, &format!("{TINY} --epochs 1 --out first"));
+}
+
+/// Without --out the newest run of that name goes on, whatever folders are missing or empty beside it.
+#[test]
+fn the_newest_run_goes_on() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    for _ in 0..3 {
+        let stopped = dsr(at, &format!("{TINY} --epochs 1 --stop-after-steps 5"));
+        assert_eq!(stopped.status.code(), Some(1));
+    }
+    let names = || {
+        let mut names: Vec<String> =
+            fs::read_dir(at.join("runs")).unwrap().map(|run| run.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let stem = names()[0].strip_suffix('1').unwrap().to_string();
+    fs::remove_dir_all(at.join(format!("runs/{stem}1"))).unwrap();
+    fs::create_dir(at.join(format!("runs/{stem}7"))).unwrap();
+    let (stdout, _) = ok(at, &format!("{TINY} --epochs 1 --resume auto --output json"));
+    let result: Value = serde_json::from_str(stdout.trim()).unwrap();
+    assert_eq!(result["checkpoint"], json!(format!("runs/{stem}3/last.safetensors")));
+    assert_eq!(names(), [2, 3, 7].map(|n| format!("{stem}{n}")));
+}
+
+/// The same line begins a run from given parameters and, later, goes on with it.
+#[test]
+fn a_line_with_init_from_can_be_queued_again() {
+    let folder = trained();
+    let line = "train -d digits-8x8 -T 2 --epochs 1 --init-from run --resume auto --out tuned";
+    let stopped = dsr(folder.path(), &format!("{line} --stop-after-steps 20"));
+    assert_eq!(stopped.status.code(), Some(1), "{}", String::from_utf8_lossy(&stopped.stderr));
+    let (_, stderr) = ok(folder.path(), line);
+    assert!(stderr.contains("continuing tuned/last.safetensors"), "{stderr}");
+    fails(folder.path(), "train --resume run/last.safetensors --init-from run --out x", 2, &["init-from", "leave --init-from away"]);
+}
+
+/// A run that lost its folder stops before it writes, also if the one that took it is done and gone by then.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_lost_the_folder_writes_nothing() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
+    command.current_dir(at).args(TINY.split(' ')).args(["--epochs", "100000", "--out", "run"]);
+    let loser = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    while !at.join("run/metrics.jsonl").exists() {
+        std::thread::yield_now();
+    }
+    let signal = |name: &str| assert!(std::process::Command::new("kill").args([name, &loser.id().to_string()]).status().unwrap().success());
+    signal("-STOP");
+    let taken = dsr(at, "train --resume auto --out run --break-lock -q --stop-after-steps 7");
+    assert_eq!(taken.status.code(), Some(1), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(!at.join("run/lock").exists(), "the winner is gone");
+    let won = files(&at.join("run"));
+    signal("-CONT");
+    let output = loser.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("run: its lock is gone") && stderr.contains("writes nothing more"), "{stderr}");
+    let kept = |files: &[(String, Vec<u8>)]| files.iter().filter(|file| !file.0.ends_with(".dsr-tmp")).cloned().collect::<Vec<_>>();
+    assert!(kept(&files(&at.join("run"))) == kept(&won), "the loser wrote");
 }
 
 #[cfg(target_os = "linux")]

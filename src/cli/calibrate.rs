@@ -112,7 +112,7 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
     let progress = Progress { seed: config.seed, ..Progress::default() };
     let (config_toml, data) = (config.without_machine().to_toml()?, dataset.card());
-    let about = About { config_toml: &config_toml, data: Some(&data) };
+    let about = About { config_toml: &config_toml, data: Some(&data), is_first: false };
     checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, about)?;
     if !global.quiet {
         notes(&layers).iter().for_each(|note| complain(note));
@@ -191,8 +191,8 @@ impl Shown<'_> {
             "machine": machine(),
             "config": self.config.to_table()?,
             "seed": self.config.seed,
-            "ann": self.ann,
-            "checkpoint": self.out,
+            "ann": self.ann.display().to_string(),
+            "checkpoint": self.out.display().to_string(),
             "quantile": self.args.quantile,
             "relative_error": RELATIVE_ERROR,
             "images": self.images,

@@ -219,7 +219,7 @@ impl Shown<'_> {
             "machine": machine(),
             "config": self.config.to_table()?,
             "device": self.network.device().to_string(),
-            "checkpoint": self.path,
+            "checkpoint": self.path.display().to_string(),
             "chosen_on": self.chosen_on(),
             "dataset": self.dataset.name,
             "model": self.config.model_name(),

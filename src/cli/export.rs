@@ -41,10 +41,12 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
     }
     let (config, card, network) = checkpoint::open(&path)?;
     let config_toml = config.to_toml()?;
-    checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card) })?;
+    checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card), is_first: false })?;
     let shown = out.display().to_string();
     match global.output {
-        Output::Json => say(&json!({ "exported": shown, "checkpoint": path, "norms_folded": args.fold_norms }).to_string()),
+        Output::Json => {
+            say(&json!({ "exported": shown, "checkpoint": path.display().to_string(), "norms_folded": args.fold_norms }).to_string())
+        }
         _ => {
             let weights = match config.neuron {
                 NeuronKind::Relu => "of an ANN".to_string(),

@@ -1,19 +1,24 @@
 //! Being told to stop: by Ctrl-C, by a batch system, by a terminal that goes away.
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Once};
 
 use crate::error::{Error, Result};
 
 /// Set by the first signal.
-pub static STOP: AtomicBool = AtomicBool::new(false);
+static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Default::default);
+
+/// What the first signal sets.
+pub fn flag() -> &'static AtomicBool {
+    &ASKED
+}
 
 /// Whether it was told to stop.
 pub fn is_asked() -> bool {
-    STOP.load(Ordering::Relaxed)
+    ASKED.load(Ordering::Relaxed)
 }
 
-/// From now on the first signal only sets [`STOP`], and is answered by "stopping after `what`"; the second one ends the process.
+/// From now on the first signal only sets [`flag`], and is answered by "stopping after `what`"; the second one ends the process.
 ///
 /// # Errors
 /// [`Error::Config`] if the system lets nobody catch signals.
@@ -29,14 +34,16 @@ fn listen(what: &'static str) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     use signal_hook::iterator::Signals;
 
-    // nohup has these ignored, and means it.
-    let wanted = [SIGINT, SIGTERM, SIGUSR1].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP));
+    // nohup has this one ignored, and means it.
+    let wanted: Vec<i32> = [SIGINT, SIGTERM, SIGUSR1].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP)).collect();
+    // The second one ends the process whatever its threads are waiting for, a terminal that takes no text among them.
+    for &signal in &wanted {
+        signal_hook::flag::register_conditional_shutdown(signal, i32::from(super::FAILED), ASKED.clone())?;
+        signal_hook::flag::register(signal, ASKED.clone())?;
+    }
     let mut signals = Signals::new(wanted)?;
     let answer = move || {
         for _ in signals.forever() {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(i32::from(super::FAILED));
-            }
             super::complain(&format!("stopping after {what}; once more to stop at once"));
         }
     };
@@ -47,18 +54,11 @@ fn listen(what: &'static str) -> std::io::Result<()> {
 fn listen(_what: &'static str) -> std::io::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
 
-    static ASKED: std::sync::LazyLock<std::sync::Arc<AtomicBool>> = std::sync::LazyLock::new(Default::default);
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(signal, i32::from(super::FAILED), ASKED.clone())?;
         signal_hook::flag::register(signal, ASKED.clone())?;
     }
-    let look = || {
-        loop {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            STOP.fetch_or(ASKED.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(look).map(drop)
+    Ok(())
 }
 
 /// Whether this process was started with a signal ignored.

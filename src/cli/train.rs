@@ -42,7 +42,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "auto|FILE", help_heading = "Run")]
     resume: Option<PathBuf>,
     /// Start from the parameters of a checkpoint or run folder: a network of spikes, an ANN, or PyTorch's state_dict.
-    #[arg(long, value_name = "FILE", conflicts_with = "resume", alias = "init_from", help_heading = "Run")]
+    #[arg(long, value_name = "FILE", alias = "init_from", help_heading = "Run")]
     init_from: Option<PathBuf>,
     /// With --init-from: start the last layer anew, for a data set with other classes.
     #[arg(long, requires = "init_from", alias = "new_head", help_heading = "Run")]
@@ -81,31 +81,40 @@ enum Out {
 /// One line that says what is wrong with settings, data, checkpoint or disk.
 pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let begin = Instant::now();
-    let plan = plan(global, &args)?;
+    let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
+    let mut plan = plan(global, &args)?;
+    // A run that goes on is taken before anything else is done, and its settings are read again: until now it was somebody else's.
+    let taken = match &plan.out {
+        Out::Same(path) => Some(RunFolder::resume(path, &access)?),
+        Out::New(_) | Out::FirstFree => None,
+    };
+    if taken.is_some() {
+        plan = self::plan(global, &args)?;
+    }
     super::use_threads(plan.config.threads)?;
     let device = global.open_device()?;
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
-    if args.init_from.is_some() {
+    if plan.resume.is_none() && args.init_from.is_some() {
         // A wrong file is told before a large data set is listed or converted.
         checkpoint::config(&init_from)?;
     }
     let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
-    let origin = match (&args.init_from, &plan.resume) {
-        (Some(_), _) => Origin::Parameters { path: &init_from, new_head: args.new_head },
-        (None, Some(_)) => Origin::Checkpoint,
+    let origin = match (&plan.resume, &args.init_from) {
+        (Some(_), _) => Origin::Checkpoint,
+        (None, Some(_)) => Origin::Parameters { path: &init_from, new_head: args.new_head },
         (None, None) => Origin::Seed,
     };
     let mut run = training::start(plan.config, dataset, &device, origin)?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
         thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
     }
-    stop::catch("this step")?;
-    let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
-    let mut folder = match &plan.out {
-        Out::New(path) => RunFolder::create(path, &access)?,
-        Out::FirstFree => RunFolder::create_first(run_folders(&run.config), &access)?,
-        Out::Same(path) => RunFolder::resume(path, &access)?,
+    let mut folder = match (taken, &plan.out) {
+        (Some(folder), _) => folder,
+        (None, Out::New(path)) => RunFolder::create(path, &access)?,
+        (None, _) => RunFolder::create_first(run_folders(&run.config), &access)?,
     };
+    // Before the first checkpoint there is nothing to keep: a signal ends the process.
+    stop::catch("this step")?;
     match &plan.resume {
         Some(path) => training::resume(&mut run, &mut folder, path)?,
         None => training::begin(&mut run, &folder)?,
@@ -124,7 +133,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let end = go(global, &args, &mut run, &mut folder)?;
     if end == End::Stopped {
         let (epoch, step, steps) = (run.progress.epoch + 1, run.progress.step, training::steps_per_epoch(&run));
-        let out = folder.path().display();
+        let out = quoted(folder.path());
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
     }
@@ -162,7 +171,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         }
         bar.reset();
     };
-    let hooks = Hooks { stop: &stop::STOP, stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
+    let hooks = Hooks { stop: stop::flag(), stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
     let end = training::train(run, folder, hooks);
     bar.finish_and_clear();
     end
@@ -175,17 +184,15 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let layers = settings::layers(global, flags)?;
     let source = match &args.resume {
         None => None,
-        Some(file) if file != Path::new("auto") => Some(file.clone()),
-        Some(_) => {
-            let folder = match &args.out {
-                Some(out) => Some(out.clone()),
-                None => {
-                    let config = settings::fresh(args.recipe.as_deref(), layers.clone())?;
-                    run_folders(&config).take_while(|folder| folder.exists()).last()
-                }
-            };
-            folder.map_or(Ok(None), |folder| automatic(global, &folder))?
+        Some(file) if file != Path::new("auto") && args.init_from.is_some() => {
+            let problem = format!("{} goes on with parameters of its own: leave --init-from away", file.display());
+            return Err(Error::config("init-from", problem));
         }
+        Some(file) if file != Path::new("auto") => Some(file.clone()),
+        Some(_) => match &args.out {
+            Some(out) => automatic(global, out)?,
+            None => newest(global, &settings::fresh(args.recipe.as_deref(), layers.clone())?)?,
+        },
     };
     let Some(source) = source else {
         let network = args.init_from.as_deref().map_or(Ok(toml::Table::new()), settings::network_of)?;
@@ -197,7 +204,10 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let folder = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
     let out = match &args.out {
         Some(out) if out.canonicalize().ok() != folder.canonicalize().ok() => Out::New(out.clone()),
-        _ => Out::Same(args.out.clone().unwrap_or(folder)),
+        _ => {
+            check_run_of(&source, &folder)?;
+            Out::Same(args.out.clone().unwrap_or(folder))
+        }
     };
     let mut trained = recipes::trained(&source, &text)?;
     if let Out::Same(folder) = &out {
@@ -213,6 +223,39 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
         rate_note(&trained, &config).iter().for_each(|note| complain(note));
     }
     Ok(Plan { config, out, resume: Some(source) })
+}
+
+/// Refuses to go on in a folder that is not that of the checkpoint's run, or whose run is further on.
+fn check_run_of(source: &Path, folder: &Path) -> Result<()> {
+    let elsewhere = "name a new folder with --out";
+    if !source.ends_with(LAST) && !source.ends_with(BEST) {
+        return Err(Error::file(source, format!("is not one of the checkpoints of a run folder, {LAST} or {BEST}: {elsewhere}")));
+    }
+    let last = folder.join(LAST);
+    if source.ends_with(BEST) && last.exists() {
+        let [best, last] = [source, &last].map(checkpoint::progress);
+        if last.map(|last| last.iteration)? > best?.iteration {
+            return Err(Error::file(source, format!("its run is further on in {LAST}, which would be lost: {elsewhere}")));
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint of the newest run with the name that a run of this configuration has; none if there is no such run.
+fn newest(global: &Global, config: &Config) -> Result<Option<PathBuf>> {
+    let Some(stem) = run_folders(config).next().and_then(|first| Some(first.to_str()?.strip_suffix('1')?.to_string())) else {
+        return Ok(None);
+    };
+    let entries = std::fs::read_dir("runs").into_iter().flatten().flatten().map(|entry| Path::new("runs").join(entry.file_name()));
+    let numbered = |path: PathBuf| Some((path.to_str()?.strip_prefix(&stem)?.parse::<u32>().ok()?, path));
+    let mut runs: Vec<(u32, PathBuf)> = entries.filter_map(numbered).collect();
+    runs.sort_by(|a, b| b.cmp(a));
+    for (_, folder) in runs {
+        if matches!(run_folder::standing(&folder), Ok(Standing::Run(_) | Standing::Begun)) {
+            return automatic(global, &folder);
+        }
+    }
+    Ok(None)
 }
 
 /// The checkpoint that `--resume auto` goes on from; none where a new run can begin.
@@ -234,6 +277,13 @@ fn automatic(global: &Global, folder: &Path) -> Result<Option<PathBuf>> {
 fn run_folders(config: &Config) -> impl Iterator<Item = PathBuf> {
     let stem = format!("{}-{}-{}-T{}", config.dataset, config.model_name(), config.neuron.name(), config.time_steps);
     (1..).map(move |n: u32| Path::new("runs").join(format!("{stem}-{n}")))
+}
+
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=@:,".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
@@ -322,8 +372,8 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
                 "seconds": time.as_secs_f64(),
                 "mean_firing_rate": end.firing_rate,
                 "images_per_second": speeds.iter().sum::<f64>() / speeds.len() as f64,
-                "checkpoint": folder.last(),
-                "best_checkpoint": Some(folder.best()).filter(|path| path.exists()),
+                "checkpoint": folder.last().display().to_string(),
+                "best_checkpoint": Some(folder.best()).filter(|path| path.exists()).map(|path| path.display().to_string()),
                 "seed": run.config.seed,
             });
             if let (Some(loss), Some(accuracy)) = (end.val_loss, end.val_accuracy) {

@@ -136,7 +136,7 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
 /// # Errors
 /// What the checkpoint and the run folder cannot write.
 pub fn begin(run: &mut Run, folder: &RunFolder) -> Result<()> {
-    save(run, folder, &folder.last())?;
+    write(run, folder, &folder.last(), true)?;
     folder.begin(&run.config.to_toml()?, &run.chosen)
 }
 
@@ -150,17 +150,19 @@ pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> 
     let progress = checkpoint::load(path, &mut run.network, Some(&mut run.optimizer))?
         .ok_or_else(|| Error::file(path, "holds parameters but no training state: start a new run with --init-from"))?;
     progress.check_run(path, run.config.seed, run.network.layers.len(), [run.dataset.train.labels.len(), run.config.batch])?;
-    if progress.epoch > run.config.epochs {
-        let problem = format!("{}: the checkpoint has {} already; give at least as many", run.config.epochs, progress.epoch);
-        return Err(Error::config("epochs", problem));
+    let (epochs, begun) = (run.config.epochs, progress.epoch + usize::from(progress.step > 0));
+    if begun > epochs {
+        return Err(Error::config("epochs", format!("{epochs}: the checkpoint has begun {begun} already; give at least as many")));
     }
     run.progress = progress;
-    let is_done = run.progress.epoch == run.config.epochs;
-    if !folder.best().exists() {
-        take_best(run, folder, path)?;
-    }
-    if !folder.last().exists() {
+    let is_done = run.progress.epoch == epochs;
+    // What `last` says of the run is true from here on: it is what the run goes on from if this process is killed.
+    let is_other = checkpoint::config(path)?.is_none_or(|text| run.config.without_machine().to_toml().is_ok_and(|ours| ours != text));
+    if !folder.last().exists() || (is_other && !is_done) {
         save(run, folder, &folder.last())?;
+    }
+    if !folder.best().exists() && run.progress.epoch > 0 {
+        take_best(run, folder, path)?;
     }
     let settings = if is_done && folder.has_settings() { None } else { Some(run.config.to_toml()?) };
     folder.restore(settings.as_deref(), &run.progress.metrics)
@@ -169,10 +171,18 @@ pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> 
 /// Brings the best checkpoint of the run in whose folder `path` lies, if it is that of this run.
 fn take_best(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
     let theirs = path.with_file_name(run_folder::BEST);
+    let history = |metrics: &[EpochMetrics]| metrics.iter().map(|m| (m.train_loss.to_bits(), m.test_loss.to_bits())).collect::<Vec<_>>();
     let is_ours = checkpoint::progress(&theirs).is_ok_and(|best| {
-        best.seed == run.progress.seed && best.best_accuracy == run.progress.best_accuracy && best.epoch <= run.progress.epoch
+        let Progress { seed, best_accuracy, metrics, .. } = &run.progress;
+        best.seed == *seed
+            && best.best_accuracy == *best_accuracy
+            && metrics.get(..best.epoch).is_some_and(|earlier| history(earlier) == history(&best.metrics))
     });
-    if is_ours && run.progress.epoch > 0 { folder.copy(&theirs, &folder.best()) } else { Ok(()) }
+    if is_ours && theirs != folder.best() {
+        return folder.copy(&theirs, &folder.best());
+    }
+    folder.note(&format!("{} is missing, and comes back when the accuracy improves", folder.best().display()));
+    Ok(())
 }
 
 /// Steps of one epoch; the last one may be smaller than the others.
@@ -337,20 +347,25 @@ fn dropout_seed(seed: u64, iteration: u64) -> u64 {
 /// Writes a checkpoint before an error ends the run: a file that cannot be read should not cost an epoch.
 fn saved_first<T>(result: Result<T>, run: &mut Run, folder: &RunFolder) -> Result<T> {
     if result.is_err() {
-        save(run, folder, &folder.last())?;
+        let _ = save(run, folder, &folder.last()); // the first error is the one to report
     }
     result
 }
 
 /// Writes a checkpoint, unless the last update left a value that is no number: the checkpoint before it is worth more.
 fn save(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()> {
-    folder.check_lock()?;
+    write(run, folder, path, false)
+}
+
+/// The same; says whether it is the first one of the run.
+fn write(run: &mut Run, folder: &RunFolder, path: &Path, is_first: bool) -> Result<()> {
     run.network.synchronize(&mut run.optimizer)?;
     if let Some(layer) = run.network.first_not_finite() {
         return Err(not_finite(run.progress.iteration, folder, layer));
     }
     let (config_toml, data) = (run.config.without_machine().to_toml()?, run.dataset.card());
-    let about = About { config_toml: &config_toml, data: Some(&data) };
+    let about = About { config_toml: &config_toml, data: Some(&data), is_first };
+    folder.check_lock()?;
     checkpoint::save(path, &run.network, &run.optimizer, &run.progress, about)
 }
 

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
 use crate::regular_file;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
-use crate::training::run_lock::{LOCK, Lock};
-use crate::training::step_losses::StepLosses;
+use crate::training::run_lock::{LOCK, Lock, is_lock};
+use crate::training::step_losses::{STEPS, StepLosses};
 use crate::training::tensorboard::{self, EVENTS};
 use crate::training::{checkpoint, curves};
 
@@ -81,10 +81,16 @@ pub fn standing(folder: &Path) -> Result<Standing> {
     }
     names.sort();
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    let is_recorded = has(BEST) || has(CSV) || has(JSONL) || names.iter().any(|name| name.starts_with(EVENTS));
+    let is_event = |name: &str| name.starts_with(EVENTS);
+    // What a killed process leaves, and what NFS keeps of files that are still open somewhere.
+    let is_leftover =
+        |name: &str| (name == LOCK && is_lock(&folder.join(LOCK))) || atomic_file::is_temporary(name) || name.starts_with(".nfs");
+    let is_ours =
+        |name: &str| [LAST, BEST, CONFIG, CSV, JSONL, THRESHOLDS, CURVES, STEPS].contains(&name) || is_event(name) || is_leftover(name);
+    let is_recorded = has(BEST) || has(CSV) || has(JSONL) || names.iter().any(|name| is_event(name));
     if has(LAST) {
         let path = folder.join(LAST);
-        let is_begun = !is_recorded && checkpoint::progress(&path).is_ok_and(|progress| progress.iteration == 0);
+        let is_begun = !is_recorded && names.iter().all(|name| is_ours(name)) && checkpoint::is_first(&path);
         return Ok(if is_begun { Standing::Begun } else { Standing::Run(path) });
     }
     if has(BEST) {
@@ -93,7 +99,7 @@ pub fn standing(folder: &Path) -> Result<Standing> {
     if is_recorded {
         return Ok(Standing::Records);
     }
-    let foreign = names.iter().find(|name| *name != LOCK && !atomic_file::is_temporary(name));
+    let foreign = names.iter().find(|name| !is_leftover(name));
     Ok(foreign.map_or(Standing::Free, |name| Standing::Foreign(folder.join(name))))
 }
 
@@ -122,7 +128,11 @@ impl RunFolder {
                 fs::create_dir_all(parent).map_err(|e| refused(parent, e))?;
             }
             match fs::create_dir(&path) {
-                Ok(()) => return Self::create(&path, access),
+                Ok(()) => {
+                    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                    atomic_file::sync_folder(parent).map_err(|e| refused(parent, e))?;
+                    return Self::create(&path, access);
+                }
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(refused(&path, e)),
             }
@@ -240,6 +250,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error`] with the path of the file that cannot be read or written.
     pub fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        self.check_lock()?;
         let mut source = regular_file::open(from)?;
         atomic_file::write_with(to, |mut out| std::io::copy(&mut source, &mut out).map(drop))
     }
@@ -266,6 +277,7 @@ impl RunFolder {
 
     /// Replaces a file, unless it holds these bytes already.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.check_lock()?;
         let path = self.path.join(name);
         if regular_file::read(&path, bytes.len() as u64).is_ok_and(|found| found == bytes) {
             return Ok(());
@@ -281,6 +293,11 @@ impl RunFolder {
         self.write(JSONL, &jsonl(&self.metrics).map_err(|e| Error::file(self.path.join(JSONL), e.to_string()))?)
     }
 
+    /// Tells the user.
+    pub fn note(&self, text: &str) {
+        (self.note)(&format!("note: {text}"));
+    }
+
     /// What is nice to have is no reason to stop.
     fn note_of(&self, written: Result<()>) {
         if let Err(error) = written {
@@ -290,6 +307,7 @@ impl RunFolder {
 
     /// Begins an event file that holds every epoch once, and tells a TensorBoard at work to forget what earlier files said of them.
     fn write_events(&mut self) -> Result<()> {
+        self.check_lock()?;
         let now = now();
         // Each epoch ended when the later ones had not yet begun.
         let mut ends: Vec<f64> = Vec::with_capacity(self.metrics.len());

@@ -63,25 +63,36 @@ impl Lock {
         if access.break_lock {
             fs::remove_file(&path).or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(refused(&path, e)) })?;
         }
+        let mut told = false;
         loop {
+            check_ours(&path)?;
             let mut file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
             let attempt = file_lock::attempt(&file).map_err(Error::io(&path))?;
             let Some(text) = read(&mut file, &path)? else { continue }; // given back just now: the name is another file's or nobody's
             let holder = Holder::of(&text);
-            match attempt {
+            let is_theirs = match attempt {
                 Attempt::Busy => return Err(in_use(folder, &holder, None)),
-                // Of this kernel, so the system's lock has spoken.
-                Attempt::Taken if holder.kernel == kernel() => {}
-                Attempt::Taken => wait_until_stale(folder, &path, &holder, access)?,
+                // Of this kernel, so the system's lock has spoken; or new, or emptied by a power cut.
+                Attempt::Taken => holder.kernel != kernel() && !holder.process.is_empty(),
                 Attempt::Unknown => {
-                    let folder_shown = folder.display();
-                    (access.note)(&format!(
-                        "note: the file system of {folder_shown} has no locks: only the age of its file {LOCK} keeps two runs apart there"
-                    ));
-                    wait_until_stale(folder, &path, &holder, access)?;
+                    if !told {
+                        let shown = folder.display();
+                        (access.note)(&format!(
+                            "note: the file system of {shown} has no locks: only the age of its file {LOCK} keeps two runs apart there"
+                        ));
+                        told = true;
+                    }
+                    !holder.process.is_empty()
                 }
+            };
+            if !is_theirs {
+                return Self::hold(path, file);
             }
-            return Self::hold(path, file);
+            wait_until_stale(folder, &path, &holder, access)?;
+            // A new file in the place of the stale one: a holder that was only asleep then finds that it has lost its lock.
+            if is_at(&file, &path).map_err(Error::io(&path))? {
+                fs::remove_file(&path).map_err(|e| refused(&path, e))?;
+            }
         }
     }
 
@@ -97,23 +108,34 @@ impl Lock {
         let (stop, stopped) = channel();
         let (mut own, beat_path, beat_text) = (file.try_clone().map_err(Error::io(&path))?, path.clone(), text.clone());
         let beats = thread::Builder::new().name("run lock".into()).spawn(move || beat(&mut own, &beat_path, &beat_text, &stopped));
-        let beats = beats.map_err(Error::io(&path))?;
+        let beats = beats.map_err(|e| {
+            let _ = fs::remove_file(&path); // nobody holds it
+            Error::file(&path, format!("the thread that touches it cannot be started ({e}): allow more threads or memory"))
+        })?;
         Ok(Lock { path, text, _file: file, stop: Some(stop), beats: Some(beats) })
     }
 
-    /// Fails if another process has taken the folder since.
+    /// Fails unless the lock at its path is still this process's: another one may have taken the folder, or somebody may have removed or
+    /// renamed it.
     ///
     /// # Errors
-    /// [`Error::File`] naming it.
+    /// [`Error::File`] naming who has it, if anybody; [`Error::Io`] if the lock cannot be read.
     pub fn check(&self) -> Result<()> {
-        let Ok(text) = fs::read_to_string(&self.path) else { return Ok(()) }; // a lock that somebody removed is taken by nobody
-        if text == self.text || text.is_empty() {
+        let found = match fs::read(&self.path) {
+            Ok(found) => found,
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Vec::new(),
+            Err(e) => return Err(Error::io(&self.path)(e)),
+        };
+        if found == self.text.as_bytes() {
             return Ok(());
         }
-        let Holder { process, machine, .. } = Holder::of(&text);
-        let problem =
-            format!("was taken over by process {process} on {machine} (--break-lock): this run ends here and writes nothing more");
-        Err(Error::file(self.path.parent().unwrap_or(Path::new(".")), problem))
+        let Holder { process, machine, .. } = Holder::of(&String::from_utf8_lossy(&found));
+        let who = if process.is_empty() {
+            "its lock is gone: another process took the folder, or it was renamed or removed".to_string()
+        } else {
+            format!("was taken over by process {process} on {machine} (--break-lock)")
+        };
+        Err(Error::file(self.path.parent().unwrap_or(Path::new(".")), format!("{who}; this run ends here and writes nothing more")))
     }
 }
 
@@ -140,7 +162,28 @@ fn beat(file: &mut File, path: &Path, text: &str, stopped: &Receiver<()>) {
 
 fn write(file: &mut File, text: &str) -> io::Result<()> {
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(text.as_bytes())
+    file.write_all(text.as_bytes())?;
+    file.sync_data() // on a network, others see it now
+}
+
+/// Refuses a file of somebody else that happens to have the name of a lock.
+fn check_ours(path: &Path) -> Result<()> {
+    if is_lock(path) {
+        return Ok(());
+    }
+    Err(Error::file(path, "is no lock of dsr: move it away, or choose another --out"))
+}
+
+/// Whether a file is a lock, or not there, or empty as a power cut leaves it.
+pub fn is_lock(path: &Path) -> bool {
+    let Ok(found) = fs::symlink_metadata(path) else { return true };
+    if !found.is_file() || found.len() > 1000 {
+        return !found.is_file() && !found.is_symlink() && !found.is_dir(); // what else it is, opening it will say
+    }
+    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == '\0').filter(|word| !word.is_empty()).collect();
+    let is_number = |word: &&&str| word.parse::<u128>().is_ok();
+    words.is_empty() || (words.len() == 4 && words.iter().step_by(3).all(|word| is_number(&word)))
 }
 
 /// What the lock file says; none if `file` is no longer the one at `path`.
@@ -179,7 +222,8 @@ struct Holder {
 
 impl Holder {
     fn of(text: &str) -> Holder {
-        let mut words = text.split_whitespace().map(|word| word.escape_debug().to_string());
+        let words = text.split(|c: char| c.is_whitespace() || c == '\0').filter(|word| !word.is_empty());
+        let mut words = words.map(|word| word.escape_debug().to_string());
         let mut next = || words.next().unwrap_or_default();
         Holder { process: next(), machine: next(), kernel: next() }
     }
@@ -187,9 +231,6 @@ impl Holder {
 
 /// Waits until the lock of another machine has not been touched for [`STALE`].
 fn wait_until_stale(folder: &Path, path: &Path, holder: &Holder, access: &Access) -> Result<()> {
-    if holder.process.is_empty() {
-        return Ok(()); // new, or emptied by a power cut
-    }
     let touched = || fs::metadata(path).and_then(|metadata| metadata.modified());
     let first = touched().map_err(Error::io(path))?;
     let (mut told, begin) = (false, Instant::now());
@@ -232,6 +273,9 @@ fn now_there(folder: &Path) -> Result<SystemTime> {
 fn in_use(folder: &Path, holder: &Holder, age: Option<Duration>) -> Error {
     let who = match (holder.process.as_str(), age) {
         ("", _) => "another process".into(),
+        (process, None) if holder.kernel != kernel() => {
+            format!("another process, which waits for the lock of process {process} on {} to grow old", holder.machine)
+        }
         (process, None) => format!("process {process} on {}", holder.machine),
         (process, Some(age)) => format!("process {process} on {}, which was there {} s ago", holder.machine, age.as_secs()),
     };
@@ -269,11 +313,9 @@ mod tests {
     #[test]
     fn the_system_decides_among_its_own() {
         let (me, here) = (std::process::id(), kernel());
-        for text in [String::new(), "\u{0}\u{fffd}".into(), format!("{me} {} {here} 1\n", host()), format!("1 elsewhere {here}")] {
+        for text in [String::new(), "\u{0}\u{0}".into(), format!("{me} {} {here} 1\n", host()), format!("1 elsewhere {here} 5")] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(LOCK), &text).unwrap();
-            let held = if text.contains('\u{0}') { set_age(folder.path(), STALE) } else { Ok(()) };
-            held.unwrap();
             drop(take(folder.path()).unwrap_or_else(|e| panic!("{text:?}: {e}")));
         }
     }
@@ -321,9 +363,35 @@ mod tests {
         let second = Lock::take(folder.path(), &Access { break_lock: true, ..Access::default() }).unwrap();
         let error = first.check().unwrap_err().to_string();
         assert!(error.contains("was taken over by process") && error.contains("writes nothing more"), "{error}");
+        // The winner may be done before the loser looks.
+        drop(second);
+        let error = first.check().unwrap_err().to_string();
+        assert!(error.contains("its lock is gone") && error.contains("writes nothing more"), "{error}");
+        let third = take(folder.path()).unwrap();
         drop(first);
-        second.check().unwrap();
+        third.check().unwrap();
         assert!(folder.path().join(LOCK).exists(), "the new holder's lock was removed");
+    }
+
+    /// A file or link of somebody else that is called `lock` stays what it is.
+    #[test]
+    fn only_locks_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, own) = (folder.path().join(LOCK), folder.path().join("own"));
+        for text in ["my secret\n", "1 2 3 x", "4 words that are none", &"5 ".repeat(600)] {
+            fs::write(&path, text).unwrap();
+            let error = take(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("is no lock of dsr"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&own, "mine").unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(&own, &path).unwrap();
+            assert!(take(folder.path()).unwrap_err().to_string().contains("is no lock of dsr"));
+        }
+        assert_eq!(fs::read_to_string(&own).unwrap(), "mine");
     }
 
     #[test]

@@ -17,10 +17,14 @@ pub fn file_name(unix_seconds: u64) -> String {
     format!("{EVENTS}{unix_seconds:010}.{}", host())
 }
 
-/// The first name in `folder` that is free, of a file begun at `unix_seconds`: TensorBoard reads files in the order of their names.
+/// A name for a new event file in `folder`, begun at `unix_seconds`. TensorBoard reads files in the order of their names, so it comes
+/// after all others there, also if the clock was set back.
 pub fn free_name(folder: &Path, unix_seconds: f64) -> PathBuf {
-    let mut names = (unix_seconds as u64..).map(|seconds| folder.join(file_name(seconds)));
-    names.find(|path| !path.exists()).unwrap_or_default()
+    let seconds_of = |name: &str| name.strip_prefix(EVENTS)?.split('.').next()?.parse::<u64>().ok();
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let last = names.filter_map(|name| seconds_of(&name)).max();
+    let seconds = last.map_or(0, |last| last.saturating_add(1)).max(unix_seconds as u64);
+    folder.join(file_name(seconds))
 }
 
 /// Name of this machine, made fit for a file name.

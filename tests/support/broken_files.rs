@@ -15,8 +15,14 @@ pub fn checkpoint_with(path: &Path, settings: &str) {
     let config: Config = toml::from_str(TINY).unwrap();
     let config = Config { model: "preact-resnet".into(), ..config };
     let network = config.network([8, 8, 1], 10).unwrap();
-    checkpoint::save(path, &network, &config.optimizer(network.len()), &Progress::default(), About { config_toml: settings, data: None })
-        .unwrap();
+    checkpoint::save(
+        path,
+        &network,
+        &config.optimizer(network.len()),
+        &Progress::default(),
+        About { config_toml: settings, ..About::default() },
+    )
+    .unwrap();
 }
 
 /// A pipe that nobody writes into.

@@ -32,7 +32,7 @@ use crate::ops::optimizer::{Optimizer, Rule};
 use crate::training::metrics::EpochMetrics;
 pub use export::export;
 pub use progress::{EpochSums, Progress};
-pub use read::{Started, config, data, load, load_start, open, progress};
+pub use read::{Started, config, data, is_first, load, load_start, open, progress};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;
@@ -43,6 +43,9 @@ struct OptimizerState {
     rule: Rule,
     steps: u64,
 }
+
+/// Metadata of the first checkpoint of a run only.
+const FIRST: &str = "first";
 
 /// Name of the checksum in the metadata.
 const CHECKSUM: &str = "crc32c";
@@ -118,6 +121,8 @@ pub struct About<'a> {
     pub config_toml: &'a str,
     /// The data it was trained on: sizes, names of the classes, normalisation.
     pub data: Option<&'a DataCard>,
+    /// Whether it is the first checkpoint of a run, of which nothing is lost if another run begins in its place.
+    pub is_first: bool,
 }
 
 /// Writes a checkpoint, tensor by tensor, in place of an older one.
@@ -152,6 +157,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
         ("progress", &progress),
         ("optimizer", &state),
         ("data", &data),
+        (FIRST, if about.is_first { "true" } else { "" }),
         (CHECKSUM, &checksum),
     ];
     let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::header::{Opened, Tensors};
-use super::{CHECKSUM, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
+use super::{CHECKSUM, FIRST, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -169,6 +169,11 @@ pub fn open(path: &Path) -> Result<(Config, DataCard, Network)> {
     let mut network = config.network(card.shape, card.classes.len())?;
     load(path, &mut network, None)?;
     Ok((config, card, network))
+}
+
+/// Whether a file is the first checkpoint of a run that has not taken a step.
+pub fn is_first(path: &Path) -> bool {
+    Opened::open(path).is_ok_and(|opened| opened.meta(FIRST).is_some()) && progress(path).is_ok_and(|progress| progress.iteration == 0)
 }
 
 /// How far the run of a checkpoint was, without its tensors.
