@@ -76,7 +76,7 @@ fn training_leaves_a_run_folder_and_a_line_an_epoch() {
     names.sort();
     let events = names.iter().position(|name| name.starts_with("events.out.tfevents")).unwrap();
     names.remove(events);
-    assert_eq!(names, ["best.safetensors", "config.toml", "curves.svg", "last.safetensors", "metrics.csv", "metrics.jsonl"]);
+    assert_eq!(names, ["best.safetensors", "config.toml", "curves.svg", "last.safetensors", "metrics.csv", "metrics.jsonl", "steps"]);
     assert_eq!(fs::read_to_string(run.join("metrics.csv")).unwrap().lines().count(), 3);
     let config = fs::read_to_string(run.join("config.toml")).unwrap();
     assert!(config.contains("widths = [4, 8]") && config.contains("time_steps = 2") && config.contains("vth = 2.0"), "{config}");
@@ -136,7 +136,7 @@ fn eval_prints_a_table_and_writes_predictions() {
     ok(folder.path(), TINY);
     let stdout = ok(folder.path(), "eval --per-class --rates --predictions out.csv");
     for words in [
-        "best.safetensors: preact-resnet-4-8 on digits-8x8, 360 test images",
+        "best.safetensors (chosen on the test split): preact-resnet-4-8 on digits-8x8, 360 test images",
         "top-5",
         "layer2.0.relu1",
         "correct",

@@ -19,6 +19,7 @@ fn ties_go_to_the_class_of_lower_number() {
     assert_eq!([1, 2, 3].map(|k| evaluation.correct(k)), [2, 3, 4]);
     assert_eq!(evaluation.accuracy(), 0.5);
     assert_eq!(evaluation.per_class(), [[1, 1], [1, 0], [2, 1]]);
+    assert_eq!(evaluation.confusion(), [[1, 0, 0], [1, 0, 0], [1, 0, 1]]);
     assert_eq!(evaluation.ties(), 3);
     assert_eq!(first_largest(&[f32::NAN, 1.0]), 0, "NaN loses to nothing, and is no panic");
 }

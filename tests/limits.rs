@@ -128,7 +128,7 @@ fn numbers_end_at_their_bounds_wherever_they_come_from() {
             "profile --config huge.toml".into(),
             "bench throughput --config huge.toml".into(),
             "eval --checkpoint huge.safetensors".into(),
-            "train --resume huge.safetensors".into(),
+            "train --resume huge.safetensors --out new".into(),
             "bench decision --checkpoint huge.safetensors".into(),
         ];
         lines.iter().for_each(|line| refused(at, line, 2, &[&problem]));

@@ -141,3 +141,41 @@ fn schedule_warms_up_linearly_and_falls_like_a_cosine() {
     let without = Schedule { warmup: 0, ..schedule };
     assert_eq!(without.rate(0.0, 0), 0.1);
 }
+
+/// Values by the formulas of PyTorch 2's `MultiStepLR` and `OneCycleLR` (cosine, two phases, `div_factor` 25, `final_div_factor` 1e4),
+/// computed outside of Rust.
+#[test]
+fn schedules_by_name_are_those_of_pytorch() {
+    let multi_step =
+        |milestones| Schedule { shape: Shape::MultiStep { milestones, gamma: 0.1 }, lr: 0.1, epochs: 100, steps: 7, warmup: 0 };
+    for (epochs, rate) in [(0.0, 0.1), (54.0, 0.1), (54.9, 0.1), (55.0, 0.01), (74.0, 0.01), (75.0, 0.001), (99.0, 0.001)] {
+        assert_relative_eq!(multi_step(&[0.55, 0.75]).rate(epochs, 1), rate, max_relative = 1e-12);
+    }
+    // 0.57 · 100 is a little less than 57 in floating point, 0.55 · 100 a little more than 55: both are reached on the epoch.
+    assert_eq!([56.0, 57.0].map(|epochs| multi_step(&[0.57]).rate(epochs, 1) < 0.05), [false, true]);
+    let one_cycle = |lr, peak_share, steps| Schedule { shape: Shape::OneCycle { peak_share }, lr, epochs: 2, steps, warmup: 0 };
+    let of_40 = [
+        (0, 0.004_000_000_000_000_003_6),
+        (1, 0.005_944_337_266_504_118),
+        (5, 0.045_168_887_762_882_31),
+        (11, 0.1),
+        (12, 0.099_685_611_752_220_17),
+        (20, 0.076_601_697_419_351_54),
+        (38, 0.000_314_788_247_779_848_5),
+        (39, 4e-7),
+    ];
+    for (iteration, rate) in of_40 {
+        assert_relative_eq!(one_cycle(0.1, 0.3, 20).rate(0.0, iteration), rate, max_relative = 1e-9);
+    }
+    let of_10 =
+        [0.02, 0.38, 0.494_536_922_035_850_7, 0.452_254_439_576_742_5, 0.375_000_5, 0.276_133_011_288_450_14, 0.172_747_060_423_257_55];
+    for (iteration, rate) in of_10.into_iter().enumerate() {
+        assert_relative_eq!(one_cycle(0.5, 0.25, 5).rate(0.0, iteration), rate, max_relative = 1e-9);
+    }
+    // A run too short for a way up has a rate all the same.
+    for iteration in 0..2 {
+        assert!(one_cycle(0.5, 0.5, 1).rate(0.0, iteration).is_finite(), "{iteration}");
+    }
+    let warm = Schedule { warmup: 10, ..one_cycle(0.1, 0.3, 20) };
+    assert_relative_eq!(warm.rate(0.0, 1), 0.2 * 0.005_944_337_266_504_118, max_relative = 1e-9);
+}

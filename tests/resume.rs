@@ -63,7 +63,7 @@ fn the_folder_decides_what_is_trained() {
     ok(folder.path(), &format!("{TINY} --epochs 1 --lr 0.02 --threshold-init auto --out whole -q"));
     let stopped = dsr(folder.path(), &format!("{TINY} --epochs 1 --lr 0.02 --threshold-init auto --out run --stop-after-steps 1"));
     assert_eq!(stopped.status.code(), Some(1));
-    fails(folder.path(), "train --resume auto --out run --lr 0.1", 2, &["lr 0.02 (asked for: 0.1)"]);
+    fails(folder.path(), "train --resume auto --out run --momentum 0.5", 2, &["momentum 0.9 (asked for: 0.5)"]);
     ok(folder.path(), "train --resume auto --out run -q");
     let last = |run: &str| fs::read(folder.path().join(run).join("last.safetensors")).unwrap();
     assert!(last("run") == last("whole"));

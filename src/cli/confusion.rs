@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+/// Above the names of the true classes, before the numbers of the predicted ones.
+const HEAD: &str = "true\\predicted";
 /// Most classes that the text shows as a table.
 const TABLE: usize = 20;
 /// Pairs of classes that it shows of more.
@@ -16,10 +18,10 @@ pub fn text(out: &mut String, classes: &[String], matrix: &[Vec<usize>]) -> std:
 }
 
 fn table(out: &mut String, classes: &[String], matrix: &[Vec<usize>]) -> std::fmt::Result {
-    let name = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(13);
+    let name = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).max(HEAD.len());
     let most = matrix.iter().flatten().copied().max().unwrap_or(0).max(classes.len());
     let cell = most.to_string().len() + 2;
-    write!(out, "{:>3} {:name$}", "", "true\\predicted")?;
+    write!(out, "{:>3} {:name$}", "", HEAD)?;
     (0..classes.len()).try_for_each(|class| write!(out, "{class:>cell$}"))?;
     for (class, (label, row)) in classes.iter().zip(matrix).enumerate() {
         write!(out, "\n{class:>3} {label:name$}")?;
@@ -55,8 +57,8 @@ mod tests {
             out
         };
         let names = ["cat".to_string(), "dog".to_string()];
-        let expected = "    true\\predicted  0  1\n  0 cat              5  1\n  1 dog              0  6\n";
-        assert_eq!(shown(&names, &[vec![5, 1], vec![0, 6]]).replace("  1\n  0", "  1\n  0"), expected);
+        let expected = "    true\\predicted  0  1\n  0 cat             5  1\n  1 dog             0  6\n";
+        assert_eq!(shown(&names, &[vec![5, 1], vec![0, 6]]), expected);
         let names: Vec<String> = (0..21).map(|class| format!("c{class}")).collect();
         let mut matrix = vec![vec![0; 21]; 21];
         (matrix[3][3], matrix[3][20], matrix[7][2], matrix[1][0]) = (2, 2, 3, 2);

@@ -11,6 +11,7 @@ pub mod export;
 pub mod info;
 mod notes;
 mod numbers;
+mod plan;
 pub mod profile;
 pub mod settings;
 mod stop;

@@ -74,7 +74,10 @@ pub fn warmup_note(run: &Run) -> Option<String> {
     let (warmup, steps) = (run.config.warmup, run.config.epochs.saturating_mul(training::steps_per_epoch(run)));
     (warmup > steps).then(|| {
         let share = 100.0 * steps as f64 / warmup as f64;
-        format!("note: the warm-up of {warmup} steps is longer than the run of {steps}: the learning rate ends at {share:.0} % of what it would be; lower --warmup")
+        format!(
+            "note: the warm-up of {warmup} steps is longer than the run of {steps}: the learning rate ends at {share:.0} % of what it \
+             would be; lower --warmup"
+        )
     })
 }
 
@@ -87,14 +90,20 @@ pub fn single_note(run: &Run) -> Option<String> {
     })
 }
 
+/// Samples of a first batch that say something of a layer: of a single one, a small layer may be silent by chance.
+const FEWEST: u64 = 8;
+
 /// What a user should know about layers that were silent in the first training step.
 pub fn silence_note(run: &Run) -> Option<String> {
+    if run.progress.sums.seen < FEWEST {
+        return None;
+    }
     let warnings = watch::warnings(&run.config, &run.network, &training::layer_metrics(run));
     let mut silent = warnings.iter().filter(|warning| warning.state == State::Silent);
     let first = silent.next()?;
     let others = silent.count();
-    let others = if others == 0 { String::new() } else { format!("; so are {others} more") };
-    Some(format!("note: first batch: {}{others}", first.line()))
+    let (layer, others) = (&first.layer, if others == 0 { String::new() } else { format!(", and {others} more") });
+    Some(format!("note: layer {layer} is silent on the first batch{others}; if training does not wake it: {}", first.advice))
 }
 
 /// What a user should know about a run that goes on with another learning rate.

@@ -1,79 +1,25 @@
 //! `dsr train`: settings, run folder, progress, results.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::network::ChosenThreshold;
-use crate::settings::recipes;
-use crate::settings::{Config, NeuronKind};
+use crate::settings::NeuronKind;
 use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
-use crate::training::run_folder::{self, Access, BEST, LAST, RunFolder, Standing};
+use crate::training::run_folder::{Access, RunFolder};
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
-use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::dataset;
-use super::notes::{head_note, lag_note, memory_note, rate_note, silence_note, single_note, thresholds_note, warmup_note};
-use super::settings::{self, NetworkFlags, TrainingFlags};
+use super::notes::{head_note, lag_note, memory_note, silence_note, single_note, thresholds_note, warmup_note};
+pub use super::plan::TrainArgs;
+use super::plan::{Out, plan, run_folders};
+use super::settings;
 use super::{DONE, FAILED, Global, Output, complain, say, stop};
-
-/// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
-///
-/// `best` is the highest accuracy of an epoch on the validation split (--val-share). Without one it is chosen on the test split, so it
-/// says more than the network can do.
-///
-/// Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the
-/// same bits. A second one ends the program at once.
-#[derive(Args)]
-#[command(allow_negative_numbers = true, args_override_self = true)]
-pub struct TrainArgs {
-    #[command(flatten)]
-    network: NetworkFlags,
-    #[command(flatten)]
-    training: TrainingFlags,
-    /// Settings by name; without this, those of the data set. `dsr info` lists them.
-    #[arg(long, value_name = "NAME", help_heading = "Run")]
-    recipe: Option<String>,
-    /// Continue a run: a checkpoint, or `auto` for the last one of --out, or of the newest run of that name (a new run if there is none).
-    #[arg(long, value_name = "auto|FILE", help_heading = "Run")]
-    resume: Option<PathBuf>,
-    /// Start from the parameters of a checkpoint or run folder: a network of spikes, an ANN, or PyTorch's state_dict.
-    #[arg(long, value_name = "FILE", alias = "init_from", help_heading = "Run")]
-    init_from: Option<PathBuf>,
-    /// With --init-from: start the last layer anew, for a data set with other classes.
-    #[arg(long, requires = "init_from", alias = "new_head", help_heading = "Run")]
-    new_head: bool,
-    /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
-    #[arg(long, value_name = "FOLDER", help_heading = "Run")]
-    out: Option<PathBuf>,
-    /// Take the run folder from the process that has it; without this, a lock of another machine counts until it is a minute old.
-    #[arg(long, help_heading = "Run")]
-    break_lock: bool,
-    /// As if Ctrl-C came after this many steps; for tests.
-    #[arg(long, value_name = "N", hide = true)]
-    stop_after_steps: Option<u64>,
-}
-
-/// Where a run goes and what it continues.
-struct Plan {
-    config: Config,
-    out: Out,
-    resume: Option<PathBuf>,
-}
-
-/// The run folder.
-enum Out {
-    /// A new one, of this name.
-    New(PathBuf),
-    /// A new one, of the first free name.
-    FirstFree,
-    /// That of the checkpoint.
-    Same(PathBuf),
-}
 
 /// Trains as asked.
 ///
@@ -82,47 +28,50 @@ enum Out {
 pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     let begin = Instant::now();
     let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
-    let mut plan = plan(global, &args)?;
+    let mut planned = plan(global, &args)?;
     // A run that goes on is taken before anything else is done, and its settings are read again: until now it was somebody else's.
-    let taken = match &plan.out {
+    let taken = match &planned.out {
         Out::Same(path) => Some(RunFolder::resume(path, &access)?),
         Out::New(_) | Out::FirstFree => None,
     };
     if taken.is_some() {
-        plan = self::plan(global, &args)?;
+        planned = plan(global, &args)?;
     }
-    super::use_threads(plan.config.threads)?;
+    if !global.quiet {
+        planned.notes.iter().for_each(|note| complain(note));
+    }
+    super::use_threads(planned.config.threads)?;
     let device = global.open_device()?;
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
-    if plan.resume.is_none() && args.init_from.is_some() {
+    if planned.resume.is_none() && args.init_from.is_some() {
         // A wrong file is told before a large data set is listed or converted.
         checkpoint::config(&init_from)?;
     }
-    let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
-    let origin = match (&plan.resume, &args.init_from) {
+    let dataset = Arc::new(dataset::ready(&planned.config, global.quiet)?);
+    let origin = match (&planned.resume, &args.init_from) {
         (Some(_), _) => Origin::Checkpoint,
         (None, Some(_)) => Origin::Parameters { path: &init_from, new_head: args.new_head },
         (None, None) => Origin::Seed,
     };
-    let mut run = training::start(plan.config, dataset, &device, origin)?;
+    let mut run = training::start(planned.config, dataset, &device, origin)?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
         thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
     }
-    let mut folder = match (taken, &plan.out) {
+    let mut folder = match (taken, &planned.out) {
         (Some(folder), _) => folder,
         (None, Out::New(path)) => RunFolder::create(path, &access)?,
         (None, _) => RunFolder::create_first(run_folders(&run.config), &access)?,
     };
     // Before the first checkpoint there is nothing to keep: a signal ends the process.
     stop::catch("this step")?;
-    match &plan.resume {
+    match &planned.resume {
         Some(path) => training::resume(&mut run, &mut folder, path)?,
         None => training::begin(&mut run, &folder)?,
     }
     if !global.quiet {
         let notes = [memory_note(&run.config), warmup_note(&run), single_note(&run)];
         notes.iter().flatten().for_each(|note| complain(note));
-        complain(&headline(&run, folder.path(), plan.resume.as_deref()));
+        complain(&headline(&run, folder.path(), planned.resume.as_deref()));
         if !run.chosen.is_empty() {
             complain(&threshold_table(&run.chosen));
         }
@@ -175,108 +124,6 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
     let end = training::train(run, folder, hooks);
     bar.finish_and_clear();
     end
-}
-
-/// Settings, run folder and checkpoint to continue from, out of flags, files and recipes.
-fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
-    let mut flags = settings::table(&args.network)?;
-    flags.extend(settings::table(&args.training)?);
-    let layers = settings::layers(global, flags)?;
-    let source = match &args.resume {
-        None => None,
-        Some(file) if file != Path::new("auto") && args.init_from.is_some() => {
-            let problem = format!("{} goes on with parameters of its own: leave --init-from away", file.display());
-            return Err(Error::config("init-from", problem));
-        }
-        Some(file) if file != Path::new("auto") => Some(file.clone()),
-        Some(_) => match &args.out {
-            Some(out) => automatic(global, out)?,
-            None => newest(global, &settings::fresh(args.recipe.as_deref(), layers.clone())?)?,
-        },
-    };
-    let Some(source) = source else {
-        let network = args.init_from.as_deref().map_or(Ok(toml::Table::new()), settings::network_of)?;
-        let config = settings::fresh_on(network, args.recipe.as_deref(), layers)?;
-        return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None });
-    };
-    let text = checkpoint::config(&source)?
-        .ok_or_else(|| Error::file(&source, "holds parameters but no settings; start a new run with --init-from"))?;
-    let folder = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
-    let out = match &args.out {
-        Some(out) if out.canonicalize().ok() != folder.canonicalize().ok() => Out::New(out.clone()),
-        _ => {
-            check_run_of(&source, &folder)?;
-            Out::Same(args.out.clone().unwrap_or(folder))
-        }
-    };
-    let mut trained = recipes::trained(&source, &text)?;
-    if let Out::Same(folder) = &out {
-        trained.cache_dir = settings::cache_of(folder);
-    }
-    let mut wanted = layers;
-    if let Some(name) = &args.recipe {
-        wanted.insert(0, recipes::recipe(name)?);
-    }
-    let config = recipes::resolve(&trained, &wanted)?;
-    trained.check_resume(&config)?;
-    if !global.quiet {
-        rate_note(&trained, &config).iter().for_each(|note| complain(note));
-    }
-    Ok(Plan { config, out, resume: Some(source) })
-}
-
-/// Refuses to go on in a folder that is not that of the checkpoint's run, or whose run is further on.
-fn check_run_of(source: &Path, folder: &Path) -> Result<()> {
-    let elsewhere = "name a new folder with --out";
-    if !source.ends_with(LAST) && !source.ends_with(BEST) {
-        return Err(Error::file(source, format!("is not one of the checkpoints of a run folder, {LAST} or {BEST}: {elsewhere}")));
-    }
-    let last = folder.join(LAST);
-    if source.ends_with(BEST) && last.exists() {
-        let [best, last] = [source, &last].map(checkpoint::progress);
-        if last.map(|last| last.iteration)? > best?.iteration {
-            return Err(Error::file(source, format!("its run is further on in {LAST}, which would be lost: {elsewhere}")));
-        }
-    }
-    Ok(())
-}
-
-/// The checkpoint of the newest run with the name that a run of this configuration has; none if there is no such run.
-fn newest(global: &Global, config: &Config) -> Result<Option<PathBuf>> {
-    let Some(stem) = run_folders(config).next().and_then(|first| Some(first.to_str()?.strip_suffix('1')?.to_string())) else {
-        return Ok(None);
-    };
-    let entries = std::fs::read_dir("runs").into_iter().flatten().flatten().map(|entry| Path::new("runs").join(entry.file_name()));
-    let numbered = |path: PathBuf| Some((path.to_str()?.strip_prefix(&stem)?.parse::<u32>().ok()?, path));
-    let mut runs: Vec<(u32, PathBuf)> = entries.filter_map(numbered).collect();
-    runs.sort_by(|a, b| b.cmp(a));
-    for (_, folder) in runs {
-        if matches!(run_folder::standing(&folder), Ok(Standing::Run(_) | Standing::Begun)) {
-            return automatic(global, &folder);
-        }
-    }
-    Ok(None)
-}
-
-/// The checkpoint that `--resume auto` goes on from; none where a new run can begin.
-fn automatic(global: &Global, folder: &Path) -> Result<Option<PathBuf>> {
-    match run_folder::standing(folder)? {
-        Standing::Run(checkpoint) => {
-            if checkpoint.ends_with(BEST) && !global.quiet {
-                complain(&format!("note: {} has no {LAST}: going on from {BEST}", folder.display()));
-            }
-            Ok(Some(checkpoint))
-        }
-        Standing::Begun => Ok(Some(folder.join(LAST))),
-        Standing::Records => Err(Error::file(folder, run_folder::GONE)),
-        Standing::Free | Standing::Foreign(_) => Ok(None),
-    }
-}
-
-/// Default names of run folders, in order.
-fn run_folders(config: &Config) -> impl Iterator<Item = PathBuf> {
-    let stem = format!("{}-{}-{}-T{}", config.dataset, config.model_name(), config.neuron.name(), config.time_steps);
-    (1..).map(move |n: u32| Path::new("runs").join(format!("{stem}-{n}")))
 }
 
 /// A path as a shell reads it.
