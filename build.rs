@@ -63,7 +63,8 @@ fn commit() -> Option<String> {
         return Some(named).filter(|name| !name.is_empty());
     }
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").arg("--no-optional-locks").args(arguments).output().ok().filter(|output| output.status.success())?;
+        let output =
+            Command::new("git").arg("--no-optional-locks").args(arguments).output().ok().filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
     };
     // Not the repository that a package happens to lie in.

@@ -1,10 +1,10 @@
 //! `dsr train`: settings, run folder, progress, results.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::device::machine::machine;
 use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
 use crate::settings::recipes;
@@ -14,11 +14,12 @@ use crate::training::metrics::EpochMetrics;
 use crate::training::run_folder::{self, Access, BEST, LAST, RunFolder, Standing};
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::dataset;
+use super::ported::PortedFlags;
+use super::progress::Progress;
+use super::records::Records;
 use super::settings::{self, NetworkFlags, TrainingFlags};
-use super::{DONE, FAILED, Global, Output, complain, say, stop};
+use super::{DONE, FAILED, Global, Output, complain, dataset, say, stop};
 
 /// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
 ///
@@ -31,7 +32,7 @@ pub struct TrainArgs {
     network: NetworkFlags,
     #[command(flatten)]
     training: TrainingFlags,
-    /// Settings by name; without this, those of the data set. `dsr info` lists them.
+    /// Settings by name; `dsr recipe list` lists them [default: those of the data set].
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     recipe: Option<String>,
     /// Continue a run: a checkpoint, or `auto` for the last one of --out, or of the newest run of that name (a new run if there is none).
@@ -43,9 +44,17 @@ pub struct TrainArgs {
     /// With --init-from: start the last layer anew, for a data set with other classes.
     #[arg(long, requires = "init_from", alias = "new_head", help_heading = "Run")]
     new_head: bool,
-    /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
+    /// Run folder [default: runs/DATASET-MODEL-NEURON-T-N with the first free N].
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     out: Option<PathBuf>,
+    /// Name of the run: as --out runs/NAME.
+    #[arg(long, value_name = "NAME", conflicts_with = "out", help_heading = "Run")]
+    name: Option<PathBuf>,
+    /// Print the resolved settings (TOML, or as --output says) and stop: no data is read, no file is written.
+    #[arg(long, help_heading = "Run")]
+    dry_run: bool,
+    #[command(flatten)]
+    ported: PortedFlags,
     /// Take the run folder from the process that has it; without this, a lock of another machine counts until it is a minute old.
     #[arg(long, help_heading = "Run")]
     break_lock: bool,
@@ -75,9 +84,17 @@ enum Out {
 ///
 /// # Errors
 /// One line that says what is wrong with settings, data, checkpoint or disk.
-pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
+pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
     let begin = Instant::now();
+    args.ported.answer(global.quiet)?;
+    if let Some(name) = args.name.take() {
+        args.out = Some(named(&name)?);
+    }
     let plan = plan(global, &args)?;
+    if args.dry_run {
+        plan.config.check()?;
+        return print_settings(global.output, &plan.config);
+    }
     super::use_threads(plan.config.threads)?;
     let device = global.open_device()?;
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
@@ -85,7 +102,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         // A wrong file is told before a large data set is listed or converted.
         checkpoint::config(&init_from)?;
     }
-    let dataset = Arc::new(dataset::ready(&plan.config, global.quiet)?);
+    let dataset = Arc::new(dataset::ready(global, &plan.config)?);
     let origin = match (&args.init_from, &plan.resume) {
         (Some(_), _) => Origin::Parameters { path: &init_from, new_head: args.new_head },
         (None, Some(_)) => Origin::Checkpoint,
@@ -125,7 +142,24 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
     }
-    report(global, &run, &folder, begin.elapsed());
+    report(global, &run, &folder, begin.elapsed())?;
+    Ok(DONE)
+}
+
+/// The run folder of a name.
+fn named(name: &Path) -> Result<PathBuf> {
+    let is_name = name.file_name() == Some(name.as_os_str());
+    let problem = || Error::config("name", format!("{} is no name of a folder; give --out FOLDER for a path", name.display()));
+    if is_name { Ok(Path::new("runs").join(name)) } else { Err(problem()) }
+}
+
+/// Settings as a file for --config, or in another form.
+fn print_settings(output: Output, config: &Config) -> anyhow::Result<u8> {
+    match output {
+        Output::Text => say(config.to_toml()?.trim_end()),
+        Output::Json => say(&serde_json::to_string(&config.to_table()?)?),
+        Output::Csv | Output::Md => say(Records::of_objects(&[serde_json::to_value(config.to_table()?)?]).shown(output)?.trim_end()),
+    }
     Ok(DONE)
 }
 
@@ -189,22 +223,22 @@ fn lag_note(metrics: &EpochMetrics, highest: f64) -> Option<String> {
 
 /// Runs the loop with a progress bar and a line an epoch.
 fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) -> Result<End> {
-    let bar = progress_bar(global, run);
+    let steps = training::steps_per_epoch(run);
+    let bar = Progress::new(global, steps);
     let highest_rate = run.config.lr;
     let mut on_step = |run: &Run| {
         let progress = &run.progress;
         let sums = &run.progress.sums;
         let (loss, accuracy) = (sums.loss / sums.seen as f64, sums.correct as f64 / sums.seen as f64);
-        bar.set_position(progress.step as u64);
-        bar.set_prefix(format!("epoch {}/{}", progress.epoch + 1, run.config.epochs));
-        bar.set_message(format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
+        let what = format!("epoch {}/{} step", progress.epoch + 1, run.config.epochs);
+        bar.at(&what, progress.step, steps, &format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
     };
     let mut on_epoch = |metrics: &EpochMetrics, left: Duration| {
         let line = epoch_line(metrics, left);
         match (global.quiet, global.output) {
             (true, _) => {}
-            (false, Output::Json) => bar.suspend(|| complain(&line)),
-            (false, _) => bar.suspend(|| say(&line)),
+            (false, Output::Text) => bar.suspend(|| say(&line)),
+            (false, _) => bar.suspend(|| complain(&line)),
         }
         if !global.quiet {
             bar.suspend(|| {
@@ -215,9 +249,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         bar.reset();
     };
     let hooks = Hooks { stop: &stop::STOP, stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
-    let end = training::train(run, folder, hooks);
-    bar.finish_and_clear();
-    end
+    training::train(run, folder, hooks)
 }
 
 /// Settings, run folder and checkpoint to continue from, out of flags, files and recipes.
@@ -294,7 +326,7 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
         kind => format!("{parameters} parameters, {} neurons, T = {}", kind.name().to_uppercase(), config.time_steps),
     };
     format!(
-        "{} ({what}) on {} ({} + {} images), run folder {}{from}",
+        "{} on {}, {} + {} images\n{what}\nrun folder {}{from}",
         config.model_name(),
         dataset.title(),
         dataset.train.labels.len(),
@@ -314,30 +346,16 @@ fn threshold_table(chosen: &[ChosenThreshold]) -> String {
     lines.join("\n")
 }
 
-const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
-
-/// A bar on stderr; silent if that is no terminal.
-fn progress_bar(global: &Global, run: &Run) -> ProgressBar {
-    let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(training::steps_per_epoch(run) as u64), target);
-    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// `epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10`
+/// `epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10`; the learning rate and the best accuracy stand in metrics.csv
 fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     let seconds = left.as_secs();
     format!(
-        "epoch {}/{} lr {} loss {:.3} train {:.1} test {:.1} best {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
+        "epoch {}/{} loss {:.3} train {:.1} test {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
         metrics.epoch,
         metrics.epochs,
-        two_digits(metrics.lr),
         metrics.train_loss,
         100.0 * metrics.train_accuracy,
         100.0 * metrics.test_accuracy,
-        100.0 * metrics.best_accuracy,
         metrics.firing_rate,
         metrics.images_per_second.max(0.0), // NaN where only the test split was left to do
         seconds / 3600,
@@ -352,11 +370,12 @@ fn two_digits(value: f64) -> String {
 }
 
 /// The final result on stdout.
-fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
-    let Some(end) = run.progress.metrics.last() else { return };
+fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> anyhow::Result<()> {
+    let Some(end) = run.progress.metrics.last() else { return Ok(()) };
     let speeds: Vec<f64> = folder.metrics().iter().map(|m| m.images_per_second).filter(|speed| speed.is_finite()).collect();
     match global.output {
-        Output::Json => {
+        Output::Json | Output::Csv | Output::Md => {
+            let machine = machine();
             let result = serde_json::json!({
                 "test_accuracy": end.test_accuracy,
                 "best_accuracy": end.best_accuracy,
@@ -368,10 +387,19 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
                 "checkpoint": folder.last(),
                 "best_checkpoint": Some(folder.best()).filter(|path| path.exists()),
                 "seed": run.config.seed,
+                "version": machine.version,
+                "commit": machine.commit,
+                "build": machine.build,
+                "cpu": machine.cpu,
+                "device": run.network.device().to_string(),
             });
-            say(&result.to_string());
+            if global.output == Output::Json {
+                say(&result.to_string());
+            } else {
+                say(Records::of_objects(&[result]).shown(global.output)?.trim_end());
+            }
         }
-        _ => say(&format!(
+        Output::Text => say(&format!(
             "test accuracy {:.1} (best {:.1}) after {} epochs in {:.0} s: {}",
             100.0 * end.test_accuracy,
             100.0 * end.best_accuracy,
@@ -380,6 +408,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
             folder.last().display()
         )),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -407,7 +436,7 @@ mod tests {
     #[test]
     fn an_epoch_is_one_line() {
         let metrics = metrics();
-        let line = "epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10";
+        let line = "epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10";
         assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
         let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
         for (number, expected) in numbers {
@@ -425,10 +454,5 @@ mod tests {
         }
         let note = lag_note(&EpochMetrics { test_accuracy: 0.497, train_accuracy: 0.777, lr: 0.05, ..metrics() }, 0.05).unwrap();
         assert!(note.starts_with("note: epoch 12: test accuracy is 49.7 % and that of training 77.7 %"), "{note}");
-    }
-
-    #[test]
-    fn the_bar_has_its_template() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
     }
 }

@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
 use crate::regular_file;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
-use crate::training::run_lock::{LOCK, Lock};
+use crate::training::run_lock::Lock;
 use crate::training::tensorboard::{self, EVENTS};
 use crate::training::{checkpoint, curves};
 
-pub use crate::training::run_lock::Access;
+pub use crate::training::run_lock::{Access, LOCK};
 
 /// Newest checkpoint.
 pub const LAST: &str = "last.safetensors";

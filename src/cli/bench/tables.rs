@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Characters of a line for people.
-const LINE: usize = 100;
+const LINE: usize = 80;
 
 /// A table; its columns are as wide as their widest cell.
 pub struct Table {
