@@ -160,7 +160,7 @@ fn tables_in_every_form() {
     let line = format!("{TINY} -T 1,2,3");
     let text = ok(&line);
     let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
-    assert!(widest <= 100, "{widest} columns: {text}");
+    assert!(widest <= 80, "{widest} columns: {text}");
     assert!(text.contains("n = 2 after 1 warm-up steps") && text.contains("preact-resnet-4-8, images 8x8x1"), "{text}");
     assert_eq!(text.lines().filter(|line| line.starts_with("train ")).count(), 3, "{text}");
 
