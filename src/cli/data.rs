@@ -248,7 +248,7 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
         let _ = match split.crc32c {
             Some(crc32c) => writeln!(
                 out,
-                "{name:<5} {:>6} images, mean {}, std {}, crc32c {crc32c:08x}",
+                "{name:<5} {:>6} images, mean {}, std {}\n      crc32c {crc32c:08x}",
                 split.images,
                 list(&split.mean),
                 list(&split.std)
