@@ -88,7 +88,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
     }
     let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
-    settings::refuse_untrained(&network_flags, &config)?;
+    settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();
     if steps.is_empty() {

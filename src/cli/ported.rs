@@ -1,5 +1,7 @@
 //! Flags of the authors' PyTorch scripts that `dsr train` has another word for, or no use.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 
 use super::complain;
@@ -38,4 +40,14 @@ impl PortedFlags {
         notes.iter().filter(|note| note.0 && !quiet).for_each(|note| complain(&format!("note: {}", note.1)));
         Ok(())
     }
+}
+
+/// The run folder of `--name`.
+///
+/// # Errors
+/// [`Error::Config`] for a path.
+pub fn run_folder(name: &Path) -> Result<PathBuf> {
+    let is_name = name.file_name() == Some(name.as_os_str());
+    let problem = || Error::config("name", format!("{} is no name of a folder; give --out FOLDER for a path", name.display()));
+    if is_name { Ok(Path::new("runs").join(name)) } else { Err(problem()) }
 }

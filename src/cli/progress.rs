@@ -41,10 +41,10 @@ impl Progress {
     /// So many of `total` parts are done; `what` stands before their number, `message` behind it.
     pub fn at(&self, what: &str, done: usize, total: usize, message: &str) {
         let (done, total) = (done as u64, total as u64);
-        self.bar.set_length(total);
-        self.bar.set_position(done);
         self.bar.set_prefix(what.to_string());
         self.bar.set_message(message.to_string());
+        self.bar.set_length(total);
+        self.bar.set_position(done);
         let Some(mut log) = self.log.as_ref().and_then(|log| log.lock().ok()) else { return };
         let now = Instant::now();
         let (from, begin) = *log.first.get_or_insert((done, now));

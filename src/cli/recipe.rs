@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::settings::recipes;
+use crate::settings::{Config, recipes};
 
 use super::records::Records;
 use super::{DONE, Global, Output, Unused, say};
@@ -71,6 +71,19 @@ fn show(output: Output, name: &str) -> anyhow::Result<()> {
             (row["name"], row["source"]) = (name.into(), source.into());
             say(Records::of_objects(&[row]).shown(output)?.trim_end());
         }
+    }
+    Ok(())
+}
+
+/// Settings as a file for `--config`, or in another form.
+///
+/// # Errors
+/// [`crate::error::Error::Config`] for a value that TOML cannot hold.
+pub(super) fn print_settings(output: Output, config: &Config) -> anyhow::Result<()> {
+    match output {
+        Output::Text => say(config.to_toml()?.trim_end()),
+        Output::Json => say(&serde_json::to_string(&config.to_table()?)?),
+        Output::Csv | Output::Md => say(Records::of_objects(&[serde_json::to_value(config.to_table()?)?]).shown(output)?.trim_end()),
     }
     Ok(())
 }

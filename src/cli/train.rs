@@ -15,11 +15,11 @@ use crate::training::run_folder::{self, Access, BEST, LAST, RunFolder, Standing}
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 use clap::Args;
 
-use super::ported::PortedFlags;
+use super::ported::{self, PortedFlags};
 use super::progress::Progress;
 use super::records::Records;
 use super::settings::{self, NetworkFlags, TrainingFlags};
-use super::{DONE, FAILED, Global, Output, complain, dataset, say, stop};
+use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, stop};
 
 /// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
 ///
@@ -88,12 +88,12 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
     let begin = Instant::now();
     args.ported.answer(global.quiet)?;
     if let Some(name) = args.name.take() {
-        args.out = Some(named(&name)?);
+        args.out = Some(ported::run_folder(&name)?);
     }
     let plan = plan(global, &args)?;
     if args.dry_run {
         plan.config.check()?;
-        return print_settings(global.output, &plan.config);
+        return recipe::print_settings(global.output, &plan.config).map(|()| DONE);
     }
     super::use_threads(plan.config.threads)?;
     let device = global.open_device()?;
@@ -143,23 +143,6 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
         return Ok(FAILED);
     }
     report(global, &run, &folder, begin.elapsed())?;
-    Ok(DONE)
-}
-
-/// The run folder of a name.
-fn named(name: &Path) -> Result<PathBuf> {
-    let is_name = name.file_name() == Some(name.as_os_str());
-    let problem = || Error::config("name", format!("{} is no name of a folder; give --out FOLDER for a path", name.display()));
-    if is_name { Ok(Path::new("runs").join(name)) } else { Err(problem()) }
-}
-
-/// Settings as a file for --config, or in another form.
-fn print_settings(output: Output, config: &Config) -> anyhow::Result<u8> {
-    match output {
-        Output::Text => say(config.to_toml()?.trim_end()),
-        Output::Json => say(&serde_json::to_string(&config.to_table()?)?),
-        Output::Csv | Output::Md => say(Records::of_objects(&[serde_json::to_value(config.to_table()?)?]).shown(output)?.trim_end()),
-    }
     Ok(DONE)
 }
 

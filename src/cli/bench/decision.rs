@@ -202,7 +202,7 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
     let layers = settings::layers(global, flags)?;
     if let Some(path) = path {
         let config = settings::of_checkpoint(path, layers)?;
-        settings::refuse_untrained(&network_flags, &config)?;
+        settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
         return Ok(config);
     }
     if recipes::last(&layers, "dataset").is_some() {
