@@ -31,7 +31,7 @@ impl PortedFlags {
             return Err(Error::config("evaluate", "dsr train only trains; measure a trained network with: dsr eval --checkpoint FILE"));
         }
         let notes = [
-            (self.workers.is_some(), "--workers has no effect: threads of dsr's own prepare the samples"),
+            (self.workers.is_some(), "--workers has no effect: --threads says how many threads read samples, too"),
             (
                 self.test_batch.is_some(),
                 "--test-batch has no effect: tests, too, take --batch samples at once, which changes no prediction",
