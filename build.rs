@@ -3,6 +3,7 @@
 //! Without nvcc everything else is built all the same: the tests run the kernels on the driver stand-in.
 //! `NVCC` names the compiler, `none` turns it off; `REQUIRE_NVCC=1` makes a missing one an error;
 //! `DSR_CUDA_ARCHS="80 90a"` compiles for fewer targets, which saves time while a kernel is written.
+//! `DSR_COMMIT` names the commit that results state; without it git is asked, and a build without git has none.
 
 use std::env;
 use std::fmt::Write as _;
@@ -17,6 +18,9 @@ use std::thread;
 const TARGETS: [&str; 6] = ["80", "86", "89", "90a", "100a", "120"];
 /// The first release that knows all targets.
 const OLDEST_NVCC: (u32, u32) = (12, 8);
+
+/// What the program is made of, beside kernels and its packages.
+const SOURCES: [&str; 5] = ["src", "recipes", "build.rs", "Cargo.toml", "Cargo.lock"];
 
 /// A kernel as its file declares it: `KERNEL(name, block)`.
 struct Kernel {
@@ -53,12 +57,43 @@ fn rustc_version() -> String {
     said.ok().and_then(|text| text.split_whitespace().nth(1).map(String::from)).unwrap_or_else(|| "unknown".into())
 }
 
+/// The commit of this build: what `DSR_COMMIT` says, or what git says of this folder; none in a package or without git.
+fn commit() -> Option<String> {
+    if let Ok(named) = env::var("DSR_COMMIT") {
+        return Some(named).filter(|name| !name.is_empty());
+    }
+    let git = |arguments: &[&str]| {
+        let output =
+            Command::new("git").arg("--no-optional-locks").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    // Not the repository that a package happens to lie in.
+    let top = fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()?;
+    if top != env::current_dir().and_then(fs::canonicalize).ok()? {
+        return None;
+    }
+    let branch = git(&["symbolic-ref", "-q", "HEAD"]);
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        if let Some(path) = git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists()) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    // What makes a tree dirty where it matters to a result.
+    SOURCES.iter().for_each(|path| println!("cargo::rerun-if-changed={path}"));
+    let hash = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changes = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    Some(if changes.is_empty() { hash } else { format!("{hash}-dirty") })
+}
+
 fn build() -> Result<(), String> {
-    for variable in ["NVCC", "REQUIRE_NVCC", "DSR_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"] {
+    for variable in ["DSR_COMMIT", "NVCC", "REQUIRE_NVCC", "DSR_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rustc-env=DSR_RUSTC={}", rustc_version());
+    if let Some(commit) = commit() {
+        println!("cargo::rustc-env=DSR_BUILT_FROM={commit}");
+    }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: run this by cargo")?);
     let sources = read_sources(Path::new("kernels"))?;
     let targets = targets();

@@ -170,7 +170,7 @@ fn the_whole_way_from_ann_to_spiking_network() {
     for words in ["zeros %", "99.9 %", "relu1", "IF neurons", "written: ann/calibrated.safetensors"] {
         assert!(table.contains(words), "{words:?} is missing in {table}");
     }
-    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let start = accuracy(at, "eval --checkpoint ann/calibrated.safetensors -o json");
     assert!(start > 0.5, "the spiking network starts at {start}, its ANN has {ann}");
 

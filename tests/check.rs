@@ -153,7 +153,7 @@ fn the_cpu_is_checked_by_its_instruction_sets() {
 
 #[test]
 fn wrong_flags_are_refused() {
-    for (flags, words) in [("--size huge", ["huge", "full"]), ("-o csv", ["csv", "text or json"])] {
+    for (flags, words) in [("--size huge", ["huge", "full"]), ("-o xml", ["xml", "csv"])] {
         let (code, _, stderr) = check(emulator::directory(), &[], flags);
         assert_eq!(code, 2, "{flags}");
         assert_words(&stderr, &words);

@@ -162,6 +162,9 @@ const TRAINING: Flags = &[
     ("--resume", File),
     ("--init-from", File),
     ("--out", Out),
+    ("--name", Out),
+    ("--dry-run", Switch),
+    ("--workers", Number(&["4"])),
 ];
 const LIMITS: Flags = &[
     ("--warmup", Number(&["0", "1"])),
@@ -182,7 +185,7 @@ struct Tried {
     is_slow: bool,
 }
 
-const COMMANDS: [Tried; 15] = [
+const COMMANDS: [Tried; 17] = [
     Tried {
         words: "train",
         quick: "--dataset digits-8x8 --widths 4 --blocks 1 -T 1 -b 300 --epochs 1",
@@ -297,6 +300,8 @@ const COMMANDS: [Tried; 15] = [
         is_slow: false,
     },
     Tried { words: "data convert", quick: "--dataset digits-8x8", flags: &[DATA, READING], weight: 1, is_slow: false },
+    Tried { words: "recipe list", quick: "", flags: &[], weight: 1, is_slow: false },
+    Tried { words: "recipe show digits-8x8", quick: "", flags: &[], weight: 1, is_slow: false },
     Tried { words: "info", quick: "", flags: &[&[("--kernels", Switch)]], weight: 2, is_slow: false },
     Tried { words: "check", quick: "--size small", flags: &[&[("--size", Word(&["small"]))]], weight: 1, is_slow: true },
 ];

@@ -75,7 +75,7 @@ fn every_recipe_builds_its_network() {
     for name in recipes::names() {
         let config = recipes::resolve(&Config::default(), &[recipes::recipe(name).unwrap()]).unwrap();
         let (shape, classes) = match config.dataset.as_str() {
-            "fashion-mnist-3k" => ([28, 28, 1], 10),
+            "fashion-mnist-3k" | "fashion-mnist" | "mnist" => ([28, 28, 1], 10),
             "digits-8x8" => ([8, 8, 1], 10),
             "dvs-cifar10" => ([48, 48, 2], 10),
             "imagenet" => ([224, 224, 3], 1000),
@@ -140,7 +140,8 @@ fn widths_and_a_named_model_replace_each_other() {
 fn the_recipe_of_a_data_set() {
     let cases = [
         ("fashion-mnist-3k", "", "fashion-mnist-3k"),
-        ("mnist", "", "fashion-mnist-3k"),
+        ("mnist", "", "mnist"),
+        ("fashion-mnist", "neuron = 'lif'", "fashion-mnist"),
         ("digits-8x8", "neuron = 'lif'", "digits-8x8"),
         ("cifar10", "", "cifar10-if"),
         ("cifar100", "neuron = 'lif'", "cifar100-lif"),

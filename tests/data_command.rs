@@ -13,7 +13,7 @@ struct Line {
 }
 
 fn data(line: &[&str]) -> anyhow::Result<()> {
-    for output in ["text", "json"] {
+    for output in ["text", "json", "csv", "md"] {
         let args = Line::try_parse_from([&["data", "-q", "-o", output], line].concat())?;
         run(&args.global, &args.data)?;
     }

@@ -156,7 +156,7 @@ fn traces_nest_and_add_up() {
     }
 }
 
-/// Every table line fits 100 columns, whatever is asked for.
+/// Every line fits 80 columns, whatever is asked for.
 #[test]
 fn tables_fit_and_say_what_they_are() {
     let folder = tempdir().unwrap();
@@ -169,7 +169,7 @@ fn tables_fit_and_say_what_they_are() {
         for word in words {
             assert!(text.contains(word), "{flags}: {word:?} is missing in\n{text}");
         }
-        let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 100).collect();
+        let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
         assert!(long.is_empty(), "{flags}: {long:?}");
     }
     let csv = ok(folder.path(), &format!("{TINY} --seed 7 -o csv"));
@@ -177,8 +177,32 @@ fn tables_fit_and_say_what_they_are() {
     let column = |name: &str, heads: &csv::StringRecord| heads.iter().position(|head| head == name).unwrap();
     let heads = reader.headers().unwrap().clone();
     let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
-    assert_eq!(&records[records.len() - 1][column("op", &heads)], "not_accounted");
+    let kinds: Vec<&str> = records.iter().map(|record| &record[column("row", &heads)]).collect();
+    let time = |kind: &[&str]| -> u64 {
+        let rows = records.iter().zip(&kinds).filter(|(_, found)| kind.contains(found));
+        rows.map(|(record, _)| record[column("time_ns", &heads)].parse::<u64>().unwrap()).sum()
+    };
+    assert_eq!(kinds.iter().filter(|kind| **kind == "layer").count(), 14, "{csv}");
+    assert_eq!(time(&["op", "not_accounted"]), time(&["wall_time"]), "{csv}");
+    let csv = ok(folder.path(), &format!("{TINY} --predict h100 -o csv"));
+    assert_eq!(csv.lines().filter(|line| line.starts_with("prediction,")).count(), 15, "{csv}");
+    assert!(ok(folder.path(), &format!("{TINY} -o md")).contains("| row | phase |"));
     assert!(records.iter().all(|record| &record[column("seed", &heads)] == "7" && &record[column("time_steps", &heads)] == "3"));
+}
+
+/// The load stands beside the numbers, and what timers cost is said only where it is more than noise.
+#[test]
+fn noise_is_no_headline() {
+    use dsr::profile::Wall;
+    let wall = |overhead, spread, steps| Wall { shown: 1, with_timers: vec![1; steps], without_timers: vec![1; steps], overhead, spread };
+    let cases = [(0.02, 0.01, 5, Some(0.02)), (0.02, 0.03, 5, None), (-0.1358, 0.01, 5, None), (0.02, 0.0, 1, None)];
+    for (overhead, spread, steps, expected) in cases {
+        assert_eq!(wall(overhead, spread, steps).measured_overhead(), expected, "{overhead} {spread} {steps}");
+    }
+    let folder = tempdir().unwrap();
+    let text = ok(folder.path(), &format!("{TINY} --steps 1"));
+    assert!(text.contains("timers cost less than can be measured here"), "{text}");
+    assert!(!cfg!(target_os = "linux") || text.contains(" before\n"), "the load before: {text}");
 }
 
 #[test]
@@ -191,7 +215,7 @@ fn wrong_settings_are_one_line() {
         ("profile -d digits-8x8 -b 1000 --mode infer", 2, "test images"),
         ("profile --checkpoint none.safetensors", 1, "none.safetensors"),
         ("profile -d nothing", 2, "nothing"),
-        ("profile -o md", 2, "md"),
+        ("profile -o xml", 2, "xml"),
         ("profile --widths 4 -T 0", 2, "time-steps"),
     ];
     for (line, code, word) in cases {
@@ -349,7 +373,7 @@ fn operations_of_rows_are_those_of_layers() {
         Config { model: "preact-resnet".into(), widths: vec![4, 6], blocks: vec![1, 1], time_steps: 3, batch: 4, ..Config::default() };
     let images = Images::Random { shape: [6, 6, 2], classes: 3 };
     let mut subject = Subject::new(Work::Train, config, images, None, &Device::Cpu).unwrap();
-    let (profile, _) = profile(Work::Train, &mut subject, 0, 1).unwrap();
+    let (profile, _) = profile(Work::Train, &mut subject, 0, 1, &mut |_| ()).unwrap();
     for layer in &profile.layers {
         let rows = profile.rows.iter().filter(|row| row.layer.as_ref() == Some(&layer.layer) && row.phase == Some(Phase::Forward));
         let sums = rows.filter(|row| matches!(row.op, Op::InputConvolution | Op::SpikeConvolution | Op::Identity));

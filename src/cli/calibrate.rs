@@ -1,13 +1,11 @@
 //! `dsr calibrate`: from a trained ANN to a checkpoint that a spiking network starts from.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::json;
 use toml::Table;
 
@@ -17,11 +15,13 @@ use crate::evaluation::calibrate::{self, Calibrated, Origin};
 use crate::evaluation::sketch::RELATIVE_ERROR;
 use crate::settings::recipes;
 use crate::settings::{Config, NeuronKind, Use};
-use crate::training::checkpoint::{self, About, Progress};
+use crate::training::checkpoint::{self, About};
 
 use super::numbers::count;
+use super::progress::Progress;
+use super::records::Records;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, dataset, say};
+use super::{DONE, Global, Output, complain, dataset, outputs, say};
 
 /// Batches of the training split: more than any has.
 const MAX_BATCHES: usize = 1_000_000_000;
@@ -38,10 +38,10 @@ pub struct CalibrateArgs {
     #[command(flatten)]
     network: NetworkFlags,
     /// Number of time steps T of the spiking network.
-    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"], help_heading = "Network and data")]
+    #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps", help_heading = "Calibration")]
     time_steps: Option<usize>,
     /// Settings of the spiking network by name; without this, those of the data set.
-    #[arg(long, value_name = "NAME", help_heading = "Network and data")]
+    #[arg(long, value_name = "NAME", help_heading = "Calibration")]
     recipe: Option<String>,
     /// The ANN: a checkpoint or run folder.
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
@@ -53,9 +53,9 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "N", default_value = "100", value_parser = count::<MAX_BATCHES>, help_heading = "Calibration")]
     batches: usize,
     /// Samples computed at once.
-    #[arg(short, long, value_name = "N", alias = "batch-size", help_heading = "Calibration")]
+    #[arg(short, long, value_name = "N", visible_alias = "batch-size", help_heading = "Calibration")]
     batch: Option<NonZeroUsize>,
-    /// Where to write; calibrated.safetensors beside the ANN without this.
+    /// Where to write [default: calibrated.safetensors beside the ANN].
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     out: Option<PathBuf>,
 }
@@ -89,28 +89,30 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     }
     let path = settings::checkpoint_file(&args.checkpoint);
     let (ann_config, config) = configs(global, &args, &path)?;
+    let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
+    outputs::check_run("out", &out)?;
     super::use_threads(ann_config.threads)?;
     global.tell_settings(&config)?;
     let device = global.open_device()?;
-    let dataset = Arc::new(dataset::ready(&ann_config, global.quiet)?);
+    let dataset = Arc::new(dataset::ready(global, &ann_config)?);
     let batch = ann_config.batch.min(dataset.train.len());
     ann_config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [batch, dataset.frames], &device)?;
     let mut ann = ann_config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(&path, &mut ann, None)?;
     ann.place(&device)?;
-    let bar = progress_bar(global, dataset.train.len().min(batch * args.batches));
+    let most = dataset.train.len().min(batch * args.batches);
+    let progress = Progress::new(global, most);
     let mut images = 0;
     let sketches = calibrate::activations(&mut ann, &dataset, [batch, args.batches], ann_config.seed, |seen| {
         images = seen;
-        bar.set_position(seen as u64);
+        progress.at("image", seen, most, "");
     })?;
-    bar.finish_and_clear();
+    drop(progress);
 
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load_start(&path, &mut network, false)?;
     let layers = calibrate::set_thresholds(&mut network, &sketches, args.quantile);
-    let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
-    let progress = Progress { seed: config.seed, ..Progress::default() };
+    let progress = checkpoint::Progress { seed: config.seed, ..checkpoint::Progress::default() };
     let (config_toml, data) = (config.without_machine().to_toml()?, dataset.card());
     let about = About { config_toml: &config_toml, data: Some(&data), is_first: false };
     checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, about)?;
@@ -120,7 +122,8 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let shown = Shown { args: &args, ann: &path, out: &out, config: &config, images, layers: &layers };
     match global.output {
         Output::Json => say(&shown.json()?.to_string()),
-        _ => say(shown.text()?.trim_end()),
+        Output::Text => say(shown.text()?.trim_end()),
+        output => say(shown.records().shown(output)?.trim_end()),
     }
     Ok(DONE)
 }
@@ -157,12 +160,6 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     Ok((ann, config))
 }
 
-/// Images seen, on stderr; silent if that is no terminal.
-fn progress_bar(global: &Global, images: usize) -> ProgressBar {
-    let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    ProgressBar::with_draw_target(Some(images as u64), target)
-}
-
 /// What is unusual about a layer, a line each.
 fn notes(layers: &[Calibrated]) -> Vec<String> {
     let of_layer = |layer: &Calibrated| match layer.origin {
@@ -173,6 +170,15 @@ fn notes(layers: &[Calibrated]) -> Vec<String> {
         }
     };
     layers.iter().filter_map(of_layer).collect()
+}
+
+/// What a threshold was taken from.
+fn from(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Quantile => "quantile",
+        Origin::Max => "max",
+        Origin::Settings => "settings",
+    }
 }
 
 /// Everything a report says.
@@ -200,6 +206,37 @@ impl Shown<'_> {
         }))
     }
 
+    /// A line a layer, with what they share in every line.
+    fn records(&self) -> Records {
+        let (config, machine) = (self.config, machine());
+        let heads = ["layer", "threshold", "from", "quantile", "max", "zeros"];
+        let tail = ["ann", "checkpoint", "share", "relative_error", "images", "model", "dataset", "neuron", "delta_t", "seed"];
+        let build = ["version", "commit", "build", "cpu"];
+        let mut records = Records::new(heads.iter().chain(&tail).chain(&build));
+        let shared = [
+            self.ann.display().to_string(),
+            self.out.display().to_string(),
+            self.args.quantile.to_string(),
+            RELATIVE_ERROR.to_string(),
+            self.images.to_string(),
+            config.model_name(),
+            config.dataset.clone(),
+            config.neuron.name().into(),
+            config.delta_t.to_string(),
+            config.seed.to_string(),
+            machine.version.into(),
+            machine.commit.unwrap_or_default().into(),
+            machine.build.into(),
+            machine.cpu,
+        ];
+        for Calibrated { layer, threshold, origin, quantile, max, zeros } in self.layers {
+            let numbers = [quantile.to_string(), max.to_string(), zeros.to_string()];
+            let own = [layer.clone(), threshold.to_string(), from(*origin).into()].into_iter().chain(numbers);
+            records.push(own.chain(shared.clone()).collect());
+        }
+        records
+    }
+
     fn text(&self) -> std::result::Result<String, std::fmt::Error> {
         let mut out = String::new();
         let (config, machine) = (self.config, machine());
@@ -207,14 +244,10 @@ impl Shown<'_> {
         writeln!(out, "{}: {} on {} training images of {}", self.ann.display(), config.model_name(), self.images, config.dataset)?;
         writeln!(out, "dsr {} ({}{commit}), {}, seed {}", machine.version, machine.build, machine.cpu, config.seed)?;
         let quantile = format!("{} %", 100.0 * self.args.quantile);
-        writeln!(out, "{:24} {:>12} {:>12} {:>12} {:>8}  from", "layer", "threshold", quantile, "max", "zeros %")?;
+        writeln!(out, "{:18} {:>11} {:>11} {:>11} {:>8}  from", "layer", "threshold", quantile, "max", "zeros %")?;
         for Calibrated { layer, threshold, origin, quantile, max, zeros } in self.layers {
-            let origin = match origin {
-                Origin::Quantile => "quantile",
-                Origin::Max => "max",
-                Origin::Settings => "settings",
-            };
-            writeln!(out, "{layer:24} {threshold:>12.5} {quantile:>12.5} {max:>12.5} {:>8.2}  {origin}", 100.0 * zeros)?;
+            let origin = from(*origin);
+            writeln!(out, "{layer:18} {threshold:>11.5} {quantile:>11.5} {max:>11.5} {:>8.2}  {origin}", 100.0 * zeros)?;
         }
         let unit = match config.neuron {
             NeuronKind::Lif => format!("LIF neurons: times delta-t {}", config.delta_t),

@@ -11,6 +11,7 @@ use crate::device::machine::{Machine, machine};
 use crate::device::{Device, kernels};
 
 use super::info::{built, described, listed};
+use super::records::Records;
 use super::{DONE, Global, Output, Unused, say, settings, use_threads};
 
 /// Compares a device with the CPU: every op, whole networks, training steps.
@@ -58,10 +59,10 @@ pub fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<u8> {
     let seconds = begin.elapsed().as_secs_f64();
     match (problem, is_text) {
         (None, true) => say(&report.verdict(seconds)),
-        (None, false) => say(&report.json(rows, seconds).to_string()),
+        (None, false) => report.print(global.output, rows, seconds)?,
         (Some(problem), true) => anyhow::bail!(problem),
         (Some(problem), false) => {
-            say(&report.json(rows, seconds).to_string());
+            report.print(global.output, rows, seconds)?;
             anyhow::bail!(problem)
         }
     }
@@ -130,6 +131,28 @@ impl Report {
             (None, 0) => "nothing to compare: this processor has no instruction set beside plain Rust".into(),
             (None, _) => format!("{count} checks passed in {seconds:.1} s: the CPU has the same bits on each of its instruction sets"),
         }
+    }
+
+    /// In one of the forms that programs read.
+    fn print(&self, output: Output, rows: Vec<Value>, seconds: f64) -> anyhow::Result<()> {
+        if output == Output::Json {
+            say(&self.json(rows, seconds).to_string());
+            return Ok(());
+        }
+        let Machine { version, commit, build, cpu, isa, .. } = &self.about;
+        let about = json!({
+            "device": self.device.to_string(), "seed": self.seed, "size": self.size, "planned": self.checks.len(),
+            "version": version, "commit": commit, "build": build, "cpu": cpu, "isa": isa,
+        });
+        let with_about = |mut row: Value| {
+            if let (Some(row), Some(about)) = (row.as_object_mut(), about.as_object()) {
+                row.extend(about.clone());
+            }
+            row
+        };
+        let rows: Vec<Value> = rows.into_iter().map(with_about).collect();
+        say(Records::of_objects(&rows).shown(output)?.trim_end());
+        Ok(())
     }
 
     fn json(&self, rows: Vec<Value>, seconds: f64) -> Value {

@@ -12,8 +12,9 @@ use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary, Told};
 use crate::settings::Config;
 
 use super::numbers::count;
+use super::records::Records;
 use super::settings::{self, ReadingFlags};
-use super::{Global, Output, Unused, dataset, use_threads};
+use super::{Global, Output, Unused, dataset, outputs, use_threads};
 
 /// Images of each class on a sheet.
 const MAX_PER_CLASS: usize = 10_000;
@@ -58,7 +59,7 @@ struct Which {
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
     /// Frames of a recording of dvs-cifar10.
-    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"])]
+    #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -77,32 +78,37 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
         use_threads(config.threads)?;
     }
     global.tell_settings(&config)?;
-    let (output_json, quiet) = (global.output == Output::Json, global.quiet);
+    let output = global.output;
     match &args.command {
         Command::Info(_) => {
             let dataset = dataset::open(&config)?;
             let summary = data::summarize(&dataset);
-            print(&if output_json { json(&summary)? } else { text(&dataset, &summary) })
+            match output {
+                Output::Json => print(&serde_json::to_string(&summary)?),
+                Output::Text => print(&text(&dataset, &summary)),
+                Output::Csv | Output::Md => print(&classes(&summary).shown(output)?),
+            }
         }
-        Command::Verify(_) => verify(&dataset::open(&config)?, output_json, quiet),
+        Command::Verify(_) => verify(global, &dataset::open(&config)?),
         Command::Sheet { split, per_class, out, .. } => {
             let dataset = dataset::open(&config)?;
             let part = if *split == Part::Train { "train" } else { "test" };
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
+            outputs::check("out", &path)?;
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             let reading = match &dataset.stream {
                 Some(Stream::Events(events)) => format!(" ({})", events.reading),
                 _ => String::new(),
             };
-            print(&if output_json { json(&serde_json::json!({ "sheet": shown }))? } else { format!("wrote {shown}{reading}\n") })
+            print_object(output, &serde_json::json!({ "sheet": shown }), &format!("wrote {shown}{reading}"))
         }
-        Command::Convert(_) => convert(&config, output_json, quiet),
+        Command::Convert(_) => convert(global, &config),
     }
 }
 
-fn verify(dataset: &Dataset, output_json: bool, quiet: bool) -> anyhow::Result<()> {
+fn verify(global: &Global, dataset: &Dataset) -> anyhow::Result<()> {
     let summary = data::summarize(dataset);
     let problems = data::problems(&summary)?;
     let unreadable: Vec<String> = match &dataset.stream {
@@ -113,16 +119,28 @@ fn verify(dataset: &Dataset, output_json: bool, quiet: bool) -> anyhow::Result<(
                 }
                 stream.unreadable(tell)
             };
-            dataset::with_progress(quiet, look).into_iter().map(|bad| bad.1.to_string()).collect()
+            dataset::with_progress(global, look).into_iter().map(|bad| bad.1.to_string()).collect()
         }
         None => Vec::new(),
     };
     let ok = problems.is_empty() && unreadable.is_empty();
-    if output_json {
-        let object = serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "summary": summary });
-        print(&json(&object)?)?;
+    let (train, test) = (&summary.train, &summary.test);
+    if global.output == Output::Json {
+        print(&serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "summary": summary }).to_string())?;
+    } else if global.output != Output::Text {
+        let checksum = |split: &SplitSummary| split.crc32c.map(|crc32c| format!("{crc32c:08x}"));
+        let row = serde_json::json!({
+            "dataset": summary.dataset,
+            "ok": ok,
+            "problems": problems.join("; "),
+            "unreadable": unreadable.join("; "),
+            "train": train.images,
+            "test": test.images,
+            "train_crc32c": checksum(train),
+            "test_crc32c": checksum(test),
+        });
+        print(&Records::of_objects(&[row]).shown(global.output)?)?;
     } else if ok {
-        let (train, test) = (&summary.train, &summary.test);
         let checked = match (train.crc32c, test.crc32c) {
             (Some(train), Some(test)) => format!("crc32c {train:08x} {test:08x}"),
             _ => "every file was read".into(),
@@ -139,24 +157,21 @@ fn verify(dataset: &Dataset, output_json: bool, quiet: bool) -> anyhow::Result<(
     Ok(())
 }
 
-fn convert(config: &Config, output_json: bool, quiet: bool) -> anyhow::Result<()> {
-    let dataset = dataset::ready(config, quiet)?;
+fn convert(global: &Global, config: &Config) -> anyhow::Result<()> {
+    let dataset = dataset::ready(global, config)?;
     let made = match &dataset.stream {
         Some(Stream::Events(events)) => events.cached_at(),
         _ => None,
     };
-    if output_json {
-        let object = serde_json::json!({
-            "dataset": dataset.name,
-            "frames": made,
-            "bytes": made.map(|path| path.metadata().map(|found| found.len())).transpose()?,
-            "train": dataset.train.len(),
-            "test": dataset.test.len(),
-        });
-        return print(&json(&object)?);
-    }
+    let object = serde_json::json!({
+        "dataset": dataset.name,
+        "frames": made,
+        "bytes": made.map(|path| path.metadata().map(|found| found.len())).transpose()?,
+        "train": dataset.train.len(),
+        "test": dataset.test.len(),
+    });
     let (name, train, test) = (&dataset.name, dataset.train.len(), dataset.test.len());
-    print(&match made {
+    let text = match made {
         Some(path) => {
             let megabytes = path.metadata()?.len() as f64 / 1e6;
             let [height, width, _] = dataset.shape;
@@ -165,7 +180,49 @@ fn convert(config: &Config, output_json: bool, quiet: bool) -> anyhow::Result<()
         }
         None if dataset.stream.is_some() => format!("{name}: {train} + {test} images; they are decoded while training\n"),
         None => format!("{name}: {train} + {test} images; there is nothing to convert\n"),
-    })
+    };
+    print_object(global.output, &object, &text)
+}
+
+/// A row a class, with what the text says of the set and its splits in every row.
+fn classes(summary: &Summary) -> Records {
+    let heads = ["label", "class", "train", "test", "dataset", "shape", "frames", "max_value", "mean", "std"];
+    let of_splits = ["train_images", "test_images", "train_mean", "test_mean", "train_std", "test_std", "train_crc32c", "test_crc32c"];
+    let mut records = Records::new(heads.iter().chain(&of_splits));
+    let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(" ");
+    let widen = |values: &[f32]| values.iter().map(f32::to_string).collect::<Vec<_>>().join(" ");
+    let checksum = |split: &SplitSummary| split.crc32c.map_or(String::new(), |crc32c| format!("{crc32c:08x}"));
+    let Summary { dataset, shape, frames, max_value, mean, std, classes, train, test } = summary;
+    let tail = [
+        dataset.clone(),
+        shape.map(|n| n.to_string()).join("x"),
+        frames.to_string(),
+        max_value.to_string(),
+        widen(mean),
+        widen(std),
+        train.images.to_string(),
+        test.images.to_string(),
+        list(&train.mean),
+        list(&test.mean),
+        list(&train.std),
+        list(&test.std),
+        checksum(train),
+        checksum(test),
+    ];
+    for (label, class) in classes.iter().enumerate() {
+        let head = [label.to_string(), class.clone(), train.per_class[label].to_string(), test.per_class[label].to_string()];
+        records.push(head.into_iter().chain(tail.clone()).collect());
+    }
+    records
+}
+
+/// A result that is one line of text.
+fn print_object(output: Output, object: &serde_json::Value, text: &str) -> anyhow::Result<()> {
+    match output {
+        Output::Text => print(text),
+        Output::Json => print(&object.to_string()),
+        Output::Csv | Output::Md => print(&Records::of_objects(std::slice::from_ref(object)).shown(output)?),
+    }
 }
 
 fn text(dataset: &Dataset, summary: &Summary) -> String {
@@ -191,7 +248,7 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
         let _ = match split.crc32c {
             Some(crc32c) => writeln!(
                 out,
-                "{name:<5} {:>6} images, mean {}, std {}, crc32c {crc32c:08x}",
+                "{name:<5} {:>6} images, mean {}, std {}\n      crc32c {crc32c:08x}",
                 split.images,
                 list(&split.mean),
                 list(&split.std)
@@ -209,10 +266,6 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
         let _ = writeln!(out, "{label:>5} {name:<name_width$} {train:>6} {test:>6}");
     }
     out
-}
-
-fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
-    Ok(serde_json::to_string(value)? + "\n")
 }
 
 fn print(text: &str) -> anyhow::Result<()> {

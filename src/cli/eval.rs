@@ -1,5 +1,7 @@
 //! `dsr eval`: accuracy against T, per class, firing rates and synaptic operations per layer, predictions.
 
+mod table;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,9 +23,9 @@ use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
 use super::confusion;
-use super::dataset;
+use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, Unused, complain, say};
+use super::{DONE, Global, Output, Unused, complain, dataset, outputs, say};
 
 /// Measures a trained network on the test split.
 ///
@@ -34,14 +36,15 @@ use super::{DONE, Global, Output, Unused, complain, say};
 pub struct EvalArgs {
     #[command(flatten)]
     network: NetworkFlags,
-    /// Checkpoint or run folder; the newest runs/*/best.safetensors without this.
+    /// Checkpoint or run folder [default: the newest runs/*/best.safetensors].
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     checkpoint: Option<PathBuf>,
-    /// Numbers of time steps, such as 5,10,20; that of the training without this.
-    #[arg(short = 'T', long, value_name = "N,N,…", value_delimiter = ',', aliases = ["timesteps", "time_steps"], help_heading = "Evaluation")]
+    /// Numbers of time steps T, such as 5,10,20 [default: that of the training].
+    #[arg(short = 'T', long, value_name = "N,N,…", value_delimiter = ',', visible_alias = "timesteps", alias = "time_steps")]
+    #[arg(help_heading = "Evaluation")]
     time_steps: Vec<usize>,
-    /// Samples computed at once; changes no prediction.
-    #[arg(short, long, value_name = "N", aliases = ["test-batch", "batch-size"], help_heading = "Evaluation")]
+    /// Batch size: samples computed at once; changes no prediction [default: that of the training].
+    #[arg(short, long, value_name = "N", visible_aliases = ["batch-size", "test-batch"], alias = "test_batch", help_heading = "Evaluation")]
     batch: Option<usize>,
     /// Accuracy of every class.
     #[arg(long, help_heading = "Evaluation")]
@@ -80,11 +83,16 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         Some(path) => settings::checkpoint_file(path),
         None => newest_best(Path::new("runs"))?,
     };
+    if let Some(file) = &args.predictions {
+        outputs::check("predictions", file)?;
+    }
     let mut flags = settings::table(&args.network)?;
+    let network_flags = flags.clone();
     if let Some(batch) = args.batch {
         flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
     }
     let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
+    settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();
     if steps.is_empty() {
@@ -96,8 +104,8 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.predictions.is_some() && steps.len() > 1 {
         return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
     }
-    if args.confusion && args.rates && global.output == Output::Csv {
-        return Err(Error::config("confusion", "with -o csv there is one table; leave --rates away, or give -o json").into());
+    if args.confusion && (args.rates || args.per_class) && matches!(global.output, Output::Csv | Output::Md) {
+        return Err(Error::config("confusion", "csv and md hold one table; leave --rates and --per-class away, or give -o json").into());
     }
     if args.rates {
         settings::check_spiking(&config, "--rates")?;
@@ -106,7 +114,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         settings::check_spiking(&config, "--ties current")?;
     }
     let device = global.open_device()?;
-    let mut dataset = Arc::new(dataset::ready(&Config { time_steps: steps[0], ..config.clone() }, global.quiet)?);
+    let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
     let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
     for &time_steps in &steps {
         let frames = if dataset.frames > 1 { time_steps } else { 1 };
@@ -123,9 +131,9 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     for time_steps in steps {
         network.time_steps = time_steps;
         if dataset.frames > 1 && dataset.frames != time_steps {
-            dataset = Arc::new(dataset::ready(&Config { time_steps, ..config.clone() }, global.quiet)?);
+            dataset = Arc::new(dataset::ready(global, &Config { time_steps, ..config.clone() })?);
         }
-        results.push(measure(&mut network, &dataset, config.batch, &args)?);
+        results.push(measure(&mut network, &dataset, config.batch, &args, &Progress::new(global, dataset.test.len()))?);
     }
     if let Some(file) = &args.predictions {
         atomic_file::write(file, &predictions(&results[0].evaluation).map_err(|e| Error::file(file, e.to_string()))?)?;
@@ -136,8 +144,8 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
     match global.output {
         Output::Json => say(&shown.json(&results)?.to_string()),
-        Output::Csv => say(shown.csv(&results)?.trim_end()),
-        _ => say(shown.text(&results)?.trim_end()),
+        Output::Text => say(shown.text(&results)?.trim_end()),
+        output => say(shown.records(&results).shown(output)?.trim_end()),
     }
     Ok(DONE)
 }
@@ -160,10 +168,13 @@ fn newest_best(runs: &Path) -> Result<PathBuf> {
         .ok_or_else(|| Error::config("checkpoint", "there is none under runs/; give --checkpoint FILE, or train first"))
 }
 
-fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, args: &EvalArgs) -> Result<Measured> {
+fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, args: &EvalArgs, progress: &Progress) -> Result<Measured> {
     let begin = Instant::now();
+    let (mut seen, what) = (0, format!("T = {}, image", network.time_steps));
     let mut operations = vec![Operations::default(); network.layers.len()];
     let visit = &mut |network: &Network, forward: &Forward, batch: &Batch| {
+        seen += batch.labels.len();
+        progress.at(&what, seen, dataset.test.len(), "");
         if args.rates {
             add_operations(network, &forward.spikes, batch.labels.len(), batch.frames, &mut operations);
         }
@@ -326,7 +337,7 @@ impl Shown<'_> {
 
     fn layer_table(&self, out: &mut String, measured: &Measured) -> std::fmt::Result {
         let millions = |operations: u64| operations as f64 / 1e6 / measured.evaluation.labels.len() as f64;
-        writeln!(out, "\nT = {}: synaptic operations into each layer, millions an image", measured.time_steps)?;
+        writeln!(out, "\nT = {}: synaptic operations into each layer, millions per image", measured.time_steps)?;
         writeln!(out, "{:20} {:>12} {:>8} {:>12} {:>12} {:>6}", "layer", "H x W x C", "rate", "actual", "dense", "%")?;
         let mut row = |name: &str, shape: String, rate: f64, operations: Operations| {
             let share = 100.0 * operations.actual as f64 / operations.dense.max(1) as f64;
@@ -346,15 +357,15 @@ impl Shown<'_> {
         let n = measured.evaluation.labels.len();
         let counts = Counts::of_network(self.network, &measured.operations, n);
         let total = Counts::total(&counts);
-        writeln!(out, "\nT = {}: operations (millions) and estimated energy (microjoules) an image", measured.time_steps)?;
-        let heads = ["AC", "MAC", "energy", "ANN AC", "ANN MAC", "ANN energy", "ANN/SNN"];
-        writeln!(out, "{:20} {}", "layer", heads.map(|head| format!("{head:>10}")).join(" "))?;
+        writeln!(out, "\nT = {}: operations (millions) and estimated energy (uJ) per image", measured.time_steps)?;
+        let heads = ["AC", "MAC", "uJ", "ANN AC", "ANN MAC", "ANN uJ", "ANN/SNN"];
+        writeln!(out, "{:17} {}", "layer", heads.map(|head| format!("{head:>8}")).join(" "))?;
         let names = self.network.layers.iter().map(|layer| layer.name.as_str()).chain(["all"]);
         for (name, counts) in names.zip(counts.iter().chain([&total])) {
             let [energy, ann] = [counts.joules(&energy::FLOAT), counts.ann_joules(&energy::FLOAT)];
             let numbers = [counts.ac / 1e6, counts.mac / 1e6, energy * 1e6, counts.ann_ac / 1e6, counts.ann_mac / 1e6, ann * 1e6];
-            let numbers = numbers.map(|number| format!("{number:>10.3}")).join(" ");
-            writeln!(out, "{name:20} {numbers} {:>10}", ratio(energy, ann))?;
+            let numbers = numbers.map(|number| format!("{number:>8.3}")).join(" ");
+            writeln!(out, "{name:17} {numbers} {:>8}", ratio(energy, ann))?;
         }
         for model in MODELS {
             let Model { name, source, ac_pj, mac_pj, ann_mac_pj, .. } = model;
@@ -367,70 +378,12 @@ impl Shown<'_> {
                 ratio(energy, ann)
             )?;
             if name == energy::FLOAT.name {
-                writeln!(out, "  table above; energies by {source}")?;
+                writeln!(out, "  table above; energies by\n  {source}")?;
             }
         }
         writeln!(out, "ANN: the same network, one pass. Neglected: memory, batch norm, biases,")?;
         let updates = total.updates / 1e6;
-        writeln!(out, "and {updates:.3} million neuron updates an image: {:.3} uJ at 0.9 pJ each.", updates * energy::FLOAT.ac_pj)
-    }
-
-    /// A line a layer with `--rates`, a line a pair of classes with `--confusion`, a line for each T without.
-    fn csv(&self, results: &[Measured]) -> anyhow::Result<String> {
-        let (machine, config) = (machine(), self.config);
-        let commit = machine.commit.unwrap_or_default();
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        let mut heads = vec!["time_steps", "n", "top1", "loss"];
-        if self.args.rates {
-            heads.extend(["layer", "firing_rate", "ac", "mac", "energy_j", "ann_ac", "ann_mac", "ann_energy_j", "neuron_updates"]);
-        } else if self.args.confusion {
-            heads.extend(["true", "predicted", "count"]);
-        } else {
-            heads.push("firing_rate");
-        }
-        heads.extend(["model", "neuron", "dataset", "weight_bits", "seed", "device", "version", "commit", "cpu", "threads"]);
-        writer.write_record(&heads)?;
-        let tail = [
-            config.model_name(),
-            config.neuron.name().into(),
-            self.dataset.name.clone(),
-            config.weight_bits.to_string(),
-            config.seed.to_string(),
-            self.network.device().to_string(),
-            machine.version.into(),
-            commit.into(),
-            machine.cpu.clone(),
-            machine.threads.to_string(),
-        ];
-        for measured in results {
-            let evaluation = &measured.evaluation;
-            let n = evaluation.labels.len();
-            let head = [measured.time_steps as f64, n as f64, evaluation.accuracy(), evaluation.loss].map(|v| v.to_string());
-            if self.args.confusion {
-                let names = &self.dataset.classes;
-                for (label, row) in names.iter().zip(evaluation.confusion()) {
-                    for (class, count) in names.iter().zip(row) {
-                        let pair = [label.clone(), class.clone(), count.to_string()];
-                        writer.write_record(head.iter().chain(&pair).chain(&tail))?;
-                    }
-                }
-                continue;
-            }
-            if !self.args.rates {
-                let rate = [measured.firing_rate.to_string()];
-                writer.write_record(head.iter().chain(&rate).chain(&tail))?;
-                continue;
-            }
-            let counts = Counts::of_network(self.network, &measured.operations, n);
-            for ((layer, rate), counts) in self.network.layers.iter().zip(&evaluation.rates).zip(&counts) {
-                let (energy, ann) = (counts.joules(&energy::FLOAT), counts.ann_joules(&energy::FLOAT));
-                let numbers = [*rate, counts.ac, counts.mac, energy, counts.ann_ac, counts.ann_mac, ann, counts.updates];
-                let name = [layer.name.clone()];
-                let numbers = numbers.map(|v| v.to_string());
-                writer.write_record(head.iter().chain(&name).chain(&numbers).chain(&tail))?;
-            }
-        }
-        Ok(String::from_utf8(writer.into_inner()?)?)
+        writeln!(out, "and {updates:.3} million neuron updates per image: {:.3} uJ at 0.9 pJ each.", updates * energy::FLOAT.ac_pj)
     }
 }
 

@@ -17,9 +17,10 @@ use crate::device::{Device, Gpu, Isa, kernels};
 use crate::error::Result;
 use crate::settings::{models, recipes};
 
+use super::records::Records;
 use super::{DONE, Global, Output, Unused, Wanted, say};
 
-/// Says what this build and machine have.
+/// Shows build and hardware information.
 #[derive(Args)]
 pub struct InfoArgs {
     /// Registers, spills, shared memory and occupancy of every CUDA kernel on every target of this build.
@@ -39,10 +40,11 @@ pub fn run(global: &Global, args: &InfoArgs) -> anyhow::Result<u8> {
     if args.kernels {
         global.refuse("info --kernels", &[Unused::Device, Unused::Threads])?;
     }
-    match (args.kernels, global.output == Output::Json) {
-        (true, true) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
-        (true, false) => kernel_table().iter().for_each(|line| say(line)),
-        (false, as_json) => machine(global, args.peaks, as_json)?,
+    match (args.kernels, global.output) {
+        (true, Output::Json) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
+        (true, Output::Text) => kernel_table().iter().for_each(|line| say(line)),
+        (true, output) => say(Records::of_objects(&kernel_rows()).shown(output)?.trim_end()),
+        (false, output) => machine(global, args.peaks, output)?,
     }
     Ok(DONE)
 }
@@ -53,7 +55,7 @@ fn build_features() -> Vec<&'static str> {
     features.iter().filter(|feature| feature.1).map(|feature| feature.0).collect()
 }
 
-fn machine(global: &Global, peaks: bool, as_json: bool) -> anyhow::Result<()> {
+fn machine(global: &Global, peaks: bool, output: Output) -> anyhow::Result<()> {
     // A device that is asked for by name is opened: the shortest way to see whether it can be used.
     let opened = match global.device {
         Wanted::Cuda(_) => match global.open_device()? {
@@ -71,7 +73,7 @@ fn machine(global: &Global, peaks: bool, as_json: bool) -> anyhow::Result<()> {
     let measured = if peaks { Some(Measured::here(opened.as_ref())?) } else { None };
     let mut devices = vec!["cpu".to_string()];
     devices.extend((0..gpus.as_ref().map_or(0, Vec::len)).map(|index| format!("cuda:{index}")));
-    if as_json {
+    if output == Output::Json {
         let mut info = json!({
             "version": version,
             "commit": commit,
@@ -132,7 +134,13 @@ fn machine(global: &Global, peaks: bool, as_json: bool) -> anyhow::Result<()> {
     if let Some(measured) = &measured {
         rows.extend(measured.rows());
     }
-    rows.iter().for_each(|(name, value)| say(&format!("{name:16} {value}")));
+    if output == Output::Text {
+        rows.iter().for_each(|(name, value)| say(&format!("{name:16} {value}")));
+        return Ok(());
+    }
+    let mut records = Records::new(["what", "value"]);
+    rows.into_iter().for_each(|(name, value)| records.push(vec![name.into(), value]));
+    say(records.shown(output)?.trim_end());
     Ok(())
 }
 

@@ -11,8 +11,13 @@ pub mod export;
 pub mod info;
 mod notes;
 mod numbers;
+mod outputs;
 mod plan;
+mod ported;
 pub mod profile;
+mod progress;
+pub mod recipe;
+mod records;
 pub mod settings;
 mod stop;
 pub mod train;
@@ -44,7 +49,7 @@ const USAGE: u8 = 2;
 
 /// Trains and measures spiking neural networks by differentiation on spike representation (DSR).
 #[derive(Parser)]
-#[command(name = "dsr", version, arg_required_else_help = true)]
+#[command(name = "dsr", version, arg_required_else_help = true, max_term_width = 80)]
 #[command(after_help = "Exit code: 0 done, 1 failed or interrupted, 2 wrong flag or setting.")]
 struct Cli {
     #[command(flatten)]
@@ -62,6 +67,7 @@ enum Command {
     Bench(bench::BenchArgs),
     Profile(Box<profile::ProfileArgs>),
     Data(Box<data::DataArgs>),
+    Recipe(recipe::RecipeArgs),
     Info(info::InfoArgs),
     Check(check::CheckArgs),
 }
@@ -72,24 +78,27 @@ pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, global = true, default_value = "auto", value_parser = parse_device, help_heading = "Global")]
     device: Wanted,
-    /// Threads, up to 1024; one a core without this. Results do not depend on it.
+    /// Threads, up to 1024; results do not depend on it [default: one per core].
     #[arg(long, global = true, value_name = "N", help_heading = "Global")]
     threads: Option<NonZeroUsize>,
-    /// Seed of everything random.
-    #[arg(long, global = true, value_name = "N", aliases = ["manualSeed", "manual-seed"], help_heading = "Global")]
+    /// Seed of everything random [default: 0].
+    #[arg(long, global = true, value_name = "N", visible_alias = "manualSeed", alias = "manual-seed", help_heading = "Global")]
     seed: Option<u64>,
     /// Settings from a TOML file; flags win over it.
     #[arg(long, global = true, value_name = "FILE.toml", help_heading = "Global")]
     config: Option<PathBuf>,
-    /// Results only: no line an epoch, no progress.
+    /// Results only: no line per epoch, no progress.
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global")]
     quiet: bool,
     /// Say more on stderr: the settings (benchmarks have them in their results).
     #[arg(short, long, global = true, help_heading = "Global")]
     verbose: bool,
-    /// Form of the results on stdout.
+    /// Output format of the results on stdout.
     #[arg(short, long, global = true, value_enum, default_value = "text", help_heading = "Global")]
     output: Output,
+    /// Seconds between two lines of progress where stderr is no terminal; for tests.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, hide = true)]
+    progress_every: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -98,9 +107,9 @@ enum Output {
     Text,
     /// One object on one line.
     Json,
-    /// A Markdown table (bench).
+    /// A Markdown table.
     Md,
-    /// A table for spreadsheets (bench, profile, eval).
+    /// A table for spreadsheets.
     Csv,
 }
 
@@ -221,15 +230,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    let output = cli.global.output;
-    let is_fit = match output {
-        Output::Text | Output::Json => true,
-        Output::Csv => matches!(cli.command, Command::Bench(_) | Command::Eval(_) | Command::Profile(_)),
-        Output::Md => matches!(cli.command, Command::Bench(_)),
-    };
-    if !is_fit {
-        return Err(Error::config("output", format!("{output:?} is not for this command; give text or json").to_lowercase()).into());
-    }
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
@@ -238,6 +238,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Bench(args) => bench::run(&cli.global, args),
         Command::Profile(args) => profile::run(&cli.global, *args),
         Command::Data(args) => data::run(&cli.global, &args).map(|()| DONE),
+        Command::Recipe(args) => recipe::run(&cli.global, &args),
         Command::Info(args) => info::run(&cli.global, &args),
         Command::Check(args) => check::run(&cli.global, &args),
     }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Global;
 use super::notes::rate_note;
+use super::ported::PortedFlags;
 use super::settings::{self, NetworkFlags, TrainingFlags};
 use crate::error::{Error, Result};
 use crate::settings::{Config, recipes};
@@ -26,7 +27,7 @@ pub struct TrainArgs {
     pub network: NetworkFlags,
     #[command(flatten)]
     pub training: TrainingFlags,
-    /// Settings by name; without this, those of the data set. `dsr info` lists them.
+    /// Settings by name; `dsr recipe list` lists them [default: those of the data set].
     #[arg(long, value_name = "NAME", help_heading = "Run")]
     pub recipe: Option<String>,
     /// Continue a run: a checkpoint, or `auto` for the last one of --out, or of the newest run of that name (a new run if there is none).
@@ -38,9 +39,17 @@ pub struct TrainArgs {
     /// With --init-from: start the last layer anew, for a data set with other classes.
     #[arg(long, requires = "init_from", alias = "new_head", help_heading = "Run")]
     pub new_head: bool,
-    /// Run folder; runs/DATASET-MODEL-NEURON-T-N with the first free N without this.
+    /// Run folder [default: runs/DATASET-MODEL-NEURON-T-N with the first free N].
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
     pub out: Option<PathBuf>,
+    /// Name of the run: as --out runs/NAME.
+    #[arg(long, value_name = "NAME", conflicts_with = "out", help_heading = "Run")]
+    pub name: Option<PathBuf>,
+    /// Print the resolved settings (TOML, or as --output says) and stop: no data is read, no file is written.
+    #[arg(long, help_heading = "Run")]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub ported: PortedFlags,
     /// Take the run folder from the process that has it; without this, a lock of another machine counts until it is a minute old.
     #[arg(long, help_heading = "Run")]
     pub break_lock: bool,

@@ -1,5 +1,7 @@
 //! `dsr profile`: where the time of a training step or an inference goes.
 
+mod table;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -19,8 +21,9 @@ use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
 
 use super::numbers::{MAX_WARMUP, count, up_to};
+use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, dataset, say};
+use super::{DONE, Global, Output, complain, dataset, outputs, say};
 
 /// Steps with timers: the spans of all of them are in memory.
 const MAX_STEPS: usize = 10_000;
@@ -36,13 +39,14 @@ pub struct ProfileArgs {
     #[command(flatten)]
     network: NetworkFlags,
     /// Number of time steps T.
-    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"], help_heading = "Network and data")]
+    #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
+    #[arg(help_heading = "Measurement")]
     time_steps: Option<usize>,
     /// Samples computed at once [default: 32, or the data set's].
-    #[arg(short, long, value_name = "N", alias = "batch-size", help_heading = "Network and data")]
+    #[arg(short, long, value_name = "N", visible_alias = "batch-size", help_heading = "Measurement")]
     batch: Option<usize>,
     /// Checkpoint or run folder: its network, settings and data set.
-    #[arg(long, value_name = "FILE", help_heading = "Network and data")]
+    #[arg(long, value_name = "FILE", help_heading = "Measurement")]
     checkpoint: Option<PathBuf>,
     /// What is profiled.
     #[arg(long, value_enum, default_value = "train", help_heading = "Measurement")]
@@ -79,6 +83,9 @@ enum By {
 /// # Errors
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
+    for (flag, file) in [("trace", &args.trace), ("html", &args.html)] {
+        file.iter().try_for_each(|file| outputs::check(flag, file))?;
+    }
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
     config.check()?;
@@ -92,13 +99,16 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         models::build(&config.architecture(), shape, classes)?;
         Images::Random { shape, classes }
     } else {
-        Images::Dataset(Arc::new(dataset::ready(&config, global.quiet)?))
+        Images::Dataset(Arc::new(dataset::ready(global, &config)?))
     };
     let mut subject = Subject::new(args.mode, config, images.clone(), checkpoint.as_deref(), &device)?;
     if matches!(device, Device::Cuda(_)) && !global.quiet {
         complain("note: on a device every layer is waited for, so kernels do not overlap; the steps without timers are replayed as usual");
     }
-    let (mut profile, shown) = profile(args.mode, &mut subject, args.warmup, args.steps)?;
+    let (progress, steps) = (Progress::new(global, 0), args.warmup + 2 * args.steps);
+    let mut tell = |done: usize| progress.at("step", done, steps, "");
+    let (mut profile, shown) = profile(args.mode, &mut subject, args.warmup, args.steps, &mut tell)?;
+    drop(progress);
     if let Some(gpu) = args.predict {
         let shape = [subject.config.batch, subject.batch().frames];
         let adam = subject.config.optimizer == OptimizerKind::Adam;
@@ -123,8 +133,8 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     }
     match global.output {
         Output::Json => say(&serde_json::to_string(&profile)?),
-        Output::Csv => say(csv(&profile)?.trim_end()),
-        _ => say(text(&profile, args.by)?.trim_end()),
+        Output::Text => say(text(&profile, args.by)?.trim_end()),
+        output => say(table::records(&profile).shown(output)?.trim_end()),
     }
     Ok(DONE)
 }
@@ -138,7 +148,9 @@ fn config(global: &Global, args: &ProfileArgs, checkpoint: Option<&std::path::Pa
         }
     }
     if let Some(path) = checkpoint {
-        return Ok((settings::of_checkpoint(path, settings::layers(global, flags)?)?, false));
+        let config = settings::of_checkpoint(path, settings::layers(global, flags)?)?;
+        settings::refuse_untrained(&settings::table(&args.network)?, &config, &[])?;
+        return Ok((config, false));
     }
     if flags.contains_key("dataset") {
         return Ok((settings::fresh(None, settings::layers(global, flags)?)?, false));
@@ -178,11 +190,12 @@ fn text(profile: &Profile, by: By) -> std::result::Result<String, std::fmt::Erro
     let machine = &profile.machine;
     let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     let setting = |name: &str| profile.config.get(name).map_or_else(String::new, |value| value.to_string().replace('"', ""));
+    let load = machine.load.map_or(String::new(), |load| format!(", load {load} before"));
     writeln!(out, "dsr {} ({}, {}{commit}), seed {}", machine.version, machine.build, machine.target, profile.seed)?;
-    writeln!(out, "{}, {}, {} threads of {} cores, {}", machine.cpu, machine.isa, machine.threads, machine.cores, profile.device)?;
+    writeln!(out, "{}, {}, {} threads of {} cores, {}{load}", machine.cpu, machine.isa, machine.threads, machine.cores, profile.device)?;
     writeln!(
         out,
-        "{} {}, {}, T = {}, batch {}, {}-bit weights, images: {}",
+        "{} {}, {},\nT = {}, batch {}, {}-bit weights, images: {}",
         if profile.mode == Work::Train { "training step of" } else { "inference of" },
         profile.model,
         setting("neuron"),
@@ -195,13 +208,16 @@ fn text(profile: &Profile, by: By) -> std::result::Result<String, std::fmt::Erro
     let (least, most) = (wall.with_timers.iter().min(), wall.with_timers.iter().max());
     writeln!(
         out,
-        "wall time {} ms: median of {} steps ({} .. {}), {} before them; timers cost {:+.2} %\n",
+        "wall time {} ms: median of {} steps ({} .. {}), {} before them\n{}\n",
         milliseconds(wall.shown),
         wall.with_timers.len(),
         milliseconds(least.copied().unwrap_or(0)),
         milliseconds(most.copied().unwrap_or(0)),
         profile.warmup,
-        100.0 * wall.overhead
+        match wall.measured_overhead() {
+            Some(cost) => format!("timers cost {:.2} %", 100.0 * cost),
+            None => "timers cost less than can be measured here".into(),
+        }
     )?;
     match by {
         By::Layer => by_layer(&mut out, profile)?,
@@ -223,18 +239,18 @@ fn share(profile: &Profile, nanoseconds: u64) -> f64 {
 }
 
 fn by_layer(out: &mut String, profile: &Profile) -> std::fmt::Result {
-    writeln!(out, "times in ms; Gop/s of forward: synaptic operations, actual and dense; kept: MB for backward")?;
+    writeln!(out, "times in ms; Gop/s of forward: synaptic operations, actual and dense;\nkept: MB for backward; peak: MB of the process")?;
     writeln!(
         out,
-        "{:18}{:>11}{:>8}{:>10}{:>10}{:>6}{:>8}{:>8}{:>9}{:>9}",
-        "layer", "H x W x C", "rate", "forward", "backward", "%", "Gop/s", "dense", "kept", "peak MB"
+        "{:14} {:>10} {:>6} {:>8} {:>8} {:>4} {:>6} {:>6} {:>5} {:>4}",
+        "layer", "H x W x C", "rate", "forward", "backward", "%", "Gop/s", "dense", "kept", "peak"
     )?;
     for layer in &profile.layers {
         let megabytes = |bytes: Option<u64>| bytes.map_or("-".into(), |bytes| format!("{:.2}", bytes as f64 / 1e6));
         writeln!(
             out,
-            "{:18}{:>11}{:>8.4}{:>10}{:>10}{:>6.1}{:>8}{:>8}{:>9}{:>9}",
-            fit(&layer.layer, 18),
+            "{:14} {:>10} {:>6.4} {:>8} {:>8} {:>4.1} {:>6} {:>6} {:>5} {:>4}",
+            fit(&layer.layer, 14),
             layer.shape.map(|n| n.to_string()).join("x"),
             layer.firing_rate,
             milliseconds(layer.forward_ns),
@@ -248,9 +264,9 @@ fn by_layer(out: &mut String, profile: &Profile) -> std::fmt::Result {
     }
     let total = |of: fn(&crate::profile::LayerRow) -> u64| profile.layers.iter().map(of).sum::<u64>();
     let (forward, backward) = (total(|layer| layer.forward_ns), total(|layer| layer.backward_ns));
-    let all = format!("{:>10}{:>10}{:>6.1}", milliseconds(forward), milliseconds(backward), share(profile, forward + backward));
-    writeln!(out, "{:37}{all}", "all layers")?;
-    let mut line = |name: &str, time: u64| writeln!(out, "{name:37}{:>20}{:>6.1}", milliseconds(time), share(profile, time));
+    let all = format!(" {:>8} {:>8} {:>4.1}", milliseconds(forward), milliseconds(backward), share(profile, forward + backward));
+    writeln!(out, "{:32}{all}", "all layers")?;
+    let mut line = |name: &str, time: u64| writeln!(out, "{name:32} {:>17} {:>4.1}", milliseconds(time), share(profile, time));
     for row in profile.rows.iter().filter(|row| row.layer.is_none()) {
         let phase = row.phase.map_or_else(String::new, |phase| format!("{phase:?}: ").to_lowercase());
         line(&format!("{phase}{}", row.op.name()), row.time_ns)?;
@@ -269,12 +285,12 @@ fn by_op(out: &mut String, profile: &Profile) -> std::fmt::Result {
         entry.4.add(row.amount);
     }
     writeln!(out, "* shared a parallel loop, split by looking at every fifth strip of positions")?;
-    writeln!(out, "{:10} {:22}{:>7}{:>12}{:>7}{:>10}{:>10}{:>10}", "phase", "operation", "calls", "ms", "%", "Gop/s", "dense", "GB/s")?;
+    writeln!(out, "{:10} {:22}{:>6}{:>11}{:>6}{:>8}{:>8}{:>8}", "phase", "operation", "calls", "ms", "%", "Gop/s", "dense", "GB/s")?;
     for ((_, op), (phase, calls, time, is_shared, amount)) in &ops {
         let phase = phase.map_or_else(|| "-".into(), |phase| format!("{phase:?}").to_lowercase());
         writeln!(
             out,
-            "{phase:10} {:22}{calls:>7}{:>12}{:>7.1}{:>10}{:>10}{:>10}",
+            "{phase:10} {:22}{calls:>6}{:>11}{:>6.1}{:>8}{:>8}{:>8}",
             format!("{}{}", op.name(), if *is_shared { " *" } else { "" }),
             milliseconds(*time),
             share(profile, *time),
@@ -283,74 +299,26 @@ fn by_op(out: &mut String, profile: &Profile) -> std::fmt::Result {
             rate(amount.bytes, *time)
         )?;
     }
-    ends(profile).into_iter().try_for_each(|(name, time)| writeln!(out, "{name:40}{:>12}{:>7.1}", milliseconds(time), share(profile, time)))
+    ends(profile).into_iter().try_for_each(|(name, time)| writeln!(out, "{name:39}{:>11}{:>6.1}", milliseconds(time), share(profile, time)))
 }
 
 fn predicted(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
     let gpu = &prediction.gpu;
-    writeln!(out, "\nPrediction for {}, not measured: microseconds by data sheet and shapes (docs/predict.md)", gpu.name)?;
+    writeln!(out, "\nPrediction for {}, not measured:\nmicroseconds by data sheet and shapes (docs/predict.md)", gpu.name)?;
     match prediction.occupancy {
-        Some(share) => writeln!(out, "{}; occupancy of the spike convolution {:.0} % of the warps", gpu.source, 100.0 * share)?,
-        None => writeln!(out, "{}; this build has no kernels, so their occupancy is not known", gpu.source)?,
+        Some(share) => writeln!(out, "{};\noccupancy of the spike convolution {:.0} % of the warps", gpu.source, 100.0 * share)?,
+        None => writeln!(out, "{};\nthis build has no kernels, so their occupancy is not known", gpu.source)?,
     }
-    writeln!(out, "{:24}{:>12}{:>12}{:>12}  forward is bound by", "layer", "forward", "backward", "sum")?;
+    writeln!(out, "{:22}{:>12}{:>12}{:>12}  forward is bound by", "layer", "forward", "backward", "sum")?;
     let mut line = |name: &str, forward: &Cost, backward: &Cost| {
         let [forward_us, backward_us] = [forward, backward].map(|cost| 1e6 * cost.seconds);
         let (sum, bound) = (forward_us + backward_us, if forward_us > 0.0 { forward.bound() } else { "" });
-        let line = format!("{:24}{forward_us:>12.1}{backward_us:>12.1}{sum:>12.1}  {bound}", fit(name, 23));
+        let line = format!("{:22}{forward_us:>12.1}{backward_us:>12.1}{sum:>12.1}  {bound}", fit(name, 21));
         writeln!(out, "{}", line.trim_end())
     };
     for layer in &prediction.layers {
         line(&layer.layer, &layer.forward, &layer.backward)?;
     }
     line("optimiser", &Cost::default(), &prediction.optimizer)?;
-    writeln!(out, "{:48}{:>12.1}", "step", 1e6 * prediction.seconds)
-}
-
-/// A line a row, with what was measured in every line.
-fn csv(profile: &Profile) -> anyhow::Result<String> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let machine = &profile.machine;
-    let heads = ["phase", "layer", "op", "calls", "time_ns", "share", "shared_loop", "operations", "dense_operations", "bytes"];
-    let about = ["mode", "model", "neuron", "time_steps", "batch", "weight_bits", "images", "seed", "device"];
-    let build = ["version", "commit", "build", "cpu", "isa", "threads"];
-    writer.write_record(heads.iter().chain(&about).chain(&build))?;
-    let setting = |name: &str| profile.config.get(name).map_or_else(String::new, |value| value.to_string().replace('"', ""));
-    let tail = [
-        if profile.mode == Work::Train { "train" } else { "infer" }.into(),
-        profile.model.clone(),
-        setting("neuron"),
-        setting("time_steps"),
-        setting("batch"),
-        setting("weight_bits"),
-        profile.images.clone(),
-        profile.seed.to_string(),
-        profile.device.clone(),
-        machine.version.into(),
-        machine.commit.unwrap_or_default().into(),
-        machine.build.into(),
-        machine.cpu.clone(),
-        machine.isa.clone(),
-        machine.threads.to_string(),
-    ];
-    let number = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());
-    for row in &profile.rows {
-        let op = serde_json::to_value(row.op)?.as_str().unwrap_or_default().to_string();
-        let cells = [
-            row.phase.map_or_else(String::new, |phase| format!("{phase:?}").to_lowercase()),
-            row.layer.clone().unwrap_or_default(),
-            op,
-            row.calls.to_string(),
-            row.time_ns.to_string(),
-            row.share.to_string(),
-            row.shared_loop.to_string(),
-            number(row.amount.operations),
-            number(row.amount.dense_operations),
-            number(row.amount.bytes),
-        ];
-        writer.write_record(cells.iter().chain(&tail))?;
-    }
-    let left = ["", "", "not_accounted", "", &profile.not_accounted_ns.to_string(), "", "", "", "", ""].map(String::from);
-    writer.write_record(left.iter().chain(&tail))?;
-    Ok(String::from_utf8(writer.into_inner()?)?)
+    writeln!(out, "{:46}{:>12.1}", "step", 1e6 * prediction.seconds)
 }

@@ -19,21 +19,22 @@ use super::Global;
 /// Bytes that a file of settings may have.
 const MOST_BYTES: u64 = 1 << 20;
 
+/// Headings of flags whose values come from elsewhere where they are not given.
+pub const NETWORK: &str = "Network and data [default: the checkpoint's, or the recipe's]";
+const FILES: &str = "Files of dvs-cifar10 and imagenet [default: the checkpoint's, or the recipe's]";
+
 /// What the network is.
 #[derive(Args, Serialize)]
-#[command(next_help_heading = "Network and data")]
+#[command(next_help_heading = NETWORK)]
 pub struct NetworkFlags {
-    /// Data set by name; `dsr info` lists them.
+    /// Data set by name; `dsr info` lists them [default: fashion-mnist-3k].
     #[arg(short = 'd', long, value_name = "NAME")]
     dataset: Option<String>,
     /// Folder or archive of a data set that is not shipped.
-    #[arg(long, value_name = "PATH", aliases = ["path", "data_dir"])]
+    #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir")]
     data_dir: Option<PathBuf>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    reading: ReadingFlags,
     /// Network by name; `dsr info` lists them.
-    #[arg(long, value_name = "NAME", alias = "arch")]
+    #[arg(long, value_name = "NAME", visible_alias = "arch")]
     model: Option<String>,
     /// Neuron model; with relu the network is an ANN.
     #[arg(long, value_enum)]
@@ -41,14 +42,18 @@ pub struct NetworkFlags {
     #[command(flatten)]
     #[serde(flatten)]
     layers: LayerFlags,
-    /// Width of the weights in the forward pass: 16 or 8.
+    /// Width of the weights in the forward pass: 16 or 8 [default: 16].
     #[arg(long, value_name = "BITS", alias = "weight_bits")]
     weight_bits: Option<u8>,
+    // Last: the heading of a flattened group holds for all flags behind it.
+    #[command(flatten)]
+    #[serde(flatten)]
+    reading: ReadingFlags,
 }
 
 /// How samples are made from the files of DVS-CIFAR10 and ImageNet.
 #[derive(Args, Clone, Debug, Serialize)]
-#[command(next_help_heading = "Files of dvs-cifar10 and imagenet")]
+#[command(next_help_heading = FILES)]
 pub struct ReadingFlags {
     /// Recordings of dvs-cifar10 to test on: the last tenth of each class (dsr) or the first (spikingjelly).
     #[arg(long, value_enum, alias = "event_split")]
@@ -71,17 +76,17 @@ pub struct ReadingFlags {
     /// Share of a training photo of imagenet that a random crop takes, such as 0.08,1.
     #[arg(long, value_name = "X,X", value_parser = parse_pair, alias = "crop_scale")]
     crop_scale: Option<Pair>,
-    /// Leave out up to N files that cannot be read, instead of stopping at the first.
+    /// Leave out up to N files that cannot be read, instead of stopping at the first [default: 0].
     #[arg(long, value_name = "N", alias = "skip_unreadable")]
     skip_unreadable: Option<usize>,
-    /// Folder for what is made from the files; .dsr-cache in the data set without this.
+    /// Folder for what is made from the files [default: .dsr-cache in the data set].
     #[arg(long, value_name = "FOLDER", alias = "cache_dir")]
     cache_dir: Option<PathBuf>,
 }
 
 /// Sizes and constants of its layers.
 #[derive(Args, Serialize)]
-#[command(next_help_heading = "Network and data")]
+#[command(next_help_heading = NETWORK)]
 pub struct LayerFlags {
     /// Channels of each stage of a PreAct-ResNet, such as 16,32,64; at most 16 stages.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
@@ -90,12 +95,12 @@ pub struct LayerFlags {
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     blocks: Option<Sizes>,
     /// Initial threshold of every layer.
-    #[arg(long, value_name = "X", alias = "Vth")]
+    #[arg(long, value_name = "X", visible_alias = "Vth")]
     vth: Option<f64>,
-    /// The same for neurons behind an average pool only.
+    /// The same for neurons behind an average pool only [default: as --vth].
     #[arg(long, value_name = "X", alias = "vth_pooled")]
     vth_pooled: Option<f64>,
-    /// The same for the last layer only, whose representation is the logits.
+    /// The same for the last layer only, whose representation is the logits [default: as --vth].
     #[arg(long, value_name = "X", alias = "vth_logits")]
     vth_logits: Option<f64>,
     /// Share of the threshold at which a neuron fires.
@@ -105,31 +110,31 @@ pub struct LayerFlags {
     #[arg(long, value_name = "X")]
     tau: Option<f64>,
     /// Length of a time step, in the unit of tau (lif).
-    #[arg(long, value_name = "X", aliases = ["delta_t", "dt"])]
+    #[arg(long, value_name = "X", visible_alias = "dt", alias = "delta_t")]
     delta_t: Option<f64>,
     /// Lower bound of every threshold.
-    #[arg(long, value_name = "X", aliases = ["Vth_bound", "Vth-bound", "vth_bound"])]
+    #[arg(long, value_name = "X", visible_alias = "Vth_bound", aliases = ["Vth-bound", "vth_bound"])]
     vth_bound: Option<f64>,
 }
 
 /// How it is trained.
 #[derive(Args, Serialize)]
-#[command(next_help_heading = "Training")]
+#[command(next_help_heading = "Training [default: the recipe's]")]
 pub struct TrainingFlags {
     /// Number of time steps T.
-    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"])]
+    #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
-    /// Passes over the training split, up to 1,000,000.
+    /// Epochs: passes over the training split, up to 1,000,000.
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Samples a training step, up to 1,048,576.
-    #[arg(short, long, value_name = "N", aliases = ["train-batch", "train_batch", "batch-size", "batch_size"])]
+    /// Batch size: samples per training step, up to 1,048,576.
+    #[arg(short, long, value_name = "N", visible_aliases = ["batch-size", "train-batch"], aliases = ["train_batch", "batch_size"])]
     batch: Option<usize>,
-    /// Update rule.
+    /// Optimizer.
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<OptimizerKind>,
     /// Highest learning rate.
-    #[arg(long, value_name = "X", aliases = ["learning-rate", "learning_rate"])]
+    #[arg(long, value_name = "X", visible_alias = "learning-rate", alias = "learning_rate")]
     lr: Option<f64>,
     /// How the learning rate changes over the run.
     #[arg(long, value_enum)]
@@ -143,38 +148,38 @@ pub struct TrainingFlags {
     /// Share of the run after which the learning rate is highest (one-cycle); 0.3 without this.
     #[arg(long, value_name = "X", alias = "peak_share")]
     peak_share: Option<f64>,
-    /// When the learning rate goes down (cosine, multi-step): between epochs, or after every step.
+    /// When the learning rate goes down (cosine, multi-step): between epochs, or after every step [default: epoch].
     #[arg(long, value_enum, alias = "lr_decay")]
     lr_decay: Option<LrDecay>,
     /// Weight decay of every parameter.
-    #[arg(long = "wd", value_name = "X", aliases = ["weight-decay", "weight_decay"])]
+    #[arg(long = "wd", value_name = "X", visible_alias = "weight-decay", alias = "weight_decay")]
     weight_decay: Option<f64>,
-    /// Iterations of linear warm-up.
+    /// Training steps of linear warm-up of the learning rate.
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
     /// Momentum (sgd).
     #[arg(long, value_name = "X")]
     momentum: Option<f64>,
-    /// Nesterov momentum (sgd); `--nesterov=false` turns it off.
+    /// Nesterov momentum (sgd); `--nesterov=false` turns it off [default: false].
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     nesterov: Option<bool>,
-    /// Decay of the two means (adam), such as 0.9,0.999.
+    /// Adam beta1 and beta2 [default: 0.9,0.999].
     #[arg(long, value_name = "X,X", value_parser = parse_pair)]
     betas: Option<Pair>,
-    /// Added to the root (adam).
+    /// Adam epsilon [default: 1e-8].
     #[arg(long, value_name = "X")]
     eps: Option<f64>,
-    /// Which gradient the weights get.
+    /// Which gradient the weights get [default: rate].
     #[arg(long, value_enum, alias = "weight_gradient")]
     weight_gradient: Option<GradientKind>,
-    /// Initial thresholds: those of --vth (fixed), or chosen from the first training samples so that no layer starts silent (auto).
+    /// Initial thresholds: those of --vth (fixed), or chosen from the first training samples so that no layer starts silent (auto) [default: fixed].
     #[arg(long, value_enum, alias = "threshold_init")]
     threshold_init: Option<ThresholdInit>,
     /// Further factor of threshold gradients.
     #[arg(long, value_name = "X", alias = "threshold_grad_scale")]
     threshold_grad_scale: Option<f64>,
-    /// Share of spikes dropped while training.
-    #[arg(long, value_name = "X", aliases = ["drop", "drop-rate"])]
+    /// Dropout probability of a spike.
+    #[arg(long, value_name = "X", visible_alias = "drop-rate", alias = "drop")]
     dropout: Option<f64>,
     /// Padding of the random crop, pixels; 0 for no crop.
     #[arg(long, value_name = "N", alias = "crop_pad")]
@@ -284,6 +289,24 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::config("neuron", format!("relu: an ANN has no spikes, so there is no {what}; use if or lif")))
+}
+
+/// Refuses flags that a trained network has no use for: its thresholds are in the checkpoint. `only_training` are flags without an effect
+/// where it is not trained.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag.
+pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) -> Result<()> {
+    let no_leak: &[&str] = if config.neuron == NeuronKind::Lif { &[] } else { &["tau", "delta_t"] };
+    let thresholds = ["vth", "vth_pooled", "vth_logits"];
+    let Some(key) = thresholds.iter().chain(no_leak).chain(only_training).find(|key| flags.contains_key(**key)) else { return Ok(()) };
+    let flag = key.replace('_', "-");
+    let reason = match *key {
+        "tau" | "delta_t" => "its neurons do not leak",
+        key if thresholds.contains(&key) => "the thresholds are those of the checkpoint",
+        _ => "only training samples are cropped so",
+    };
+    Err(Error::config(&flag, format!("has no effect on a trained network: {reason}; leave --{flag} away")))
 }
 
 /// The file that `path` names: of a run folder, the best checkpoint.

@@ -1,10 +1,18 @@
 //! `dsr train`: settings, run folder, progress, results.
 
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::notes::{head_note, lag_note, memory_note, silence_note, single_note, thresholds_note, warmup_note};
+pub use super::plan::TrainArgs;
+use super::plan::{Out, plan, run_folders};
+use super::ported;
+use super::progress::Progress;
+use super::records::Records;
+use super::settings;
+use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, stop};
+use crate::device::machine::machine;
 use crate::error::Result;
 use crate::network::ChosenThreshold;
 use crate::settings::NeuronKind;
@@ -12,23 +20,23 @@ use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
 use crate::training::run_folder::{Access, RunFolder};
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use super::dataset;
-use super::notes::{head_note, lag_note, memory_note, silence_note, single_note, thresholds_note, warmup_note};
-pub use super::plan::TrainArgs;
-use super::plan::{Out, plan, run_folders};
-use super::settings;
-use super::{DONE, FAILED, Global, Output, complain, say, stop};
 
 /// Trains as asked.
 ///
 /// # Errors
 /// One line that says what is wrong with settings, data, checkpoint or disk.
-pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
+pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
     let begin = Instant::now();
+    args.ported.answer(global.quiet)?;
+    if let Some(name) = args.name.take() {
+        args.out = Some(ported::run_folder(&name)?);
+    }
     let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
     let mut planned = plan(global, &args)?;
+    if args.dry_run {
+        planned.config.check()?;
+        return recipe::print_settings(global.output, &planned.config).map(|()| DONE);
+    }
     // A run that goes on is taken before anything else is done, and its settings are read again: until now it was somebody else's.
     let taken = match &planned.out {
         Out::Same(path) => Some(RunFolder::resume(path, &access)?),
@@ -47,7 +55,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         // A wrong file is told before a large data set is listed or converted.
         checkpoint::config(&init_from)?;
     }
-    let dataset = Arc::new(dataset::ready(&planned.config, global.quiet)?);
+    let dataset = Arc::new(dataset::ready(global, &planned.config)?);
     let origin = match (&planned.resume, &args.init_from) {
         (Some(_), _) => Origin::Checkpoint,
         (None, Some(_)) => Origin::Parameters { path: &init_from, new_head: args.new_head },
@@ -86,13 +94,14 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
     }
-    report(global, &run, &folder, begin.elapsed());
+    report(global, &run, &folder, begin.elapsed())?;
     Ok(DONE)
 }
 
 /// Runs the loop with a progress bar and a line an epoch.
 fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) -> Result<End> {
-    let bar = progress_bar(global, run);
+    let steps = training::steps_per_epoch(run);
+    let bar = Progress::new(global, steps);
     let highest_rate = run.config.lr;
     let mut on_step = |run: &Run| {
         let progress = &run.progress;
@@ -101,16 +110,15 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         if progress.iteration == 1 && !global.quiet {
             bar.suspend(|| silence_note(run).iter().for_each(|note| complain(note)));
         }
-        bar.set_position(progress.step as u64);
-        bar.set_prefix(format!("epoch {}/{}", progress.epoch + 1, run.config.epochs));
-        bar.set_message(format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
+        let what = format!("epoch {}/{} step", progress.epoch + 1, run.config.epochs);
+        bar.at(&what, progress.step, steps, &format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
     };
     let mut on_epoch = |metrics: &EpochMetrics, left: Duration| {
         let line = epoch_line(metrics, left);
         match (global.quiet, global.output) {
             (true, _) => {}
-            (false, Output::Json) => bar.suspend(|| complain(&line)),
-            (false, _) => bar.suspend(|| say(&line)),
+            (false, Output::Text) => bar.suspend(|| say(&line)),
+            (false, _) => bar.suspend(|| complain(&line)),
         }
         if !global.quiet {
             bar.suspend(|| {
@@ -121,9 +129,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         bar.reset();
     };
     let hooks = Hooks { stop: stop::flag(), stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
-    let end = training::train(run, folder, hooks);
-    bar.finish_and_clear();
-    end
+    training::train(run, folder, hooks)
 }
 
 /// A path as a shell reads it.
@@ -142,11 +148,9 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
         kind => format!("{parameters} parameters, {} neurons, T = {}", kind.name().to_uppercase(), config.time_steps),
     };
     let (train, test) = (dataset.train.len(), dataset.test.len());
-    let images = match &run.validation {
-        None => format!("{train} + {test} images"),
-        Some(held) => format!("{train} + {test} images, {} more held out for validation", held.test.len()),
-    };
-    format!("{} ({what}) on {} ({images}), run folder {}{from}", config.model_name(), dataset.title(), out.display())
+    let held = run.validation.as_ref().map_or(String::new(), |held| format!(", {} more held out for validation", held.test.len()));
+    let (model, title, out) = (config.model_name(), dataset.title(), out.display());
+    format!("{model} on {title}, {train} + {test} images{held}\n{what}\nrun folder {out}{from}")
 }
 
 /// What `--threshold-init auto` has chosen, a line a layer.
@@ -160,32 +164,18 @@ fn threshold_table(chosen: &[ChosenThreshold]) -> String {
     lines.join("\n")
 }
 
-const TEMPLATE: &str = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
-
-/// A bar on stderr; silent if that is no terminal.
-fn progress_bar(global: &Global, run: &Run) -> ProgressBar {
-    let target = if global.quiet || !std::io::stderr().is_terminal() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    let bar = ProgressBar::with_draw_target(Some(training::steps_per_epoch(run) as u64), target);
-    if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-        bar.set_style(style);
-    }
-    bar
-}
-
-/// `epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10`, with `val 84.9` before `test` if
-/// there is a validation split.
+/// `epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10`, with `val 84.9` before `test` if there is a validation
+/// split; the learning rate and the best accuracy stand in metrics.csv.
 fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     let seconds = left.as_secs();
     format!(
-        "epoch {}/{} lr {} loss {:.3} train {:.1}{} test {:.1} best {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
+        "epoch {}/{} loss {:.3} train {:.1}{} test {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
         metrics.epoch,
         metrics.epochs,
-        two_digits(metrics.lr),
         metrics.train_loss,
         100.0 * metrics.train_accuracy,
         metrics.val_accuracy.map_or(String::new(), |accuracy| format!(" val {:.1}", 100.0 * accuracy)),
         100.0 * metrics.test_accuracy,
-        100.0 * metrics.best_accuracy,
         metrics.firing_rate,
         metrics.images_per_second.max(0.0), // NaN where only the test split was left to do
         seconds / 3600,
@@ -205,11 +195,12 @@ fn judge(run: &Run) -> &'static str {
 }
 
 /// The final result on stdout.
-fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
-    let Some(end) = run.progress.metrics.last() else { return };
+fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> anyhow::Result<()> {
+    let Some(end) = run.progress.metrics.last() else { return Ok(()) };
     let speeds: Vec<f64> = folder.metrics().iter().map(|m| m.images_per_second).filter(|speed| speed.is_finite()).collect();
     match global.output {
-        Output::Json => {
+        Output::Json | Output::Csv | Output::Md => {
+            let machine = machine();
             let mut result = serde_json::json!({
                 "test_accuracy": end.test_accuracy,
                 "best_accuracy": end.best_accuracy,
@@ -222,14 +213,23 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
                 "checkpoint": folder.last().display().to_string(),
                 "best_checkpoint": Some(folder.best()).filter(|path| path.exists()).map(|path| path.display().to_string()),
                 "seed": run.config.seed,
+                "version": machine.version,
+                "commit": machine.commit,
+                "build": machine.build,
+                "cpu": machine.cpu,
+                "device": run.network.device().to_string(),
             });
             if let (Some(loss), Some(accuracy)) = (end.val_loss, end.val_accuracy) {
                 result["val_loss"] = loss.into();
                 result["val_accuracy"] = accuracy.into();
             }
-            say(&result.to_string());
+            if global.output == Output::Json {
+                say(&result.to_string());
+            } else {
+                say(Records::of_objects(&[result]).shown(global.output)?.trim_end());
+            }
         }
-        _ => say(&format!(
+        Output::Text => say(&format!(
             "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epochs in {:.0} s: {}",
             100.0 * end.test_accuracy,
             end.val_accuracy.map_or(String::new(), |accuracy| format!(", validation {:.1}", 100.0 * accuracy)),
@@ -240,6 +240,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) {
             folder.last().display()
         )),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -269,16 +270,11 @@ pub(super) mod tests {
     #[test]
     fn an_epoch_is_one_line() {
         let metrics = metrics();
-        let line = "epoch 12/200 lr 0.049 loss 0.412 train 86.1 test 85.2 best 85.4 rate 0.07 1204 img/s eta 0:41:10";
+        let line = "epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10";
         assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
         let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
         for (number, expected) in numbers {
             assert_eq!(two_digits(number), expected);
         }
-    }
-
-    #[test]
-    fn the_bar_has_its_template() {
-        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
     }
 }

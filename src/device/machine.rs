@@ -12,7 +12,7 @@ use crate::device::Isa;
 pub struct Machine {
     /// Version of this crate.
     pub version: &'static str,
-    /// Commit it was built from, where the build was told by the environment variable `DSR_COMMIT`.
+    /// Commit it was built from, with `-dirty` if files were changed: as git said, or the variable `DSR_COMMIT` of the build.
     pub commit: Option<&'static str>,
     /// Version of the compiler.
     pub rustc: &'static str,
@@ -37,7 +37,7 @@ pub struct Machine {
 pub fn machine() -> Machine {
     Machine {
         version: env!("CARGO_PKG_VERSION"),
-        commit: option_env!("DSR_COMMIT"),
+        commit: option_env!("DSR_BUILT_FROM"),
         rustc: env!("DSR_RUSTC"),
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),

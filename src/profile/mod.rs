@@ -81,6 +81,16 @@ pub struct Wall {
     pub without_timers: Vec<u64>,
     /// Median over pairs of what the timers added, as a share of the step.
     pub overhead: f64,
+    /// Largest less smallest step, as a share of the median, of the steps that vary more: with timers or without.
+    pub spread: f64,
+}
+
+impl Wall {
+    /// What the timers cost, where it is more than what steps vary by themselves.
+    pub fn measured_overhead(&self) -> Option<f64> {
+        let is_known = self.without_timers.len() > 1;
+        (is_known && self.overhead > self.spread).then_some(self.overhead)
+    }
 }
 
 /// A profile.
@@ -124,12 +134,15 @@ impl Shown {
 }
 
 /// Profiles `steps` steps after `warmup` others, each beside one without timers; then one for the memory and a forward pass to count.
+/// `tell` hears how many of the `warmup + 2 * steps` steps are done.
 ///
 /// # Errors
 /// [`Error::NotFinite`] if training diverges; what a device refuses.
-pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize) -> Result<(Profile, Shown)> {
-    for _ in 0..warmup {
+pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize, tell: &mut dyn FnMut(usize)) -> Result<(Profile, Shown)> {
+    let machine = machine(); // with the load before the steps, which are a load themselves
+    for step in 0..warmup {
         subject.step()?;
+        tell(step + 1);
     }
     let (mut timed, mut without_timers) = (Vec::new(), Vec::new());
     for pair in 0..steps {
@@ -145,9 +158,11 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize) -
                 without_timers.push(begin.elapsed().as_nanos() as u64);
             }
         }
+        tell(warmup + 2 * (pair + 1));
     }
     let with_timers: Vec<u64> = timed.iter().map(|shown| shown.wall).collect();
     let overhead = median(with_timers.iter().zip(&without_timers).map(|(&with, &without)| with as f64 / without as f64 - 1.0).collect());
+    let spread = spread(&with_timers).max(spread(&without_timers));
     let mut order: Vec<usize> = (0..timed.len()).collect();
     order.sort_by_key(|&index| with_timers[index]);
     let Some(&middle) = order.get((order.len().max(1) - 1) / 2) else {
@@ -158,7 +173,7 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize) -
     result?;
     let kept = subject.network.kept_bytes_by_layer();
     let forward = subject.forward_again()?;
-    let wall_ns = Wall { shown: shown.wall, with_timers, without_timers, overhead };
+    let wall_ns = Wall { shown: shown.wall, with_timers, without_timers, overhead, spread };
 
     let network = &subject.network;
     let batch = subject.batch();
@@ -204,7 +219,7 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize) -
     let profile = Profile {
         schema: SCHEMA,
         schema_version: SCHEMA_VERSION,
-        machine: machine(),
+        machine,
         device: network.device().to_string(),
         mode: work,
         model: subject.config.model_name(),
@@ -221,6 +236,12 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize) -
         prediction: None,
     };
     Ok((profile, shown))
+}
+
+/// Largest less smallest, as a share of the median.
+fn spread(times: &[u64]) -> f64 {
+    let range = times.iter().max().zip(times.iter().min()).map_or(0, |(most, least)| most - least);
+    range as f64 / median(times.iter().map(|&time| time as f64).collect()).max(1.0)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -10,8 +10,10 @@ use crate::settings::models;
 use crate::settings::{Config, NeuronKind};
 
 /// Name and text of every built-in recipe.
-const BUILT_IN: [(&str, &str); 22] = [
+const BUILT_IN: [(&str, &str); 24] = [
     ("fashion-mnist-3k", include_str!("../../recipes/fashion-mnist-3k.toml")),
+    ("fashion-mnist", include_str!("../../recipes/fashion-mnist.toml")),
+    ("mnist", include_str!("../../recipes/mnist.toml")),
     ("digits-8x8", include_str!("../../recipes/digits-8x8.toml")),
     ("photo-patches-10", include_str!("../../recipes/photo-patches-10.toml")),
     ("cifar10-if", include_str!("../../recipes/cifar10-if.toml")),
@@ -96,10 +98,23 @@ pub fn given(flat: Table) -> Layer {
 /// # Errors
 /// [`Error::Config`] listing the names there are.
 pub fn recipe(name: &str) -> Result<Layer> {
+    Ok(Layer { recipe: Some(name.into()), ..parse(text(name)?, &format!("recipe {name}"))? })
+}
+
+/// The text of a built-in recipe; the comment at its top says where its settings come from.
+///
+/// # Errors
+/// [`Error::Config`] listing the names there are.
+pub fn text(name: &str) -> Result<&'static str> {
     match BUILT_IN.iter().find(|r| r.0 == name) {
-        Some((_, text)) => Ok(Layer { recipe: Some(name.into()), ..parse(text, &format!("recipe {name}"))? }),
+        Some((_, text)) => Ok(text),
         None => Err(Error::config("recipe", format!("unknown recipe '{name}'; known are {}", names().join(", ")))),
     }
+}
+
+/// Where the settings of a recipe come from: the comment at its top, a line each.
+pub fn source(text: &str) -> Vec<&str> {
+    text.lines().map_while(|line| line.strip_prefix("# ")).collect()
 }
 
 /// The recipe a data set is trained with unless another is asked for, given what `layers` say about neuron and T.
@@ -112,8 +127,7 @@ pub fn name_for(dataset: &str, layers: &[Layer]) -> String {
         "cifar10" | "cifar100" => format!("{dataset}-{neuron}{}", if short { "-t5" } else { "" }),
         "dvs-cifar10" => format!("{dataset}-{neuron}"),
         "imagenet" => "imagenet-if".into(),
-        "fashion-mnist" | "mnist" => DEFAULT_DATASET.into(),
-        shipped => shipped.into(),
+        other => other.into(),
     }
 }
 

@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::network::ChosenThreshold;
 use crate::regular_file;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
-use crate::training::run_lock::{LOCK, Lock, is_lock};
+use crate::training::run_lock::{Lock, is_lock};
 use crate::training::step_losses::{STEPS, StepLosses};
 use crate::training::tensorboard::{self, EVENTS};
 use crate::training::{checkpoint, curves};
 
-pub use crate::training::run_lock::Access;
+pub use crate::training::run_lock::{Access, LOCK};
 
 /// Newest checkpoint.
 pub const LAST: &str = "last.safetensors";

@@ -1,14 +1,13 @@
 //! Flags with lists: all combinations of them are measured.
 
-use std::io::IsTerminal;
-
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::bench::usual_shape;
+use crate::cli::progress::Progress;
 use crate::cli::settings::{self, LayerFlags};
-use crate::cli::{Global, Wanted, complain, parse_device, stop};
+use crate::cli::{Global, Wanted, parse_device, stop};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::settings::recipes;
@@ -16,10 +15,10 @@ use crate::settings::{Config, NeuronKind};
 
 /// Networks, their settings and devices.
 #[derive(Args)]
-#[command(next_help_heading = "Network and data")]
+#[command(next_help_heading = settings::NETWORK)]
 pub struct Axes {
     /// Networks by name; `dsr info` lists them [default: preact-resnet18].
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "arch", conflicts_with_all = ["widths", "blocks"])]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, visible_alias = "arch", conflicts_with_all = ["widths", "blocks"])]
     pub model: Option<Vec<String>>,
     /// Neuron models [default: if].
     #[arg(long, value_enum, value_name = "NEURON,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1)]
@@ -29,10 +28,10 @@ pub struct Axes {
     pub weight_bits: Option<Vec<u32>>,
     /// Numbers of time steps T, such as 1,5,20 [default: 20].
     #[arg(short = 'T', long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1)]
-    #[arg(aliases = ["timesteps", "time_steps"])]
+    #[arg(visible_alias = "timesteps", alias = "time_steps")]
     pub time_steps: Option<Vec<u32>>,
     /// Samples computed at once, such as 1,32,128 [default: 32; latency: 1; kernels: 8].
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "batch-size")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, visible_alias = "batch-size")]
     pub batch: Option<Vec<u32>>,
     /// Devices instead of --device, such as cpu,cuda:1.
     #[arg(long, value_name = "DEVICE,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, value_parser = parse_device)]
@@ -166,12 +165,7 @@ fn product(axes: &[(&str, Vec<Value>)]) -> Vec<Table> {
 }
 
 /// Whether the next case is to be measured, which is case `index` of `of`: not after somebody has said stop.
-pub fn goes_on(global: &Global, index: usize, of: usize) -> bool {
-    if stop::is_asked() {
-        return false;
-    }
-    if !global.quiet && std::io::stderr().is_terminal() {
-        complain(&format!("case {} of {of}", index + 1));
-    }
-    true
+pub fn goes_on(progress: &Progress, index: usize, of: usize) -> bool {
+    progress.at("case", index, of, "");
+    !stop::is_asked()
 }

@@ -16,6 +16,7 @@ use super::tables::{Table, four_digits, milli, optional};
 use crate::bench::data::{Pass, images, time_passes};
 use crate::bench::times::Times;
 use crate::cli::numbers::count;
+use crate::cli::progress::Progress;
 use crate::cli::{Global, Unused, dataset, settings, stop, use_threads};
 use crate::data;
 use crate::device::machine::machine;
@@ -38,13 +39,13 @@ pub struct DataArgs {
     #[arg(short = 'd', long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = recipes::DEFAULT_DATASET)]
     dataset: Vec<String>,
     /// Folder or archive of a data set that is not shipped.
-    #[arg(long, value_name = "PATH", aliases = ["path", "data_dir"])]
+    #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir")]
     data_dir: Option<PathBuf>,
     /// Splits.
     #[arg(long, value_enum, value_name = "SPLIT,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "train,test")]
     split: Vec<Pass>,
     /// Samples a batch; the recipe's without this.
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "batch-size")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, visible_alias = "batch-size")]
     batch: Option<Vec<u32>>,
     /// Loaders at once, each with its thread; up to 256.
     #[arg(long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "1", value_parser = count::<MAX_LOADERS>)]
@@ -99,9 +100,11 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
     let machine = machine();
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let mut entries: Vec<Entry<Key, Results>> = Vec::new();
+    let progress = Progress::new(global, 0);
+    let all = plans.len() * args.split.len() * args.loaders.len();
     for config in plans {
         let begin = Instant::now();
-        let dataset = Arc::new(dataset::ready(&config, global.quiet)?);
+        let dataset = Arc::new(dataset::ready(global, &config)?);
         let load_s = begin.elapsed().as_secs_f64();
         data::check_batch(&dataset, config.batch)?;
         let most = args.loaders.iter().copied().max().unwrap_or(1);
@@ -112,12 +115,14 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
                 if stop::is_asked() {
                     continue;
                 }
+                progress.at("case", entries.len(), all, "");
                 let seconds = time_passes(&dataset, split, &config, loaders, &limits)?;
                 let image = dataset.shape.map(|n| n.to_string()).join("x");
                 entries.push(entry(&config, split, image, loaders, images(&dataset, split), &seconds, load_s));
             }
         }
     }
+    drop(progress);
     let notes = vec![
         format!("ms a pass of all loaders through the split: of n passes after {} warm-up passes", limits.warmup),
         "a loader has one thread; load: to read and decode the set once".into(),

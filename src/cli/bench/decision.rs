@@ -17,6 +17,7 @@ use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, RandomImages, Work, usual_shape};
 use crate::cli::dataset;
 use crate::cli::numbers::count;
+use crate::cli::progress::Progress;
 use crate::cli::settings::{self, NetworkFlags};
 use crate::cli::{Global, stop, use_threads};
 use crate::data::Loader;
@@ -54,11 +55,11 @@ pub struct DecisionArgs {
     /// Checkpoint or run folder.
     #[arg(long, value_name = "FILE", help_heading = "Decision")]
     checkpoint: Option<PathBuf>,
-    /// Most steps T; that of the training without this.
-    #[arg(short = 'T', long, value_name = "N", aliases = ["timesteps", "time_steps"], help_heading = "Decision")]
+    /// Most steps T [default: that of the training].
+    #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps", help_heading = "Decision")]
     time_steps: Option<u32>,
     /// Samples of a timed run.
-    #[arg(short, long, value_name = "N", default_value_t = 1, alias = "batch-size", help_heading = "Decision")]
+    #[arg(short, long, value_name = "N", default_value_t = 1, visible_alias = "batch-size", help_heading = "Decision")]
     batch: u32,
     /// Samples whose predictions are read: the first of the test split (all without this), or random ones (256 without this).
     #[arg(long, value_name = "N", value_parser = count::<MAX_SAMPLES>, help_heading = "Decision")]
@@ -154,7 +155,7 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let device = global.open_device()?;
     let mut shown = match &path {
-        Some(path) => of_checkpoint(&config, &device, path, args.samples, global.quiet)?,
+        Some(path) => of_checkpoint(global, &config, &device, path, args.samples)?,
         None => random(&config, args.samples.unwrap_or(256))?,
     };
     shown.network.place(&device)?;
@@ -162,8 +163,10 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     plan.samples = decisions.len();
     plan.mean_decision_step = decisions.mean_decision();
     plan.mean_first_spike_step = decisions.mean_first_spike();
+    let progress = Progress::new(global, config.time_steps);
     let mut entries = Vec::new();
     for after in decisions.curve() {
+        progress.at("after step", after.t, config.time_steps, "");
         let path = Path::of(&device)[0];
         let latency = if at.contains(&after.t) && !stop::is_asked() {
             shown.latency(after.t, config.batch, path, &limits)?
@@ -172,6 +175,7 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
         };
         entries.push(entry(&config, &shown, &device, &decisions, after, &latency, machine.threads));
     }
+    drop(progress);
     let first_spike = optional(plan.mean_first_spike_step);
     let notes = vec![
         format!(
@@ -190,13 +194,16 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
 /// Settings of the checkpoint, or those of a recipe; flags win over both.
 fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<Config> {
     let mut flags = settings::table(&args.network)?;
+    let network_flags = flags.clone();
     if let Some(time_steps) = args.time_steps {
         flags.insert("time_steps".into(), i64::from(time_steps).into());
     }
     flags.insert("batch".into(), i64::from(args.batch).into());
     let layers = settings::layers(global, flags)?;
     if let Some(path) = path {
-        return settings::of_checkpoint(path, layers);
+        let config = settings::of_checkpoint(path, layers)?;
+        settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
+        return Ok(config);
     }
     if recipes::last(&layers, "dataset").is_some() {
         return Err(Error::config("dataset", "an untrained network has no accuracy; give --checkpoint, or no data set for random images"));
@@ -206,8 +213,8 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
 }
 
 /// The network of a checkpoint and the first samples of the test split of its data set.
-fn of_checkpoint(config: &Config, device: &Device, path: &File, samples: Option<usize>, quiet: bool) -> Result<Shown> {
-    let dataset = Arc::new(dataset::ready(config, quiet)?);
+fn of_checkpoint(global: &Global, config: &Config, device: &Device, path: &File, samples: Option<usize>) -> Result<Shown> {
+    let dataset = Arc::new(dataset::ready(global, config)?);
     config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(path, &mut network, None)?;

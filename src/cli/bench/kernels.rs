@@ -12,6 +12,7 @@ use super::tables::{Table, four_digits, milli, percent};
 use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, Plan, copy_bytes_per_s, on_cpu, on_cuda};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work, peaks};
+use crate::cli::progress::Progress;
 use crate::cli::settings::check_spiking;
 use crate::cli::{Global, stop, use_threads};
 use crate::device::Device;
@@ -140,14 +141,16 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
     };
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let mut known = KnownPeaks::default();
+    let progress = Progress::new(global, settings.len());
     let mut entries = Vec::new();
     for (index, setting) in settings.iter().enumerate() {
-        if !axes::goes_on(global, index, settings.len()) {
+        if !axes::goes_on(&progress, index, settings.len()) {
             break;
         }
         let of_device = measure_peaks(&setting.device, &mut known, &mut plan)?;
         measure(args, setting, &widths, &limits, &of_device, &mut entries)?;
     }
+    drop(progress);
     let notes = vec![
         format!("ms a run: of n runs after {} warm-up runs; share: of the peak that bounds the op", limits.warmup),
         peaks_in_words(&plan),

@@ -11,6 +11,7 @@ use crate::bench::latency::{Latency, Path, of_case};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work};
 use crate::cli::numbers::{MAX_REPEATS, MAX_WARMUP, count, up_to};
+use crate::cli::progress::Progress;
 use crate::cli::settings::check_spiking;
 use crate::cli::{Global, use_threads};
 use crate::device::machine::machine;
@@ -140,9 +141,10 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
     let plan = LimitPlan::new(cases.first().map_or(0, |case| case.config.seed), &limits);
     let machine = machine();
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
+    let progress = Progress::new(global, cases.len());
     let mut entries = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        if !axes::goes_on(global, index, cases.len()) {
+        if !axes::goes_on(&progress, index, cases.len()) {
             break;
         }
         for &path in Path::of(&case.device) {
@@ -150,6 +152,7 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
             entries.push(entry(case, path, &latency, machine.threads));
         }
     }
+    drop(progress);
     let notes = vec![
         format!("ms from a batch in memory to its logits, all T steps: of n runs after {} warm-up runs", limits.warmup),
         "ms/sample: median / batch; ms/step: median / T; kernels: median on a CUDA device; rate: spikes a neuron and step".into(),

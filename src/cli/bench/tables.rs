@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Characters of a line for people.
-const LINE: usize = 100;
+const LINE: usize = 80;
 
 /// A table; its columns are as wide as their widest cell.
 pub struct Table {
@@ -15,21 +15,27 @@ pub struct Table {
 }
 
 impl Table {
-    /// For people: words to the left, numbers to the right.
+    /// For people: words to the left, numbers to the right. In a table that is too wide, what all rows share stands above it.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let heads: Vec<String> = self.columns.iter().map(|name| name.to_string()).collect();
         let lines = || std::iter::once(&heads).chain(&self.rows);
         let width = |column: usize| lines().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let wide: usize = widths.iter().map(|width| width + 2).sum();
-        let gap = if wide > LINE + 2 { " " } else { "  " };
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        let wide = |columns: &[usize], gap: usize| columns.iter().map(|&column| width(column) + gap).sum::<usize>() - gap;
+        let is_shared = |column: &usize| self.rows.len() > 1 && self.rows.iter().all(|row| row[*column] == self.rows[0][*column]);
+        let (shared, shown): (Vec<usize>, Vec<usize>) =
+            if wide(&all, 1) > LINE { all.iter().partition(|column| is_shared(column)) } else { (Vec::new(), all) };
+        let gap = if wide(&shown, 2) > LINE { " " } else { "  " };
         let mut out = format!("{}\n", self.title);
+        if !shared.is_empty() {
+            let facts = shared.iter().map(|&column| format!("{} {}", self.columns[column], self.rows[0][column]));
+            writeln!(out, "all rows: {}", facts.collect::<Vec<_>>().join(", "))?;
+        }
         for line in lines() {
-            let padded = line
-                .iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(column, (cell, &width))| if column < self.words { format!("{cell:width$}") } else { format!("{cell:>width$}") });
+            let padded = shown.iter().map(|&column| {
+                let (cell, width) = (&line[column], width(column));
+                if column < self.words { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+            });
             writeln!(out, "{}", padded.collect::<Vec<_>>().join(gap).trim_end())?;
         }
         Ok(out)
@@ -83,4 +89,24 @@ pub fn wrapped(words: impl IntoIterator<Item = String>) -> String {
         }
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wide_table_says_once_what_all_rows_share() {
+        let table = |name: &str, n: usize| Table {
+            title: "title".into(),
+            columns: vec!["name", "bits", "ms"],
+            words: 1,
+            rows: (0..n).map(|row| vec![format!("{name}{row}"), "16".into(), "1.5".into()]).collect(),
+        };
+        assert_eq!(table("a", 2).text().unwrap(), "title\nname  bits   ms\na0      16  1.5\na1      16  1.5\n");
+        let long = "a".repeat(75);
+        let expected = format!("title\nall rows: bits 16, ms 1.5\nname\n{long}0\n{long}1\n");
+        assert_eq!(table(&long, 2).text().unwrap(), expected);
+        assert!(table(&long, 1).text().unwrap().ends_with("0   16 1.5\n"), "a row of its own shares nothing");
+    }
 }

@@ -10,6 +10,7 @@ use super::report::{Entry, Report};
 use super::tables::{Table, four_digits, optional};
 use crate::bench::{Case, Timing, Work, time_steps};
 use crate::cli::numbers::{MAX_REPEATS, MAX_WARMUP, count, up_to};
+use crate::cli::progress::Progress;
 use crate::cli::{Global, use_threads};
 use crate::device::machine::machine;
 use crate::settings::Config;
@@ -92,14 +93,16 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
     let plan = Plan { seed: cases.first().map_or(0, |case| case.config.seed), warmup: args.warmup };
     let machine = machine();
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
+    let progress = Progress::new(global, cases.len());
     let mut entries = Vec::new();
     for (index, case) in cases.iter().enumerate() {
-        if !axes::goes_on(global, index, cases.len()) {
+        if !axes::goes_on(&progress, index, cases.len()) {
             break;
         }
         let timing = time_steps(case, args.warmup, args.repeats)?;
         entries.push(entry(case, &timing, machine.threads));
     }
+    drop(progress);
     let (n, warmup) = (args.repeats, args.warmup);
     let notes =
         vec![format!("seconds a step: median, min and max of n = {n} after {warmup} warm-up steps; rate: spikes a neuron and step")];

@@ -39,7 +39,7 @@ fn summary(profile: &Profile) -> String {
         ("Batch", config("batch")),
         ("Time steps T", config("time_steps")),
         ("Neuron", config("neuron").to_uppercase()),
-        ("Timers cost (pairs)", format!("{:+.2} %", 100.0 * profile.wall_ns.overhead).replace('-', "−")),
+        ("Timers cost", profile.wall_ns.measured_overhead().map_or("less than measurable".into(), |cost| format!("{:.2} %", 100.0 * cost))),
     ];
     let fact = |(name, value): &(&str, String)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(value));
     format!(
@@ -266,7 +266,7 @@ fn footer(profile: &Profile) -> String {
     let machine = &profile.machine;
     let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
     format!(
-        "<footer>dsr {} ({}, {}{}), seed {}. {}, {}, {} threads of {} cores.</footer>\n",
+        "<footer>dsr {} ({}, {}{}), seed {}. {}, {}, {} threads of {} cores{}.</footer>\n",
         machine.version,
         machine.build,
         machine.target,
@@ -275,7 +275,8 @@ fn footer(profile: &Profile) -> String {
         escape(&machine.cpu),
         machine.isa,
         machine.threads,
-        machine.cores
+        machine.cores,
+        machine.load.map_or(String::new(), |load| format!(", load {load} before"))
     )
 }
 

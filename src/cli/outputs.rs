@@ -1,0 +1,36 @@
+//! Files that a command writes: never over a checkpoint, never over a file of a run.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::training::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, LOCK, THRESHOLDS};
+use crate::training::tensorboard::EVENTS;
+
+/// Refuses to write results to `path`, as the flag `flag` asks, where a checkpoint or a file of a run is.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag and the file.
+pub fn check(flag: &str, path: &Path) -> Result<()> {
+    let is_checkpoint = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors")) && path.exists();
+    if is_checkpoint {
+        return Err(Error::config(flag, format!("{} is a checkpoint, which would be lost; give another name", path.display())));
+    }
+    check_run(flag, path)
+}
+
+/// The same of a checkpoint that is written: it may replace one that is no run's.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag and the file.
+pub fn check_run(flag: &str, path: &Path) -> Result<()> {
+    // Where a link leads to.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_run = [LAST, BEST].iter().any(|name| folder.join(name).exists());
+    let is_own = [LAST, BEST, CONFIG, CSV, JSONL, THRESHOLDS, CURVES, LOCK].contains(&name.as_ref()) || name.starts_with(EVENTS);
+    if is_run && is_own {
+        return Err(Error::config(flag, format!("{} belongs to the run in its folder; give another name", path.display())));
+    }
+    Ok(())
+}
