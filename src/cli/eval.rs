@@ -407,12 +407,8 @@ impl Shown<'_> {
             let n = evaluation.labels.len();
             let head = [measured.time_steps as f64, n as f64, evaluation.accuracy(), evaluation.loss].map(|v| v.to_string());
             if self.args.confusion {
-                let names = &self.dataset.classes;
-                for (label, row) in names.iter().zip(evaluation.confusion()) {
-                    for (class, count) in names.iter().zip(row) {
-                        let pair = [label.clone(), class.clone(), count.to_string()];
-                        writer.write_record(head.iter().chain(&pair).chain(&tail))?;
-                    }
+                for row in confusion::rows(&self.dataset.classes, &evaluation.confusion()) {
+                    writer.write_record(head.iter().chain(&row).chain(&tail))?;
                 }
                 continue;
             }

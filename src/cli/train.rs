@@ -63,6 +63,8 @@ struct Plan {
     config: Config,
     out: Out,
     resume: Option<PathBuf>,
+    /// What to know of the settings it goes on with.
+    note: Option<String>,
 }
 
 /// The run folder.
@@ -111,7 +113,8 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
         None => training::begin(&mut run, &folder)?,
     }
     if !global.quiet {
-        let notes = [memory_note(&run.config), warmup_note(&run), single_note(&run)];
+        let rate_note = plan.note.filter(|_| run.progress.epoch < run.config.epochs);
+        let notes = [rate_note, memory_note(&run.config), warmup_note(&run), single_note(&run)];
         notes.iter().flatten().for_each(|note| complain(note));
         complain(&headline(&run, folder.path(), plan.resume.as_deref()));
         if !run.chosen.is_empty() {
@@ -190,7 +193,7 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let Some(source) = source else {
         let network = args.init_from.as_deref().map_or(Ok(toml::Table::new()), settings::network_of)?;
         let config = settings::fresh_on(network, args.recipe.as_deref(), layers)?;
-        return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None });
+        return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None, note: None });
     };
     let text = checkpoint::config(&source)?
         .ok_or_else(|| Error::file(&source, "holds parameters but no settings; start a new run with --init-from"))?;
@@ -209,10 +212,8 @@ fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     }
     let config = recipes::resolve(&trained, &wanted)?;
     trained.check_resume(&config)?;
-    if !global.quiet {
-        rate_note(&trained, &config).iter().for_each(|note| complain(note));
-    }
-    Ok(Plan { config, out, resume: Some(source) })
+    let note = rate_note(&trained, &config);
+    Ok(Plan { config, out, resume: Some(source), note })
 }
 
 /// The checkpoint that `--resume auto` goes on from; none where a new run can begin.
