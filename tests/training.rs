@@ -195,6 +195,9 @@ fn a_resumed_run_may_change_its_rate_and_says_so() {
         "{note}"
     );
     assert_eq!(jsonl(&root.join("run/metrics.jsonl"))[1]["lr"], 0.01);
+    // A finished run has no steps to take at another rate.
+    let [_, stderr] = ok(root, "train --resume auto --out run --lr 0.03");
+    assert!(!stderr.contains("--lr is") && fs::read_to_string(root.join("run/config.toml")).unwrap().contains("lr = 0.02"), "{stderr}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The confusion matrix of `dsr eval --confusion` as text.
+//! The confusion matrix of `dsr eval --confusion` as text and as rows of a table.
 
 use std::fmt::Write;
 
@@ -43,6 +43,15 @@ fn pairs(out: &mut String, classes: &[String], matrix: &[Vec<usize>]) -> std::fm
         writeln!(out, "{count:>6} {share:>7.1}  {} -> {}", classes[label], classes[class])?;
     }
     Ok(())
+}
+
+/// True class, predicted class and count of every pair.
+pub fn rows(classes: &[String], matrix: &[Vec<usize>]) -> Vec<[String; 3]> {
+    let of_label = |(label, counts): (&String, &Vec<usize>)| {
+        let row = |(class, count): (&String, &usize)| [label.clone(), class.clone(), count.to_string()];
+        classes.iter().zip(counts).map(row).collect::<Vec<_>>()
+    };
+    classes.iter().zip(matrix).flat_map(of_label).collect()
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ pub struct Plan {
     pub resume: Option<PathBuf>,
     /// What a user should know of it.
     pub notes: Vec<String>,
+    /// The same of a learning rate that is another one from here on, if steps are left.
+    pub rate_note: Option<String>,
 }
 
 /// The run folder.
@@ -98,7 +100,7 @@ pub fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let Some(source) = source else {
         let network = args.init_from.as_deref().map_or(Ok(toml::Table::new()), settings::network_of)?;
         let config = settings::fresh_on(network, args.recipe.as_deref(), layers)?;
-        return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None, notes });
+        return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None, notes, rate_note: None });
     };
     let text = checkpoint::config(&source)?
         .ok_or_else(|| Error::file(&source, "holds parameters but no settings; start a new run with --init-from"))?;
@@ -120,8 +122,8 @@ pub fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     }
     let config = recipes::resolve(&trained, &wanted)?;
     trained.check_resume(&config)?;
-    notes.extend(rate_note(&trained, &config));
-    Ok(Plan { config, out, resume: Some(source), notes })
+    let rate_note = rate_note(&trained, &config);
+    Ok(Plan { config, out, resume: Some(source), notes, rate_note })
 }
 
 /// Refuses to go on in a folder that is not that of the checkpoint's run, or whose run is further on.

@@ -77,7 +77,8 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
         None => training::begin(&mut run, &folder)?,
     }
     if !global.quiet {
-        let notes = [memory_note(&run.config), warmup_note(&run), single_note(&run)];
+        let rate_note = planned.rate_note.filter(|_| run.progress.epoch < run.config.epochs);
+        let notes = [rate_note, memory_note(&run.config), warmup_note(&run), single_note(&run)];
         notes.iter().flatten().for_each(|note| complain(note));
         complain(&headline(&run, folder.path(), planned.resume.as_deref()));
         if !run.chosen.is_empty() {

@@ -36,11 +36,8 @@ impl Shown<'_> {
         let no_class = || if self.args.per_class { vec![String::new(); 3] } else { Vec::new() };
         let row = |middle: Vec<String>, class: Vec<String>| head.iter().chain(&middle).chain(&tail).chain(&class).cloned().collect();
         if self.args.confusion {
-            let names = &self.dataset.classes;
-            let pairs = names.iter().zip(evaluation.confusion()).flat_map(|(label, row)| {
-                names.iter().zip(row).map(move |(class, count)| vec![label.clone(), class.clone(), count.to_string()])
-            });
-            return pairs.map(|pair| row(pair, no_class())).collect();
+            let pairs = confusion::rows(&self.dataset.classes, &evaluation.confusion());
+            return pairs.into_iter().map(|pair| row(pair.into(), no_class())).collect();
         }
         let mut rows: Vec<Vec<String>> = if self.args.rates {
             self.layers(measured).into_iter().map(|middle| row(middle, no_class())).collect()
