@@ -309,7 +309,7 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
         kind => format!("{parameters} parameters, {} neurons, T = {}", kind.name().to_uppercase(), config.time_steps),
     };
     format!(
-        "{} on {}, {} + {} images\n{what}\nrun folder {}{from}",
+        "{} on {} ({} + {} images)\n{what}\nrun folder {}{from}",
         config.model_name(),
         dataset.title(),
         dataset.train.labels.len(),
