@@ -165,6 +165,8 @@ fn what_training_reads_in_spite_of_damage_is_named_before() {
     fs::write(root.join("photos/train/n01/two.jpg"), [&whole[..half], &whole].concat()).unwrap();
     fs::write(root.join("photos/train/n02/gap.jpg"), [&whole[..half], &whole[half + 60..]].concat()).unwrap();
     let stdout = fails(root, &format!("data verify {PHOTOS}"), 1, &["14 training images", "2 files cannot be read"]);
+    let (_, _, lines) = dsr(root, &format!("data verify {PHOTOS} --progress-every 0"));
+    assert_eq!(lines.lines().filter(|line| line.starts_with("read, file ")).count(), 19, "a log file has lines of progress: {lines}");
     for line in ["n01/two.jpg: is a damaged JPEG: ", "n02/gap.jpg: is a damaged JPEG: bytes are missing inside; get it again"] {
         assert!(stdout.contains(line), "{line:?} is missing in {stdout}");
     }
