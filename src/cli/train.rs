@@ -151,7 +151,7 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     let (train, test) = (dataset.train.len(), dataset.test.len());
     let held = run.validation.as_ref().map_or(String::new(), |held| format!(", {} more held out for validation", held.test.len()));
     let (model, title, out) = (config.model_name(), dataset.title(), out.display());
-    format!("{model} on {title}, ({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
+    format!("{model} on {title} ({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
 }
 
 /// What `--threshold-init auto` has chosen, a line a layer.
