@@ -73,7 +73,7 @@ impl Lock {
             let is_theirs = match attempt {
                 Attempt::Busy => return Err(in_use(folder, &holder, None)),
                 // Of this kernel, so the system's lock has spoken; or new, or emptied by a power cut.
-                Attempt::Taken => holder.kernel != kernel() && !holder.process.is_empty(),
+                Attempt::Taken => holder.kernel != kernel() && !holder.kernel.is_empty(),
                 Attempt::Unknown => {
                     if !told {
                         let shown = folder.display();
@@ -182,8 +182,10 @@ pub fn is_lock(path: &Path) -> bool {
     }
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == '\0').filter(|word| !word.is_empty()).collect();
-    let is_number = |word: &&&str| word.parse::<u128>().is_ok();
-    words.is_empty() || (words.len() == 4 && words.iter().step_by(3).all(|word| is_number(&word)))
+    let is_number = |word: &&str| word.parse::<u128>().is_ok();
+    let is_whole = words.len() == 4 && is_number(&words[0]) && is_number(&words[3]);
+    let is_cut_off = words.len() <= 4 && words.first().is_some_and(|word| is_number(&word)) && !text.ends_with('\n'); // by a power cut
+    words.is_empty() || is_whole || is_cut_off
 }
 
 /// What the lock file says; none if `file` is no longer the one at `path`.
@@ -273,7 +275,7 @@ fn now_there(folder: &Path) -> Result<SystemTime> {
 fn in_use(folder: &Path, holder: &Holder, age: Option<Duration>) -> Error {
     let who = match (holder.process.as_str(), age) {
         ("", _) => "another process".into(),
-        (process, None) if holder.kernel != kernel() => {
+        (process, None) if holder.kernel != kernel() && !holder.kernel.is_empty() => {
             format!("another process, which waits for the lock of process {process} on {} to grow old", holder.machine)
         }
         (process, None) => format!("process {process} on {}", holder.machine),
@@ -313,7 +315,9 @@ mod tests {
     #[test]
     fn the_system_decides_among_its_own() {
         let (me, here) = (std::process::id(), kernel());
-        for text in [String::new(), "\u{0}\u{0}".into(), format!("{me} {} {here} 1\n", host()), format!("1 elsewhere {here} 5")] {
+        for text in
+            [String::new(), "\u{0}\u{0}".into(), "17 \u{0}".into(), format!("{me} {} {here} 1\n", host()), format!("1 elsewhere {here} 5")]
+        {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(LOCK), &text).unwrap();
             drop(take(folder.path()).unwrap_or_else(|e| panic!("{text:?}: {e}")));
