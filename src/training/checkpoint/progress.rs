@@ -24,7 +24,7 @@ pub struct Progress {
     pub best_accuracy: f64,
     /// Sums over the finished steps of the epoch at work.
     pub sums: EpochSums,
-    /// The finished epochs; [`save`] leaves out their wall times, which read as NaN.
+    /// The finished epochs; [`super::save`] leaves out their wall times, which read as NaN.
     pub metrics: Vec<EpochMetrics>,
 }
 
