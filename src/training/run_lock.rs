@@ -184,7 +184,7 @@ pub fn is_lock(path: &Path) -> bool {
     let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c == '\0').filter(|word| !word.is_empty()).collect();
     let is_number = |word: &&str| word.parse::<u128>().is_ok();
     let is_whole = words.len() == 4 && is_number(&words[0]) && is_number(&words[3]);
-    let is_cut_off = words.len() <= 4 && words.first().is_some_and(|word| is_number(word)) && !text.ends_with('\n'); // by a power cut
+    let is_cut_off = words.len() <= 4 && words.first().is_some_and(is_number) && !text.ends_with('\n'); // by a power cut
     words.is_empty() || is_whole || is_cut_off
 }
 
