@@ -382,7 +382,7 @@ mod tests {
     fn only_locks_are_taken() {
         let folder = tempfile::tempdir().unwrap();
         let (path, own) = (folder.path().join(LOCK), folder.path().join("own"));
-        for text in ["my secret\n", "1 2 3 x", "4 words that are none", &"5 ".repeat(600)] {
+        for text in ["my secret\n", "1 2 3 x\n", "4 words that are none", &"5 ".repeat(600)] {
             fs::write(&path, text).unwrap();
             let error = take(folder.path()).unwrap_err().to_string();
             assert!(error.contains("is no lock of dsr"), "{error}");
