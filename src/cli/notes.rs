@@ -9,8 +9,6 @@ use crate::training::checkpoint;
 use crate::training::metrics::{EpochMetrics, State};
 use crate::training::{self, Run, watch};
 
-use super::train::two_digits;
-
 /// What a user should know about the thresholds of a run that starts from the parameters in a file; nothing if all is as one expects.
 pub fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
     let (file, config) = (path.display(), &run.config);
@@ -117,10 +115,42 @@ pub fn rate_note(trained: &Config, config: &Config) -> Option<String> {
     })
 }
 
+/// A number with two significant digits: 0.049, 0.1, 0.00012.
+fn two_digits(value: f64) -> String {
+    format!("{value:.1e}").parse().unwrap_or(value).to_string()
+}
+
 #[cfg(test)]
-mod tests {
-    use super::super::train::tests::metrics;
+pub(super) mod tests {
     use super::*;
+
+    pub fn metrics() -> EpochMetrics {
+        EpochMetrics {
+            epoch: 12,
+            epochs: 200,
+            lr: 0.04918,
+            train_loss: 0.4119,
+            train_accuracy: 0.86149,
+            test_loss: 1.0,
+            test_accuracy: 0.852,
+            val_loss: None,
+            val_accuracy: None,
+            best_accuracy: 0.8543,
+            firing_rate: 0.0701,
+            images_per_second: 1204.3,
+            seconds: 13.1,
+            layers: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn numbers_have_two_digits() {
+        let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
+        for (number, expected) in numbers {
+            assert_eq!(two_digits(number), expected);
+        }
+    }
 
     #[test]
     fn a_test_accuracy_that_lags_is_named_while_the_rate_is_high() {

@@ -185,11 +185,6 @@ fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     )
 }
 
-/// A number with two significant digits: 0.049, 0.1, 0.00012.
-pub(super) fn two_digits(value: f64) -> String {
-    format!("{value:.1e}").parse().unwrap_or(value).to_string()
-}
-
 /// The split on which the best epoch is chosen.
 fn judge(run: &Run) -> &'static str {
     if run.validation.is_some() { "validation" } else { "test" }
@@ -245,37 +240,14 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::notes::tests::metrics;
     use super::*;
-
-    pub fn metrics() -> EpochMetrics {
-        EpochMetrics {
-            epoch: 12,
-            epochs: 200,
-            lr: 0.04918,
-            train_loss: 0.4119,
-            train_accuracy: 0.86149,
-            test_loss: 1.0,
-            test_accuracy: 0.852,
-            val_loss: None,
-            val_accuracy: None,
-            best_accuracy: 0.8543,
-            firing_rate: 0.0701,
-            images_per_second: 1204.3,
-            seconds: 13.1,
-            layers: Vec::new(),
-            warnings: Vec::new(),
-        }
-    }
 
     #[test]
     fn an_epoch_is_one_line() {
         let metrics = metrics();
         let line = "epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10";
         assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
-        let numbers = [(0.1, "0.1"), (1.0, "1"), (0.000123, "0.00012"), (1e-7, "0.0000001"), (12.7, "13"), (0.0, "0")];
-        for (number, expected) in numbers {
-            assert_eq!(two_digits(number), expected);
-        }
     }
 }

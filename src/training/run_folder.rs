@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -14,7 +13,7 @@ use crate::regular_file;
 use crate::training::metrics::{EpochMetrics, LayerMetrics};
 use crate::training::run_lock::{Lock, is_lock};
 use crate::training::step_losses::{STEPS, StepLosses};
-use crate::training::tensorboard::{self, EVENTS};
+use crate::training::tensorboard::{self, EVENTS, has_events, now};
 use crate::training::{checkpoint, curves};
 
 pub use crate::training::run_lock::{Access, LOCK};
@@ -345,17 +344,6 @@ fn check_free(path: &Path) -> Result<()> {
 
 /// What to do about [`Standing::Records`].
 pub const GONE: &str = "holds records of a run, but neither last.safetensors nor best.safetensors: put one of them back";
-
-/// Seconds since 1970.
-pub(super) fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
-}
-
-/// Whether there are TensorBoard's files in `folder`.
-pub(super) fn has_events(folder: &Path) -> Result<bool> {
-    let mut entries = fs::read_dir(folder).map_err(Error::io(folder))?;
-    Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(EVENTS.as_bytes()))))
-}
 
 /// TensorBoard's record of an epoch.
 fn event(wall_time: f64, m: &EpochMetrics) -> Vec<u8> {

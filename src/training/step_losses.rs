@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::atomic_file::{self, refused};
 use crate::error::Result;
-use crate::training::run_folder::{has_events, now};
-use crate::training::tensorboard;
+use crate::training::tensorboard::{self, has_events, now};
 
 /// Folder of the event files, in the run folder.
 pub const STEPS: &str = "steps";

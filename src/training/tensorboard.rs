@@ -5,9 +5,10 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::atomic_file::refused;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How the names begin that TensorBoard looks for.
 pub const EVENTS: &str = "events.out.tfevents.";
@@ -25,6 +26,17 @@ pub fn free_name(folder: &Path, unix_seconds: f64) -> PathBuf {
     let last = names.filter_map(|name| seconds_of(&name)).max();
     let seconds = last.map_or(0, |last| last.saturating_add(1)).max(unix_seconds as u64);
     folder.join(file_name(seconds))
+}
+
+/// Whether there are TensorBoard's files in `folder`.
+pub(crate) fn has_events(folder: &Path) -> Result<bool> {
+    let mut entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(EVENTS.as_bytes()))))
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// Name of this machine, made fit for a file name.
