@@ -293,7 +293,12 @@ fn what_is_missing_is_said_in_one_line() {
     type Case<'a> = (&'a Path, &'a [(&'a str, &'a str)], &'a str, &'a [&'a str]);
     let cases: [Case; 6] = [
         (broken.path(), &[], "cuda", &["no CUDA driver", "libcuda.so.1", "--device cpu"]),
-        (standin, &[("DSR_STANDIN_VERSION", "12020")], "cuda", &["too old", "CUDA 12.2", "needs", "update the driver"]),
+        (
+            standin,
+            &[("DSR_STANDIN_VERSION", "11030")],
+            "cuda",
+            &["too old", "CUDA 11.3", "11.4 (driver R470)", "cuda-compat", "--device cpu"],
+        ),
         (standin, &[("DSR_STANDIN_DEVICES", "0")], "cuda", &["finds no GPU", "nvidia-smi", "CUDA_VISIBLE_DEVICES"]),
         (standin, &[], "cuda:1", &["cuda:1", "no such device", "lists 1", "cuda:0 "]),
         (standin, &[("DSR_STANDIN_DEVICES", "2")], "cuda:7", &["cuda:7", "no such device", "lists 2", "cuda:0 ", "cuda:1 "]),
@@ -326,8 +331,84 @@ fn info_lists_and_opens_devices() {
     assert_eq!((&cuda["driver"], &cuda["opened"], &cuda["problem"]), (&"13.0".into(), &1.into(), &serde_json::Value::Null));
     assert_eq!(cuda["devices"][1]["capability"], "8.0");
     assert!(cuda["devices"][1]["memory_bytes"].as_u64() > Some(0), "{cuda}");
-    let (_, text, _) = info(standin, &[("DSR_STANDIN_VERSION", "12020")], "--output json");
+    let (_, text, _) = info(standin, &[("DSR_STANDIN_VERSION", "11030")], "--output json");
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((&json["devices"], &json["cuda"]["driver"]), (&serde_json::json!(["cpu"]), &"12.2".into()));
+    assert_eq!((&json["devices"], &json["cuda"]["driver"]), (&serde_json::json!(["cpu"]), &"11.3".into()));
     assert_words(json["cuda"]["problem"].as_str().unwrap(), &["too old"]);
+}
+
+/// An older driver gets PTX that it can compile, and its user is told; a driver of the toolkit's release gets machine code.
+#[test]
+fn an_older_driver_compiles_the_kernels() {
+    let standin = emulator::directory();
+    let by_12 = kernels::NVCC.is_some_and(|nvcc| nvcc.starts_with("12."));
+    let cases = [
+        ("11040", "", true),   // R470
+        ("11080", "", true),   // R520
+        ("12000", "", !by_12), // R525
+        ("12080", "", !by_12), // R570
+        ("13000", "", false),  // R580
+        ("13000", "ptx", true),
+        ("12020", "code", !by_12),
+    ];
+    for (version, form, compiles) in cases {
+        let variables = [("DSR_STANDIN_VERSION", version), ("DSR_KERNELS", form), ("DSR_STANDIN_LAUNCHES", "1")];
+        let (code, stdout, stderr) = info(standin, &variables, "--device cuda");
+        assert_eq!(code, 0, "{version}: {stderr}");
+        assert_words(&stdout, &["opened"]);
+        let loaded = if compiles { "compiles PTX 7.0" } else { "loads machine code" };
+        assert_eq!(stderr.matches(loaded).count(), kernels::IMAGES.len(), "{version} {form}: {stderr}");
+        let note = stderr.lines().filter(|line| line.starts_with("note: the driver supports CUDA 1")).count();
+        assert_eq!(note, usize::from(compiles && form != "ptx"), "{version} {form}: {stderr}");
+    }
+    let (code, _, stderr) = info(standin, &[("DSR_KERNELS", "fatbin")], "--device cuda");
+    assert_eq!(code, 2, "{stderr}");
+    assert_words(&stderr, &["error: DSR_KERNELS", "\"fatbin\" is neither code nor ptx"]);
+    // A call that such a driver lacks would end the program.
+    let line = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --device cuda --quiet --out run";
+    let (folder, mut command) = (tempfile::tempdir().unwrap(), Command::new(assert_cmd::cargo::cargo_bin("dsr")));
+    command.current_dir(folder.path()).args(line.split(' ')).env("LD_LIBRARY_PATH", standin).env("DSR_STANDIN_VERSION", "11040");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The toolkit has a `libcuda.so` for the linker; on the library path it is found before the driver.
+#[test]
+fn a_stub_of_the_toolkit_does_not_hide_the_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let stub = folder.path().join("libcuda.so");
+    std::fs::write(
+        folder.path().join("stub.c"),
+        "int cuDriverGetVersion(int* v) { *v = 13000; return 0; }\nint cuInit(unsigned f) { return f + 34; }\n",
+    )
+    .unwrap();
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    let built = Command::new(compiler).args(["-x", "c", "-shared", "-fPIC", "-o"]).arg(&stub).arg(folder.path().join("stub.c")).status();
+    assert!(built.unwrap().success());
+    let both = std::env::join_paths([folder.path(), emulator::directory()]).unwrap();
+    let (code, stdout, stderr) = info(Path::new(&both), &[], "--device cuda");
+    assert_eq!(code, 0, "{stderr}");
+    assert_words(&stdout, &["dsr host stand-in", "opened"]);
+    // Under the driver's own name nobody can tell it but by its answer.
+    std::fs::copy(&stub, folder.path().join("libcuda.so.1")).unwrap();
+    let (code, _, stderr) = info(Path::new(&both), &[], "--device cuda");
+    assert_eq!(code, 1, "{stderr}");
+    assert_words(&stderr, &["error: ", "stub of the CUDA toolkit", "LD_LIBRARY_PATH"]);
+}
+
+/// A recorded step is one launch: the variable that the hint names must have its kernels launched one by one.
+#[test]
+fn the_hint_for_a_fault_holds_for_recorded_steps() {
+    let train = |variables: &[(&str, &str)]| {
+        let line = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --device cuda --quiet --out run";
+        let (folder, mut command) = (tempfile::tempdir().unwrap(), Command::new(assert_cmd::cargo::cargo_bin("dsr")));
+        command.current_dir(folder.path()).args(line.split(' ')).env("LD_LIBRARY_PATH", emulator::directory());
+        command.env("DSR_STANDIN_KERNELS", emulator::test_kernels("far_loss")).envs(variables.iter().copied());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{stderr}")).to_string()
+    };
+    assert_words(&train(&[]), &["an earlier kernel failed", "ILLEGAL_ADDRESS", "CUDA_LAUNCH_BLOCKING=1 names the kernel"]);
+    assert_words(&train(&[("CUDA_LAUNCH_BLOCKING", "1")]), &["kernel loss_reduce (grid 1x1x1, block 256", "ILLEGAL_ADDRESS"]);
 }

@@ -56,15 +56,33 @@ static_assert(sizeof(LaunchConfig::Attribute) == 72, "CUlaunchAttribute has 72 b
 
 enum { COOPERATIVE = 2, CLUSTER = 4 };
 
+// The newest version of PTX that a driver compiles, from that of CUDA that it supports (PTX ISA, release notes): 11.x has 7.x; 12.0 to
+// 12.6 have 8.0 to 8.5, in which 12.6 has none of its own; 13.x has 9.x.
+int newest_ptx(int driver_version) {
+    const int major = driver_version / 1000, minor = driver_version % 1000 / 10;
+    if (major == 12) return 80 + minor - (minor >= 6 ? 1 : 0);
+    return (major - 4) * 10 + minor;
+}
+
+// Version of PTX text, as 70 for 7.0; 0 for machine code.
+int version_of_ptx(const char* image) {
+    if (*image != '/' && *image != '.') return 0;
+    const char* at = strstr(image, ".version ");
+    int major = 0, minor = 0;
+    return at && sscanf(at, ".version %d.%d", &major, &minor) == 2 ? major * 10 + minor : 0;
+}
+
 }  // namespace
 
-// Any bytes are a module: the kernels are those of the libraries that stand beside this one.
+// Any image has all kernels: those of the libraries that stand beside this one. Only its form is looked at.
 DRIVER_CALL cuModuleLoadData(void** module, const void* image) {
     Lock lock;
     if (int code = context_code()) return code;
     if (!image) return CUDA_INVALID_VALUE;
     if (settings().capability_major < 8) return CUDA_NO_BINARY_FOR_GPU;
-    if (settings().driver_version < 12000) return CUDA_UNSUPPORTED_PTX_VERSION;
+    const int ptx = version_of_ptx(static_cast<const char*>(image));
+    if (ptx ? ptx > newest_ptx(settings().driver_version) : settings().driver_version < 12000) return CUDA_UNSUPPORTED_PTX_VERSION;
+    if (settings().report_launches) report(ptx ? text("compiles PTX %d.%d", ptx / 10, ptx % 10) : std::string("loads machine code"));
     *module = driver().modules.add(std::make_shared<Module>());
     return CUDA_OK;
 }
@@ -138,6 +156,10 @@ DRIVER_CALL cuFuncGetName(const char** name, void* handle) {
 }
 
 DRIVER_CALL cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_t* size) {
+    if (settings().driver_version < 12040) {
+        report("cuFuncGetParamInfo is called, which drivers before CUDA 12.4 do not have");
+        abort();
+    }
     Lock lock;
     const Function* function = function_of(handle);
     if (!function) return CUDA_INVALID_HANDLE;

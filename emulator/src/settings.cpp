@@ -70,7 +70,8 @@ Settings read() {
     s.report_leaks = number("DSR_STANDIN_LEAKS", 0) != 0;
     s.report_launches = number("DSR_STANDIN_LAUNCHES", 0) != 0;
     const char* streams = variable("DSR_STANDIN_STREAMS");
-    s.streams_at_once = streams && strcmp(streams, "now") == 0;
+    const char* blocking = variable("CUDA_LAUNCH_BLOCKING");
+    s.streams_at_once = (streams && strcmp(streams, "now") == 0) || (blocking && strcmp(blocking, "1") == 0);
     const char* of_kernels = variable("DSR_STANDIN_REGISTERS");
     s.registers = registers(of_kernels ? of_kernels : "");
     const char* libraries = variable("DSR_STANDIN_KERNELS");

@@ -179,6 +179,12 @@ impl Global {
 
     /// Opens one device, as [`Global::open_device`] does.
     fn open(&self, wanted: Wanted) -> anyhow::Result<Device> {
+        if wanted != Wanted::Cpu
+            && !self.quiet
+            && let Some(note) = driver::note()
+        {
+            complain(&format!("note: {note}"));
+        }
         match wanted {
             Wanted::Cpu => Ok(Device::Cpu),
             Wanted::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
@@ -197,9 +203,23 @@ impl Global {
     }
 }
 
+/// Starts the program again where `LD_LIBRARY_PATH` would find a toolkit's stub of the driver before the driver: the loader has
+/// read that variable before `main`.
+#[cfg(unix)]
+fn start_without_stubs() {
+    use std::os::unix::process::CommandExt;
+    let Some(path) = std::env::var_os("LD_LIBRARY_PATH").and_then(|path| driver::path_without_stubs(&path)) else { return };
+    if let Ok(program) = std::env::current_exe() {
+        // Comes back only if it fails, and then the stub says what it is.
+        let _ = std::process::Command::new(program).args(std::env::args_os().skip(1)).env("LD_LIBRARY_PATH", path).exec();
+    }
+}
+
 /// Parses the command line, runs it and says how it went.
 pub fn main() -> ExitCode {
     stop::survive_file_limits();
+    #[cfg(unix)]
+    start_without_stubs();
     let code = match Cli::try_parse() {
         Ok(cli) => run(cli).unwrap_or_else(|error| {
             complain(&format!("error: {error:#}").replace('\n', " "));

@@ -1,5 +1,8 @@
 //! The CUDA driver: whether there is one, what it lists, and its errors in words.
 
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
 use cudarc::driver::DriverError;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -18,10 +21,51 @@ pub struct Listed {
     pub memory: usize,
 }
 
-/// The oldest driver that this build's kernels run on, as [`version`] gives it, and its name.
-fn needed() -> (i32, &'static str) {
+/// What a driver is given of the kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Machine code for the targets of the build.
+    Code,
+    /// PTX, which the driver compiles when the program starts for the first time.
+    Ptx,
+}
+
+/// The oldest driver with every call that is made here (`cuGraphInstantiateWithFlags` came with it), and its name.
+const OLDEST: (i32, &str) = (11040, "R470");
+
+/// The oldest driver that takes the machine code of this build, and its name: by NVIDIA's rule for minor versions any driver of
+/// a release of CUDA runs what a toolkit of the same release compiled.
+fn for_code() -> (i32, &'static str) {
     let major = kernels::NVCC.and_then(|nvcc| nvcc.split('.').next());
-    if major == Some("12") { (12080, "R570") } else { (13000, "R580") }
+    if major == Some("12") { (12000, "R525") } else { (13000, "R580") }
+}
+
+/// What this machine's driver is given; `DSR_KERNELS=ptx` in the environment asks for PTX where machine code would do.
+///
+/// # Errors
+/// [`Error::Device`] if there is no driver, [`Error::Config`] for another value of the variable.
+pub fn form() -> Result<Form> {
+    let forced = match std::env::var("DSR_KERNELS").ok().filter(|value| !value.is_empty()).as_deref() {
+        None | Some("code") => false,
+        Some("ptx") => true,
+        Some(other) => return Err(Error::config("DSR_KERNELS", format!("{other:?} is neither code nor ptx"))),
+    };
+    Ok(if forced || version()? < for_code().0 { Form::Ptx } else { Form::Code })
+}
+
+/// What a user of an older driver should know: that it compiles the kernels, and how to spare that.
+pub fn note() -> Option<String> {
+    let found = version().ok()?;
+    let (needed, release) = for_code();
+    if found >= needed || found < OLDEST.0 {
+        return None;
+    }
+    let (found, needed) = (dotted(found), dotted(needed));
+    Some(format!(
+        "the driver supports CUDA {found}, and the machine code of this build needs {needed} (driver {release}), so the driver \
+         compiles the kernels itself, which takes a while the first time; a newer driver, NVIDIA's cuda-compat package for \
+         {needed} in LD_LIBRARY_PATH, or a build with an nvcc of the driver's release spares that (docs/install.md)"
+    ))
 }
 
 /// Version of CUDA that the driver supports, 13000 for 13.0.
@@ -45,11 +89,13 @@ pub fn version() -> Result<i32> {
 /// # Errors
 /// [`Error::Device`] if there is no driver, if it is too old, or if it finds no GPU.
 pub fn devices() -> Result<Vec<Listed>> {
-    let (found, (needed, release)) = (version()?, needed());
-    if found < needed {
-        let (found, needed) = (dotted(found), dotted(needed));
-        let remedy = format!("this build needs {needed} (driver {release} or newer): update the driver, or use --device cpu");
-        return Err(failure(format!("the CUDA driver is too old: it supports CUDA {found}, and {remedy}")));
+    let (found, (oldest, release)) = (version()?, OLDEST);
+    if found < oldest {
+        let (found, oldest) = (dotted(found), dotted(oldest));
+        return Err(failure(format!(
+            "the CUDA driver is too old: it supports CUDA {found}, and {oldest} (driver {release}) is needed; update the driver, \
+             put the folder of NVIDIA's cuda-compat package for a newer CUDA into LD_LIBRARY_PATH, or use --device cpu"
+        )));
     }
     let count = result::init().and_then(|()| result::device::get_count());
     match count {
@@ -57,6 +103,10 @@ pub fn devices() -> Result<Vec<Listed>> {
         Ok(_) | Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => {
             Err(failure("the CUDA driver finds no GPU: look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES, or use --device cpu"))
         }
+        Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => Err(failure(
+            "the libcuda that was found is a stub of the CUDA toolkit for linking, not the driver: take its folder (stubs) out of \
+             LD_LIBRARY_PATH and /etc/ld.so.conf.d, or use --device cpu",
+        )),
         Err(error) => Err(failure(format!("the CUDA driver does not start: {}; look at `nvidia-smi`", explain(error)))),
     }
 }
@@ -102,6 +152,14 @@ pub(super) fn is_fault(error: CUresult) -> bool {
             | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
             | CUresult::CUDA_ERROR_LAUNCH_FAILED
     )
+}
+
+/// `LD_LIBRARY_PATH` without the folders that have a `libcuda.so` and no `libcuda.so.1`: toolkits have one for the linker, and
+/// it would be found before the driver. None where there is no such folder.
+pub fn path_without_stubs(path: &OsStr) -> Option<OsString> {
+    let is_stub = |folder: &PathBuf| folder.join("libcuda.so").exists() && !folder.join("libcuda.so.1").exists();
+    let (stubs, others): (Vec<PathBuf>, Vec<PathBuf>) = std::env::split_paths(path).partition(is_stub);
+    if stubs.is_empty() { None } else { std::env::join_paths(others).ok() }
 }
 
 /// An error of the driver with its name and its meaning.

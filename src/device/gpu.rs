@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
 use super::driver::{self, Listed, explain};
@@ -168,10 +168,8 @@ impl Gpu {
         }
         self.bind()?;
         if shared_bytes > loaded.shared.load(Ordering::Relaxed) {
-            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let asked = loaded.function.set_attribute(attribute, shared_bytes as i32);
+            let asked = loaded.ask_for_shared(shared_bytes);
             asked.map_err(|e| refused(format!("has no room in shared memory: {}", explain(e))))?;
-            loaded.shared.fetch_max(shared_bytes, Ordering::Relaxed);
         }
         let mut pointers: Vec<*mut c_void> = args.iter().map(|arg| arg.bytes().as_ptr() as *mut c_void).collect();
         // SAFETY: `Arg` promises the bytes that the parameters have, and the driver copies them before it returns.

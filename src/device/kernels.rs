@@ -9,4 +9,14 @@ pub struct Kernel {
     pub block: u32,
 }
 
+/// The kernels of a file, as a driver takes them.
+#[derive(Clone, Copy, Debug)]
+pub struct Image {
+    pub file: &'static str,
+    /// Machine code for [`TARGETS`], and PTX of compute capability 8.0 for newer devices.
+    pub code: &'static [u8],
+    /// PTX of version 7.0 for compute capability 8.0, ended by a zero: older drivers compile it when the program starts.
+    pub ptx: &'static [u8],
+}
+
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

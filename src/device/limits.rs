@@ -7,7 +7,7 @@ use super::occupancy::occupancy;
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub kernel: &'static str,
-    /// For example `sm_90a`.
+    /// For example `sm_90`.
     pub target: &'static str,
     /// Of a thread.
     pub registers: u32,

@@ -69,7 +69,7 @@ impl GpuName {
             GpuName::H100 => DataSheet {
                 name: "H100 SXM 80 GB",
                 source: "NVIDIA H100 data sheet",
-                target: "sm_90a",
+                target: "sm_90",
                 multiprocessors: 132,
                 int8: 1979e12,
                 bf16: 989.5e12,
@@ -89,7 +89,7 @@ impl GpuName {
             GpuName::B200 => DataSheet {
                 name: "B200 (HGX)",
                 source: "NVIDIA Blackwell data sheet, HGX B200",
-                target: "sm_100a",
+                target: "sm_100",
                 multiprocessors: 148,
                 int8: 4500e12,
                 bf16: 2250e12,

@@ -3,7 +3,7 @@
 use super::buffers::Buffers;
 use super::pass::Pass;
 use super::step::What;
-use super::{Session, settle};
+use super::{Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::Gpu;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ impl Network {
         self.bring()?;
         let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
         let what = What { batch: input.batch, frames: input.frames, training: None };
-        let is_replayed = mode == Mode::Eval && !clock::is_listening();
+        let is_replayed = mode == Mode::Eval && is_replayed();
         if is_replayed {
             self.record(what)?;
         }

@@ -83,6 +83,12 @@ pub(super) struct Session {
     device_is_newer: bool,
 }
 
+/// Whether steps are recorded and replayed: not while somebody listens to the clock, nor under `CUDA_LAUNCH_BLOCKING=1`, which is
+/// to name the kernel that fails, and a replayed step is one launch.
+fn is_replayed() -> bool {
+    !clock::is_listening() && std::env::var_os("CUDA_LAUNCH_BLOCKING").is_none_or(|value| value != "1")
+}
+
 /// Waits for what was launched while somebody listens to the clock, so that a span is the time of its kernels.
 fn settle(gpu: &Gpu) -> Result<()> {
     if clock::is_listening() { gpu.synchronize() } else { Ok(()) }

@@ -3,7 +3,7 @@
 use super::buffers::Buffers;
 use super::pass::Pass;
 use super::staging::DeviceImages;
-use super::{Session, settle};
+use super::{Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
 use crate::data::Dataset;
 use crate::device::{Gpu, Graph};
@@ -56,8 +56,8 @@ impl Network {
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
         let what = What { batch, frames, training: Some((gradient, optimizer.rule, optimizer.weight_decay)) };
-        let is_profiled = clock::is_listening();
-        if !is_profiled {
+        let is_replayed = is_replayed();
+        if is_replayed {
             self.record(what)?;
         }
         let missing = || Error::shape("train_step", "a recorded step", "none");
@@ -70,11 +70,11 @@ impl Network {
             settle(gpu)
         })?;
         drop(phase);
-        if !is_profiled {
+        if is_replayed {
             resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
         }
         (*begun, *device_is_newer) = (Some(batch), true);
-        if is_profiled { self.launch(what) } else { Ok(()) }
+        if is_replayed { Ok(()) } else { self.launch(what) }
     }
 
     /// Starts to bring the next batch to the device, while it computes with the one before; without effect on the CPU. For evaluation
