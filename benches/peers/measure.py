@@ -16,6 +16,7 @@ def add_options(parser):
     parser.add_argument("--mode", choices=("train", "infer"), default="train")
     parser.add_argument("-b", "--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the measured ones")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps")
     parser.add_argument("--lr", type=float, default=0.1)
@@ -56,6 +57,9 @@ def firing_rate(net, images, neuron_types):
 
 def run(net, images, labels, args, neuron_types, after_step=lambda: None, **facts):
     """Times `args.repeats` steps and prints one JSON line. `after_step` resets the network's state, inside the timed step."""
+    net, images, labels = net.to(args.device), images.to(args.device), labels.to(args.device)
+    on_cuda = args.device.startswith("cuda")
+    wait = torch.cuda.synchronize if on_cuda else lambda: None
     optimizer = torch.optim.SGD(net.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
 
     def train_step():
@@ -79,8 +83,10 @@ def run(net, images, labels, args, neuron_types, after_step=lambda: None, **fact
     seconds = []
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(args.repeats):
+        wait()
         start = time.perf_counter()
         step()
+        wait()
         seconds.append(time.perf_counter() - start)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
@@ -96,7 +102,9 @@ def run(net, images, labels, args, neuron_types, after_step=lambda: None, **fact
         "n": len(seconds),
         "times_s": seconds,
         "mean_firing_rate": rate,
+        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
         "peak_rss_bytes": peak,
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if on_cuda else None,
         "page_faults_per_step": (usage.ru_minflt - faults) / len(seconds),
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -35,8 +35,8 @@ const OLDEST: (i32, &str) = (11040, "R470");
 
 /// The oldest driver that takes the machine code of this build, and its name: by NVIDIA's rule for minor versions any driver of
 /// a release of CUDA runs what a toolkit of the same release compiled.
-fn for_code() -> (i32, &'static str) {
-    let major = kernels::NVCC.and_then(|nvcc| nvcc.split('.').next());
+fn for_code(nvcc: Option<&str>) -> (i32, &'static str) {
+    let major = nvcc.and_then(|nvcc| nvcc.split('.').next());
     if major == Some("12") { (12000, "R525") } else { (13000, "R580") }
 }
 
@@ -50,13 +50,13 @@ pub fn form() -> Result<Form> {
         Some("ptx") => true,
         Some(other) => return Err(Error::config("DSR_KERNELS", format!("{other:?} is neither code nor ptx"))),
     };
-    Ok(if forced || version()? < for_code().0 { Form::Ptx } else { Form::Code })
+    Ok(if forced || version()? < for_code(kernels::NVCC).0 { Form::Ptx } else { Form::Code })
 }
 
 /// What a user of an older driver should know: that it compiles the kernels, and how to spare that.
 pub fn note() -> Option<String> {
     let found = version().ok()?;
-    let (needed, release) = for_code();
+    let (needed, release) = for_code(kernels::NVCC);
     if found >= needed || found < OLDEST.0 {
         return None;
     }
@@ -170,6 +170,26 @@ pub(super) fn explain(error: DriverError) -> String {
 
 #[cfg(test)]
 mod tests {
+    /// The table of docs/install.md: machine code where the driver is of the toolkit's release, or newer.
+    #[test]
+    fn drivers_of_the_toolkits_release_take_its_machine_code() {
+        let table = std::fs::read_to_string("docs/install.md").unwrap();
+        for (driver, version) in
+            [("R450", 11000), ("R470", 11040), ("R525", 12000), ("R535", 12020), ("R550", 12040), ("R570", 12080), ("R580", 13000)]
+        {
+            let form = |nvcc| match version {
+                _ if version < super::OLDEST.0 => "refused",
+                _ if version < super::for_code(Some(nvcc)).0 => "PTX",
+                _ => "machine code",
+            };
+            for nvcc in ["12.4.131", "12.8.93"] {
+                assert_eq!(form(nvcc), form("12.0.140"), "{driver}");
+            }
+            let row = format!("| {driver} | {} | {} | {} |", super::dotted(version), form("12.0.140"), form("13.0.88"));
+            assert!(table.contains(&row), "docs/install.md lacks {row}");
+        }
+    }
+
     #[test]
     fn versions_are_dotted() {
         for (version, text) in [(13000, "13.0"), (12080, "12.8"), (11_040, "11.4"), (0, "0.0")] {
