@@ -26,11 +26,12 @@ pub fn of(nvcc: &Nvcc, source: &Source, messages: &str, image: &Path) -> Result<
     let mut rows = String::new();
     for limits in resources(messages) {
         let Limits { kernel, target, registers, spill_bytes, local_bytes, shared_bytes } = limits;
-        let products = code.as_ref().map(|code| integer_products(code, &kernel, &target));
+        let loops = code.as_ref().map(|code| Loops::of(code, &kernel, &target)).unwrap_or_default();
         let _ = writeln!(
             rows,
             "Limits {{ kernel: {kernel:?}, target: {target:?}, registers: {registers}, spill_bytes: {spill_bytes}, \
-             local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, integer_products: {products:?} }},"
+             local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, integer_products: {:?}, stage_instructions: {:?}, step_instructions: {:?} }},",
+            loops.integer_products, loops.stage, loops.step
         );
     }
     Ok(rows)
@@ -74,17 +75,59 @@ fn disassembled(nvcc: &Nvcc, image: &Path) -> Result<Option<String>, String> {
     if output.status.success() { Ok(Some(text)) } else { Err(complaint()) }
 }
 
-/// Instructions of the integer tensor cores in a kernel's code for a target.
-fn integer_products(code: &str, kernel: &str, target: &str) -> usize {
-    let (mut arch, mut function, mut count) = ("", "", 0);
+/// What the machine code of a spike convolution shows.
+#[derive(Default)]
+struct Loops {
+    /// Instructions of the integer tensor cores.
+    integer_products: Option<usize>,
+    /// Instructions of the loop over stages that reads bits: of the loops with products, the one that has to expand its operands.
+    stage: Option<usize>,
+    /// Instructions of a step of a warp's neurons, in their shortest loop; a ballot is a step.
+    step: Option<usize>,
+}
+
+impl Loops {
+    fn of(code: &str, kernel: &str, target: &str) -> Loops {
+        let instructions = instructions(code, kernel, target);
+        let is_product = |text: &str| text.contains("IMMA") || text.contains("IGMMA");
+        let count = |range: &(usize, usize), is: &dyn Fn(&str) -> bool| {
+            instructions.iter().filter(|(at, text)| (range.0..=range.1).contains(at) && is(text)).count()
+        };
+        let all: Vec<(usize, usize)> = instructions.iter().filter_map(|(at, text)| loop_that_ends(*at, text)).collect();
+        let is_inner = |range: &&(usize, usize)| !all.iter().any(|other| other != *range && other.0 >= range.0 && other.1 <= range.1);
+        let inner: Vec<&(usize, usize)> = all.iter().filter(is_inner).collect();
+        let steps = |range: &(usize, usize)| count(range, &|text| text.contains("VOTE"));
+        let of_steps = inner.iter().filter(|range| steps(range) > 0 && count(range, &is_product) == 0);
+        Loops {
+            integer_products: Some(instructions.iter().filter(|(_, text)| is_product(text)).count()),
+            stage: inner.iter().filter(|range| count(range, &is_product) > 0).map(|range| count(range, &|_| true)).max(),
+            step: of_steps.map(|range| count(range, &|_| true).div_ceil(steps(range))).min(),
+        }
+    }
+}
+
+/// Address and text of each instruction of a kernel's code for a target.
+fn instructions<'a>(code: &'a str, kernel: &str, target: &str) -> Vec<(usize, &'a str)> {
+    let (mut arch, mut function, mut found) = ("", "", Vec::new());
     for line in code.lines() {
         if let Some((_, name)) = line.split_once("arch = ") {
             (arch, function) = (name.trim(), "");
         } else if let Some((_, name)) = line.split_once("Function : ") {
             function = name.trim();
-        } else if arch == target && function == kernel && (line.contains("IMMA") || line.contains("IGMMA")) {
-            count += 1;
+        } else if arch == target
+            && function == kernel
+            && let Some((address, text)) = line.trim_start().strip_prefix("/*").and_then(|rest| rest.split_once("*/"))
+            && let (Ok(address), Some((text, _))) = (usize::from_str_radix(address, 16), text.split_once(';'))
+        {
+            found.push((address, text));
         }
     }
-    count
+    found
+}
+
+/// First and last address of the loop that a branch backwards closes.
+fn loop_that_ends(at: usize, text: &str) -> Option<(usize, usize)> {
+    let (_, target) = text.split_once("BRA").and_then(|(_, rest)| rest.split_once("0x"))?;
+    let digits: String = target.chars().take_while(char::is_ascii_hexdigit).collect();
+    usize::from_str_radix(&digits, 16).ok().filter(|&to| to < at).map(|to| (to, at))
 }

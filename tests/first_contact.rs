@@ -29,7 +29,9 @@ fn every_part_passes_and_is_not_repeated() {
         assert!(summary.contains(&format!("| {part} | passed | ")), "{part}: {summary}");
         assert!(out.join(part).with_extension("txt").is_file(), "{part} has no output");
     }
-    for words in ["# First contact: dsr host stand-in", "checks passed", "are those of the CPU", "left out: no compute-sanitizer", "Small shapes"] {
+    for words in
+        ["# First contact: dsr host stand-in", "checks passed", "are those of the CPU", "left out: no compute-sanitizer", "Small shapes"]
+    {
         assert!(summary.contains(words), "{words}: {summary}");
     }
     // Given again it goes on: nothing is left to do.

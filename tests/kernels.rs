@@ -83,3 +83,20 @@ fn info_prints_the_limits() {
         assert!(text.lines().any(|line| line.starts_with(kernel.name)), "{text}");
     }
 }
+
+/// Registers, shared memory and occupancy do not drift unseen; another compiler has numbers of its own.
+#[test]
+fn the_documented_limits_are_those_of_this_build() {
+    let document = std::fs::read_to_string("docs/kernels.md").unwrap();
+    let Some(nvcc) = kernels::NVCC else {
+        println!("built without nvcc: nothing to compare");
+        return;
+    };
+    if !document.contains(&format!("by nvcc {nvcc} for {}", kernels::TARGETS.join(", "))) {
+        println!("docs/kernels.md is of another compiler, or of other targets");
+        return;
+    }
+    let output = std::process::Command::new(cargo_bin("dsr")).args(["info", "--kernels"]).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(document.contains(&table), "docs/kernels.md is out of date: scripts/kernel_limits.sh writes it anew\n{table}");
+}

@@ -19,6 +19,10 @@ pub struct Limits {
     pub shared_bytes: u32,
     /// Instructions of the integer tensor cores; none where the code was not looked at.
     pub integer_products: Option<u32>,
+    /// Of a spike convolution: instructions of a warp for a stage, which is two K steps, reading bits.
+    pub stage_instructions: Option<u32>,
+    /// Of the same: instructions of a warp for a step of its neurons.
+    pub step_instructions: Option<u32>,
 }
 
 /// A row for each kernel and target; empty in a build without nvcc.

@@ -1,9 +1,10 @@
-//! What a step should cost on a GPU that is not at hand: a roofline a kernel family, from shapes and data sheets. Nothing is measured.
+//! What a step should cost on a GPU that is not at hand, from shapes, data sheets and the machine code. Nothing is measured.
 //!
 //! ```text
-//! seconds = max(operations / (0.6 · peak), bytes / (0.8 · bandwidth)) + launches · 2 µs
+//! seconds = max(arithmetic, bytes / (0.8 · bandwidth)) + launches · 2 µs
 //! ```
-//! The formulas, the sources of the peaks and two layers worked by hand are in `docs/predict.md`.
+//! The arithmetic of spike convolutions is that of `ops/spike_conv/cost.rs`. The formulas, the sources of the peaks and two layers worked
+//! by hand are in `docs/predict.md`.
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -14,13 +15,11 @@ use crate::device::limits::Limits;
 use crate::device::occupancy::occupancy;
 use crate::network::{Connection, Kind, Network, Source};
 use crate::ops::neuron::Neuron;
-use crate::ops::spike_conv::Tiles;
-use crate::ops::spike_conv::cost::{LayerWork, Peaks, seconds};
+use crate::ops::spike_conv::cost::{self, Code, LayerWork, Machine, OF_BANDWIDTH};
 
-/// Share of the peak of its arithmetic that a kernel is expected to reach, as in `ops/spike_conv/cost.rs`.
+/// Shares that products of floats are expected to reach: of the peak in f32, and of what `mma.sync` reaches in bf16; assumptions.
 const OF_PEAK: f64 = 0.6;
-/// The same of the bandwidth.
-const OF_BANDWIDTH: f64 = 0.8;
+const OF_BF16: f64 = 0.75;
 /// Seconds between two kernels of a graph; an assumption.
 const LAUNCH: f64 = 2e-6;
 
@@ -41,6 +40,7 @@ pub struct DataSheet {
     pub source: &'static str,
     /// As the kernels' targets are called.
     pub target: &'static str,
+    pub capability: (u32, u32),
     pub multiprocessors: u32,
     /// 8-bit integer operations of the tensor cores a second; a multiply-add is two.
     pub int8: f64,
@@ -60,6 +60,7 @@ impl GpuName {
                 name: "A100 SXM 80 GB",
                 source: "NVIDIA A100 data sheet",
                 target: "sm_80",
+                capability: (8, 0),
                 multiprocessors: 108,
                 int8: 624e12,
                 bf16: 312e12,
@@ -70,6 +71,7 @@ impl GpuName {
                 name: "H100 SXM 80 GB",
                 source: "NVIDIA H100 data sheet",
                 target: "sm_90",
+                capability: (9, 0),
                 multiprocessors: 132,
                 int8: 1979e12,
                 bf16: 989.5e12,
@@ -80,6 +82,7 @@ impl GpuName {
                 name: "GeForce RTX 4090",
                 source: "NVIDIA Ada GPU architecture white paper, appendix A",
                 target: "sm_89",
+                capability: (8, 9),
                 multiprocessors: 128,
                 int8: 660.6e12,
                 bf16: 165.2e12,
@@ -90,6 +93,7 @@ impl GpuName {
                 name: "B200 (HGX)",
                 source: "NVIDIA Blackwell data sheet, HGX B200",
                 target: "sm_100",
+                capability: (10, 0),
                 multiprocessors: 148,
                 int8: 4500e12,
                 bf16: 2250e12,
@@ -97,6 +101,25 @@ impl GpuName {
                 bandwidth: 7700e9,
             },
         }
+    }
+}
+
+impl DataSheet {
+    /// What bounds the spike convolutions there, at the clock of the sheet's peak.
+    fn machine(&self) -> Machine {
+        let (rate, share) = cost::sheet_rate(self.capability);
+        Machine {
+            multiprocessors: self.multiprocessors as usize,
+            clock: self.int8 / 2.0 / (f64::from(self.multiprocessors) * rate),
+            rate: rate * share,
+            bandwidth: self.bandwidth,
+            code: Code::of(self.target),
+        }
+    }
+
+    /// Operations a second in bf16 that products are expected to reach.
+    fn bf16_reached(&self) -> f64 {
+        OF_BF16 * cost::sheet_rate(self.capability).1 * self.bf16
     }
 }
 
@@ -183,7 +206,14 @@ pub fn predict(gpu: GpuName, network: &Network, work: Work, [batch, frames]: [us
     let seconds = layers.iter().map(|layer| layer.forward.seconds + layer.backward.seconds).sum::<f64>() + optimizer.seconds;
     let kernel = if network.weight_bits == 8 { &kernels::SPIKE_CONV_NEURONS_8 } else { &kernels::SPIKE_CONV_NEURONS_16 };
     let occupancy = spike_conv_occupancy(&sheet, kernel, network.weight_bits);
-    Prediction { note: "predicted from shapes and data sheets, not measured", gpu: sheet, layers, optimizer, seconds, occupancy }
+    Prediction {
+        note: "predicted from shapes, data sheets and machine code, not measured",
+        gpu: sheet,
+        layers,
+        optimizer,
+        seconds,
+        occupancy,
+    }
 }
 
 /// With the shared memory of one convolution of bits: a tile of sums, or four stages of 8 bytes a row and the weights of two K steps.
@@ -211,7 +241,7 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn bytes(&self, bytes: f64) -> f64 {
-        bytes / (OF_BANDWIDTH * self.sheet.bandwidth)
+        self.sheet.machine().memory(bytes)
     }
 
     fn spikes(&self, layer: usize) -> f64 {
@@ -260,26 +290,11 @@ impl Shape<'_> {
         let work =
             LayerWork { positions, time_steps: network.time_steps, channels, k_steps, convolutions, weight_bits: network.weight_bits };
         if has_statistics {
-            let peaks = Peaks { products: sheet.int8 / 2.0, bytes: sheet.bandwidth };
-            let [store, recompute] = seconds(&work, &peaks); // arithmetic and memory of two kernels, already at 0.6 and 0.8
-            let (fastest, passes) = if store <= recompute { (store, 1.0) } else { (recompute, 2.0) };
-            let conv = passes * products(&work) / (OF_PEAK * sheet.int8 / 2.0);
-            let cost = Cost::new(conv, self.bytes(bytes), launches);
-            return Cost { seconds: fastest.max(cost.bytes_s) + f64::from(launches) * LAUNCH, ..cost };
+            let [store, recompute] = cost::seconds(&work, &sheet.machine()); // arithmetic and memory of two kernels
+            let cost = Cost::new(store.min(recompute), self.bytes(bytes), launches);
+            return Cost { operations_s: cost::neurons(&work, &sheet.machine()), ..cost };
         }
-        Cost::new(self.fused(&work), self.bytes(bytes), launches)
-    }
-
-    /// Seconds of the arithmetic of the kernel that adds up spikes and runs the neurons in one.
-    fn fused(&self, work: &LayerWork) -> f64 {
-        let cut = Tiles::new(work.time_steps, work.k_steps);
-        let blocks = work.positions.div_ceil(cut.positions) * work.channels.div_ceil(64);
-        let tiles = blocks * work.time_steps.div_ceil(cut.steps);
-        let products = 128.0 * 64.0 * 32.0 * (tiles * work.k_steps * usize::from(work.weight_bits / 8)) as f64;
-        // The multiprocessor with the most blocks ends last.
-        let multiprocessors = self.sheet.multiprocessors as usize;
-        let uneven = (blocks.div_ceil(multiprocessors) * multiprocessors) as f64 / blocks as f64;
-        uneven * products / (OF_PEAK * self.sheet.int8 / 2.0)
+        Cost::new(cost::neurons(&work, &sheet.machine()), self.bytes(bytes), launches)
     }
 
     fn backward(&self, index: usize) -> Cost {
@@ -293,7 +308,7 @@ impl Shape<'_> {
             let geometry = &connection.geometry;
             let source = (batch * geometry.source.iter().product::<usize>() * geometry.cin) as f64;
             let is_conv = matches!(connection.kind, Kind::Conv { .. });
-            let products = 2.0 * geometry.dense_macs() as f64 * batch as f64 / (OF_PEAK * sheet.bf16);
+            let products = 2.0 * geometry.dense_macs() as f64 * batch as f64 / sheet.bf16_reached();
             let from_input = connection.source == Source::Input;
             if is_conv {
                 let read = source * if from_input { 4.0 * self.frames as f64 } else { 1.0 };
@@ -306,10 +321,4 @@ impl Shape<'_> {
         }
         cost
     }
-}
-
-/// Multiply-adds of one pass over whole tiles.
-fn products(work: &LayerWork) -> f64 {
-    let tiles = (work.positions * work.time_steps).div_ceil(128) * work.channels.div_ceil(64);
-    128.0 * 64.0 * 32.0 * (tiles * work.k_steps * usize::from(work.weight_bits / 8)) as f64
 }

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
 use crate::ops::optimizer::Optimizer;
 use crate::ops::spike_conv::WeightTable;
-use crate::ops::spike_conv::cost::{self, LayerWork, Peaks, Variant};
+use crate::ops::spike_conv::cost::{self, LayerWork, Machine, Variant};
 
 /// How training gets from sums to statistics to neurons; both give the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub(super) struct Session {
     begun: Option<usize>,
     sums: SumsChoice,
     /// What the device can do at most; none where its driver does not say.
-    peaks: Option<Peaks>,
+    machine: Option<Machine>,
     /// Parameters or statistics on the host have changed since they were uploaded.
     host_is_newer: bool,
     /// The same of the optimiser's state.
@@ -122,7 +122,7 @@ impl Session {
             images: None,
             begun: None,
             sums: SumsChoice::default(),
-            peaks: Peaks::of(gpu).ok(),
+            machine: Machine::of(gpu).ok(),
             host_is_newer: true,
             optimizer_is_newer: true,
             carried: None,
@@ -292,7 +292,9 @@ impl Network {
             weight_bits: self.weight_bits,
         };
         match (demand.sums, &self.session) {
-            (SumsChoice::Cheapest, Some(Session { peaks: Some(peaks), .. })) => cost::choose(&work, peaks, needed_later) == Variant::Store,
+            (SumsChoice::Cheapest, Some(Session { machine: Some(machine), .. })) => {
+                cost::choose(&work, machine, needed_later) == Variant::Store
+            }
             (choice, _) => needed_later || choice != SumsChoice::Recompute,
         }
     }

@@ -1,55 +1,119 @@
-//! Which of two ways through a training layer takes less time on a CUDA device; both give the same bits.
+//! How long the kernels of the spiking convolution should take on a CUDA device, and which of two ways through a training layer takes
+//! less time; both give the same bits. `profile/predict.rs` predicts with the same model.
 //!
 //! *Store*: one pass computes the sums, their statistics, and stores them; a second reads them and runs the neurons.
 //! *Recompute*: one pass computes the sums for their statistics alone; a second computes them again and runs the neurons.
 //!
-//! With rows `m = B·P·T`, `n` output channels, `k` K steps (taps · ⌈cin/32⌉, all convolutions of the layer together), `w` the bytes of a
-//! weight (1 or 2), and `s` stored sums a row (one for each convolution):
+//! A block takes tiles of 128 rows and 64 channels by four warps, one for each scheduler of a multiprocessor. With `s` stages of two
+//! K steps, `w` the bytes of a weight, `M` multiprocessors, and `b` blocks of `t` tiles:
 //! ```text
-//! products   = 128·64·32 · ⌈m/128⌉ · ⌈n/64⌉ · k · w         multiply-adds of 8-bit integers, empty rows and columns included
-//! conv       = products / (0.6 · multiprocessors · clock · rate)
-//! moved      = 4 · m · n₁₆ · s / (0.8 · bandwidth)           n₁₆: n rounded up to 16
-//! outputs    = (m·n/8 + 9·m/T·n) / (0.8 · bandwidth)         spikes, counts and two means
-//! store      = max(conv, moved) + moved + outputs
-//! recompute  = conv + max(conv · e, outputs)                 e: rows of the neurons' tiles over rows in use
+//! tensor   = s · 128·64·64 · w / rate             cycles of the tensor cores for a tile
+//! issue    = s · stage + 64 · step + 200          of a scheduler: instructions of a warp, as the machine code has them
+//! alone    = s · (max(tensor / s, stage) + 60) + 64 · step + 1500      of a tile that has its multiprocessor to itself
+//! cycles   = ⌈b/M⌉ · t · max(tensor, issue), and at least t · alone · ⌈⌈b/M⌉ / 2⌉
 //! ```
-//! `rate` is multiply-adds a cycle and multiprocessor of the tensor cores for 8-bit integers, from the published peak of each
-//! generation; 0.6 and 0.8 are shares of the peaks that such kernels may be expected to reach. None of this was measured on a device.
+//! `rate` is multiply-adds of 8-bit integers a cycle and multiprocessor that `mma.sync` reaches: that of the data sheet on compute
+//! capability 8.x and 12.0, 0.63 of it on 9.0 and about 0.23 on 10.x, whose sheets count newer instructions. 60 is a barrier and
+//! the first loads of a stage, 1500 the first loads of a block, 200 what surrounds the loops: assumptions. Two blocks share a multiprocessor.
+//!
+//! With rows `m = B·P·T`, `n` output channels and `c` convolutions, memory at 0.8 of its bandwidth:
+//! ```text
+//! moved      = 4 · m · n₁₆ · c                    bytes; n₁₆: n rounded up to 16
+//! outputs    = m·n/8 + 9·m/T·n                    spikes, counts and two means
+//! store      = max(sums, moved) + moved + outputs
+//! recompute  = sums + max(neurons, outputs)
+//! ```
+//! None of this was measured on a device.
 
 use super::Tiles;
-use crate::device::Gpu;
+use crate::device::limits::Limits;
+use crate::device::{Gpu, kernels};
 use crate::error::Result;
 
-/// Peaks of a device, from what its driver says.
+/// Share of the bandwidth of the memory that kernels are expected to reach.
+pub const OF_BANDWIDTH: f64 = 0.8;
+/// Cycles around the loops of a tile, between two stages, and before the first one.
+const AROUND: f64 = 200.0;
+const BETWEEN: f64 = 60.0;
+const BEFORE: f64 = 1500.0;
+/// Blocks that share a multiprocessor.
+const TOGETHER: usize = 2;
+
+/// What bounds the kernels of a device.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Peaks {
-    /// Multiply-adds of 8-bit integers a second.
-    pub products: f64,
+pub struct Machine {
+    pub multiprocessors: usize,
+    /// Cycles a second.
+    pub clock: f64,
+    /// Multiply-adds of 8-bit integers a cycle and multiprocessor that `mma.sync` reaches.
+    pub rate: f64,
     /// Bytes of device memory a second.
-    pub bytes: f64,
+    pub bandwidth: f64,
+    /// Instructions with 8-bit and with 16-bit weights.
+    pub code: [Code; 2],
 }
 
-impl Peaks {
-    /// Of an open device.
+/// Instructions of a warp in the loops of a spike convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Code {
+    /// Of a stage.
+    pub stage: f64,
+    /// Of a step of its neurons.
+    pub step: f64,
+}
+
+/// What nvcc 13.0 made for sm_80, where a build has no code for the device.
+const SM_80: [Code; 2] = [Code { stage: 242.0, step: 27.0 }, Code { stage: 282.0, step: 27.0 }];
+
+impl Code {
+    /// For 8-bit and 16-bit weights on a target such as `sm_80`.
+    pub fn of(target: &str) -> [Code; 2] {
+        let of = |(kernel, usual): (&kernels::Kernel, Code)| {
+            let limits = Limits::of(kernel, target);
+            let found = |of: fn(&Limits) -> Option<u32>, usual: f64| limits.and_then(of).map_or(usual, f64::from);
+            Code { stage: found(|l| l.stage_instructions, usual.stage), step: found(|l| l.step_instructions, usual.step) }
+        };
+        [(&kernels::SPIKE_CONV_NEURONS_8, SM_80[0]), (&kernels::SPIKE_CONV_NEURONS_16, SM_80[1])].map(of)
+    }
+}
+
+/// Multiply-adds of 8-bit integers a cycle and multiprocessor by the data sheets, and the share of them that `mma.sync` reaches: all on
+/// Ampere, Ada and the small Blackwells; 0.63 on Hopper (arXiv 2402.13499, table of mma); about 0.23 on the large Blackwells, from
+/// published comparisons with tcgen05.
+pub fn sheet_rate(capability: (u32, u32)) -> (f64, f64) {
+    match capability {
+        (8, 0) => (2048.0, 1.0),
+        (8, _) | (12, _) => (1024.0, 1.0),
+        (9, _) => (4096.0, 0.63),
+        _ => (8192.0, 0.23),
+    }
+}
+
+impl Machine {
+    /// An open device.
     ///
     /// # Errors
     /// [`crate::error::Error::Device`] if the driver does not say.
     pub fn of(gpu: &Gpu) -> Result<Self> {
         let [clock, memory_clock, bus] = gpu.clocks()?;
-        Ok(Peaks::new(gpu.capability(), gpu.multiprocessors(), clock, memory_clock, bus))
+        Ok(Machine::new(gpu.capability(), gpu.multiprocessors(), clock, memory_clock, bus))
     }
 
     /// From the driver's attributes: clocks in kHz, width of the memory's bus in bits.
     pub fn new(capability: (u32, u32), multiprocessors: u32, clock: u32, memory_clock: u32, bus: u32) -> Self {
-        let rate = match capability {
-            (8, 0) => 2048.0,
-            (8, _) | (12, _) => 1024.0,
-            _ => 4096.0,
-        };
-        Peaks {
-            products: f64::from(multiprocessors) * f64::from(clock) * 1e3 * rate,
-            bytes: 2.0 * f64::from(memory_clock) * 1e3 * f64::from(bus) / 8.0, // two transfers a cycle
+        let (rate, share) = sheet_rate(capability);
+        Machine {
+            multiprocessors: multiprocessors as usize,
+            clock: f64::from(clock) * 1e3,
+            rate: rate * share,
+            bandwidth: 2.0 * f64::from(memory_clock) * 1e3 * f64::from(bus) / 8.0, // two transfers a cycle
+            code: Code::of(&format!("sm_{}{}", capability.0, capability.1)),
         }
+    }
+
+    /// Seconds that memory takes for some bytes.
+    pub fn memory(&self, bytes: f64) -> f64 {
+        bytes / (OF_BANDWIDTH * self.bandwidth)
     }
 }
 
@@ -77,24 +141,43 @@ pub enum Variant {
     Recompute,
 }
 
+/// Seconds of the arithmetic of the kernel that runs the neurons on the sums of its own tiles.
+pub fn neurons(work: &LayerWork, machine: &Machine) -> f64 {
+    let cut = Tiles::new(work.time_steps, work.k_steps);
+    arithmetic(work, machine, work.positions.div_ceil(cut.positions), work.time_steps.div_ceil(cut.steps))
+}
+
+/// The same of the kernel of sums and their statistics, whose blocks have a tile of 128 rows.
+fn sums(work: &LayerWork, machine: &Machine) -> f64 {
+    arithmetic(work, machine, (work.positions * work.time_steps).div_ceil(128), 1)
+}
+
+fn arithmetic(work: &LayerWork, machine: &Machine, row_blocks: usize, tiles: usize) -> f64 {
+    let bytes = usize::from(work.weight_bits / 8);
+    let Code { stage, step } = machine.code[bytes - 1];
+    let stages = work.k_steps.div_ceil(2) as f64;
+    let tensor = (128 * 64 * 64 * bytes) as f64 / machine.rate;
+    let issue = stages * stage + 64.0 * step + AROUND;
+    let alone = stages * (tensor.max(stage) + BETWEEN) + 64.0 * step + BEFORE;
+    // The multiprocessor with the most blocks ends last.
+    let fullest = (row_blocks * work.channels.div_ceil(64)).div_ceil(machine.multiprocessors);
+    let busy = fullest as f64 * (stages * tensor).max(issue);
+    tiles as f64 * busy.max(fullest.div_ceil(TOGETHER) as f64 * alone) / machine.clock
+}
+
 /// Seconds of both ways: store, recompute.
-pub fn seconds(work: &LayerWork, peaks: &Peaks) -> [f64; 2] {
-    let LayerWork { positions, time_steps, channels, k_steps, convolutions, weight_bits } = *work;
+pub fn seconds(work: &LayerWork, machine: &Machine) -> [f64; 2] {
+    let LayerWork { positions, time_steps, channels, convolutions, .. } = *work;
     let rows = positions * time_steps;
-    let tiles = (rows.div_ceil(128) * channels.div_ceil(64)) as f64;
-    let products = 128.0 * 64.0 * 32.0 * tiles * (k_steps * usize::from(weight_bits / 8)) as f64;
-    let conv = products / (0.6 * peaks.products);
-    let bytes = |n: f64| n / (0.8 * peaks.bytes);
-    let moved = bytes((4 * rows * channels.next_multiple_of(16) * convolutions) as f64);
-    let outputs = bytes((rows * channels) as f64 / 8.0 + (9 * positions * channels) as f64);
-    let cut = Tiles::new(time_steps, k_steps);
-    let excess = (time_steps.div_ceil(cut.steps) * 128) as f64 / (cut.positions * time_steps) as f64;
-    [conv.max(moved) + moved + outputs, conv + (conv * excess).max(outputs)]
+    let moved = machine.memory((4 * rows * channels.next_multiple_of(16) * convolutions) as f64);
+    let outputs = machine.memory((rows * channels) as f64 / 8.0 + (9 * positions * channels) as f64);
+    let sums = sums(work, machine);
+    [sums.max(moved) + moved + outputs, sums + neurons(work, machine).max(outputs)]
 }
 
 /// The faster way; `needs_sums` says that something else reads the stored sums (unrolled gradients, a norm of one connection).
-pub fn choose(work: &LayerWork, peaks: &Peaks, needs_sums: bool) -> Variant {
-    let [store, recompute] = seconds(work, peaks);
+pub fn choose(work: &LayerWork, machine: &Machine, needs_sums: bool) -> Variant {
+    let [store, recompute] = seconds(work, machine);
     if needs_sums || store <= recompute { Variant::Store } else { Variant::Recompute }
 }
 
@@ -102,12 +185,9 @@ pub fn choose(work: &LayerWork, peaks: &Peaks, needs_sums: bool) -> Variant {
 mod tests {
     use super::*;
 
-    /// 108 multiprocessors at 1.41 GHz, 5120 bits at 1.215 GHz.
-    const A100: ((u32, u32), u32, u32, u32, u32) = ((8, 0), 108, 1_410_000, 1_215_000, 5120);
-
-    fn peaks() -> Peaks {
-        let (capability, multiprocessors, clock, memory_clock, bus) = A100;
-        Peaks::new(capability, multiprocessors, clock, memory_clock, bus)
+    /// 108 multiprocessors at 1.41 GHz, 5120 bits at 1.215 GHz; the code of nvcc 13.0, whatever this build has.
+    fn a100() -> Machine {
+        Machine { code: SM_80, ..Machine::new((8, 0), 108, 1_410_000, 1_215_000, 5120) }
     }
 
     /// 64 to 64 channels on 32x32 positions, batch 128, T = 20.
@@ -116,22 +196,36 @@ mod tests {
     }
 
     #[test]
-    fn peaks_follow_from_attributes() {
-        let Peaks { products, bytes } = peaks();
-        assert!((products / 311.87e12 - 1.0).abs() < 1e-4, "{products}");
-        assert!((bytes / 1555.2e9 - 1.0).abs() < 1e-4, "{bytes}");
+    fn machines_follow_from_attributes() {
+        let Machine { multiprocessors, clock, rate, bandwidth, .. } = a100();
+        assert!((multiprocessors as f64 * clock * rate / 311.87e12 - 1.0).abs() < 1e-4, "{rate}");
+        assert!((bandwidth / 1555.2e9 - 1.0).abs() < 1e-4, "{bandwidth}");
+        for (capability, rate) in [((8, 6), 1024.0), ((8, 9), 1024.0), ((9, 0), 2580.48), ((10, 3), 1884.16), ((12, 0), 1024.0)] {
+            assert_eq!(Machine::new(capability, 1, 1, 1, 1).rate, rate, "{capability:?}");
+        }
     }
 
-    /// By hand: 20480 tiles of 262144 products, 2 bytes a weight; 671.09 MB of sums, 96.47 MB of outputs; 128/120 rows.
+    /// By hand. 3x3: 9 stages of 512 cycles, 4608; issue 9 * 282 + 64 * 27 + 200 = 4466. Sums: 20480 blocks, 190 on the fullest:
+    /// 190 * 4608 / 1.41e9 = 0.62094 ms; 671.09 MB of sums take 0.5394 ms, 96.47 MB of outputs 0.0775 ms. Neurons: 21846 blocks, 203 on
+    /// the fullest: 0.66342 ms. 1x1: 1 stage; issue 282 + 1728 + 200 = 2210 is more than 512: 190 * 2210 / 1.41e9 = 0.29780 ms, but a
+    /// pair of blocks takes at least 512 + 60 + 1728 + 1500 = 3800: less than 2 * 2210; 203 * 2210 / 1.41e9 = 0.31818 ms.
     #[test]
     fn seconds_of_two_layers() {
         let near = |got: f64, expected: f64| assert!((got / expected - 1.0).abs() < 1e-3, "{got} s, by hand {expected} s");
-        let [store, recompute] = seconds(&wide(18), &peaks()); // 3x3: conv 1.0329 ms, moved 0.5394 ms, outputs 0.0775 ms
-        near(store, 1.6498e-3);
-        near(recompute, 2.1347e-3);
-        let [store, recompute] = seconds(&wide(2), &peaks()); // 1x1: conv 0.1148 ms
-        near(store, 1.1563e-3);
-        near(recompute, 0.2372e-3);
+        let [store, recompute] = seconds(&wide(18), &a100());
+        near(store, 0.62094e-3 + 0.5394e-3 + 0.0775e-3);
+        near(recompute, 0.62094e-3 + 0.66342e-3);
+        let [store, recompute] = seconds(&wide(2), &a100());
+        near(store, 0.5394e-3 + 0.5394e-3 + 0.0775e-3);
+        near(recompute, 0.29780e-3 + 0.31818e-3);
+    }
+
+    /// One sample of 4x4 positions, 512 channels: 3 * 8 blocks, each alone on a multiprocessor: 72 * (512 + 60) + 1728 + 1500 cycles.
+    #[test]
+    fn a_small_grid_takes_the_time_of_its_block() {
+        let work = LayerWork { positions: 16, time_steps: 20, channels: 512, k_steps: 144, convolutions: 1, weight_bits: 16 };
+        let expected = 44_412.0 / 1.41e9;
+        assert!((neurons(&work, &a100()) / expected - 1.0).abs() < 1e-9);
     }
 
     #[test]
@@ -146,7 +240,7 @@ mod tests {
         ];
         for (k_steps, weight_bits, needs_sums, expected) in cases {
             let work = LayerWork { weight_bits, ..wide(k_steps) };
-            assert_eq!(choose(&work, &peaks(), needs_sums), expected, "{k_steps} K steps, {weight_bits} bits");
+            assert_eq!(choose(&work, &a100(), needs_sums), expected, "{k_steps} K steps, {weight_bits} bits");
         }
     }
 }
