@@ -112,7 +112,7 @@ struct ClampMapping {
     float tau, delta_t;  // LIF
     float slope;         // 1 (IF, ReLU), 1 / tau (LIF)
     float keep;          // 1 / (1 - dropout)
-    int kind;            // 0 IF, 1 LIF, 2 ReLU, whose range has no upper end
+    int kind;            // 0 IF, 1 LIF, 2 ReLU, whose range has no upper end, 3 a readout by current, whose range has no ends
     int padded;
 };
 static_assert(sizeof(ClampMapping) == 40, "ClampMapping is one layout on both sides");
@@ -125,7 +125,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
                        const float* mean_normed,                     // [B*P][C]
                        const uint32_t* __restrict__ dropped,         // [B*P][words], or null
                        const float* __restrict__ normalizer,         // [6][padded]
-                       const float* __restrict__ threshold,          // [1]
+                       const float* __restrict__ threshold,          // [1]; null for a readout by current
                        ClampMapping p) {
     SHARED(double, between, COLUMN_BLOCK * 4);
     const Part part = part_of_columns(p.columns);
@@ -133,6 +133,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
     const bool aligned = is_aligned(channels);
     const int words = (channels + 31) / 32;
     const float upper = p.kind == 0 ? *threshold : p.kind == 1 ? *threshold / p.delta_t * p.tau : __int_as_float(0x7f800000);
+    const float lower = p.kind == 3 ? __int_as_float(0xff800000) : 0.0f;
     double above[4] = {}, sum[4] = {}, product[4] = {};
     float gamma[4] = {}, beta[4] = {};
     if (part.live) {
@@ -158,7 +159,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float mean_current = fmaf(gamma[i], normed[i], beta[i]);
-            const bool inside = p.kind != 0 ? mean_current > 0.0f && mean_current < upper : mean_current >= 0.0f && mean_current <= upper;
+            const bool inside = p.kind % 3 ? mean_current > lower && mean_current < upper : mean_current >= lower && mean_current <= upper;
             above[i] += mean_current > upper ? (double)g[i] : 0.0;
             g[i] = inside ? p.slope * g[i] : 0.0f;
             sum[i] += (double)g[i];
@@ -184,7 +185,7 @@ static_assert(sizeof(ClampReduce) == 24, "ClampReduce is one layout on both side
 
 // Adds the gradients of threshold, gamma and beta; leaves mean g and k. The last block adds up the threshold's.
 extern "C" __global__ void __launch_bounds__(256)
-clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]
+clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]; null where the layer has no neurons
                      float* __restrict__ grad_gamma,          // [C]; null without batch norm, as the next three
                      float* __restrict__ grad_beta,           // [C]
                      float* __restrict__ mean,                // [padded]
@@ -195,6 +196,7 @@ clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]
     SHARED(double, between, 256);
     const double steps = p.time_steps, rows = p.rows;
     if (blockIdx.x + 1 == gridDim.x) {
+        if (grad_threshold == nullptr) return;
         double above = 0.0;
         for (size_t i = threadIdx.x; i < (size_t)p.blocks * p.channels; i += 256) above += partial[i];
         above = block_sum<256>(above);

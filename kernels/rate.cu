@@ -1,9 +1,10 @@
-// rate.cu: average pools over spikes and counts, and the representation of the last layer.
+// rate.cu: average pools over spikes and counts, and the logits: the representation of the last layer, or its mean current.
 //
 // Equation   pooled[t] = sum of s[t] over the window, as an integer: the division by the area is part of the current's unit
 //            logits    IF: count*value/T;  LIF: value * sum of the shares of the steps with a spike;  value = Vth (IF), Vth/delta_t (LIF)
+//                      by current: gamma * r(xhat) + beta
 // Shapes     spikes [B][P][T][words] u32, counts [B][P][C] u8; pooled [B][P_pooled][T][C padded to 32] u8 (for spike_conv.cu) or
-//            [B][P_pooled][T][stride] i32 (a summand of its own); totals [B][P_pooled][C] u8 or u16 (for the weight gradient)
+//            [B][P_pooled][T][stride] i32 (a summand of its own); r(xhat) [B][C] f32, normalizer [6][padded]; totals [B][P_pooled][C] u8 or u16 (for the weight gradient)
 // Units      spikes of a window (and step); padding of the pool has none
 // Launch     block 256; a thread takes 16 channels (u8), 4 channels (i32, totals), or one logit
 // Traffic    pooled reads window/stride^2 times 1/8 byte a neuron and step, writes 1 (i32: 4): memory-bound
@@ -149,4 +150,17 @@ readout(float* __restrict__ logits,                      // [B][P*C]
 KERNEL(pool_counts_8, 256)
 KERNEL(pool_counts_32, 256)
 KERNEL(pool_totals, 256)
+// Mean current of the last layer where it has no neurons.
+extern "C" __global__ void __launch_bounds__(256)
+readout_current(float* __restrict__ logits,              // [B][C]
+                const float* __restrict__ means,         // [B][C] r(xhat)
+                const float* __restrict__ normalizer,    // [6][padded]
+                int batch, int channels, int padded) {
+    const int logit = blockIdx.x * 256 + threadIdx.x;
+    if (logit >= batch * channels) return;
+    const int c = logit % channels;
+    logits[logit] = fmaf(normalizer[3 * padded + c], means[logit], normalizer[4 * padded + c]);
+}
+
 KERNEL(readout, 256)
+KERNEL(readout_current, 256)

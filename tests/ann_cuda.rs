@@ -96,7 +96,7 @@ fn training_pass(network: &mut Network, batch: &Batch, gradient: WeightGradient)
     let mut all = vec![("the logits".to_string(), forward.logits), ("the input".into(), input_grad)];
     for i in 0..network.parameters.len() {
         let (name, grad) = (network.parameters[i].name.clone(), network.grad_mut(i).to_vec());
-        if network.layers.iter().any(|layer| layer.threshold == i) {
+        if network.layers.iter().any(|layer| layer.threshold == Some(i)) {
             assert_eq!(grad, [0.0], "{name}: an ANN has no thresholds");
         }
         all.push((name, grad));

@@ -12,7 +12,7 @@ use dsr::network::Mode;
 use dsr::ops::conv::pool_rates;
 use dsr::ops::neuron::LANES;
 use dsr::ops::rate::cuda;
-use dsr::ops::spike_conv::{Geometry, identity_at};
+use dsr::ops::spike_conv::{DeviceNormalizer, Geometry, identity_at};
 use dsr::spikes::Spikes;
 use rand::Rng;
 
@@ -114,8 +114,9 @@ fn logits_are_those_of_the_network() {
         let mut network = small.network();
         let data = small.data();
         let last = network.layers.len() - 1;
+        let Some(parameter) = network.layers[last].threshold else { continue };
         for threshold in [0.37, 1e30] {
-            network.set_parameter(network.layers[last].threshold, &[threshold]);
+            network.set_parameter(parameter, &[threshold]);
             network.prepare();
             let forward = network.forward(&data.input(), Mode::Eval, |layer| layer == last).unwrap();
             let spikes = forward.spikes[last].as_ref().unwrap();
@@ -129,5 +130,25 @@ fn logits_are_those_of_the_network() {
                 (logits.to_vec().unwrap().iter().map(|v| v.to_bits()).collect(), forward.logits.iter().map(|v| v.to_bits()).collect());
             assert_eq!(got, expected, "{}", small.name);
         }
+    }
+}
+
+/// A readout by current: `fmaf(γ, r(x̂), β)`, channels that are no multiple of the normaliser's rows, more logits than a block.
+#[test]
+fn currents_are_those_of_the_cpu() {
+    let gpu = device::gpu();
+    for [batch, channels] in [[1usize, 1usize], [3, 10], [2, 64], [5, 101]] {
+        let padded = channels.next_multiple_of(64);
+        let (means, constants) = (seeded::values(1, batch * channels, -3.0..3.0), seeded::values(2, 6 * padded, -2.0..2.0));
+        let [on_device, normalizer] = [&means, &constants].map(|values| gpu.memory_of(values).unwrap());
+        let logits = gpu.zeroed::<f32>(batch * channels).unwrap();
+        let norm = DeviceNormalizer { values: normalizer.slice(), padded };
+        cuda::readout_current(&gpu, logits.slice(), on_device.slice(), &norm, [batch, channels]).unwrap();
+        let expected = means.iter().enumerate().map(|(at, mean)| {
+            let c = at % channels;
+            constants[3 * padded + c].mul_add(*mean, constants[4 * padded + c]).to_bits()
+        });
+        let got: Vec<u32> = logits.to_vec().unwrap().iter().map(|v| v.to_bits()).collect();
+        assert_eq!(got, expected.collect::<Vec<u32>>(), "{batch} samples, {channels} classes");
     }
 }

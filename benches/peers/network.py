@@ -106,6 +106,22 @@ class LeakyIntegrateAndFire(Function):
         return grad_current.expand(config.time_steps, *grad.shape).flatten(0, 1), grad_threshold, None
 
 
+class MeanCurrent(Function):
+    """A readout without neurons: the (weighted) mean over time; its backward is that of the neurons, without ends."""
+
+    @staticmethod
+    def forward(ctx, current, config):
+        ctx.config = config
+        return config.representation(current)
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        config = ctx.config
+        weights = config.time_weights(grad_out) if config.kind == "lif" else torch.ones(config.time_steps, dtype=grad_out.dtype)
+        square = ((weights / weights.sum()) ** 2).sum()
+        return (square * grad_out).expand(config.time_steps, *grad_out.shape).flatten(0, 1), None
+
+
 class Neuron(nn.Module):
     """One layer of IF or LIF neurons with one learnable threshold, or a ReLU."""
 
@@ -142,10 +158,10 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    """Images [B, C, H, W] -> logits [B, classes]. `pool` 0 averages the whole last map."""
+    """Images [B, C, H, W] -> logits [B, classes]. `pool` 0 averages the whole last map. `readout` is of spikes or by current."""
 
     def __init__(self, config, widths=(64, 128, 256, 512), blocks=(2, 2, 2, 2), input_shape=(3, 32, 32), classes=10, pool=0,
-                 plain_logits=False):
+                 plain_logits=False, readout="spikes"):
         super().__init__()
         if len(widths) != len(blocks):
             raise ValueError(f"{len(widths)} widths but {len(blocks)} block counts")
@@ -165,10 +181,11 @@ class PreActResNet(nn.Module):
         self.relu1 = Neuron(config)
         self.pool = nn.AvgPool2d(pool if pool else size)
         pooled = [s // pool for s in size] if pool else [1, 1]
-        self.relu2 = Neuron(config)
+        self.readout = readout
+        self.relu2 = nn.Identity() if readout == "current" else Neuron(config)
         self.linear = nn.Linear(c_in * pooled[0] * pooled[1], classes)
         self.bn2 = nn.BatchNorm1d(classes)
-        self.relu3 = nn.Identity() if plain_logits else Neuron(config)
+        self.relu3 = nn.Identity() if plain_logits or readout == "current" else Neuron(config)
         self.initialise()
 
     def initialise(self):
@@ -189,7 +206,7 @@ class PreActResNet(nn.Module):
             x = getattr(self, stage)(x)
         x = self.relu2(self.pool(self.relu1(self.bn1(x))))
         x = self.relu3(self.bn2(self.linear(x.flatten(1))))
-        return self.config.representation(x)
+        return MeanCurrent.apply(x, self.config) if self.readout == "current" else self.config.representation(x)
 
 
 def add_neuron_options(parser):

@@ -34,7 +34,7 @@ __device__ __forceinline__ NeuronChannel neuron_channel(const float* __restrict_
                                                         int padded, int c) {
     const float* of_channel = normalizer + c;
     return {__ldg(of_channel), __ldg(of_channel + padded), __ldg(of_channel + 2 * padded), __ldg(of_channel + 3 * padded),
-            __ldg(of_channel + 4 * padded), __ldg(threshold)};
+            __ldg(of_channel + 4 * padded), threshold == nullptr ? __int_as_float(0x7f800000) : __ldg(threshold)};
 }
 
 // Normalised current of one sum.

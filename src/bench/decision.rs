@@ -5,7 +5,7 @@
 //! before it begins the next, so an early decision saves no time in a run that has begun: choose T.)
 
 use crate::error::{Error, Result};
-use crate::network::{Input, Mode, Network};
+use crate::network::{Input, Mode, Network, Readout};
 use crate::ops::cross_entropy::first_largest;
 use crate::ops::rate::readout;
 
@@ -16,7 +16,7 @@ pub struct Decisions {
     pub time_steps: usize,
     /// `[N][T]`: the class with the largest logit after step 1, 2, …; the first of equals, so 0 before any spike.
     pub predictions: Vec<u32>,
-    /// `[N]`: the step, from 1 on, of the first spike in the last layer; `None` for a sample without.
+    /// `[N]`: the step, from 1 on, of the first spike in the last layer; `None` for a sample without, and with a readout by current.
     pub first_spikes: Vec<Option<usize>>,
     /// Classes `[N]`; empty for random images.
     pub labels: Vec<u32>,
@@ -52,12 +52,20 @@ impl Decisions {
             return Err(Error::shape("decisions: time steps", self.time_steps, network.time_steps));
         }
         let last = network.layers.len() - 1;
-        let mut forward = network.forward(input, Mode::Eval, |layer| layer == last)?;
-        let spikes = forward.spikes[last].take().ok_or_else(|| Error::shape("decisions", "spikes of the last layer", "none"))?;
-        let (threshold, neuron, start) = (network.threshold(&network.layers[last]), network.neuron, self.first_spikes.len());
+        let start = self.first_spikes.len();
         self.first_spikes.resize(start + input.batch, None);
         self.predictions.resize((start + input.batch) * self.time_steps, 0);
         self.labels.extend_from_slice(labels);
+        if network.readout() == Readout::Current {
+            let forward = network.forward(input, Mode::Eval, |layer| layer + 1 == last)?;
+            let logits = network.currents_by_step(input, &forward)?;
+            let of_samples = &mut self.predictions[start * self.time_steps..];
+            of_samples.iter_mut().zip(logits.chunks_exact(network.classes)).for_each(|(p, logits)| *p = first_largest(logits) as u32);
+            return Ok(());
+        }
+        let mut forward = network.forward(input, Mode::Eval, |layer| layer == last)?;
+        let spikes = forward.spikes[last].take().ok_or_else(|| Error::shape("decisions", "spikes of the last layer", "none"))?;
+        let (threshold, neuron) = (network.threshold(&network.layers[last]), network.neuron);
         for t in 1..=self.time_steps {
             let prefix = spikes.first_steps(t);
             let logits = readout(neuron, threshold, &neuron.step_weights(t), &prefix);

@@ -127,7 +127,7 @@ impl Layer {
         let [threshold, gamma, beta] = self.on_device.gradients.each_ref().map(Output::slice);
         let (gamma, beta) = if self.has_norm { (gamma, beta) } else { (Slice::NONE, Slice::NONE) };
         let into = NeuronGradients { threshold, gamma, beta };
-        on_device(gpu, self.on_device.grad.slice(), &into, &self.on_device.layer, self.neuron, THRESHOLD_GRAD_SCALE, self.dropout)
+        on_device(gpu, self.on_device.grad.slice(), &into, &self.on_device.layer, Some(self.neuron), THRESHOLD_GRAD_SCALE, self.dropout)
     }
 
     /// A = γ/σ·(g - mean g) on the CPU, from the g and the mean that the device left.

@@ -60,6 +60,7 @@ pub fn cases(size: Size) -> Vec<Case> {
         case("resnet of one channel", |v| preact_resnet([5, 5, 1], 2, &[1, 2], &[1, 1], 3, 0.0, v), IF, [1, 7], 16),
         case("resnet 8, 33, dropout", |v| preact_resnet([9, 7, 3], 10, &[8, 33], &[1, 1], 4, 0.25, v), LIF, [33, 1], 16),
         Case { has_frames: true, ..case("vgg 4 to 33", small_vgg, IF, [5, 2], 8) },
+        case("resnet 8, 33, by current", |v| preact_resnet([9, 7, 3], 10, &[8, 33], &[1, 1], 4, 0.0, v)?.read_current(), LIF, [5, 3], 16),
         case("imagenet, 3 to 24", |v| imagenet_resnet([33, 33, 3], 10, 3, &[1, 1, 1, 1], false, v), LIF, [5, 2], 16),
     ];
     if size == Size::Full {
@@ -278,7 +279,7 @@ fn gradients(network: &mut Network, batch: &Batch, gradient: WeightGradient) -> 
 
 /// The parts of an arena that belong to each parameter; all thresholds together, for the one sum that each of them is may cancel.
 fn by_parameter(network: &Network, arena: &[f32]) -> Vec<(String, Vec<f32>)> {
-    let thresholds: Vec<usize> = network.layers.iter().map(|layer| layer.threshold).collect();
+    let thresholds: Vec<usize> = network.layers.iter().filter_map(|layer| layer.threshold).collect();
     let others = network.parameters.iter().enumerate().filter(|(index, _)| !thresholds.contains(index));
     let mut all: Vec<(String, Vec<f32>)> = others.map(|(_, p)| (p.name.clone(), arena[p.start..p.start + p.len].to_vec())).collect();
     all.push(("the thresholds".into(), thresholds.iter().map(|&index| arena[network.parameters[index].start]).collect()));

@@ -13,7 +13,7 @@ use crate::ops::conv::pool_rates;
 use crate::ops::neuron::{LANES, Neuron};
 use crate::ops::rate::cuda;
 use crate::ops::rate::readout;
-use crate::ops::spike_conv::identity_at;
+use crate::ops::spike_conv::{DeviceNormalizer, identity_at};
 
 /// Source height and width, channels, pool, batch, T.
 type Case = ([usize; 2], usize, [usize; 3], usize, usize);
@@ -49,7 +49,11 @@ pub fn checks(gpu: &Arc<Gpu>) -> Vec<Check> {
         let text = format!("{} logits, T{time_steps} B{batch}, {}", positions * channels, neuron.name());
         Check::bits("readout", text, move |rng, outcome| check_readout(&gpu, rng, outcome, neuron, shape))
     });
-    pools.into_iter().chain(totals).chain(readouts).collect()
+    let by_current = [[1usize, 1usize], [7, 10], [3, 101]].map(|shape| {
+        let (gpu, text) = (gpu.clone(), format!("B{}, {} classes", shape[0], shape[1]));
+        Check::bits("readout by current", text, move |rng, outcome| check_currents(&gpu, rng, outcome, shape))
+    });
+    pools.into_iter().chain(totals).chain(readouts).chain(by_current).collect()
 }
 
 /// Spikes in each window and step, as a summand and as what a convolution reads.
@@ -99,6 +103,19 @@ fn check_totals(
     let totals = Output::unwritten(gpu, expected.len())?;
     cuda::pool_totals(gpu, totals.slice(), counts.slice(), &geometry, [batch, time_steps])?;
     totals.expect("totals [B][P][C]", outcome, &expected)
+}
+
+fn check_currents(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, [batch, channels]: [usize; 2]) -> Result<()> {
+    let padded = channels.next_multiple_of(64);
+    let mut drawn = |len: usize| (0..len).map(|_| rng.random_range(-3.0f32..3.0)).collect::<Vec<f32>>();
+    let (means, constants) = (drawn(batch * channels), drawn(6 * padded));
+    let of_class = |at: usize| (constants[3 * padded + at % channels], constants[4 * padded + at % channels]);
+    let expected: Vec<f32> = means.iter().enumerate().map(|(at, mean)| of_class(at).0.mul_add(*mean, of_class(at).1)).collect();
+    let (on_device, normalizer) = (gpu.memory_of(&means)?, gpu.memory_of(&constants)?);
+    let logits = Output::unwritten(gpu, expected.len())?;
+    let norm = DeviceNormalizer { values: normalizer.slice(), padded };
+    cuda::readout_current(gpu, logits.slice(), on_device.slice(), &norm, [batch, channels])?;
+    logits.expect("logits [B][classes]", outcome, &expected)
 }
 
 fn check_readout(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, neuron: Neuron, shape: [usize; 4]) -> Result<()> {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
-use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
+use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use crate::training::checkpoint;
 use crate::training::run_folder::{BEST, CONFIG};
 use clap::{ArgAction, Args};
@@ -94,6 +94,9 @@ pub struct LayerFlags {
     /// Blocks of each stage, such as 1,1,1; at most 1,000 together.
     #[arg(long, value_name = "N,N,…", value_parser = parse_sizes)]
     blocks: Option<Sizes>,
+    /// What the logits are: rates of output neurons, as in the paper, or mean currents, which have more values with few time steps.
+    #[arg(long, value_enum)]
+    readout: Option<ReadoutKind>,
     /// Initial threshold of every layer.
     #[arg(long, value_name = "X", visible_alias = "Vth")]
     vth: Option<f64>,
@@ -276,7 +279,7 @@ pub fn network_of(path: &Path) -> Result<Table> {
     let Some(text) = checkpoint::config(&path)? else { return Ok(Table::new()) };
     let mut table = recipes::trained(&path, &text)?.to_table()?;
     let is_custom = table.get("model").and_then(|model| model.as_str()) == Some(models::CUSTOM);
-    table.retain(|key, _| if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
+    table.retain(|key, _| key == "readout" || if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
     Ok(table)
 }
 
@@ -299,10 +302,13 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
 pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) -> Result<()> {
     let no_leak: &[&str] = if config.neuron == NeuronKind::Lif { &[] } else { &["tau", "delta_t"] };
     let thresholds = ["vth", "vth_pooled", "vth_logits"];
-    let Some(key) = thresholds.iter().chain(no_leak).chain(only_training).find(|key| flags.contains_key(**key)) else { return Ok(()) };
+    let Some(key) = thresholds.iter().chain(no_leak).chain(&["readout"]).chain(only_training).find(|key| flags.contains_key(**key)) else {
+        return Ok(());
+    };
     let flag = key.replace('_', "-");
     let reason = match *key {
         "tau" | "delta_t" => "its neurons do not leak",
+        "readout" => "the readout is that of the checkpoint",
         key if thresholds.contains(&key) => "the thresholds are those of the checkpoint",
         _ => "only training samples are cropped so",
     };

@@ -83,14 +83,15 @@ pub struct Calibrated {
 pub fn set_thresholds(network: &mut Network, sketches: &[QuantileSketch], share: f64) -> Vec<Calibrated> {
     let per_threshold = network.neuron.spike_value(1.0); // of a spike: 1 for IF, 1/Δt for LIF
     let mut origins = Vec::new();
-    for (index, sketch) in sketches.iter().enumerate() {
+    let parameters: Vec<usize> = network.layers.iter().filter_map(|layer| layer.threshold).collect();
+    for (&parameter, sketch) in parameters.iter().zip(sketches) {
         let (range, origin) = match (sketch.quantile(share), sketch.max()) {
             (quantile, _) if quantile > 0.0 => (quantile, Origin::Quantile),
             (_, max) if max > 0.0 => (max, Origin::Max),
             _ => (0.0, Origin::Settings),
         };
         if origin != Origin::Settings {
-            network.set_parameter(network.layers[index].threshold, &[range / per_threshold]);
+            network.set_parameter(parameter, &[range / per_threshold]);
         }
         origins.push(origin);
     }
@@ -103,5 +104,5 @@ pub fn set_thresholds(network: &mut Network, sketches: &[QuantileSketch], share:
         max: sketch.max(),
         zeros: sketch.share_of_zeros(),
     };
-    network.layers.iter().zip(sketches).zip(origins).map(of_layer).collect()
+    network.firing_layers().zip(sketches).zip(origins).map(of_layer).collect()
 }

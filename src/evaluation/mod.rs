@@ -100,8 +100,8 @@ impl Evaluation {
     /// Firing rate over all neurons of `network`: spikes a neuron and time step.
     pub fn firing_rate(&self, network: &Network) -> f64 {
         let neurons = |layer: &crate::network::SpikingLayer| layer.neurons() as f64;
-        let total: f64 = network.layers.iter().map(neurons).sum();
-        network.layers.iter().zip(&self.rates).map(|(layer, rate)| neurons(layer) * rate).sum::<f64>() / total
+        let total: f64 = network.firing_layers().map(neurons).sum();
+        network.firing_layers().zip(&self.rates).map(|(layer, rate)| neurons(layer) * rate).sum::<f64>() / total
     }
 }
 

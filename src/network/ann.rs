@@ -64,6 +64,9 @@ impl Network {
             };
             let inner = inner.map(|inner| self.inner_normed(index, inner, &x, &second));
             let active = self.activate_layer(index, &norm, &mut x, &second, &mut out);
+            if !self.layers[index].fires() {
+                out = norm.currents(&x, self.layers[index].shape[2]);
+            }
             forward.rates.push((active as f64 / len as f64) as f32);
             if has_second {
                 storage.push(second);

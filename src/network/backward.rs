@@ -15,7 +15,7 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, pool_values, unpool_add, weight_gradient};
-use crate::ops::neuron::clamp_mapping_backward;
+use crate::ops::neuron::{ClampMapping, clamp_mapping_backward};
 use crate::ops::spike_conv::add_scaled;
 
 /// Which gradient the weights get.
@@ -109,7 +109,7 @@ impl Network {
         let (neurons, channels, isa) = (layer.neurons(), layer.shape[2], self.isa);
         let words = channels.div_ceil(32);
         let keep = 1.0 / (1.0 - layer.dropout);
-        let map = self.neuron.clamp_mapping(self.threshold(layer));
+        let map = layer.threshold.map_or(ClampMapping::NONE, |_| self.neuron.clamp_mapping(self.threshold(layer)));
         let means = kept.representation().par_chunks(neurons).zip(kept.mean_normed.par_chunks(neurons));
         // Sums of a sample, added in the order of samples: the same bits for every number of threads.
         let parts: Vec<[Vec<f64>; 3]> = grad
@@ -133,7 +133,9 @@ impl Network {
         let [above, sum, product] = [total(0), total(1), total(2)];
         let steps = self.time_steps as f64;
         let factor = f64::from(self.neuron.threshold_grad_factor() * self.threshold_grad_scale) * steps;
-        arena[self.parameters[layer.threshold].start] += (factor * above.iter().sum::<f64>()) as f32;
+        if let Some(threshold) = layer.threshold {
+            arena[self.parameters[threshold].start] += (factor * above.iter().sum::<f64>()) as f32;
+        }
         let Some(norm) = layer.norm else { return Vec::new() };
         let state = &self.norms[norm];
         add_to(&mut arena[self.parameters[state.bias].start..], &sum, steps);

@@ -149,8 +149,32 @@ impl Builder {
         let channels = first.cout;
         let norm = norm.map(|norm| self.norm(norm, channels));
         let threshold = self.parameter(format!("{name}.Vth"), vec![], Layout::Same, Init::Constant(self.threshold));
-        self.layers.push(SpikingLayer { name: name.to_string(), connections, norm, threshold, dropout, shape: [height, width, channels] });
+        let (name, threshold) = (name.to_string(), Some(threshold));
+        self.layers.push(SpikingLayer { name, connections, norm, threshold, dropout, shape: [height, width, channels] });
         Ok(Source::Layer(self.layers.len() - 1))
+    }
+
+    /// Takes parameters away that nothing reads any more: their values are constants, so the others are drawn as before.
+    pub(super) fn without_parameters(&mut self, gone: &[usize]) {
+        let before = |index: usize| index - gone.iter().filter(|&&gone| gone < index).count();
+        let kept = std::mem::take(&mut self.parameters).into_iter().enumerate().filter(|(index, _)| !gone.contains(index));
+        self.parameters = kept.map(|(_, parameter)| parameter).collect();
+        self.len = 0;
+        for parameter in &mut self.parameters {
+            parameter.start = self.len;
+            self.len = self.len.saturating_add(parameter.len);
+        }
+        for norm in &mut self.norms {
+            (norm.weight, norm.bias) = (before(norm.weight), before(norm.bias));
+        }
+        for layer in &mut self.layers {
+            layer.threshold = layer.threshold.map(before);
+            for connection in &mut layer.connections {
+                if let Kind::Conv { weight, bias } = &mut connection.kind {
+                    (*weight, *bias) = (before(*weight), bias.map(before));
+                }
+            }
+        }
     }
 
     /// The network, with parameters drawn from `seed`.

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::currents::{Reader, Worker, with_worker};
 use super::kept::{LayerKept, Workspace};
-use super::{Network, Source, WeightGradient};
+use super::{Network, Readout, Source, WeightGradient};
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::lines::grown;
 use crate::error::{Error, Result};
@@ -106,7 +106,10 @@ impl Network {
             };
             forward.rates.push((fired as f64 / (input.batch * height * width * channels * self.time_steps) as f64) as f32);
             if is_last {
-                forward.logits = clock::op(Op::Readout, || self.logits(&spikes));
+                forward.logits = match self.readout() {
+                    Readout::Spikes => clock::op(Op::Readout, || self.logits(&spikes)),
+                    Readout::Current => self.output_currents.clone(),
+                };
             }
             forward.spikes.push(Some(spikes));
             // Spikes are let go once no later layer reads them.

@@ -14,6 +14,7 @@ mod kept;
 mod normalizer;
 mod potentials;
 mod preact_resnet;
+mod readout;
 mod step;
 mod thresholds;
 mod unrolled;
@@ -29,6 +30,7 @@ pub use imagenet_resnet::imagenet_resnet;
 pub use init::Init;
 pub use potentials::Moment;
 pub use preact_resnet::{check_stages, preact_resnet};
+pub use readout::Readout;
 pub use step::{Samples, Step};
 pub use thresholds::ChosenThreshold;
 pub use vgg::vgg;
@@ -84,8 +86,9 @@ pub struct SpikingLayer {
     pub connections: Vec<Connection>,
     /// Batch norm, index into [`Network::norms`].
     pub norm: Option<usize>,
-    /// Threshold, index into [`Network::parameters`]; an ANN has the parameter, too, but never reads it.
-    pub threshold: usize,
+    /// Threshold, index into [`Network::parameters`]; an ANN has the parameter, too, but never reads it. None where the layer has no
+    /// neurons: its mean current is the logits.
+    pub threshold: Option<usize>,
     /// Share of neurons whose spikes are dropped while training, one mask for all time steps.
     pub dropout: f32,
     /// Height, width, channels.
@@ -218,9 +221,9 @@ impl Network {
         self.parameters.iter().position(|p| p.name == name)
     }
 
-    /// Threshold of a layer.
+    /// Threshold of a layer; infinite where it has no neurons, so that nothing fires.
     pub fn threshold(&self, layer: &SpikingLayer) -> f32 {
-        self.value(layer.threshold)[0]
+        layer.threshold.map_or(f32::INFINITY, |threshold| self.value(threshold)[0])
     }
 
     /// Number of trainable values.
@@ -235,7 +238,7 @@ impl Network {
             Kind::Conv { weight, bias } => [Some(weight), bias],
             Kind::Identity => [None, None],
         };
-        last.connections.iter().flat_map(of_connection).flatten().chain([last.threshold]).collect()
+        last.connections.iter().flat_map(of_connection).flatten().chain(last.threshold).collect()
     }
 
     /// Whether the network has no parameter.
@@ -343,8 +346,8 @@ impl Network {
 
     /// Applies the threshold bound and refreshes the fixed-point weights; call after the parameters changed.
     pub fn prepare(&mut self) {
-        for layer in 0..self.layers.len() {
-            let start = self.parameters[self.layers[layer].threshold].start;
+        for index in self.layers.iter().filter_map(|layer| layer.threshold) {
+            let start = self.parameters[index].start;
             self.values[start] = (self.values[start] - self.threshold_bound).max(0.0) + self.threshold_bound;
         }
         if let Some(session) = &mut self.session {

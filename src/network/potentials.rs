@@ -27,7 +27,7 @@ impl Network {
     pub fn potentials(&self, input: &Input, spikes: &[Option<Spikes>], samples: usize, mut show: impl FnMut(Moment)) -> Result<()> {
         self.check_input(input)?;
         let (leak, charge, alpha) = (self.neuron.leak(), self.neuron.charge(), self.neuron.alpha());
-        for (index, layer) in self.layers.iter().enumerate() {
+        for (index, layer) in self.firing_layers().enumerate() {
             let reader = Reader::new(self, index, input, spikes);
             let norm = self.running_normalizer(index);
             let threshold = self.threshold(layer);

@@ -42,7 +42,7 @@ impl Network {
         let mut workspace = std::mem::take(&mut self.workspace);
         let mut sources: Vec<Option<Spikes>> = Vec::new();
         let mut chosen = Vec::new();
-        for index in 0..self.layers.len() {
+        for index in 0..self.firing_layers().count() {
             let [height, width, channels] = self.layers[index].shape;
             let neurons = input.batch * height * width * channels;
             let mut spikes = Spikes::reuse(Vec::new(), self.time_steps, input.batch, height * width, channels);
@@ -53,7 +53,9 @@ impl Network {
                 let upper = if is_last { with_room(upper, &currents, self.time_steps, self.neuron.alpha()) } else { upper };
                 // The upper end of the clamp mapping is proportional to the threshold.
                 let threshold = (upper / f64::from(self.neuron.upper(1.0))) as f32;
-                self.set_parameter(self.layers[index].threshold, &[threshold.max(self.threshold_bound)]);
+                if let Some(parameter) = self.layers[index].threshold {
+                    self.set_parameter(parameter, &[threshold.max(self.threshold_bound)]);
+                }
             }
             let fired = self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace);
             sources.push(Some(spikes));

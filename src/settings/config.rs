@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
+use super::kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use super::models::{self, Architecture};
 use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
@@ -38,6 +38,10 @@ pub struct Config {
     /// small. The reference has `vth` here as everywhere; without this, so does dsr.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vth_pooled: Option<f64>,
+    /// What the logits are: the (weighted) firing rate of output neurons, as in the paper, or the mean current of the linear layer,
+    /// without neurons at the output and behind the last pool.
+    #[serde(skip_serializing_if = "ReadoutKind::is_default")]
+    pub readout: ReadoutKind,
     /// Initial threshold of the last layer, whose representation is the logits: its range bounds how sure the network can be.
     /// The reference has `vth` here as everywhere; without this, so does dsr.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,6 +144,7 @@ impl Default for Config {
             time_steps: 20,
             vth: 6.0,
             vth_pooled: None,
+            readout: ReadoutKind::Spikes,
             vth_logits: None,
             threshold_init: ThresholdInit::Fixed,
             alpha: 0.5,
@@ -333,7 +338,7 @@ impl Config {
     /// The layers that are asked for.
     pub fn architecture(&self) -> Architecture<'_> {
         let Config { model, widths, blocks, dropout, vth, .. } = self;
-        Architecture { model, widths, blocks, dropout: *dropout, vth: *vth }
+        Architecture { model, widths, blocks, dropout: *dropout, vth: *vth, reads_current: self.readout == ReadoutKind::Current }
     }
 
     /// The network for images of height, width, channels, with parameters drawn from the seed.
@@ -348,9 +353,10 @@ impl Config {
         let last = network.layers.len() - 1;
         for index in 0..=last {
             let layer = &network.layers[index];
+            let Some(threshold) = layer.threshold else { continue };
             let special = if index == last { self.vth_logits } else { self.vth_pooled.filter(|_| layer.norm.is_none()) };
             if let Some(vth) = special {
-                network.set_parameter(layer.threshold, &[vth as f32]);
+                network.set_parameter(threshold, &[vth as f32]);
             }
         }
         network.prepare();

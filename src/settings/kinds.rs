@@ -25,6 +25,24 @@ impl NeuronKind {
     }
 }
 
+/// What the logits are, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadoutKind {
+    /// The (weighted) firing rate of output neurons, as in the paper.
+    #[default]
+    Spikes,
+    /// The mean current of the linear layer: no neurons at the output and behind the last pool.
+    Current,
+}
+
+impl ReadoutKind {
+    /// Whether it is the one that files do not name.
+    pub fn is_default(&self) -> bool {
+        *self == ReadoutKind::default()
+    }
+}
+
 /// Update rule by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

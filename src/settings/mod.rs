@@ -7,5 +7,5 @@ pub mod models;
 pub mod recipes;
 
 pub use config::{Config, MAX_THREADS};
-pub use kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
+pub use kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 pub use memory::Use;

@@ -53,6 +53,8 @@ pub struct Architecture<'a> {
     pub dropout: f64,
     /// Initial threshold of every layer.
     pub vth: f64,
+    /// Whether the logits are mean currents, without output neurons.
+    pub reads_current: bool,
 }
 
 /// Refuses names and sizes that make no network.
@@ -92,7 +94,13 @@ pub fn last_pool(shape: [usize; 3], stages: usize) -> usize {
 /// [`Error::Config`] if the name is unknown or images of `shape` (height, width, channels) do not suit it.
 pub fn build(architecture: &Architecture, shape: [usize; 3], classes: usize) -> Result<Builder> {
     check(architecture)?;
-    let Architecture { model, widths, blocks, dropout, vth } = *architecture;
+    let builder = spiking(architecture, shape, classes)?;
+    if architecture.reads_current { builder.read_current() } else { Ok(builder) }
+}
+
+/// The same with output neurons.
+fn spiking(architecture: &Architecture, shape: [usize; 3], classes: usize) -> Result<Builder> {
+    let Architecture { model, widths, blocks, dropout, vth, .. } = *architecture;
     let (dropout, vth) = (dropout as f32, vth as f32);
     if let Some((_, stages)) = PLAIN.iter().find(|m| m.0 == model) {
         return vgg(shape, classes, stages, dropout, vth);

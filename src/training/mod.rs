@@ -287,10 +287,10 @@ pub(crate) fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
     let sums = &run.progress.sums;
     let measured = |(layer, sum): (&SpikingLayer, &f64)| LayerMetrics {
         name: layer.name.clone(),
-        threshold: (!run.network.neuron.is_real()).then(|| f64::from(run.network.threshold(layer))),
+        threshold: layer.threshold.filter(|_| !run.network.neuron.is_real()).map(|threshold| f64::from(run.network.value(threshold)[0])),
         firing_rate: sum / sums.seen as f64,
     };
-    run.network.layers.iter().zip(&sums.rates).map(measured).collect()
+    run.network.firing_layers().zip(&sums.rates).map(measured).collect()
 }
 
 /// A batch as the network takes it.

@@ -155,5 +155,5 @@ pub fn run_clamp(gpu: &Gpu, case: &Case) {
     let [threshold, gamma, beta] = case.device.gradients.each_ref().map(|memory| memory.slice());
     let into = if case.has_norm { NeuronGradients { threshold, gamma, beta } } else { NeuronGradients { threshold, ..Default::default() } };
     let OnDevice { grad, layer, .. } = &case.device;
-    clamp_mapping_backward(gpu, grad.slice(), &into, layer, case.neuron, THRESHOLD_GRAD_SCALE, case.dropout).unwrap();
+    clamp_mapping_backward(gpu, grad.slice(), &into, layer, Some(case.neuron), THRESHOLD_GRAD_SCALE, case.dropout).unwrap();
 }

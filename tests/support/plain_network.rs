@@ -39,6 +39,8 @@ pub fn forward(network: &Network, input: &Input, training: bool) -> Plain {
         let constants = constants(network, index, &sums, units, training.then_some(&mut plain.statistics));
         let neurons = sums[0].len() / network.time_steps;
         let mut spikes = vec![false; sums[0].len()];
+        let mut currents = vec![0.0; neurons];
+        let shares = shares(network);
         let threshold = network.threshold(layer);
         let (leak, charge, fire_at) = (network.neuron.leak(), network.neuron.charge(), network.neuron.alpha() * threshold);
         for n in 0..neurons {
@@ -51,6 +53,7 @@ pub fn forward(network: &Network, input: &Input, training: bool) -> Plain {
                 }
                 normed = constants.factors[0][c].mul_add(sums[0][t * neurons + n] as f32, normed);
                 let current = constants.gamma[c].mul_add(normed, constants.beta[c]);
+                currents[n] += shares[t] * f64::from(current);
                 potential = leak.mul_add(potential, charge * current);
                 spikes[t * neurons + n] = potential >= fire_at;
                 if potential >= fire_at {
@@ -59,8 +62,11 @@ pub fn forward(network: &Network, input: &Input, training: bool) -> Plain {
             }
         }
         plain.spikes.push(spikes);
+        plain.logits = currents;
     }
-    plain.logits = logits(network, plain.spikes.last().unwrap());
+    if network.layers.last().unwrap().fires() {
+        plain.logits = logits(network, plain.spikes.last().unwrap());
+    }
     plain
 }
 
@@ -232,17 +238,23 @@ fn mean_and_variance(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     (mean, values.map(|v| (v - mean).powi(2)).sum::<f64>() / n)
 }
 
-/// Representation of the last layer: the (weighted) mean over time of what its spikes are worth.
-fn logits(network: &Network, spikes: &[bool]) -> Vec<f64> {
-    let layer = network.layers.last().unwrap();
-    let value = f64::from(network.neuron.spike_value(network.threshold(layer)));
+/// Share of each step in a representation.
+fn shares(network: &Network) -> Vec<f64> {
     let decay = match network.neuron {
         Neuron::If { .. } | Neuron::Relu => 0.0,
         Neuron::Lif { tau, delta_t, .. } => f64::from(delta_t) / f64::from(tau),
     };
     let weights: Vec<f64> = (1..=network.time_steps).map(|t| (-decay * (network.time_steps - t) as f64).exp()).collect();
     let total: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / total).collect()
+}
+
+/// Representation of the last layer: the (weighted) mean over time of what its spikes are worth.
+fn logits(network: &Network, spikes: &[bool]) -> Vec<f64> {
+    let layer = network.layers.last().unwrap();
+    let value = f64::from(network.neuron.spike_value(network.threshold(layer)));
+    let shares = shares(network);
     let len = spikes.len() / network.time_steps;
-    let fired = |n: usize, t: usize| if spikes[t * len + n] { weights[t] / total } else { 0.0 };
+    let fired = |n: usize, t: usize| if spikes[t * len + n] { shares[t] } else { 0.0 };
     (0..len).map(|n| value * (0..network.time_steps).map(|t| fired(n, t)).sum::<f64>()).collect()
 }

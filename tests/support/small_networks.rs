@@ -50,8 +50,27 @@ pub fn all() -> Vec<Small> {
         small("imagenet, bottleneck blocks", |v| imagenet_resnet([40, 40, 3], 10, 3, &[1, 1, 1, 1], true, v), IF, [5, 5], 16, false),
         small("imagenet, bottleneck in 8 bits", |v| imagenet_resnet([33, 33, 3], 10, 2, &[1, 1, 1, 1], true, v), LIF, [6, 2], 8, false),
         small("frames as currents, a sum of two connections at the end", sum_at_the_end, IF, [6, 5], 16, true),
+        small(
+            "preact, readout by current",
+            |v| preact_resnet([9, 7, 3], 10, &[8, 33], &[1, 1], 4, 0.0, v)?.read_current(),
+            IF,
+            [5, 5],
+            16,
+            false,
+        ),
+        small("preact, readout by current of 2x2 pools", |v| preact_wide(v)?.read_current(), LIF, [6, 5], 8, false),
+        small("vgg, readout by current", |v| small_vgg(v)?.read_current(), LIF, [4, 3], 16, true),
+        small("imagenet, readout by current", |v| small_imagenet(v)?.read_current(), IF, [3, 2], 16, false),
         small("preact of twenty steps", |v| preact_resnet([5, 7, 2], 10, &[3, 40], &[1, 1], 3, 0.0, v), IF, [20, 2], 8, false),
     ]
+}
+
+fn small_vgg(threshold: f32) -> Result<Builder> {
+    vgg([32, 32, 2], 10, &[&[4], &[5], &[6, 7], &[8], &[33]], 0.0, threshold)
+}
+
+fn small_imagenet(threshold: f32) -> Result<Builder> {
+    imagenet_resnet([40, 40, 3], 10, 3, &[1, 1, 1, 1], true, threshold)
 }
 
 fn preact_wide(threshold: f32) -> Result<Builder> {

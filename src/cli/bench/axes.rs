@@ -11,7 +11,7 @@ use crate::cli::{Global, Wanted, parse_device, stop};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::settings::recipes;
-use crate::settings::{Config, NeuronKind};
+use crate::settings::{Config, NeuronKind, ReadoutKind};
 
 /// Networks, their settings and devices.
 #[derive(Args)]
@@ -68,6 +68,9 @@ pub struct NetworkKey {
     pub model: String,
     pub image: String,
     pub neuron: &'static str,
+    /// Where it is not by spikes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readout: Option<&'static str>,
     /// Threshold before training.
     pub vth: f64,
     pub weight_bits: u8,
@@ -83,6 +86,7 @@ impl NetworkKey {
             model: config.model_name(),
             image: shape.map(|n| n.to_string()).join("x"),
             neuron: config.neuron.name(),
+            readout: (config.readout == ReadoutKind::Current).then_some("current"),
             vth: config.vth,
             weight_bits: config.weight_bits,
             time_steps: config.time_steps,
@@ -92,7 +96,8 @@ impl NetworkKey {
 
     /// What tables group their rows by.
     pub fn title(&self) -> String {
-        format!("{}, images {}, {}", self.model, self.image, self.device)
+        let readout = self.readout.map_or(String::new(), |readout| format!(", readout by {readout}"));
+        format!("{}{readout}, images {}, {}", self.model, self.image, self.device)
     }
 }
 

@@ -62,7 +62,8 @@ impl Pass<'_> {
             relu::scale_and_shift(gpu, inner.mean_normed, &own.device_inner(), from, [rows, channels])?;
         }
         let out = Activations {
-            normed: if is_training { own.mean_normed } else { Slice::NONE },
+            // A readout by current reads it, too.
+            normed: if is_training || !layer.fires() { own.mean_normed } else { Slice::NONE },
             values: own.values,
             rounded: own.rounded,
             active: buffers.fired.part(index..index + 1),

@@ -102,7 +102,7 @@ impl Pass<'_> {
             channels: layer.shape[2],
             time_steps: network.time_steps,
             normalizer: own.normalizer,
-            threshold: buffers.parameter(network, buffers.values, layer.threshold),
+            threshold: buffers.threshold(network, layer),
             mean_normed: own.mean_normed,
             representation: if own.weighted_normed.is_none() { own.mean_normed } else { own.weighted_normed },
             dropped: own.dropped,
@@ -122,12 +122,13 @@ impl Pass<'_> {
         let layer = &network.layers[index];
         let norm = layer.norm.map(|norm| &network.norms[norm]);
         let into = NeuronGradients {
-            threshold: self.grad(layer.threshold),
+            threshold: layer.threshold.map_or(Slice::NONE, |threshold| self.grad(threshold)),
             gamma: norm.map_or(Slice::NONE, |norm| self.grad(norm.weight)),
             beta: norm.map_or(Slice::NONE, |norm| self.grad(norm.bias)),
         };
         let (grad, scale) = (buffers.layers[index].grad, network.threshold_grad_scale);
-        clamp_mapping_backward(gpu, grad, &into, &self.of_layer(index), network.neuron, scale, layer.dropout)
+        let neuron = layer.threshold.map(|_| network.neuron);
+        clamp_mapping_backward(gpu, grad, &into, &self.of_layer(index), neuron, scale, layer.dropout)
     }
 
     /// Outputs of the gradient of a current, for these connections of a layer.

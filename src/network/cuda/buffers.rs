@@ -2,7 +2,7 @@
 
 use super::Demand;
 use crate::device::{Layout, Slice};
-use crate::network::{Connection, Kind, Network, Source, WeightGradient};
+use crate::network::{Connection, Kind, Network, Source, SpikingLayer, WeightGradient};
 use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
@@ -146,7 +146,7 @@ impl Buffers {
             step_weights: layout.take(time_steps),
             statistics: take(layout, if is_real { 0 } else { in_training(8 * channels) }),
             fired: layout.take(network.layers.len()),
-            thresholds: layout.take(network.layers.len()),
+            thresholds: layout.take(network.firing_layers().count()),
             parameters: layout.take(1),
             result: layout.take(1),
             layers: Vec::new(),
@@ -184,6 +184,11 @@ impl Buffers {
         arena.part(parameter.start..parameter.start + parameter.len)
     }
 
+    /// Threshold of a layer among the parameters; none where it has no neurons.
+    pub fn threshold(&self, network: &Network, layer: &SpikingLayer) -> Slice<f32> {
+        layer.threshold.map_or(Slice::NONE, |threshold| self.parameter(network, self.values, threshold))
+    }
+
     /// Bytes that are kept from forward to backward.
     pub fn kept_bytes(&self) -> usize {
         if self.grads.is_none() {
@@ -218,7 +223,7 @@ impl LayerBuffers {
         let has = |is_there: bool, len: usize| if is_there { len } else { 0 };
         let [reads_values, reads_rounded] = network.reads_outputs(index);
         let is_last = index + 1 == network.layers.len();
-        let keeps_means = demand.training.is_some() || (is_last && !is_real);
+        let keeps_means = demand.training.is_some() || (is_last && (!is_real || !layer.fires()));
         LayerBuffers {
             spikes: take(layout, has(!is_real, positions * network.time_steps * channels.div_ceil(32))),
             values: take(layout, has(is_real && !is_last && (reads_values || demand.activations), neurons)),

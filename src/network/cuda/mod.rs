@@ -216,7 +216,7 @@ impl Network {
         let buffers = Buffers::lay_out(self, &demand, &mut layout);
         let gaps = layout.gaps().to_vec();
         gpu.upload(&self.neuron.step_weights(self.time_steps), buffers.step_weights)?;
-        let thresholds: Vec<u32> = self.layers.iter().map(|layer| self.parameters[layer.threshold].start as u32).collect();
+        let thresholds: Vec<u32> = self.layers.iter().filter_map(|layer| Some(self.parameters[layer.threshold?].start as u32)).collect();
         gpu.upload(&thresholds, buffers.thresholds)?;
         let weights = WeightTable::new(&gpu, &self.weight_sources(&buffers))?;
         let Some(session) = &mut self.session else { return Ok(()) };

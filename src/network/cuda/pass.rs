@@ -64,16 +64,20 @@ impl Pass<'_> {
                 settle(gpu)
             })?;
         }
+        let last = network.layers.len() - 1;
+        let (layer, own) = (&network.layers[last], &buffers.layers[last]);
+        if !layer.fires() {
+            let means = if own.weighted_normed.is_none() { own.mean_normed } else { own.weighted_normed };
+            return rate::readout_current(gpu, buffers.logits, means, &own.normalizer, [self.batch, layer.neurons()]);
+        }
         if network.neuron.is_real() {
             return Ok(()); // the last layer has written the logits
         }
-        let last = network.layers.len() - 1;
-        let layer = &network.layers[last];
         rate::readout(
             gpu,
             buffers.logits,
-            buffers.layers[last].spikes,
-            buffers.parameter(network, buffers.values, layer.threshold),
+            own.spikes,
+            buffers.threshold(network, layer),
             buffers.step_weights,
             network.neuron,
             [self.batch, layer.positions(), layer.shape[2]],
@@ -132,7 +136,7 @@ impl Pass<'_> {
         };
         let inputs = NeuronInputs {
             normalizer: own.normalizer,
-            threshold: buffers.parameter(network, buffers.values, layer.threshold),
+            threshold: buffers.threshold(network, layer),
             step_weights: buffers.step_weights,
             dropped: if is_training { own.dropped } else { Slice::NONE },
             neurons: DeviceNeurons::new(network.neuron, network.time_steps, channels),
@@ -205,7 +209,7 @@ impl Pass<'_> {
             let (threshold, keep) = match connection.source {
                 Source::Layer(source) if !network.neuron.is_real() => {
                     let source = &network.layers[source];
-                    (parameter(source.threshold), if is_training { 1.0 - source.dropout } else { 1.0 })
+                    (buffers.threshold(network, source), if is_training { 1.0 - source.dropout } else { 1.0 })
                 }
                 _ => (Slice::NONE, 1.0), // real values are worth themselves
             };
@@ -278,7 +282,7 @@ impl Pass<'_> {
         let Pass { network, buffers, .. } = *self;
         let layer = &network.layers[source];
         let per_spike = network.neuron.spike_value(1.0);
-        (buffers.parameter(network, buffers.values, layer.threshold), per_spike / (1.0 - layer.dropout) / area as f32)
+        (buffers.threshold(network, layer), per_spike / (1.0 - layer.dropout) / area as f32)
     }
 }
 

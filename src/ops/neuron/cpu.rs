@@ -145,12 +145,19 @@ pub fn drop_spikes(dropped: &[u32], out: &mut NeuronOut) {
 /// Constants of the clamp mapping of one layer.
 #[derive(Clone, Copy, Debug)]
 pub struct ClampMapping {
-    /// Upper end, in units of the mean current.
+    /// Lower end, in units of the mean current.
+    pub lower: f32,
+    /// Upper end.
     pub upper: f32,
     /// Slope inside.
     pub slope: f32,
     /// Whether both ends belong to the inside (IF) or neither does (LIF).
     pub closed: bool,
+}
+
+impl ClampMapping {
+    /// No clamp: the gradient of a mean current that is read as it is.
+    pub const NONE: ClampMapping = ClampMapping { lower: f32::NEG_INFINITY, upper: f32::INFINITY, slope: 1.0, closed: true };
 }
 
 per_isa! {
@@ -175,8 +182,8 @@ per_isa! {
             for c in 0..channels {
                 let mean_current = gamma[c].mul_add(representation[c], beta[c]);
                 let g = grad[c];
-                let inside_closed = (mean_current >= 0.0) & (mean_current <= map.upper);
-                let inside_open = (mean_current > 0.0) & (mean_current < map.upper);
+                let inside_closed = (mean_current >= map.lower) & (mean_current <= map.upper);
+                let inside_open = (mean_current > map.lower) & (mean_current < map.upper);
                 let inside = if map.closed { inside_closed } else { inside_open };
                 above[c] += if mean_current > map.upper { f64::from(g) } else { 0.0 };
                 let g = if inside { map.slope * g } else { 0.0 };

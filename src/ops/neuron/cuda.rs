@@ -133,13 +133,14 @@ const _: () = assert!(size_of::<ClampReduceArgs>() == 24);
 /// Dropout and clamp mapping, `grad` in place from r(gradient of the spikes) to r(gradient of the current) g; adds the gradients of
 /// threshold, γ and β, and leaves mean and k of each channel.
 ///
+/// `neuron` is none for a readout by current, which has neither ends nor a threshold.
 /// `threshold_grad_scale` is the network's further factor, `dropout` the share that was dropped.
 pub fn clamp_mapping_backward(
     gpu: &Gpu,
     grad: Slice<f32>,
     into: &NeuronGradients,
     layer: &LayerBackward,
-    neuron: Neuron,
+    neuron: Option<Neuron>,
     threshold_grad_scale: f32,
     dropout: f32,
 ) -> Result<()> {
@@ -147,17 +148,18 @@ pub fn clamp_mapping_backward(
         return Err(Error::shape("clamp_mapping_backward", "mean and k where there is a batch norm, and only there", layer.mean.len()));
     }
     let columns = Columns::new(layer.rows, layer.channels);
-    let (tau, delta_t) = if let Neuron::Lif { tau, delta_t, .. } = neuron { (tau, delta_t) } else { (1.0, 1.0) };
+    let (tau, delta_t) = if let Some(Neuron::Lif { tau, delta_t, .. }) = neuron { (tau, delta_t) } else { (1.0, 1.0) };
     let p = ClampMappingArgs {
         columns,
         tau,
         delta_t,
-        slope: neuron.slope(),
+        slope: neuron.map_or(1.0, Neuron::slope),
         keep: 1.0 / (1.0 - dropout),
         kind: match neuron {
-            Neuron::If { .. } => 0,
-            Neuron::Lif { .. } => 1,
-            Neuron::Relu => 2,
+            Some(Neuron::If { .. }) => 0,
+            Some(Neuron::Lif { .. }) => 1,
+            Some(Neuron::Relu) => 2,
+            None => 3,
         },
         padded: layer.normalizer.padded as i32,
     };
@@ -173,7 +175,7 @@ pub fn clamp_mapping_backward(
     ];
     gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
     let reduce = ClampReduceArgs {
-        threshold_factor: neuron.threshold_grad_factor() * threshold_grad_scale,
+        threshold_factor: neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale,
         time_steps: layer.time_steps as i32,
         blocks: columns.blocks() as i32,
         rows: layer.rows as i32,

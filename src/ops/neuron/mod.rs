@@ -105,7 +105,7 @@ impl Neuron {
 
     /// The clamp mapping of a layer with this threshold: IF keeps both ends of the range, LIF and ReLU neither.
     pub fn clamp_mapping(self, threshold: f32) -> ClampMapping {
-        ClampMapping { upper: self.upper(threshold), slope: self.slope(), closed: matches!(self, Neuron::If { .. }) }
+        ClampMapping { lower: 0.0, upper: self.upper(threshold), slope: self.slope(), closed: matches!(self, Neuron::If { .. }) }
     }
 
     /// `if`, `lif` or `relu`, as on the command line.

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::{Arg, Gpu, Kernel, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 use crate::ops::neuron::{LANES, Neuron};
-use crate::ops::spike_conv::{DeviceGeometry, Geometry};
+use crate::ops::spike_conv::{DeviceGeometry, DeviceNormalizer, Geometry};
 
 /// Field for field `struct Pool` in `kernels/rate.cu`.
 #[repr(C)]
@@ -72,6 +72,19 @@ pub fn pool_totals(gpu: &Gpu, totals: Slice<u16>, counts: Slice<u8>, geometry: &
     let kernel = &kernels::POOL_TOTALS;
     let threads = batch * positions(geometry) * geometry.cin.div_ceil(4);
     gpu.launch(kernel, blocks(kernel.name, threads)?, 0, &[&totals, &counts, &scalars(&device), &(batch as i32)])
+}
+
+/// Logits `[B][C]` of a readout by current: `fmaf(γ, r(x̂), β)` of the means `[B][C]` that the last layer has left.
+pub fn readout_current(
+    gpu: &Gpu,
+    logits: Slice<f32>,
+    means: Slice<f32>,
+    norm: &DeviceNormalizer,
+    [batch, channels]: [usize; 2],
+) -> Result<()> {
+    let sizes = [batch as i32, channels as i32, norm.padded as i32];
+    let grid = blocks("readout_current", batch * channels)?;
+    gpu.launch(&kernels::READOUT_CURRENT, grid, 0, &[&logits, &means, &norm.values, &sizes[0], &sizes[1], &sizes[2]])
 }
 
 /// Field for field `struct Readout` in `kernels/rate.cu`.

@@ -69,7 +69,7 @@ enum Place {
 
 /// Whether a parameter is a threshold.
 fn is_threshold(network: &Network, index: usize) -> bool {
-    network.layers.iter().any(|layer| layer.threshold == index)
+    network.layers.iter().any(|layer| layer.threshold == Some(index))
 }
 
 /// All tensors of a checkpoint by name, with their shapes.

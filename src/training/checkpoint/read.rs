@@ -10,7 +10,7 @@ use super::{CHECKSUM, FIRST, OptimizerState, Place, Progress, VERSION, check_len
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::network::Network;
+use crate::network::{Network, Readout};
 use crate::ops::optimizer::{Optimizer, Rule};
 use crate::settings::{Config, Use, recipes};
 
@@ -74,7 +74,11 @@ fn read(
         // PyTorch has had these since 0.4.1; nothing here reads them.
         places.retain(|name, (_, place)| !matches!(place, Place::Batches(_)) || tensors.has(name));
     }
-    let thresholds: BTreeSet<&str> = network.layers.iter().map(|layer| network.parameters[layer.threshold].name.as_str()).collect();
+    let thresholds: BTreeSet<&str> =
+        network.layers.iter().filter_map(|layer| Some(network.parameters[layer.threshold?].name.as_str())).collect();
+    if new_run != Some(true) {
+        check_readout(path, network, &tensors)?;
+    }
     let mut started = Started { has_thresholds: thresholds.iter().any(|name| tensors.has(name)), new: Vec::new() };
     if new_run.is_some() && !started.has_thresholds {
         places.retain(|name, _| !thresholds.contains(name.as_str()));
@@ -221,6 +225,24 @@ fn rule_name(rule: Rule) -> &'static str {
         Rule::Sgd { .. } => "sgd",
         Rule::Adam { .. } => "adam",
     }
+}
+
+/// Refuses a file with another readout than the network's; but for thresholds the two have the same tensors.
+fn check_readout(path: &Path, network: &Network, tensors: &Tensors) -> Result<()> {
+    let Some(last) = network.layers.last() else { return Ok(()) };
+    let of_output = format!("{}.Vth", last.neuron_name());
+    let has_others = || {
+        let mut thresholds = network.firing_layers().filter_map(|layer| layer.threshold);
+        thresholds.any(|index| tensors.has(&network.parameters[index].name))
+    };
+    let problem = match (network.readout(), tensors.has(&of_output)) {
+        (Readout::Current, true) => format!("has output neurons ({of_output}), and this network reads currents: pass --readout spikes"),
+        (Readout::Spikes, false) if has_others() => {
+            format!("has no output neurons ({of_output}), and this network has: if it reads currents, pass --readout current")
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::file(path, problem))
 }
 
 /// The file must have each wanted tensor, and no other than optimiser state and thresholds.
