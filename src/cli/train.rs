@@ -114,6 +114,10 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         let what = format!("epoch {}/{} step", progress.epoch + 1, run.config.epochs);
         bar.at(&what, progress.step, steps, &format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
     };
+    let epochs = run.config.epochs;
+    let mut on_measured = |progress: &checkpoint::Progress, split: &'static str, [done, total]: [usize; 2]| {
+        bar.at(&format!("epoch {}/{epochs} {split} image", progress.epoch + 1), done, total, "");
+    };
     let mut on_epoch = |metrics: &EpochMetrics, left: Duration| {
         let line = epoch_line(metrics, left);
         match (global.quiet, global.output) {
@@ -127,9 +131,14 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
                 lag_note(metrics, highest_rate).iter().for_each(|note| complain(note));
             });
         }
-        bar.reset();
     };
-    let hooks = Hooks { stop: stop::flag(), stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
+    let hooks = Hooks {
+        stop: stop::flag(),
+        stop_after: args.stop_after_steps,
+        step: &mut on_step,
+        measured: &mut on_measured,
+        epoch: &mut on_epoch,
+    };
     training::train(run, folder, hooks)
 }
 
