@@ -78,7 +78,10 @@ fn an_archive_of_another_checksum_is_named() {
     };
     let note = "note: ./cifar-10-binary.tar.gz: not the published file (md5 ";
     let stderr = verify(".");
-    assert!(stderr.starts_with(note) && stderr.contains(", published c32a1d4ab5d03f1284b67883e8d87530): packed anew, or changed\n"), "{stderr}");
+    assert!(
+        stderr.starts_with(note) && stderr.contains(", published c32a1d4ab5d03f1284b67883e8d87530): packed anew, or changed\n"),
+        "{stderr}"
+    );
     assert!(stderr.contains("error: cifar10: not the published set: 10 training images"), "{stderr}");
     assert!(verify("cifar-10-binary.tar.gz").starts_with(&note.replace("./", "")));
     fs::copy(folder.path().join("cifar-10-binary.tar.gz"), folder.path().join("mine.tar.gz")).unwrap();

@@ -1,21 +1,33 @@
-//! Every reader on many damaged files: no panic, and no more memory than docs/data.md says, as an allocator counts it.
+//! Every reader on 100,000 damaged files: no panic, and no more memory than docs/data.md says, as an allocator counts it. A test for each
+//! format, so that they run side by side; files are small, so that each takes microseconds.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Cursor, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use dsr::bench::baseline::Baseline;
+use dsr::checkpoint;
 use dsr::data::aedat::parse as recording;
 use dsr::data::picture::{allowed_pixels, check_bytes, parse as picture};
 use dsr::data::{cifar, idx, load};
+use dsr::settings::{Config, recipes};
+use dsr::training::run_folder::standing;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use jpeg_encoder::SamplingFactor;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use rayon::prelude::*;
 
+#[path = "support/broken_files.rs"]
+#[allow(dead_code)]
+mod broken_files;
 #[path = "support/streamed_sets.rs"]
 mod streamed_sets;
+use broken_files::{TINY, checkpoint_with};
 use streamed_sets::{aedat2, events, jpeg};
+
+/// Damaged files of a reader.
+const EACH: u64 = 100_000;
 
 /// Counts the bytes that each thread holds, and the most that it held.
 struct Counting;
@@ -137,9 +149,9 @@ fn photo() -> image::RgbImage {
     image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y) as u8]))
 }
 
-fn encoded(format: image::ImageFormat) -> Vec<u8> {
+fn encoded(photo: &image::RgbImage, format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    photo().write_to(&mut bytes, format).unwrap();
+    photo.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -148,27 +160,69 @@ fn picture_bound(len: usize) -> usize {
     16 * allowed_pixels(len) as usize
 }
 
+/// Reads damaged copies of these files as photos, `n` of each, and looks closely at some more.
+fn pictures(n: u64, files: &[(&str, Vec<u8>)]) {
+    let path = Path::new("x");
+    for (what, good) in files {
+        let read = survives(what, n, good, |bytes| picture(path, bytes).is_ok(), picture_bound);
+        let sound = survives(what, n / 6, good, |bytes| check_bytes(path, bytes).is_ok(), picture_bound);
+        println!("{what}: {read} of {n} read, {sound} of {} sound", n / 6);
+    }
+}
+
+/// Few pixels, so that a header with more of them is most of what a reader can meet.
+fn small() -> image::RgbImage {
+    image::imageops::crop_imm(&photo(), 3, 2, 9, 7).to_image()
+}
+
 #[test]
-fn damaged_pictures_harm_nobody() {
-    let files = [
+fn damaged_jpegs_harm_nobody() {
+    let progressive = || {
+        let (mut bytes, photo) = (Vec::new(), small());
+        let mut encoder = Encoder::new(&mut bytes, 85);
+        encoder.set_progressive(true);
+        encoder.encode(photo.as_raw(), photo.width() as u16, photo.height() as u16, ColorType::Rgb).unwrap();
+        bytes
+    };
+    let small = [
+        ("small JPEG", jpeg(&small(), SamplingFactor::R_4_4_4)),
+        ("small JPEG 4:2:0", jpeg(&small(), SamplingFactor::R_4_2_0)),
+        ("small progressive JPEG", progressive()),
+    ];
+    pictures(EACH / 3 + 1, &small);
+    let large = [
         ("JPEG", jpeg(&photo(), SamplingFactor::R_4_4_4)),
         ("JPEG 4:2:0", jpeg(&photo(), SamplingFactor::R_4_2_0)),
         ("JPEG in scans", fixture("damaged/nonint420.jpg")),
         ("JPEG with fine colours", fixture("damaged/panic.jpg")),
         ("progressive JPEG", fixture("photos/progressive.jpg")),
         ("CMYK JPEG", fixture("photos/cmyk.jpg")),
-        ("PNG", encoded(image::ImageFormat::Png)),
-        ("palette PNG", fixture("photos/palette.png")),
-        ("WebP", encoded(image::ImageFormat::WebP)),
-        ("BMP", encoded(image::ImageFormat::Bmp)),
-        ("PNM", encoded(image::ImageFormat::Pnm)),
     ];
-    let path = Path::new("x");
-    for (what, good) in files {
-        let read = survives(what, 3000, &good, |bytes| picture(path, bytes).is_ok(), picture_bound);
-        let sound = survives(what, 500, &good, |bytes| check_bytes(path, bytes).is_ok(), picture_bound);
-        println!("{what}: {read} of 3000 read, {sound} of 500 sound");
-    }
+    pictures(3000, &large);
+}
+
+#[test]
+fn damaged_pngs_harm_nobody() {
+    pictures(EACH, &[("small PNG", encoded(&small(), image::ImageFormat::Png))]);
+    pictures(3000, &[("PNG", encoded(&photo(), image::ImageFormat::Png)), ("palette PNG", fixture("photos/palette.png"))]);
+}
+
+#[test]
+fn damaged_webps_harm_nobody() {
+    pictures(EACH, &[("small WebP", encoded(&small(), image::ImageFormat::WebP))]);
+    pictures(3000, &[("WebP", encoded(&photo(), image::ImageFormat::WebP))]);
+}
+
+#[test]
+fn damaged_bmps_harm_nobody() {
+    pictures(EACH, &[("small BMP", encoded(&small(), image::ImageFormat::Bmp))]);
+    pictures(3000, &[("BMP", encoded(&photo(), image::ImageFormat::Bmp))]);
+}
+
+#[test]
+fn damaged_pnms_harm_nobody() {
+    pictures(EACH, &[("small PNM", encoded(&small(), image::ImageFormat::Pnm))]);
+    pictures(3000, &[("PNM", encoded(&photo(), image::ImageFormat::Pnm))]);
 }
 
 /// docs/data.md: four times the length, and 128 KiB.
@@ -176,41 +230,150 @@ fn values_bound(len: usize) -> usize {
     4 * len + (1 << 17)
 }
 
+/// Deflate unpacks a byte to at most 1032.
+fn zipped_bound(len: usize) -> usize {
+    1100 * len + (1 << 18)
+}
+
 #[test]
-fn damaged_images_in_memory_harm_nobody() {
+fn damaged_idx_files_harm_nobody() {
     let images = [&[0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 8][..], &[7; 576]].concat();
     let labels = [&[0, 0, 8, 1, 0, 0, 0, 9][..], &[3; 9]].concat();
-    let records: Vec<u8> = (0..4 * 3074).map(|i| if i % 3074 < 2 { 5 } else { i as u8 }).collect();
     let path = Path::new("x");
-    let zipped_bound = |len: usize| 1100 * len + (1 << 18); // deflate unpacks a byte to at most 1032
-    survives("IDX", 15_000, &images, |bytes| idx::images(path, bytes).is_ok(), values_bound);
-    survives("IDX labels", 10_000, &labels, |bytes| idx::labels(path, bytes, 10).is_ok(), |len| 10 * len + (1 << 17));
-    survives("IDX.gz", 10_000, &gz(&images), |bytes| idx::images(path, bytes).is_ok(), zipped_bound);
+    survives("IDX", EACH, &images, |bytes| idx::images(path, bytes).is_ok(), values_bound);
+    survives("IDX labels", EACH, &labels, |bytes| idx::labels(path, bytes, 10).is_ok(), |len| 10 * len + (1 << 17));
+    survives("IDX.gz", EACH, &gz(&images), |bytes| idx::images(path, bytes).is_ok(), zipped_bound);
+}
+
+/// So many records of CIFAR-100.
+fn records(n: usize) -> Vec<u8> {
+    (0..n * 3074).map(|i| if i % 3074 < 2 { 5 } else { i as u8 }).collect()
+}
+
+/// A file of its own for each thread, in memory where the system has such a place.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+fn on_disk(folder: &tempfile::TempDir, bytes: &[u8]) -> PathBuf {
+    let path = folder.path().join(format!("{:?}", std::thread::current().id()).replace(['(', ')'], "_"));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+#[test]
+fn damaged_records_harm_nobody() {
+    let path = Path::new("x");
     let append = |bytes: &[u8], length: u64| {
         let mut split = cifar::empty_split();
         cifar::append_records(path, length, bytes, &cifar::CIFAR100, &mut split).is_ok()
     };
     // Room is taken for 1024 records at a time.
     let records_bound = |len: usize| 2 * len + 1024 * 3100 + (1 << 16);
-    survives("CIFAR", 5_000, &records, |bytes| append(bytes, bytes.len() as u64), records_bound);
-    let ((), most) = peak(|| assert!(!append(&records, 3074 * 300_000)));
-    assert!(most < records_bound(records.len()), "{most} bytes on a promise");
+    survives("CIFAR", EACH, &records(1), |bytes| append(bytes, bytes.len() as u64), records_bound);
+    survives("four of CIFAR", 5_000, &records(4), |bytes| append(bytes, bytes.len() as u64), records_bound);
+    let ((), most) = peak(|| assert!(!append(&records(4), 3074 * 300_000)));
+    assert!(most < records_bound(4 * 3074), "{most} bytes on a promise");
+}
 
+fn archive(train: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("train.bin", &records[..]), ("test.bin", &records[..3074])] {
+    for (name, bytes) in [("train.bin", train), ("test.bin", &train[..3074])] {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         archive.append_data(&mut header, format!("cifar-100-binary/{name}"), bytes).unwrap();
     }
-    let archive = archive.into_inner().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let from_disk = |bytes: &[u8]| {
-        let path = folder.path().join(format!("{:?}", std::thread::current().id()).replace(['(', ')'], "_"));
-        std::fs::write(&path, bytes).unwrap();
-        load("cifar100", Some(&path)).is_ok()
+    archive.into_inner().unwrap()
+}
+
+#[test]
+fn damaged_archives_harm_nobody() {
+    let folder = scratch();
+    let from_disk = |bytes: &[u8]| load("cifar100", Some(&on_disk(&folder, bytes))).is_ok();
+    survives("CIFAR.tar", EACH, &archive(&records(1)), from_disk, |len| 4 * len + 3 * 1024 * 3100);
+    survives("larger CIFAR.tar", 5_000, &archive(&records(4)), from_disk, |len| 4 * len + 3 * 1024 * 3100);
+}
+
+#[test]
+fn damaged_gzip_streams_harm_nobody() {
+    let folder = scratch();
+    let from_disk = |bytes: &[u8]| load("cifar100", Some(&on_disk(&folder, bytes))).is_ok();
+    survives("CIFAR.tar.gz", EACH, &gz(&archive(&records(1))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
+    survives("larger CIFAR.tar.gz", 5_000, &gz(&archive(&records(4))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
+}
+
+/// A checkpoint has a checksum; a `state_dict` with the same names has none, so that damaged numbers are read.
+#[test]
+fn damaged_checkpoints_harm_nobody() {
+    let folder = scratch();
+    let settings = format!("model = 'preact-resnet'\n{TINY}").replace("widths = [4]", "widths = [1]");
+    let config = recipes::resolve(&Config::default(), &[recipes::parse(&settings, "test").unwrap()]).unwrap();
+    let network = config.network([8, 8, 1], 10).unwrap();
+    let good = folder.path().join("good");
+    let about = checkpoint::About { config_toml: &settings, ..checkpoint::About::default() };
+    let (optimizer, progress) = (config.optimizer(network.len()), checkpoint::Progress::default());
+    checkpoint::save(&good, &network, &optimizer, &progress, about).unwrap();
+    let read = |bytes: &[u8]| {
+        let path = on_disk(&folder, bytes);
+        let settings = checkpoint::config(&path).ok().flatten();
+        let trained = settings.is_none_or(|text| recipes::trained(&path, &text).is_ok());
+        let is_run = checkpoint::progress(&path).is_ok();
+        let mut network = network.clone();
+        checkpoint::load(&path, &mut network, None).is_ok() && trained && is_run
     };
-    survives("CIFAR.tar", 5_000, &archive, from_disk, |len| 4 * len + 3 * 1024 * 3100);
-    survives("CIFAR.tar.gz", 5_000, &gz(&archive), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
+    // Its header as JSON, once for each question, and its numbers.
+    let bound = |len: usize| 64 * len + (1 << 18);
+    let bytes = std::fs::read(&good).unwrap();
+    println!("checkpoint of {} bytes: {} read", bytes.len(), survives("checkpoint", EACH, &bytes, read, bound));
+
+    let plain = folder.path().join("plain");
+    checkpoint::export(&plain, &network, false, about).unwrap();
+    let read = |bytes: &[u8]| checkpoint::load_start(&on_disk(&folder, bytes), &mut network.clone(), false).is_ok();
+    println!("state_dict: {} read", survives("state_dict", EACH, &std::fs::read(&plain).unwrap(), read, bound));
+    checkpoint_with(&folder.path().join("wider"), TINY);
+    survives(
+        "wider checkpoint",
+        3000,
+        &std::fs::read(folder.path().join("wider")).unwrap(),
+        |bytes| {
+            let path = on_disk(&folder, bytes);
+            checkpoint::config(&path).is_ok() && checkpoint::data(&path).is_ok()
+        },
+        bound,
+    );
+}
+
+#[test]
+fn damaged_texts_harm_nobody() {
+    let folder = scratch();
+    let settings = "dataset = 'digits-8x8'\nwidths = [4, 8]\nlr = 1e-1\n[lif]\ntau = 0.5\n# \u{fc}\nvth = 0.3\n";
+    let parse = |bytes: &[u8]| {
+        let layer = recipes::parse(&String::from_utf8_lossy(bytes), "x");
+        layer.and_then(|layer| recipes::resolve(&Config::default(), &[layer])).is_ok_and(|config| config.check().is_ok())
+    };
+    let bound = |len: usize| 256 * len + (1 << 17);
+    println!("settings: {} read", survives("settings", EACH, settings.as_bytes(), parse, bound));
+
+    let document = "{\"schema\":{\"name\":\"x\",\"version\":1},\"header\":{\"cpu\":\"a\",\"threads\":2},\"cases\":[\
+                    {\"model\":\"m\",\"median_s\":1e-3,\"p25_s\":1.0,\"p75_s\":2.0,\"config\":{\"alpha\":0.5}}]}";
+    let here: serde_json::Value = serde_json::from_str(document).unwrap();
+    let cases = here["cases"].as_array().unwrap();
+    let compared = |bytes: &[u8]| {
+        Baseline::read(&on_disk(&folder, bytes), "x", 1).is_ok_and(|baseline| {
+            let _ = baseline.check_machine(&here["header"]);
+            !baseline.compare(cases, &["model".into()], 0.05).compared.is_empty()
+        })
+    };
+    println!("baseline: {} read", survives("baseline", EACH, document.as_bytes(), compared, bound));
+
+    let whole = |bytes: &[u8]| {
+        let run = folder.path().join(format!("run {:?}", std::thread::current().id()));
+        std::fs::create_dir_all(&run).unwrap();
+        std::fs::write(run.join("lock"), bytes).unwrap();
+        standing(&run).is_ok_and(|standing| standing == dsr::training::run_folder::Standing::Free)
+    };
+    println!("lock: {} read", survives("lock", EACH, b"4711 a-host dsr 1764460000\n", whole, bound));
 }
 
 /// A packet of AEDAT 4.0 with `n` events, unpacked.
@@ -254,20 +417,36 @@ fn recording_bound(len: usize) -> usize {
     4 * (64 * len).max(1 << 20) + (32 << 20)
 }
 
-#[test]
-fn damaged_recordings_harm_nobody() {
-    let path = Path::new("x");
-    let read = |bytes: &[u8]| recording(path, bytes).is_ok();
-    let pack = |pack: fn(&[u8]) -> Vec<u8>| [pack(&packet(b"IMUS", 5)), pack(&packet(b"EVTS", 40)), pack(&packet(b"EVTS", 3))];
-    let files = [
-        ("AEDAT 2.0", aedat2(&events(60, 1))),
-        ("AEDAT 4.0", aedat4(0, &pack(<[u8]>::to_vec))),
-        ("AEDAT 4.0, LZ4", aedat4(1, &pack(lz4))),
-        ("AEDAT 4.0, ZSTD", aedat4(3, &pack(zstd))),
-    ];
-    for (what, good) in files {
-        println!("{what}: {} of 10000 read", survives(what, 10_000, &good, read, recording_bound));
+/// Reads damaged copies of a recording: many of few events, and some of many.
+fn recordings(what: &str, file: impl Fn(usize) -> Vec<u8>) {
+    let read = |bytes: &[u8]| recording(Path::new("x"), bytes).is_ok();
+    for (n, events) in [(EACH, 12), (10_000, 40)] {
+        println!("{what}: {} of {n} read", survives(what, n, &file(events), read, recording_bound));
     }
+}
+
+fn packets(n: usize, pack: fn(&[u8]) -> Vec<u8>) -> [Vec<u8>; 3] {
+    [pack(&packet(b"IMUS", 5)), pack(&packet(b"EVTS", n)), pack(&packet(b"EVTS", 3))]
+}
+
+#[test]
+fn damaged_recordings_of_aedat_2_harm_nobody() {
+    recordings("AEDAT 2.0", |n| aedat2(&events(n + 20, 1)));
+}
+
+#[test]
+fn damaged_recordings_of_aedat_4_harm_nobody() {
+    recordings("AEDAT 4.0", |n| aedat4(0, &packets(n, <[u8]>::to_vec)));
+}
+
+#[test]
+fn damaged_recordings_in_lz4_harm_nobody() {
+    recordings("AEDAT 4.0, LZ4", |n| aedat4(1, &packets(n, lz4)));
+}
+
+#[test]
+fn damaged_recordings_in_zstd_harm_nobody() {
+    recordings("AEDAT 4.0, ZSTD", |n| aedat4(3, &packets(n, zstd)));
 }
 
 #[test]

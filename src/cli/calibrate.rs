@@ -22,7 +22,7 @@ use super::numbers::count;
 use super::progress::Progress;
 use super::records::Records;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, dataset, outputs, say};
+use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
 
 /// Batches of the training split: more than any has.
 const MAX_BATCHES: usize = 1_000_000_000;
@@ -129,7 +129,7 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let shown = Shown { args: &args, ann: &path, out: &out, config: &config, images, held_out, layers: &layers };
     match global.output {
         Output::Json => say(&shown.json()?.to_string()),
-        Output::Text => say(shown.text()?.trim_end()),
+        Output::Text => say_lines(&shown.text()?),
         output => say(shown.records().shown(output)?.trim_end()),
     }
     Ok(DONE)

@@ -85,7 +85,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let summary = data::summarize(&dataset);
             match output {
                 Output::Json => print(&serde_json::to_string(&summary)?),
-                Output::Text => print(&text(&dataset, &summary)),
+                Output::Text => print_lines(&text(&dataset, &summary)),
                 Output::Csv | Output::Md => print(&classes(&summary).shown(output)?),
             }
         }
@@ -133,7 +133,10 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
     let ok = problems.is_empty() && unreadable.is_empty();
     let (train, test) = (&summary.train, &summary.test);
     if global.output == Output::Json {
-        print(&serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "files": files, "summary": summary }).to_string())?;
+        print(
+            &serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "files": files, "summary": summary })
+                .to_string(),
+        )?;
     } else if global.output != Output::Text {
         let checksum = |split: &SplitSummary| split.crc32c.map(|crc32c| format!("{crc32c:08x}"));
         let row = serde_json::json!({
@@ -160,7 +163,7 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
             (all, same) if all == same => format!("\nits {all} files are as published (md5)"),
             (all, same) => format!("\n{same} of {all} files as published (md5)"),
         };
-        print(&format!("{}: ok, {} + {} images, {checked}{as_published}\n", summary.dataset, train.images, test.images))?;
+        print_lines(&format!("{}: ok, {} + {} images, {checked}{as_published}\n", summary.dataset, train.images, test.images))?;
     } else {
         unreadable.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     }
@@ -234,7 +237,7 @@ fn classes(summary: &Summary) -> Records {
 /// A result that is one line of text.
 fn print_object(output: Output, object: &serde_json::Value, text: &str) -> anyhow::Result<()> {
     match output {
-        Output::Text => print(text),
+        Output::Text => print_lines(text),
         Output::Json => print(&object.to_string()),
         Output::Csv | Output::Md => print(&Records::of_objects(std::slice::from_ref(object)).shown(output)?),
     }
@@ -285,5 +288,11 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
 
 fn print(text: &str) -> anyhow::Result<()> {
     super::say(text.trim_end());
+    Ok(())
+}
+
+/// The same for people.
+fn print_lines(text: &str) -> anyhow::Result<()> {
+    super::say_lines(text);
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::settings::NeuronKind;
 use crate::training::checkpoint::{self, About};
 
-use super::{DONE, Global, Output, Unused, outputs, say, settings};
+use super::{DONE, Global, Output, Unused, outputs, say, say_lines, settings};
 
 /// Writes a network for other programs, as PyTorch's state_dict in safetensors, with the numbers that were measured.
 ///
@@ -55,7 +55,7 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
                     format!("rounded to {} bits, {} neurons, T = {}", config.weight_bits, kind.name().to_uppercase(), config.time_steps)
                 }
             };
-            say(&format!("wrote {shown}: weights {weights}, batch norms {}", if args.fold_norms { "folded" } else { "kept" }));
+            say_lines(&format!("wrote {shown}: weights {weights}, batch norms {}", if args.fold_norms { "folded" } else { "kept" }));
         }
     }
     Ok(DONE)

@@ -11,7 +11,8 @@ use super::ported;
 use super::progress::Progress;
 use super::records::Records;
 use super::settings;
-use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, stop};
+use super::tables::{LINE, fitted};
+use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, say_lines, stop};
 use crate::device::machine::machine;
 use crate::error::Result;
 use crate::network::ChosenThreshold;
@@ -80,7 +81,7 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
         let rate_note = planned.rate_note.filter(|_| run.progress.epoch < run.config.epochs);
         let notes = [rate_note, memory_note(&run.config), warmup_note(&run), single_note(&run)];
         notes.iter().flatten().for_each(|note| complain(note));
-        complain(&headline(&run, folder.path(), planned.resume.as_deref()));
+        complain(&fitted(&headline(&run, folder.path(), planned.resume.as_deref())));
         if !run.chosen.is_empty() {
             complain(&threshold_table(&run.chosen));
         }
@@ -175,23 +176,26 @@ fn threshold_table(chosen: &[ChosenThreshold]) -> String {
 }
 
 /// `epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10`, with `val 84.9` before `test` if there is a validation
-/// split; the learning rate and the best accuracy stand in metrics.csv.
+/// split. What does not fit, the speed first, stands in metrics.csv, as do the learning rate and the best accuracy.
 fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     let seconds = left.as_secs();
-    format!(
-        "epoch {}/{} loss {:.3} train {:.1}{} test {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
-        metrics.epoch,
-        metrics.epochs,
-        metrics.train_loss,
-        100.0 * metrics.train_accuracy,
-        metrics.val_accuracy.map_or(String::new(), |accuracy| format!(" val {:.1}", 100.0 * accuracy)),
-        100.0 * metrics.test_accuracy,
-        metrics.firing_rate,
-        metrics.images_per_second.max(0.0), // NaN where only the test split was left to do
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    let mut words = vec![
+        format!("epoch {}/{}", metrics.epoch, metrics.epochs),
+        format!("loss {:.3} train {:.1}", metrics.train_loss, 100.0 * metrics.train_accuracy),
+        metrics.val_accuracy.map_or(String::new(), |accuracy| format!("val {:.1}", 100.0 * accuracy)),
+        format!("test {:.1}", 100.0 * metrics.test_accuracy),
+        format!("eta {}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+    ];
+    words.retain(|word| !word.is_empty());
+    let rate = format!("rate {:.2}", metrics.firing_rate);
+    let speed = format!("{:.0} img/s", metrics.images_per_second.max(0.0)); // NaN where only the test split was left to do
+    for optional in [rate, speed] {
+        let used = words.iter().map(|word| word.chars().count() + 1).sum::<usize>();
+        if used + optional.len() <= LINE {
+            words.insert(words.len() - 1, optional);
+        }
+    }
+    words.join(" ")
 }
 
 /// The split on which the best epoch is chosen.
@@ -234,7 +238,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
                 say(Records::of_objects(&[result]).shown(global.output)?.trim_end());
             }
         }
-        Output::Text => say(&format!(
+        Output::Text => say_lines(&format!(
             "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epochs in {:.0} s: {}",
             100.0 * end.test_accuracy,
             end.val_accuracy.map_or(String::new(), |accuracy| format!(", validation {:.1}", 100.0 * accuracy)),
@@ -257,6 +261,12 @@ mod tests {
     fn an_epoch_is_one_line() {
         let metrics = metrics();
         let line = "epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10";
-        assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
+        let left = Duration::from_secs(41 * 60 + 10);
+        assert_eq!(epoch_line(&metrics, left), line);
+        let held = EpochMetrics { val_accuracy: Some(0.849), ..metrics.clone() };
+        assert_eq!(epoch_line(&held, left), "epoch 12/200 loss 0.412 train 86.1 val 84.9 test 85.2 rate 0.07 eta 0:41:10");
+        let long = EpochMetrics { epoch: 999_999, epochs: 1_000_000, train_accuracy: 1.0, ..held };
+        let line = "epoch 999999/1000000 loss 0.412 train 100.0 val 84.9 test 85.2 eta 0:41:10";
+        assert_eq!(epoch_line(&long, left), line);
     }
 }

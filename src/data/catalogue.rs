@@ -94,7 +94,8 @@ static CATALOGUE: [Entry; 9] = [
             shape: Some([28, 28, 1]),
             images: [2500, 500],
             per_class: PerClass::Equal,
-            crc32c: Some([0xc262_2af8, 0x7d99_10a5]), md5: &[],
+            crc32c: Some([0xc262_2af8, 0x7d99_10a5]),
+            md5: &[],
         },
     },
     Entry {
@@ -112,7 +113,8 @@ static CATALOGUE: [Entry; 9] = [
             shape: Some([8, 8, 1]),
             images: [1437, 360],
             per_class: PerClass::Unknown,
-            crc32c: Some([0xef2f_dd07, 0x7473_4431]), md5: &[],
+            crc32c: Some([0xef2f_dd07, 0x7473_4431]),
+            md5: &[],
         },
     },
     Entry {
@@ -131,7 +133,8 @@ static CATALOGUE: [Entry; 9] = [
             shape: Some([32, 32, 3]),
             images: [500, 120],
             per_class: PerClass::Equal,
-            crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]), md5: &[],
+            crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]),
+            md5: &[],
         },
     },
     Entry {
@@ -144,7 +147,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], per_class: PerClass::Equal, crc32c: None, md5: FASHION_MD5 },
+        published: Published {
+            shape: Some([28, 28, 1]),
+            images: [60_000, 10_000],
+            per_class: PerClass::Equal,
+            crc32c: None,
+            md5: FASHION_MD5,
+        },
     },
     Entry {
         name: "mnist",
@@ -156,7 +165,8 @@ static CATALOGUE: [Entry; 9] = [
             shape: Some([28, 28, 1]),
             images: [60_000, 10_000],
             per_class: PerClass::Counts([&MNIST_TRAIN, &MNIST_TEST]),
-            crc32c: None, md5: MNIST_MD5,
+            crc32c: None,
+            md5: MNIST_MD5,
         },
     },
     Entry {
@@ -165,7 +175,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
         max_value: 255,
         normalisation: Some([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]),
-        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], per_class: PerClass::Equal, crc32c: None, md5: CIFAR10_MD5 },
+        published: Published {
+            shape: Some([32, 32, 3]),
+            images: [50_000, 10_000],
+            per_class: PerClass::Equal,
+            crc32c: None,
+            md5: CIFAR10_MD5,
+        },
     },
     Entry {
         name: "cifar100",
@@ -173,7 +189,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]]),
-        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], per_class: PerClass::Equal, crc32c: None, md5: CIFAR100_MD5 },
+        published: Published {
+            shape: Some([32, 32, 3]),
+            images: [50_000, 10_000],
+            per_class: PerClass::Equal,
+            crc32c: None,
+            md5: CIFAR100_MD5,
+        },
     },
     Entry {
         name: "dvs-cifar10",
