@@ -12,7 +12,7 @@ use dsr::data::aedat::parse as recording;
 use dsr::data::picture::{allowed_pixels, check_bytes, parse as picture};
 use dsr::data::{cifar, idx, load};
 use dsr::settings::{Config, recipes};
-use dsr::training::run_folder::standing;
+use dsr::training::run_folder::{Standing, standing};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
@@ -303,58 +303,73 @@ fn damaged_gzip_streams_harm_nobody() {
     survives("larger CIFAR.tar.gz", 5_000, &gz(&archive(&records(4))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
 }
 
-/// A checkpoint has a checksum; a `state_dict` with the same names has none, so that damaged numbers are read.
-#[test]
-fn damaged_checkpoints_harm_nobody() {
-    let folder = scratch();
+/// A small network with its settings.
+fn network() -> (String, Config, dsr::Network) {
     let settings = format!("model = 'preact-resnet'\n{TINY}").replace("widths = [4]", "widths = [1]");
     let config = recipes::resolve(&Config::default(), &[recipes::parse(&settings, "test").unwrap()]).unwrap();
     let network = config.network([8, 8, 1], 10).unwrap();
+    (settings, config, network)
+}
+
+/// A header as JSON, once for each question, and the numbers.
+fn checkpoint_bound(len: usize) -> usize {
+    64 * len + (1 << 18)
+}
+
+#[test]
+fn damaged_checkpoints_harm_nobody() {
+    let folder = scratch();
+    let (settings, config, network) = network();
     let good = folder.path().join("good");
     let about = checkpoint::About { config_toml: &settings, ..checkpoint::About::default() };
     let (optimizer, progress) = (config.optimizer(network.len()), checkpoint::Progress::default());
     checkpoint::save(&good, &network, &optimizer, &progress, about).unwrap();
-    let read = |bytes: &[u8]| {
+    let load = |bytes: &[u8]| checkpoint::load(&on_disk(&folder, bytes), &mut network.clone(), None).is_ok();
+    let bytes = std::fs::read(&good).unwrap();
+    println!("checkpoint: {} read", survives("checkpoint", EACH, &bytes, load, checkpoint_bound));
+    // What else is asked of a header.
+    let ask = |bytes: &[u8]| {
         let path = on_disk(&folder, bytes);
         let settings = checkpoint::config(&path).ok().flatten();
-        let trained = settings.is_none_or(|text| recipes::trained(&path, &text).is_ok());
-        let is_run = checkpoint::progress(&path).is_ok();
-        let mut network = network.clone();
-        checkpoint::load(&path, &mut network, None).is_ok() && trained && is_run
+        let is_run = checkpoint::progress(&path).is_ok() && checkpoint::data(&path).is_ok();
+        settings.is_some_and(|text| recipes::trained(&path, &text).is_ok()) && is_run
     };
-    // Its header as JSON, once for each question, and its numbers.
-    let bound = |len: usize| 64 * len + (1 << 18);
-    let bytes = std::fs::read(&good).unwrap();
-    println!("checkpoint of {} bytes: {} read", bytes.len(), survives("checkpoint", EACH, &bytes, read, bound));
+    survives("checkpoint, its header", 10_000, &bytes, ask, checkpoint_bound);
+    checkpoint_with(&folder.path().join("wider"), &settings);
+    survives("wider checkpoint", 3000, &std::fs::read(folder.path().join("wider")).unwrap(), ask, checkpoint_bound);
+}
 
+/// A `state_dict` has no checksum, so that damaged numbers are read.
+#[test]
+fn damaged_state_dicts_harm_nobody() {
+    let folder = scratch();
+    let (_, _, network) = network();
     let plain = folder.path().join("plain");
-    checkpoint::export(&plain, &network, false, about).unwrap();
+    checkpoint::export(&plain, &network, false, checkpoint::About::default()).unwrap();
     let read = |bytes: &[u8]| checkpoint::load_start(&on_disk(&folder, bytes), &mut network.clone(), false).is_ok();
-    println!("state_dict: {} read", survives("state_dict", EACH, &std::fs::read(&plain).unwrap(), read, bound));
-    checkpoint_with(&folder.path().join("wider"), TINY);
-    survives(
-        "wider checkpoint",
-        3000,
-        &std::fs::read(folder.path().join("wider")).unwrap(),
-        |bytes| {
-            let path = on_disk(&folder, bytes);
-            checkpoint::config(&path).is_ok() && checkpoint::data(&path).is_ok()
-        },
-        bound,
-    );
+    let count = survives("state_dict", EACH, &std::fs::read(&plain).unwrap(), read, checkpoint_bound);
+    println!("state_dict: {count} read");
+    assert!(count > 1000, "{count}");
+}
+
+/// A text may become a tree of small parts.
+fn text_bound(len: usize) -> usize {
+    256 * len + (1 << 17)
 }
 
 #[test]
-fn damaged_texts_harm_nobody() {
-    let folder = scratch();
-    let settings = "dataset = 'digits-8x8'\nwidths = [4, 8]\nlr = 1e-1\n[lif]\ntau = 0.5\n# \u{fc}\nvth = 0.3\n";
+fn damaged_settings_harm_nobody() {
+    let settings = "model = 'preact-resnet'\nwidths = [4]\nblocks = [1]\nlr = 1e-1\n[lif]\ntau = 0.5\n# \u{fc}\nvth = 0.3\n";
     let parse = |bytes: &[u8]| {
         let layer = recipes::parse(&String::from_utf8_lossy(bytes), "x");
         layer.and_then(|layer| recipes::resolve(&Config::default(), &[layer])).is_ok_and(|config| config.check().is_ok())
     };
-    let bound = |len: usize| 256 * len + (1 << 17);
-    println!("settings: {} read", survives("settings", EACH, settings.as_bytes(), parse, bound));
+    println!("settings: {} read", survives("settings", EACH, settings.as_bytes(), parse, text_bound));
+}
 
+#[test]
+fn damaged_baselines_harm_nobody() {
+    let folder = scratch();
     let document = "{\"schema\":{\"name\":\"x\",\"version\":1},\"header\":{\"cpu\":\"a\",\"threads\":2},\"cases\":[\
                     {\"model\":\"m\",\"median_s\":1e-3,\"p25_s\":1.0,\"p75_s\":2.0,\"config\":{\"alpha\":0.5}}]}";
     let here: serde_json::Value = serde_json::from_str(document).unwrap();
@@ -365,15 +380,21 @@ fn damaged_texts_harm_nobody() {
             !baseline.compare(cases, &["model".into()], 0.05).compared.is_empty()
         })
     };
-    println!("baseline: {} read", survives("baseline", EACH, document.as_bytes(), compared, bound));
+    println!("baseline: {} read", survives("baseline", EACH, document.as_bytes(), compared, text_bound));
+}
 
-    let whole = |bytes: &[u8]| {
+#[test]
+fn damaged_locks_harm_nobody() {
+    let folder = scratch();
+    let is_free = |bytes: &[u8]| {
         let run = folder.path().join(format!("run {:?}", std::thread::current().id()));
-        std::fs::create_dir_all(&run).unwrap();
+        if !run.is_dir() {
+            std::fs::create_dir(&run).unwrap();
+        }
         std::fs::write(run.join("lock"), bytes).unwrap();
-        standing(&run).is_ok_and(|standing| standing == dsr::training::run_folder::Standing::Free)
+        standing(&run).is_ok_and(|standing| standing == Standing::Free)
     };
-    println!("lock: {} read", survives("lock", EACH, b"4711 a-host dsr 1764460000\n", whole, bound));
+    println!("lock: {} read", survives("lock", EACH, b"4711 a-host dsr 1764460000\n", is_free, text_bound));
 }
 
 /// A packet of AEDAT 4.0 with `n` events, unpacked.

@@ -138,11 +138,9 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
 /// The settings of the ANN and of the spiking network; share and seed of what the run of the ANN held out for validation.
 fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config, Config, Option<(f64, u64)>)> {
     let trained = checkpoint::config(path)?.map(|text| recipes::trained(path, &text)).transpose()?;
-    if let Some(trained) = &trained {
-        if trained.neuron != NeuronKind::Relu {
-            let problem = format!("holds a network of {} neurons: give an ANN, from dsr train --neuron relu", trained.neuron.name());
-            return Err(Error::file(path, problem));
-        }
+    if let Some(trained) = trained.as_ref().filter(|trained| trained.neuron != NeuronKind::Relu) {
+        let problem = format!("holds a network of {} neurons: give an ANN, from dsr train --neuron relu", trained.neuron.name());
+        return Err(Error::file(path, problem));
     }
     let mut flags = settings::table(&args.network)?;
     let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
