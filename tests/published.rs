@@ -2,7 +2,6 @@
 
 #[path = "support/command.rs"]
 mod command;
-#[allow(dead_code)]
 #[path = "support/data_files.rs"]
 mod data_files;
 

@@ -2,6 +2,8 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/streamed_sets.rs"]
+mod streamed_sets;
 
 use std::path::Path;
 
@@ -26,6 +28,7 @@ fn commands(of: &str) -> Vec<String> {
 #[test]
 fn every_line_for_people_fits() {
     let folder = tempdir().unwrap();
+    streamed_sets::recordings(&folder.path().join("events"), &[0, 1, 898, 899, 900]);
     let run = "a-run-with-a-name-of-some-length";
     let lines = [
         format!("train -d digits-8x8 {NETWORK} -T 2 --epochs 2 --val-share 0.1 --out {run}"),
@@ -34,6 +37,11 @@ fn every_line_for_people_fits() {
         format!("train -d digits-8x8 {NETWORK} --neuron relu --epochs 1 --val-share 0.1 --out ann"),
         "train --dry-run".into(),
         format!("eval --checkpoint {run} -T 2,255 --rates --per-class --confusion --ties current"),
+        "train -d dvs-cifar10 --data-dir events --event-size 16 --widths 4,8 --blocks 1,1 -T 4 --epochs 1 -b 8 --crop-pad 0 --val-share 0.25".into(),
+        "data info -d dvs-cifar10 --data-dir events".into(),
+        "data convert -d dvs-cifar10 --data-dir events -T 2 --progress-every 0".into(),
+        "data sheet -d dvs-cifar10 --data-dir events --out events.png".into(),
+        "data verify -d digits-8x8".into(),
         "eval --checkpoint ann".into(),
         "calibrate --checkpoint ann --batches 2".into(),
         format!("export --checkpoint {run} --fold-norms"),

@@ -161,7 +161,8 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     let (train, test) = (dataset.train.len(), dataset.test.len());
     let held = run.validation.as_ref().map_or(String::new(), |held| format!(", {} more held out for validation", held.test.len()));
     let (model, title, out) = (config.model_name(), dataset.title(), out.display());
-    format!("{model} on {title} ({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
+    let gap = if held.is_empty() { ' ' } else { '\n' };
+    format!("{model} on {title}{gap}({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
 }
 
 /// What `--threshold-init auto` has chosen, a line a layer.
