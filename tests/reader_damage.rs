@@ -1,139 +1,22 @@
 //! Every reader on 100,000 damaged files: no panic, and no more memory than docs/data.md says, as an allocator counts it. A test for each
 //! format, so that they run side by side; files are small, so that each takes microseconds.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::{Cursor, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use dsr::bench::baseline::Baseline;
-use dsr::checkpoint;
 use dsr::data::aedat::parse as recording;
 use dsr::data::picture::{allowed_pixels, check_bytes, parse as picture};
 use dsr::data::{cifar, idx, load};
-use dsr::settings::{Config, recipes};
-use dsr::training::run_folder::{Standing, standing};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
-use rayon::prelude::*;
 
-#[path = "support/broken_files.rs"]
-#[allow(dead_code)]
-mod broken_files;
+#[path = "support/damage.rs"]
+mod damage;
 #[path = "support/streamed_sets.rs"]
 mod streamed_sets;
-use broken_files::{TINY, checkpoint_with};
+use damage::{EACH, on_disk, peak, scratch, survives};
 use streamed_sets::{aedat2, events, jpeg};
-
-/// Damaged files of a reader.
-const EACH: u64 = 100_000;
-
-/// Counts the bytes that each thread holds, and the most that it held.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static MOST: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    let held = HELD.get() + bytes;
-    HELD.set(held);
-    MOST.set(MOST.get().max(held));
-}
-
-// SAFETY: all is handed to the system's allocator; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most bytes that `work` held on this thread beyond what was held before.
-fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.get();
-    MOST.set(before);
-    let result = work();
-    (result, (MOST.get() - before) as usize)
-}
-
-/// Numbers that look random, from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed ^ (mixed >> 29)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
-
-/// A file with one to three kinds of damage.
-fn damaged(good: &[u8], seed: u64) -> Vec<u8> {
-    let mut dice = Dice(seed);
-    let mut bytes = good.to_vec();
-    for _ in 0..=dice.below(3) {
-        // Headers are hit more often than their share.
-        let reach = if dice.below(2) == 0 { 64.min(bytes.len()) } else { bytes.len() };
-        let at = dice.below(reach);
-        match dice.below(7) {
-            0 => bytes.truncate(at),
-            1 => drop(bytes.drain(at..(at + 1 + dice.below(40)).min(bytes.len()))),
-            2 => {
-                let new: Vec<u8> = (0..=dice.below(20)).map(|_| dice.next() as u8).collect();
-                bytes.splice(at..at, new);
-            }
-            3 => {
-                let huge = [&[0xff; 4][..], &[0x7f, 0xff, 0xff, 0xff], &[0xff, 0xff, 0xff, 0x7f], &[0, 1, 0, 0], &[0xff, 0xff]];
-                for (to, &byte) in bytes[at..].iter_mut().zip(huge[dice.below(5)]) {
-                    *to = byte;
-                }
-            }
-            4 => {
-                let end = (at + dice.below(200)).min(bytes.len());
-                let again = bytes[at..end].to_vec();
-                bytes.splice(at..at, again);
-            }
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << dice.below(8);
-                }
-            }
-        }
-    }
-    bytes
-}
-
-/// Reads `n` damaged copies of a file; each takes at most `bound` bytes, of the length of the copy. Gives how many could be read.
-fn survives(what: &str, n: u64, good: &[u8], read: impl Fn(&[u8]) -> bool + Sync, bound: impl Fn(usize) -> usize + Sync) -> usize {
-    assert!(read(good), "{what}: the good file");
-    let one = |seed: u64| {
-        let bytes = damaged(good, seed);
-        let (ok, most) = peak(|| read(&bytes));
-        assert!(most <= bound(bytes.len()), "{what}, seed {seed}: {most} bytes for a file of {}", bytes.len());
-        usize::from(ok)
-    };
-    (0..n).into_par_iter().map(one).sum()
-}
 
 fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -250,18 +133,6 @@ fn records(n: usize) -> Vec<u8> {
     (0..n * 3074).map(|i| if i % 3074 < 2 { 5 } else { i as u8 }).collect()
 }
 
-/// A file of its own for each thread, in memory where the system has such a place.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
-}
-
-fn on_disk(folder: &tempfile::TempDir, bytes: &[u8]) -> PathBuf {
-    let path = folder.path().join(format!("{:?}", std::thread::current().id()).replace(['(', ')'], "_"));
-    std::fs::write(&path, bytes).unwrap();
-    path
-}
-
 #[test]
 fn damaged_records_harm_nobody() {
     let path = Path::new("x");
@@ -301,100 +172,6 @@ fn damaged_gzip_streams_harm_nobody() {
     let from_disk = |bytes: &[u8]| load("cifar100", Some(&on_disk(&folder, bytes))).is_ok();
     survives("CIFAR.tar.gz", EACH, &gz(&archive(&records(1))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
     survives("larger CIFAR.tar.gz", 5_000, &gz(&archive(&records(4))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
-}
-
-/// A small network with its settings.
-fn network() -> (String, Config, dsr::Network) {
-    let settings = format!("model = 'preact-resnet'\n{TINY}").replace("widths = [4]", "widths = [1]");
-    let config = recipes::resolve(&Config::default(), &[recipes::parse(&settings, "test").unwrap()]).unwrap();
-    let network = config.network([8, 8, 1], 10).unwrap();
-    (settings, config, network)
-}
-
-/// A header as JSON, once for each question, and the numbers.
-fn checkpoint_bound(len: usize) -> usize {
-    64 * len + (1 << 18)
-}
-
-#[test]
-fn damaged_checkpoints_harm_nobody() {
-    let folder = scratch();
-    let (settings, config, network) = network();
-    let good = folder.path().join("good");
-    let about = checkpoint::About { config_toml: &settings, ..checkpoint::About::default() };
-    let (optimizer, progress) = (config.optimizer(network.len()), checkpoint::Progress::default());
-    checkpoint::save(&good, &network, &optimizer, &progress, about).unwrap();
-    let load = |bytes: &[u8]| checkpoint::load(&on_disk(&folder, bytes), &mut network.clone(), None).is_ok();
-    let bytes = std::fs::read(&good).unwrap();
-    println!("checkpoint: {} read", survives("checkpoint", EACH, &bytes, load, checkpoint_bound));
-    // What else is asked of a header.
-    let ask = |bytes: &[u8]| {
-        let path = on_disk(&folder, bytes);
-        let settings = checkpoint::config(&path).ok().flatten();
-        let is_run = checkpoint::progress(&path).is_ok() && checkpoint::data(&path).is_ok();
-        settings.is_some_and(|text| recipes::trained(&path, &text).is_ok()) && is_run
-    };
-    survives("checkpoint, its header", 10_000, &bytes, ask, checkpoint_bound);
-    checkpoint_with(&folder.path().join("wider"), &settings);
-    survives("wider checkpoint", 3000, &std::fs::read(folder.path().join("wider")).unwrap(), ask, checkpoint_bound);
-}
-
-/// A `state_dict` has no checksum, so that damaged numbers are read.
-#[test]
-fn damaged_state_dicts_harm_nobody() {
-    let folder = scratch();
-    let (_, _, network) = network();
-    let plain = folder.path().join("plain");
-    checkpoint::export(&plain, &network, false, checkpoint::About::default()).unwrap();
-    let read = |bytes: &[u8]| checkpoint::load_start(&on_disk(&folder, bytes), &mut network.clone(), false).is_ok();
-    let count = survives("state_dict", EACH, &std::fs::read(&plain).unwrap(), read, checkpoint_bound);
-    println!("state_dict: {count} read");
-    assert!(count > 1000, "{count}");
-}
-
-/// A text may become a tree of small parts.
-fn text_bound(len: usize) -> usize {
-    256 * len + (1 << 17)
-}
-
-#[test]
-fn damaged_settings_harm_nobody() {
-    let settings = "model = 'preact-resnet'\nwidths = [4]\nblocks = [1]\nlr = 1e-1\n[lif]\ntau = 0.5\n# \u{fc}\nvth = 0.3\n";
-    let parse = |bytes: &[u8]| {
-        let layer = recipes::parse(&String::from_utf8_lossy(bytes), "x");
-        layer.and_then(|layer| recipes::resolve(&Config::default(), &[layer])).is_ok_and(|config| config.check().is_ok())
-    };
-    println!("settings: {} read", survives("settings", EACH, settings.as_bytes(), parse, text_bound));
-}
-
-#[test]
-fn damaged_baselines_harm_nobody() {
-    let folder = scratch();
-    let document = "{\"schema\":{\"name\":\"x\",\"version\":1},\"header\":{\"cpu\":\"a\",\"threads\":2},\"cases\":[\
-                    {\"model\":\"m\",\"median_s\":1e-3,\"p25_s\":1.0,\"p75_s\":2.0,\"config\":{\"alpha\":0.5}}]}";
-    let here: serde_json::Value = serde_json::from_str(document).unwrap();
-    let cases = here["cases"].as_array().unwrap();
-    let compared = |bytes: &[u8]| {
-        Baseline::read(&on_disk(&folder, bytes), "x", 1).is_ok_and(|baseline| {
-            let _ = baseline.check_machine(&here["header"]);
-            !baseline.compare(cases, &["model".into()], 0.05).compared.is_empty()
-        })
-    };
-    println!("baseline: {} read", survives("baseline", EACH, document.as_bytes(), compared, text_bound));
-}
-
-#[test]
-fn damaged_locks_harm_nobody() {
-    let folder = scratch();
-    let is_free = |bytes: &[u8]| {
-        let run = folder.path().join(format!("run {:?}", std::thread::current().id()));
-        if !run.is_dir() {
-            std::fs::create_dir(&run).unwrap();
-        }
-        std::fs::write(run.join("lock"), bytes).unwrap();
-        standing(&run).is_ok_and(|standing| standing == Standing::Free)
-    };
-    println!("lock: {} read", survives("lock", EACH, b"4711 a-host dsr 1764460000\n", is_free, text_bound));
 }
 
 /// A packet of AEDAT 4.0 with `n` events, unpacked.
