@@ -225,3 +225,66 @@ fn what_cannot_be_calibrated_is_said() {
         }
     }
 }
+
+/// What a run held out for validation is not looked at, whatever the seed of the calibration; another data set has nothing held out.
+#[test]
+fn the_validation_split_of_the_run_is_left_out() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    ok(at, "train -d digits-8x8 --widths 4,8 --blocks 1,1 --epochs 1 --neuron relu --seed 3 --val-share 0.2 --out ann");
+    let calibrate = "calibrate --checkpoint ann -o json";
+    let result: Value = serde_json::from_str(&ok(at, calibrate).0).unwrap();
+
+    let whole = dsr::data::open("digits-8x8", None, &Config::default().reading()).unwrap();
+    let (rest, held) = dsr::data::hold_out(whole, 0.2, 3).unwrap();
+    assert_eq!(result["images"], rest.train.len());
+    assert_eq!(result["held_out"], held.test.len());
+    let (_, _, mut ann) = dsr::checkpoint::open(&at.join("ann/best.safetensors")).unwrap();
+    let sketches = activations(&mut ann, &Arc::new(rest), [128, usize::MAX], 0, |_| {}).unwrap();
+    let layers = result["layers"].as_array().unwrap();
+    for (layer, sketch) in layers.iter().zip(&sketches) {
+        assert_eq!(layer["quantile"].as_f64().unwrap() as f32, sketch.quantile(0.999), "{layer}");
+        assert_eq!(layer["max"].as_f64().unwrap() as f32, sketch.max(), "{layer}");
+    }
+    let other: Value = serde_json::from_str(&ok(at, &format!("{calibrate} --seed 9")).0).unwrap();
+    assert_eq!(other["layers"], result["layers"]);
+
+    let (text, _) = ok(at, "calibrate --checkpoint ann");
+    let line = format!("without the {} images that the run of the ANN held out for validation", held.test.len());
+    assert!(text.lines().any(|found| found == line) && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+/// Only an earlier result of the same command is replaced.
+#[test]
+fn a_file_of_somebody_else_is_not_replaced() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    ok(at, "train -d digits-8x8 --widths 4,8 --blocks 1,1 --epochs 1 --neuron relu --out ann");
+    let calibrate = "calibrate --checkpoint ann --batches 1 --out";
+    ok(at, &format!("{calibrate} spiking.safetensors"));
+    let first = std::fs::read(at.join("spiking.safetensors")).unwrap();
+    ok(at, &format!("{calibrate} spiking.safetensors --quantile 0.5"));
+    assert_ne!(std::fs::read(at.join("spiking.safetensors")).unwrap(), first);
+    ok(at, "export --checkpoint spiking.safetensors --out network.safetensors");
+    ok(at, "export --checkpoint spiking.safetensors --out network.safetensors --fold-norms");
+    std::fs::copy(at.join("ann/best.safetensors"), at.join("mine.safetensors")).unwrap();
+    std::fs::write(at.join("notes.txt"), "mine").unwrap();
+    std::os::unix::fs::symlink("nowhere", at.join("link")).unwrap();
+    std::fs::create_dir(at.join("folder")).unwrap();
+    for (command, own, others) in [
+        ("calibrate --checkpoint ann --batches 1", "calibrate", ["network.safetensors", "mine.safetensors", "notes.txt", "link", "folder"]),
+        ("export --checkpoint spiking.safetensors", "export", ["spiking.safetensors", "mine.safetensors", "notes.txt", "link", "folder"]),
+    ] {
+        for name in others {
+            let before = std::fs::read(at.join(name)).ok();
+            let output = dsr(at, &format!("{command} --out {name}"));
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            let words = format!("error: out: {name} is there already, and dsr {own} has not written it; give another name\n");
+            let is_checkpoint = own == "export" && name.ends_with("safetensors");
+            let is_said = if is_checkpoint { stderr.contains("is a checkpoint: choose another --out") } else { stderr == words };
+            assert!(matches!(output.status.code(), Some(1 | 2)) && is_said, "{command} --out {name}: {stderr}");
+            assert!(std::fs::read(at.join(name)).ok() == before, "{command} --out {name}");
+        }
+    }
+    assert!(!at.join("nowhere").exists());
+}

@@ -115,7 +115,7 @@ fn no_checkpoint_is_overwritten_and_unknown_networks_are_named() {
     }
     assert!(fs::read(at.join("best.safetensors")).unwrap() == before);
     let (stdout, _) = ok(at, "export --checkpoint best.safetensors");
-    assert_eq!(stdout, "wrote exported.safetensors: weights rounded to 16 bits, IF neurons, T = 4, batch norms kept\n");
+    assert_eq!(stdout, "wrote exported.safetensors: weights rounded to 16 bits, IF neurons, T = 4, batch\n  norms kept\n");
 
     // A network that no settings describe can be written by the library, and says so when it is opened.
     let (_, card, network) = checkpoint::open(&at.join("best.safetensors")).unwrap();

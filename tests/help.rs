@@ -81,6 +81,19 @@ fn a_flag_stands_under_its_heading() {
     assert!(help("").contains("Shows build and hardware information"));
 }
 
+/// `dsr eval` takes thresholds from the checkpoint and does not crop at random; `tests/output_forms.rs` holds that it refuses these flags.
+#[test]
+fn help_has_no_flag_that_is_always_refused() {
+    let train = help("train");
+    let eval = help("eval");
+    for flag in ["--vth <", "--vth-pooled", "--vth-logits", "--crop-scale"] {
+        assert!(train.contains(flag) && !eval.contains(flag), "{flag}: {eval}");
+    }
+    assert!(["--alpha", "--vth-bound", "--tau"].iter().all(|flag| eval.contains(flag)), "{eval}");
+    let short = ok(Path::new("."), "eval -h").0;
+    assert!(!short.contains("--vth <"), "{short}");
+}
+
 #[test]
 fn flags_of_the_authors_scripts_are_answered() {
     let folder = tempdir().unwrap();

@@ -37,7 +37,7 @@ fn every_layer_of_the_small_networks_fires_and_rests() {
         let mut network = small.network();
         for mode in [Mode::Eval, TRAIN] {
             let forward = network.forward(&small.data().input(), mode, |_| false).unwrap();
-            for (layer, rate) in network.layers.iter().zip(&forward.rates) {
+            for (layer, rate) in network.firing_layers().zip(&forward.rates) {
                 assert!(*rate > 0.0 && *rate < 0.95, "{}, {mode:?}: {} fires at {rate}", small.name, layer.name);
             }
         }
@@ -117,7 +117,9 @@ fn forward_has_the_spikes_of_a_plain_loop() {
                 assert!(tail == 0 || last.into_iter().all(|w| w >> tail == 0), "{}: bits behind the last channel", small.name);
             }
             for (got, expected) in forward.logits.iter().zip(&plain.logits) {
-                assert_relative_eq!(f64::from(*got), expected, max_relative = 1e-6);
+                // A mean current is a sum of T numbers of the size of a current, which may cancel.
+                let epsilon = if network.layers.last().unwrap().fires() { 0.0 } else { 4e-7 * small.time_steps as f64 };
+                assert_relative_eq!(f64::from(*got), expected, max_relative = 1e-6, epsilon = epsilon);
             }
             for ((norm, before), [mean, var]) in network.norms.iter().zip(&before.norms).zip(&plain.statistics) {
                 for (c, (mean, var)) in mean.iter().zip(var).enumerate() {

@@ -137,6 +137,8 @@ fn a_log_file_has_lines_of_progress() {
     };
     let cases = [
         (format!("{TINY} --name log"), "epoch 1/1 step ", 44),
+        (format!("{TINY} --name again"), "epoch 1/1 test image ", 11),
+        (format!("{TINY} --val-share 0.25 --name held"), "epoch 1/1 validation image ", 11),
         ("eval --checkpoint run -b 90".into(), "T = 2, image ", 3),
         ("calibrate --checkpoint ann --batches 3 -b 10 --out c.safetensors".into(), "image ", 2),
         ("profile --checkpoint run --steps 2 --warmup 1".into(), "step ", 2),

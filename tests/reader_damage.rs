@@ -1,7 +1,6 @@
-//! Every reader on many damaged files: no panic, and no more memory than docs/data.md says, as an allocator counts it.
+//! Every reader on 100,000 damaged files: no panic, and no more memory than docs/data.md says, as an allocator counts it. A test for each
+//! format, so that they run side by side; files are small, so that each takes microseconds.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::{Cursor, Write};
 use std::path::Path;
 
@@ -10,118 +9,14 @@ use dsr::data::picture::{allowed_pixels, check_bytes, parse as picture};
 use dsr::data::{cifar, idx, load};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use jpeg_encoder::SamplingFactor;
-use rayon::prelude::*;
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
+#[path = "support/damage.rs"]
+mod damage;
 #[path = "support/streamed_sets.rs"]
 mod streamed_sets;
+use damage::{EACH, on_disk, peak, scratch, survives};
 use streamed_sets::{aedat2, events, jpeg};
-
-/// Counts the bytes that each thread holds, and the most that it held.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static MOST: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    let held = HELD.get() + bytes;
-    HELD.set(held);
-    MOST.set(MOST.get().max(held));
-}
-
-// SAFETY: all is handed to the system's allocator; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The most bytes that `work` held on this thread beyond what was held before.
-fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.get();
-    MOST.set(before);
-    let result = work();
-    (result, (MOST.get() - before) as usize)
-}
-
-/// Numbers that look random, from a seed.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed ^ (mixed >> 29)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
-
-/// A file with one to three kinds of damage.
-fn damaged(good: &[u8], seed: u64) -> Vec<u8> {
-    let mut dice = Dice(seed);
-    let mut bytes = good.to_vec();
-    for _ in 0..=dice.below(3) {
-        // Headers are hit more often than their share.
-        let reach = if dice.below(2) == 0 { 64.min(bytes.len()) } else { bytes.len() };
-        let at = dice.below(reach);
-        match dice.below(7) {
-            0 => bytes.truncate(at),
-            1 => drop(bytes.drain(at..(at + 1 + dice.below(40)).min(bytes.len()))),
-            2 => {
-                let new: Vec<u8> = (0..=dice.below(20)).map(|_| dice.next() as u8).collect();
-                bytes.splice(at..at, new);
-            }
-            3 => {
-                let huge = [&[0xff; 4][..], &[0x7f, 0xff, 0xff, 0xff], &[0xff, 0xff, 0xff, 0x7f], &[0, 1, 0, 0], &[0xff, 0xff]];
-                for (to, &byte) in bytes[at..].iter_mut().zip(huge[dice.below(5)]) {
-                    *to = byte;
-                }
-            }
-            4 => {
-                let end = (at + dice.below(200)).min(bytes.len());
-                let again = bytes[at..end].to_vec();
-                bytes.splice(at..at, again);
-            }
-            _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << dice.below(8);
-                }
-            }
-        }
-    }
-    bytes
-}
-
-/// Reads `n` damaged copies of a file; each takes at most `bound` bytes, of the length of the copy. Gives how many could be read.
-fn survives(what: &str, n: u64, good: &[u8], read: impl Fn(&[u8]) -> bool + Sync, bound: impl Fn(usize) -> usize + Sync) -> usize {
-    assert!(read(good), "{what}: the good file");
-    let one = |seed: u64| {
-        let bytes = damaged(good, seed);
-        let (ok, most) = peak(|| read(&bytes));
-        assert!(most <= bound(bytes.len()), "{what}, seed {seed}: {most} bytes for a file of {}", bytes.len());
-        usize::from(ok)
-    };
-    (0..n).into_par_iter().map(one).sum()
-}
 
 fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -137,9 +32,9 @@ fn photo() -> image::RgbImage {
     image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([(x * 6) as u8, (y * 8) as u8, (x * y) as u8]))
 }
 
-fn encoded(format: image::ImageFormat) -> Vec<u8> {
+fn encoded(photo: &image::RgbImage, format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    photo().write_to(&mut bytes, format).unwrap();
+    photo.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -148,27 +43,69 @@ fn picture_bound(len: usize) -> usize {
     16 * allowed_pixels(len) as usize
 }
 
+/// Reads damaged copies of these files as photos, `n` of each, and looks closely at some more.
+fn pictures(n: u64, files: &[(&str, Vec<u8>)]) {
+    let path = Path::new("x");
+    for (what, good) in files {
+        let read = survives(what, n, good, |bytes| picture(path, bytes).is_ok(), picture_bound);
+        let sound = survives(what, n / 6, good, |bytes| check_bytes(path, bytes).is_ok(), picture_bound);
+        println!("{what}: {read} of {n} read, {sound} of {} sound", n / 6);
+    }
+}
+
+/// Few pixels, so that a header with more of them is most of what a reader can meet.
+fn small() -> image::RgbImage {
+    image::imageops::crop_imm(&photo(), 3, 2, 9, 7).to_image()
+}
+
 #[test]
-fn damaged_pictures_harm_nobody() {
-    let files = [
+fn damaged_jpegs_harm_nobody() {
+    let progressive = || {
+        let (mut bytes, photo) = (Vec::new(), small());
+        let mut encoder = Encoder::new(&mut bytes, 85);
+        encoder.set_progressive(true);
+        encoder.encode(photo.as_raw(), photo.width() as u16, photo.height() as u16, ColorType::Rgb).unwrap();
+        bytes
+    };
+    let small = [
+        ("small JPEG", jpeg(&small(), SamplingFactor::R_4_4_4)),
+        ("small JPEG 4:2:0", jpeg(&small(), SamplingFactor::R_4_2_0)),
+        ("small progressive JPEG", progressive()),
+    ];
+    pictures(EACH / 3 + 1, &small);
+    let large = [
         ("JPEG", jpeg(&photo(), SamplingFactor::R_4_4_4)),
         ("JPEG 4:2:0", jpeg(&photo(), SamplingFactor::R_4_2_0)),
         ("JPEG in scans", fixture("damaged/nonint420.jpg")),
         ("JPEG with fine colours", fixture("damaged/panic.jpg")),
         ("progressive JPEG", fixture("photos/progressive.jpg")),
         ("CMYK JPEG", fixture("photos/cmyk.jpg")),
-        ("PNG", encoded(image::ImageFormat::Png)),
-        ("palette PNG", fixture("photos/palette.png")),
-        ("WebP", encoded(image::ImageFormat::WebP)),
-        ("BMP", encoded(image::ImageFormat::Bmp)),
-        ("PNM", encoded(image::ImageFormat::Pnm)),
     ];
-    let path = Path::new("x");
-    for (what, good) in files {
-        let read = survives(what, 3000, &good, |bytes| picture(path, bytes).is_ok(), picture_bound);
-        let sound = survives(what, 500, &good, |bytes| check_bytes(path, bytes).is_ok(), picture_bound);
-        println!("{what}: {read} of 3000 read, {sound} of 500 sound");
-    }
+    pictures(3000, &large);
+}
+
+#[test]
+fn damaged_pngs_harm_nobody() {
+    pictures(EACH, &[("small PNG", encoded(&small(), image::ImageFormat::Png))]);
+    pictures(3000, &[("PNG", encoded(&photo(), image::ImageFormat::Png)), ("palette PNG", fixture("photos/palette.png"))]);
+}
+
+#[test]
+fn damaged_webps_harm_nobody() {
+    pictures(EACH, &[("small WebP", encoded(&small(), image::ImageFormat::WebP))]);
+    pictures(3000, &[("WebP", encoded(&photo(), image::ImageFormat::WebP))]);
+}
+
+#[test]
+fn damaged_bmps_harm_nobody() {
+    pictures(EACH, &[("small BMP", encoded(&small(), image::ImageFormat::Bmp))]);
+    pictures(3000, &[("BMP", encoded(&photo(), image::ImageFormat::Bmp))]);
+}
+
+#[test]
+fn damaged_pnms_harm_nobody() {
+    pictures(EACH, &[("small PNM", encoded(&small(), image::ImageFormat::Pnm))]);
+    pictures(3000, &[("PNM", encoded(&photo(), image::ImageFormat::Pnm))]);
 }
 
 /// docs/data.md: four times the length, and 128 KiB.
@@ -176,41 +113,65 @@ fn values_bound(len: usize) -> usize {
     4 * len + (1 << 17)
 }
 
+/// Deflate unpacks a byte to at most 1032.
+fn zipped_bound(len: usize) -> usize {
+    1100 * len + (1 << 18)
+}
+
 #[test]
-fn damaged_images_in_memory_harm_nobody() {
+fn damaged_idx_files_harm_nobody() {
     let images = [&[0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 8][..], &[7; 576]].concat();
     let labels = [&[0, 0, 8, 1, 0, 0, 0, 9][..], &[3; 9]].concat();
-    let records: Vec<u8> = (0..4 * 3074).map(|i| if i % 3074 < 2 { 5 } else { i as u8 }).collect();
     let path = Path::new("x");
-    let zipped_bound = |len: usize| 1100 * len + (1 << 18); // deflate unpacks a byte to at most 1032
-    survives("IDX", 15_000, &images, |bytes| idx::images(path, bytes).is_ok(), values_bound);
-    survives("IDX labels", 10_000, &labels, |bytes| idx::labels(path, bytes, 10).is_ok(), |len| 10 * len + (1 << 17));
-    survives("IDX.gz", 10_000, &gz(&images), |bytes| idx::images(path, bytes).is_ok(), zipped_bound);
+    survives("IDX", EACH, &images, |bytes| idx::images(path, bytes).is_ok(), values_bound);
+    survives("IDX labels", EACH, &labels, |bytes| idx::labels(path, bytes, 10).is_ok(), |len| 10 * len + (1 << 17));
+    survives("IDX.gz", EACH, &gz(&images), |bytes| idx::images(path, bytes).is_ok(), zipped_bound);
+}
+
+/// So many records of CIFAR-100.
+fn records(n: usize) -> Vec<u8> {
+    (0..n * 3074).map(|i| if i % 3074 < 2 { 5 } else { i as u8 }).collect()
+}
+
+#[test]
+fn damaged_records_harm_nobody() {
+    let path = Path::new("x");
     let append = |bytes: &[u8], length: u64| {
         let mut split = cifar::empty_split();
         cifar::append_records(path, length, bytes, &cifar::CIFAR100, &mut split).is_ok()
     };
     // Room is taken for 1024 records at a time.
     let records_bound = |len: usize| 2 * len + 1024 * 3100 + (1 << 16);
-    survives("CIFAR", 5_000, &records, |bytes| append(bytes, bytes.len() as u64), records_bound);
-    let ((), most) = peak(|| assert!(!append(&records, 3074 * 300_000)));
-    assert!(most < records_bound(records.len()), "{most} bytes on a promise");
+    survives("CIFAR", EACH, &records(1), |bytes| append(bytes, bytes.len() as u64), records_bound);
+    survives("four of CIFAR", 5_000, &records(4), |bytes| append(bytes, bytes.len() as u64), records_bound);
+    let ((), most) = peak(|| assert!(!append(&records(4), 3074 * 300_000)));
+    assert!(most < records_bound(4 * 3074), "{most} bytes on a promise");
+}
 
+fn archive(train: &[u8]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("train.bin", &records[..]), ("test.bin", &records[..3074])] {
+    for (name, bytes) in [("train.bin", train), ("test.bin", &train[..3074])] {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         archive.append_data(&mut header, format!("cifar-100-binary/{name}"), bytes).unwrap();
     }
-    let archive = archive.into_inner().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let from_disk = |bytes: &[u8]| {
-        let path = folder.path().join(format!("{:?}", std::thread::current().id()).replace(['(', ')'], "_"));
-        std::fs::write(&path, bytes).unwrap();
-        load("cifar100", Some(&path)).is_ok()
-    };
-    survives("CIFAR.tar", 5_000, &archive, from_disk, |len| 4 * len + 3 * 1024 * 3100);
-    survives("CIFAR.tar.gz", 5_000, &gz(&archive), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
+    archive.into_inner().unwrap()
+}
+
+#[test]
+fn damaged_archives_harm_nobody() {
+    let folder = scratch();
+    let from_disk = |bytes: &[u8]| load("cifar100", Some(&on_disk(&folder, bytes))).is_ok();
+    survives("CIFAR.tar", EACH, &archive(&records(1)), from_disk, |len| 4 * len + 3 * 1024 * 3100);
+    survives("larger CIFAR.tar", 5_000, &archive(&records(4)), from_disk, |len| 4 * len + 3 * 1024 * 3100);
+}
+
+#[test]
+fn damaged_gzip_streams_harm_nobody() {
+    let folder = scratch();
+    let from_disk = |bytes: &[u8]| load("cifar100", Some(&on_disk(&folder, bytes))).is_ok();
+    survives("CIFAR.tar.gz", EACH, &gz(&archive(&records(1))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
+    survives("larger CIFAR.tar.gz", 5_000, &gz(&archive(&records(4))), from_disk, |len| 1100 * len + 3 * 1024 * 3100);
 }
 
 /// A packet of AEDAT 4.0 with `n` events, unpacked.
@@ -254,20 +215,36 @@ fn recording_bound(len: usize) -> usize {
     4 * (64 * len).max(1 << 20) + (32 << 20)
 }
 
-#[test]
-fn damaged_recordings_harm_nobody() {
-    let path = Path::new("x");
-    let read = |bytes: &[u8]| recording(path, bytes).is_ok();
-    let pack = |pack: fn(&[u8]) -> Vec<u8>| [pack(&packet(b"IMUS", 5)), pack(&packet(b"EVTS", 40)), pack(&packet(b"EVTS", 3))];
-    let files = [
-        ("AEDAT 2.0", aedat2(&events(60, 1))),
-        ("AEDAT 4.0", aedat4(0, &pack(<[u8]>::to_vec))),
-        ("AEDAT 4.0, LZ4", aedat4(1, &pack(lz4))),
-        ("AEDAT 4.0, ZSTD", aedat4(3, &pack(zstd))),
-    ];
-    for (what, good) in files {
-        println!("{what}: {} of 10000 read", survives(what, 10_000, &good, read, recording_bound));
+/// Reads damaged copies of a recording: many of few events, and some of many.
+fn recordings(what: &str, file: impl Fn(usize) -> Vec<u8>) {
+    let read = |bytes: &[u8]| recording(Path::new("x"), bytes).is_ok();
+    for (n, events) in [(EACH, 12), (10_000, 40)] {
+        println!("{what}: {} of {n} read", survives(what, n, &file(events), read, recording_bound));
     }
+}
+
+fn packets(n: usize, pack: fn(&[u8]) -> Vec<u8>) -> [Vec<u8>; 3] {
+    [pack(&packet(b"IMUS", 5)), pack(&packet(b"EVTS", n)), pack(&packet(b"EVTS", 3))]
+}
+
+#[test]
+fn damaged_recordings_of_aedat_2_harm_nobody() {
+    recordings("AEDAT 2.0", |n| aedat2(&events(n + 20, 1)));
+}
+
+#[test]
+fn damaged_recordings_of_aedat_4_harm_nobody() {
+    recordings("AEDAT 4.0", |n| aedat4(0, &packets(n, <[u8]>::to_vec)));
+}
+
+#[test]
+fn damaged_recordings_in_lz4_harm_nobody() {
+    recordings("AEDAT 4.0, LZ4", |n| aedat4(1, &packets(n, lz4)));
+}
+
+#[test]
+fn damaged_recordings_in_zstd_harm_nobody() {
+    recordings("AEDAT 4.0, ZSTD", |n| aedat4(3, &packets(n, zstd)));
 }
 
 #[test]

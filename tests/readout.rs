@@ -10,9 +10,9 @@ mod small_networks;
 
 use std::path::Path;
 
-use command::dsr;
-use dsr::network::{Input, Mode, Network, Readout, preact_resnet, vgg};
-use small_networks::{IF, LIF};
+use command::{dsr, ok};
+use dsr::network::{Input, Mode, Network, Readout, preact_resnet};
+use small_networks::{IF, LIF, Small};
 use tempfile::tempdir;
 
 /// Copies what two networks share by name.
@@ -31,17 +31,18 @@ fn copy_parameters(from: &Network, to: &mut Network) {
 /// VGG has no neurons behind its last pool, so the mean currents are those that its output neurons get.
 #[test]
 fn logits_are_the_currents_of_output_neurons() {
+    let all = small_networks::all();
     for neuron in [IF, LIF] {
-        let build = || vgg([32, 32, 2], 10, &[&[4], &[5], &[6, 7], &[8], &[33]], 0.0, 0.3).unwrap();
-        let mut spiking = build().finish(neuron, 4, 0.01, 3).unwrap();
-        let mut current = build().read_current().unwrap().finish(neuron, 4, 0.01, 3).unwrap();
+        let of = |name: &str| Small { neuron, ..*all.iter().find(|small| small.name == name).unwrap() };
+        let (small, mut spiking) = (of("vgg"), of("vgg").network());
+        let mut current = of("vgg, readout by current").network();
         copy_parameters(&spiking, &mut current);
-        let data = seeded::values(9, 3 * 4 * 2048, -1.0..2.0);
-        let input = Input { data: &data, batch: 3, frames: 4 };
-        spiking.forward(&input, Mode::Eval, |_| false).unwrap();
-        let logits = current.forward(&input, Mode::Eval, |_| false).unwrap().logits;
-        assert!(logits.iter().any(|&logit| logit < 0.0) && logits == spiking.output_currents(3).unwrap());
-        assert_eq!(logits, current.output_currents(3).unwrap());
+        let data = small.data();
+        spiking.forward(&data.input(), Mode::Eval, |_| false).unwrap();
+        let logits = current.forward(&data.input(), Mode::Eval, |_| false).unwrap().logits;
+        assert!(logits.iter().any(|&logit| logit < 0.0) && logits.iter().any(|&logit| logit > 0.0), "{neuron:?}: {logits:?}");
+        assert_eq!(logits, spiking.output_currents(data.size).unwrap());
+        assert_eq!(logits, current.output_currents(data.size).unwrap());
     }
 }
 
@@ -88,12 +89,6 @@ fn logits_after_each_step_are_those_of_shorter_runs() {
 
 const TINY: &str = "-d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 -b 64 --device cpu --quiet";
 
-fn ok(folder: &Path, line: &str) -> String {
-    let output = dsr(folder, line);
-    assert_eq!(output.status.code(), Some(0), "dsr {line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
 fn refused(folder: &Path, line: &str, words: &[&str]) {
     let output = dsr(folder, line);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -108,7 +103,7 @@ fn a_run_keeps_its_readout() {
     let folder = folder.path();
     for neuron in ["if", "lif"] {
         ok(folder, &format!("train {TINY} --neuron {neuron} --readout current --out {neuron}"));
-        let table = ok(folder, &format!("eval --checkpoint {neuron} -T 1,2,4 --rates --per-class --device cpu"));
+        let (table, _) = ok(folder, &format!("eval --checkpoint {neuron} -T 1,2,4 --rates --per-class --device cpu"));
         assert!(table.contains("top-1"), "{table}");
         let settings = std::fs::read_to_string(folder.join(neuron).join("config.toml")).unwrap();
         assert!(settings.contains("readout = \"current\""), "{settings}");
@@ -117,8 +112,9 @@ fn a_run_keeps_its_readout() {
         ok(folder, &format!("export --checkpoint {neuron} --out {neuron}.safetensors"));
     }
     // The first t steps of a run are a run with T = t, in accuracy, too.
-    let by_step: serde_json::Value = serde_json::from_str(&ok(folder, "bench decision --checkpoint if -T 4 --device cpu -o json")).unwrap();
-    let evaluated: serde_json::Value = serde_json::from_str(&ok(folder, "eval --checkpoint if -T 1,2,4 --device cpu -o json")).unwrap();
+    let by_step: serde_json::Value =
+        serde_json::from_str(&ok(folder, "bench decision --checkpoint if -T 4 --device cpu -o json").0).unwrap();
+    let evaluated: serde_json::Value = serde_json::from_str(&ok(folder, "eval --checkpoint if -T 1,2,4 --device cpu -o json").0).unwrap();
     let top1 = |row: usize| evaluated["results"][row]["top1"].as_f64().unwrap();
     let text = by_step.to_string();
     for row in 0..3 {

@@ -81,7 +81,8 @@ fn recordings_are_trained_on_and_measured() {
     assert_eq!(alone["results"][0]["loss"], result["results"][1]["loss"]);
     // The other split, with its name; the recordings 0 of each class.
     let (stdout, _) = ok(root, "eval --checkpoint first --event-split spikingjelly");
-    assert!(stdout.contains("on dvs-cifar10 (split spikingjelly), 10 test images"), "{stdout}");
+    let in_one_line = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(in_one_line.contains("on dvs-cifar10 (split spikingjelly), 10 test images"), "{stdout}");
     fails(root, "train --resume auto --out first --event-frames time", 2, &["event-frames", "\"number\"", "\"time\""]);
 }
 
@@ -234,7 +235,7 @@ fn frames_are_made_before_training() {
     let root = folder.path();
     let (stdout, stderr) = ok(root, &format!("data convert {EVENTS} -T 3 --cache-dir made"));
     let path = "made/dvs-cifar10-t3-number-dsr-16.frames";
-    assert_eq!(stdout, format!("dvs-cifar10: 30 + 10 recordings, each as 3 frames of 16x16: {path} (0.2 MB)\n"));
+    assert_eq!(stdout, format!("dvs-cifar10: 30 + 10 recordings, each as 3 frames of 16x16:\n  {path} (0.2 MB)\n"));
     assert!(stderr.contains("making frames of 40 recordings"), "{stderr}");
     let again = json(&ok(root, &format!("data convert {EVENTS} -T 3 --cache-dir made -o json")).0);
     let bytes = root.join(path).metadata().unwrap().len();
@@ -246,6 +247,33 @@ fn frames_are_made_before_training() {
     assert_eq!(stdout, "imagenet: 12 + 6 images; they are decoded while training\n");
     let (stdout, _) = ok(root, "data convert -d digits-8x8");
     assert_eq!(stdout, "digits-8x8: 1437 + 360 images; there is nothing to convert\n");
+}
+
+/// Every file counts, and the last one is told by the result.
+#[test]
+fn conversion_and_verification_write_lines_of_progress() {
+    let folder = sets();
+    let root = folder.path();
+    let lines = |line: &str, start: &str| -> Vec<String> {
+        let (_, stderr) = ok(root, line);
+        stderr.lines().filter(|line| line.starts_with(start)).map(String::from).collect()
+    };
+    // Four recordings for each thread at once.
+    let converted = lines(&format!("data convert {EVENTS} -T 2 --cache-dir one --threads 1 --progress-every 0"), "converted, file ");
+    assert_eq!(converted.len(), 9, "{converted:?}");
+    for (line, done) in converted.iter().zip((4..).step_by(4)) {
+        assert!(line.starts_with(&format!("converted, file {done}/40")) && line.chars().count() <= 80, "{line}");
+    }
+    assert!(converted[1..].iter().all(|line| line.ends_with(" left")), "{converted:?}");
+    let verified = lines(&format!("data info {PHOTOS} --progress-every 0"), "read, file ");
+    assert!(verified.is_empty(), "{verified:?}");
+    for quiet in ["", "-q --progress-every 0"] {
+        let line = format!("data convert {EVENTS} -T 2 --cache-dir two{} {quiet}", quiet.len());
+        assert!(lines(&line, "converted, file ").is_empty(), "not before a minute has gone, and not with -q");
+    }
+    let (_, _, stderr) = dsr(root, &format!("data verify {PHOTOS} --threads 1 --progress-every 0"));
+    let read: Vec<&str> = stderr.lines().filter(|line| line.starts_with("read, file ")).collect();
+    assert!(read.len() == 17 && read[0].starts_with("read, file 1/18") && read[16].starts_with("read, file 17/18"), "{stderr}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 use toml::Table;
 
+use crate::data::hold_out;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
 use crate::evaluation::calibrate::{self, Calibrated, Origin};
@@ -21,7 +22,7 @@ use super::numbers::count;
 use super::progress::Progress;
 use super::records::Records;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, dataset, outputs, say};
+use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
 
 /// Batches of the training split: more than any has.
 const MAX_BATCHES: usize = 1_000_000_000;
@@ -61,7 +62,7 @@ pub struct CalibrateArgs {
 }
 
 /// Settings of an ANN that its spiking network shares: what it reads and how large it is.
-const SHARED: [&str; 15] = [
+const SHARED: [&str; 16] = [
     "dataset",
     "data_dir",
     "cache_dir",
@@ -76,6 +77,7 @@ const SHARED: [&str; 15] = [
     "model",
     "widths",
     "blocks",
+    "readout",
     "seed",
 ];
 
@@ -88,13 +90,19 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
         return Err(Error::config("quantile", format!("{} is not in 0 < quantile ≤ 1", args.quantile)).into());
     }
     let path = settings::checkpoint_file(&args.checkpoint);
-    let (ann_config, config) = configs(global, &args, &path)?;
+    let (ann_config, config, held) = configs(global, &args, &path)?;
     let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
-    outputs::check_run("out", &out)?;
+    outputs::check_network("out", &out, "calibrate", checkpoint::is_calibrated)?;
     super::use_threads(ann_config.threads)?;
     global.tell_settings(&config)?;
     let device = global.open_device()?;
-    let dataset = Arc::new(dataset::ready(global, &ann_config)?);
+    let mut dataset = dataset::ready(global, &ann_config)?;
+    let mut held_out = 0;
+    if let Some((share, seed)) = held {
+        let (rest, validation) = hold_out(dataset, share, seed)?;
+        (dataset, held_out) = (rest, validation.test.len());
+    }
+    let dataset = Arc::new(dataset);
     let batch = ann_config.batch.min(dataset.train.len());
     ann_config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [batch, dataset.frames], &device)?;
     let mut ann = ann_config.network(dataset.shape, dataset.classes.len())?;
@@ -114,28 +122,26 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let layers = calibrate::set_thresholds(&mut network, &sketches, args.quantile);
     let progress = checkpoint::Progress { seed: config.seed, ..checkpoint::Progress::default() };
     let (config_toml, data) = (config.without_machine().to_toml()?, dataset.card());
-    let about = About { config_toml: &config_toml, data: Some(&data), is_first: false };
+    let about = About { config_toml: &config_toml, data: Some(&data), is_calibrated: true, ..About::default() };
     checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, about)?;
     if !global.quiet {
         notes(&layers).iter().for_each(|note| complain(note));
     }
-    let shown = Shown { args: &args, ann: &path, out: &out, config: &config, images, layers: &layers };
+    let shown = Shown { args: &args, ann: &path, out: &out, config: &config, images, held_out, layers: &layers };
     match global.output {
         Output::Json => say(&shown.json()?.to_string()),
-        Output::Text => say(shown.text()?.trim_end()),
+        Output::Text => say_lines(&shown.text()?),
         output => say(shown.records().shown(output)?.trim_end()),
     }
     Ok(DONE)
 }
 
-/// The settings of the ANN and of the spiking network.
-fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config, Config)> {
-    if let Some(text) = checkpoint::config(path)? {
-        let trained = recipes::trained(path, &text)?;
-        if trained.neuron != NeuronKind::Relu {
-            let problem = format!("holds a network of {} neurons: give an ANN, from dsr train --neuron relu", trained.neuron.name());
-            return Err(Error::file(path, problem));
-        }
+/// The settings of the ANN and of the spiking network; share and seed of what the run of the ANN held out for validation.
+fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config, Config, Option<(f64, u64)>)> {
+    let trained = checkpoint::config(path)?.map(|text| recipes::trained(path, &text)).transpose()?;
+    if let Some(trained) = trained.as_ref().filter(|trained| trained.neuron != NeuronKind::Relu) {
+        let problem = format!("holds a network of {} neurons: give an ANN, from dsr train --neuron relu", trained.neuron.name());
+        return Err(Error::file(path, problem));
     }
     let mut flags = settings::table(&args.network)?;
     let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -157,7 +163,10 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     if config.neuron == NeuronKind::Relu {
         return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));
     }
-    Ok((ann, config))
+    // Of another data set nothing was held out.
+    let run = trained.as_ref().unwrap_or(&ann);
+    let held = run.val_share.filter(|_| run.dataset == ann.dataset).map(|share| (share, run.seed));
+    Ok((ann, config, held))
 }
 
 /// What is unusual about a layer, a line each.
@@ -188,6 +197,8 @@ struct Shown<'a> {
     out: &'a Path,
     config: &'a Config,
     images: usize,
+    /// Images that the run of the ANN held out for validation.
+    held_out: usize,
     layers: &'a [Calibrated],
 }
 
@@ -202,6 +213,7 @@ impl Shown<'_> {
             "quantile": self.args.quantile,
             "relative_error": RELATIVE_ERROR,
             "images": self.images,
+            "held_out": self.held_out,
             "layers": self.layers,
         }))
     }
@@ -210,7 +222,7 @@ impl Shown<'_> {
     fn records(&self) -> Records {
         let (config, machine) = (self.config, machine());
         let heads = ["layer", "threshold", "from", "quantile", "max", "zeros"];
-        let tail = ["ann", "checkpoint", "share", "relative_error", "images", "model", "dataset", "neuron", "delta_t", "seed"];
+        let tail = ["ann", "checkpoint", "share", "relative_error", "images", "held_out", "model", "dataset", "neuron", "delta_t", "seed"];
         let build = ["version", "commit", "build", "cpu"];
         let mut records = Records::new(heads.iter().chain(&tail).chain(&build));
         let shared = [
@@ -219,6 +231,7 @@ impl Shown<'_> {
             self.args.quantile.to_string(),
             RELATIVE_ERROR.to_string(),
             self.images.to_string(),
+            self.held_out.to_string(),
             config.model_name(),
             config.dataset.clone(),
             config.neuron.name().into(),
@@ -242,6 +255,9 @@ impl Shown<'_> {
         let (config, machine) = (self.config, machine());
         let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
         writeln!(out, "{}: {} on {} training images of {}", self.ann.display(), config.model_name(), self.images, config.dataset)?;
+        if self.held_out > 0 {
+            writeln!(out, "without the {} images that the run of the ANN held out for validation", self.held_out)?;
+        }
         writeln!(out, "dsr {} ({}{commit}), {}, seed {}", machine.version, machine.build, machine.cpu, config.seed)?;
         let quantile = format!("{} %", 100.0 * self.args.quantile);
         writeln!(out, "{:18} {:>11} {:>11} {:>11} {:>8}  from", "layer", "threshold", quantile, "max", "zeros %")?;

@@ -12,11 +12,11 @@ use crate::device::{Device, kernels};
 
 use super::info::{built, described, listed};
 use super::records::Records;
-use super::{DONE, Global, Output, Unused, say, settings, use_threads};
+use super::{DONE, Global, Output, Unused, say, say_lines, settings, use_threads};
 
 /// Compares a device with the CPU: every op, whole networks, training steps.
 ///
-/// One line each, with what is compared and the share of the tolerance that was used; the first fault ends it, with exit code 1. Run it
+/// One line each, below its op and what is compared, with the share of the tolerance that was used; the first fault ends it, with exit code 1. Run it
 /// first on a new GPU. With --device cpu each instruction set of the processor is compared with plain Rust.
 #[derive(Args)]
 pub struct CheckArgs {
@@ -37,16 +37,21 @@ pub fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<u8> {
     let report = Report { about: machine(), gpu: gpu(&device)?, seed, size: args.size, checks: check::checks(&device, args.size), device };
     let is_text = global.output == Output::Text;
     if is_text {
-        report.headlines().iter().for_each(|line| say(line));
+        say_lines(&report.headlines().join("\n"));
     }
     let begin = Instant::now();
-    let (mut rows, mut problem) = (Vec::new(), None);
+    let (mut rows, mut problem, mut heading) = (Vec::new(), None, String::new());
     for check in &report.checks {
         let begin = Instant::now();
         let result = check.run(report.seed);
         let outcome = result.as_ref().ok().filter(|outcome| outcome.fault.is_none());
         if is_text {
-            say(&report.line(check, outcome));
+            let own = format!("{}, {}", check.op, check.compared);
+            if own != heading {
+                say_lines(&own);
+                heading = own;
+            }
+            say_lines(&report.line(check, outcome));
         }
         rows.push(row(check, &result, begin.elapsed().as_secs_f64()));
         if outcome.is_none() {
@@ -58,7 +63,7 @@ pub fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<u8> {
     }
     let seconds = begin.elapsed().as_secs_f64();
     match (problem, is_text) {
-        (None, true) => say(&report.verdict(seconds)),
+        (None, true) => say_lines(&report.verdict(seconds)),
         (None, false) => report.print(global.output, rows, seconds)?,
         (Some(problem), true) => anyhow::bail!(problem),
         (Some(problem), false) => {
@@ -87,7 +92,7 @@ fn gpu(device: &Device) -> crate::error::Result<Option<(usize, Listed, String)>>
 }
 
 impl Report {
-    /// The build, the device, and the names of the columns.
+    /// The build, the device, and what the lines are.
     fn headlines(&self) -> [String; 4] {
         let Machine { version, commit, build, target, cpu, isa, threads, .. } = &self.about;
         let commit = commit.map_or(String::new(), |commit| format!(", commit {commit}"));
@@ -102,15 +107,8 @@ impl Report {
             format!("dsr {version} ({build}, {target}{commit}){build_of_kernels}"),
             device,
             format!("compared on: {cpu}; seed {}, {} checks", self.seed, self.checks.len()),
-            self.columns("op", "shape", "compared", "used", ""),
+            "op, what is compared; below it: shape, share of the tolerance that was used".into(),
         ]
-    }
-
-    fn columns(&self, op: &str, shape: &str, compared: &str, used: &str, state: &str) -> String {
-        let width = |text: fn(&Check) -> usize| self.checks.iter().map(text).max().unwrap_or(0);
-        let (op_width, shape_width) = (width(|check| check.op.len()), width(|check| check.shape.len()));
-        let compared_width = width(|check| check.compared.to_string().len()).max("compared".len());
-        format!("{op:op_width$}  {shape:shape_width$}  {compared:compared_width$}  {used:>5}  {state}").trim_end().into()
     }
 
     /// One check; without an outcome it is a fault.
@@ -121,7 +119,8 @@ impl Report {
             Some(used) if used < 0.001 => format!("{used:.0e}"),
             Some(used) => format!("{used:.3}"),
         };
-        self.columns(check.op, &check.shape, &check.compared.to_string(), &used, if outcome.is_some() { "ok" } else { "FAULT" })
+        let width = self.checks.iter().map(|check| check.shape.len()).max().unwrap_or(0);
+        format!("  {:width$}  {used:>5}  {}", check.shape, if outcome.is_some() { "ok" } else { "FAULT" })
     }
 
     fn verdict(&self, seconds: f64) -> String {
@@ -129,7 +128,7 @@ impl Report {
         match (&self.gpu, count) {
             (Some(_), _) => format!("{count} checks passed in {seconds:.1} s: {} may be used", self.device),
             (None, 0) => "nothing to compare: this processor has no instruction set beside plain Rust".into(),
-            (None, _) => format!("{count} checks passed in {seconds:.1} s: the CPU has the same bits on each of its instruction sets"),
+            (None, _) => format!("{count} checks passed in {seconds:.1} s: the same bits on each instruction set of the CPU"),
         }
     }
 

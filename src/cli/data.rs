@@ -8,13 +8,13 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::atomic_file;
-use crate::data::{self, Dataset, Part, SplitSummary, Stream, Summary, Told};
+use crate::data::{self, Dataset, Part, PublishedFile, SplitSummary, Stream, Summary, Told};
 use crate::settings::Config;
 
 use super::numbers::count;
 use super::records::Records;
 use super::settings::{self, ReadingFlags};
-use super::{Global, Output, Unused, dataset, outputs, use_threads};
+use super::{Global, Output, Unused, complain, dataset, outputs, use_threads};
 
 /// Images of each class on a sheet.
 const MAX_PER_CLASS: usize = 10_000;
@@ -30,7 +30,7 @@ pub struct DataArgs {
 enum Command {
     /// Prints sizes, images of each class, mean and standard deviation, checksums.
     Info(Which),
-    /// Checks counts and, for the sets that are built in, checksums; reads every file of the others. Exit code 1 if something differs.
+    /// Checks counts and checksums, and reads every file; exit code 1 if it is not the published set. Says which files are not as published.
     Verify(Which),
     /// Writes a contact sheet (PNG): a row a class, with the first images of each.
     Sheet {
@@ -85,11 +85,14 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let summary = data::summarize(&dataset);
             match output {
                 Output::Json => print(&serde_json::to_string(&summary)?),
-                Output::Text => print(&text(&dataset, &summary)),
+                Output::Text => print_lines(&text(&dataset, &summary)),
                 Output::Csv | Output::Md => print(&classes(&summary).shown(output)?),
             }
         }
-        Command::Verify(_) => verify(global, &dataset::open(&config)?),
+        Command::Verify(_) => {
+            let dataset = dataset::open(&config)?;
+            verify(global, &dataset, &data::published_files(&config.dataset, config.data_dir.as_deref())?)
+        }
         Command::Sheet { split, per_class, out, .. } => {
             let dataset = dataset::open(&config)?;
             let part = if *split == Part::Train { "train" } else { "test" };
@@ -108,7 +111,11 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
     }
 }
 
-fn verify(global: &Global, dataset: &Dataset) -> anyhow::Result<()> {
+fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow::Result<()> {
+    let others = files.iter().filter(|file| !file.is_same() && !global.quiet);
+    others.for_each(|PublishedFile { file, md5, published }| {
+        complain(&format!("note: {file}: not the published file (md5 {md5}, published {published}): packed anew, or changed"));
+    });
     let summary = data::summarize(dataset);
     let problems = data::problems(&summary)?;
     let unreadable: Vec<String> = match &dataset.stream {
@@ -126,7 +133,10 @@ fn verify(global: &Global, dataset: &Dataset) -> anyhow::Result<()> {
     let ok = problems.is_empty() && unreadable.is_empty();
     let (train, test) = (&summary.train, &summary.test);
     if global.output == Output::Json {
-        print(&serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "summary": summary }).to_string())?;
+        print(
+            &serde_json::json!({ "ok": ok, "problems": problems, "unreadable": unreadable, "files": files, "summary": summary })
+                .to_string(),
+        )?;
     } else if global.output != Output::Text {
         let checksum = |split: &SplitSummary| split.crc32c.map(|crc32c| format!("{crc32c:08x}"));
         let row = serde_json::json!({
@@ -138,6 +148,8 @@ fn verify(global: &Global, dataset: &Dataset) -> anyhow::Result<()> {
             "test": test.images,
             "train_crc32c": checksum(train),
             "test_crc32c": checksum(test),
+            "files": files.len(),
+            "files_as_published": files.iter().filter(|file| file.is_same()).count(),
         });
         print(&Records::of_objects(&[row]).shown(global.output)?)?;
     } else if ok {
@@ -145,7 +157,13 @@ fn verify(global: &Global, dataset: &Dataset) -> anyhow::Result<()> {
             (Some(train), Some(test)) => format!("crc32c {train:08x} {test:08x}"),
             _ => "every file was read".into(),
         };
-        print(&format!("{}: ok, {} + {} images, {checked}\n", summary.dataset, train.images, test.images))?;
+        let as_published = match (files.len(), files.iter().filter(|file| file.is_same()).count()) {
+            (0, _) => String::new(),
+            (1, 1) => "\nits file is as published (md5)".into(),
+            (all, same) if all == same => format!("\nits {all} files are as published (md5)"),
+            (all, same) => format!("\n{same} of {all} files as published (md5)"),
+        };
+        print_lines(&format!("{}: ok, {} + {} images, {checked}{as_published}\n", summary.dataset, train.images, test.images))?;
     } else {
         unreadable.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     }
@@ -219,7 +237,7 @@ fn classes(summary: &Summary) -> Records {
 /// A result that is one line of text.
 fn print_object(output: Output, object: &serde_json::Value, text: &str) -> anyhow::Result<()> {
     match output {
-        Output::Text => print(text),
+        Output::Text => print_lines(text),
         Output::Json => print(&object.to_string()),
         Output::Csv | Output::Md => print(&Records::of_objects(std::slice::from_ref(object)).shown(output)?),
     }
@@ -270,5 +288,11 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
 
 fn print(text: &str) -> anyhow::Result<()> {
     super::say(text.trim_end());
+    Ok(())
+}
+
+/// The same for people.
+fn print_lines(text: &str) -> anyhow::Result<()> {
+    super::say_lines(text);
     Ok(())
 }

@@ -6,6 +6,7 @@ use crate::regular_file;
 use crate::settings::Config;
 
 use super::progress::Progress;
+use super::tables::fitted;
 use super::{Global, complain};
 
 /// Opens the data set that `config` names; of a streamed set only the names of the files are read.
@@ -36,7 +37,9 @@ pub fn with_progress<T>(global: &Global, work: impl FnOnce(data::Listener) -> T)
     let progress = Progress::new(global, 0);
     work(&|told: Told| match told {
         Told::Note(_) if global.quiet => {}
-        Told::Note(text) => progress.suspend(|| complain(text)),
+        // A note is one line, however long.
+        Told::Note(text) if text.starts_with("note: ") => progress.suspend(|| complain(text)),
+        Told::Note(text) => progress.suspend(|| complain(&fitted(text))),
         Told::Done { what, done, total } => progress.at(&format!("{what}, file"), done, total, ""),
     })
 }

@@ -25,7 +25,7 @@ use crate::training::run_folder::BEST;
 use super::confusion;
 use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, Unused, complain, dataset, outputs, say};
+use super::{DONE, Global, Output, Unused, complain, dataset, outputs, say, say_lines};
 
 /// Measures a trained network on the test split.
 ///
@@ -64,6 +64,13 @@ pub struct EvalArgs {
     predictions: Option<PathBuf>,
 }
 
+/// Flags that are refused here whatever the network is.
+pub const REFUSED: [&str; 4] = {
+    let [vth, pooled, logits] = settings::THRESHOLDS;
+    [vth, pooled, logits, CROP[0]]
+};
+const CROP: [&str; 1] = ["crop_scale"];
+
 /// What one number of time steps gave.
 struct Measured {
     time_steps: usize,
@@ -92,7 +99,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         flags.insert("batch".into(), i64::try_from(batch).unwrap_or(i64::MAX).into());
     }
     let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
-    settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
+    settings::refuse_untrained(&network_flags, &config, &CROP)?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();
     if steps.is_empty() {
@@ -144,7 +151,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
     match global.output {
         Output::Json => say(&shown.json(&results)?.to_string()),
-        Output::Text => say(shown.text(&results)?.trim_end()),
+        Output::Text => say_lines(&shown.text(&results)?),
         output => say(shown.records(&results).shown(output)?.trim_end()),
     }
     Ok(DONE)

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::settings::NeuronKind;
 use crate::training::checkpoint::{self, About};
 
-use super::{DONE, Global, Output, Unused, say, settings};
+use super::{DONE, Global, Output, Unused, outputs, say, say_lines, settings};
 
 /// Writes a network for other programs, as PyTorch's state_dict in safetensors, with the numbers that were measured.
 ///
@@ -39,9 +39,10 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
     if checkpoint::progress(&out).is_ok() {
         return Err(Error::file(out, "is a checkpoint: choose another --out").into());
     }
+    outputs::check_network("out", &out, "export", checkpoint::is_exported)?;
     let (config, card, network) = checkpoint::open(&path)?;
     let config_toml = config.to_toml()?;
-    checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card), is_first: false })?;
+    checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card), ..About::default() })?;
     let shown = out.display().to_string();
     match global.output {
         Output::Json => {
@@ -54,7 +55,7 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
                     format!("rounded to {} bits, {} neurons, T = {}", config.weight_bits, kind.name().to_uppercase(), config.time_steps)
                 }
             };
-            say(&format!("wrote {shown}: weights {weights}, batch norms {}", if args.fold_norms { "folded" } else { "kept" }));
+            say_lines(&format!("wrote {shown}: weights {weights}, batch norms {}", if args.fold_norms { "folded" } else { "kept" }));
         }
     }
     Ok(DONE)

@@ -18,7 +18,8 @@ use crate::error::Result;
 use crate::settings::{models, recipes};
 
 use super::records::Records;
-use super::{DONE, Global, Output, Unused, Wanted, say};
+use super::tables::{LINE, Table};
+use super::{DONE, Global, Output, Unused, Wanted, say, say_lines};
 
 /// Shows build and hardware information.
 #[derive(Args)]
@@ -42,7 +43,7 @@ pub fn run(global: &Global, args: &InfoArgs) -> anyhow::Result<u8> {
     }
     match (args.kernels, global.output) {
         (true, Output::Json) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
-        (true, Output::Text) => kernel_table().iter().for_each(|line| say(line)),
+        (true, Output::Text) => say_lines(&kernel_table()?),
         (true, output) => say(Records::of_objects(&kernel_rows()).shown(output)?.trim_end()),
         (false, output) => machine(global, args.peaks, output)?,
     }
@@ -135,7 +136,7 @@ fn machine(global: &Global, peaks: bool, output: Output) -> anyhow::Result<()> {
         rows.extend(measured.rows());
     }
     if output == Output::Text {
-        rows.iter().for_each(|(name, value)| say(&format!("{name:16} {value}")));
+        rows.iter().for_each(|(name, value)| say(&row(name, value)));
         return Ok(());
     }
     let mut records = Records::new(["what", "value"]);
@@ -218,30 +219,47 @@ fn kernel_rows() -> Vec<Value> {
     kernels::ALL.iter().flat_map(rows_of).collect()
 }
 
-/// A line a kernel, with registers and occupancy for each target, and a line for each kernel that uses local memory.
-fn kernel_table() -> Vec<String> {
-    if limits::ALL.is_empty() {
-        return vec![format!("CUDA kernels: {}", built())];
+/// A line of `dsr info`; a long value goes on below.
+fn row(name: &str, value: &str) -> String {
+    const BEGIN: usize = 17;
+    let mut lines = vec![format!("{name:16}")];
+    for word in value.split(' ') {
+        let last = lines.len() - 1;
+        let used = lines[last].chars().count();
+        if used >= BEGIN && used + 1 + word.chars().count() > LINE {
+            lines.push(format!("{:BEGIN$}{word}", ""));
+        } else {
+            lines[last] += &format!(" {word}");
+        }
     }
-    let width = kernels::ALL.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
-    let heads: String = kernels::TARGETS.iter().map(|target| format!(" {target:>8}")).collect();
-    let mut lines = vec![
-        "Registers of a thread and occupancy without dynamic shared memory, by target.".into(),
-        format!("{:width$} {:>5} {:>6}{heads}", "kernel", "block", "shared"),
-    ];
+    lines.join("\n")
+}
+
+/// A line a kernel, with registers and occupancy for each target, and a line for each kernel that uses local memory.
+fn kernel_table() -> std::result::Result<String, std::fmt::Error> {
+    if limits::ALL.is_empty() {
+        return Ok(format!("CUDA kernels: {}", built()));
+    }
+    let mut rows = Vec::new();
     let mut faults = Vec::new();
     for kernel in kernels::ALL {
         let found: Vec<Option<&Limits>> = kernels::TARGETS.iter().map(|target| Limits::of(kernel, target)).collect();
-        let cells: String = found.iter().map(|limits| format!(" {:>8}", limits.map_or("-".into(), |l| cell(l, kernel.block)))).collect();
+        let cells = found.iter().map(|limits| limits.map_or("-".into(), |limits| cell(limits, kernel.block)));
         let shared = found.iter().flatten().map(|limits| limits.shared_bytes).max().unwrap_or(0);
-        lines.push(format!("{:width$} {:>5} {shared:>6}{cells}", kernel.name, kernel.block));
+        rows.push([kernel.name.to_string(), kernel.block.to_string(), shared.to_string()].into_iter().chain(cells).collect());
         for limits in found.iter().flatten().filter(|limits| limits.spill_bytes + limits.local_bytes > 0) {
             let Limits { kernel, target, spill_bytes, local_bytes, .. } = limits;
             faults.push(format!("{kernel} on {target}: {local_bytes} bytes of local memory, {spill_bytes} bytes of spills"));
         }
     }
-    lines.push(if faults.is_empty() { "No kernel spills registers or uses local memory.".into() } else { faults.join("\n") });
-    lines
+    let table = Table {
+        title: "Registers of a thread and occupancy without dynamic shared memory, by target.".into(),
+        columns: ["kernel", "block", "shared"].into_iter().chain(kernels::TARGETS.iter().copied()).collect(),
+        words: 1,
+        rows,
+    };
+    let last = if faults.is_empty() { "No kernel spills registers or uses local memory.".into() } else { faults.join("\n") };
+    Ok(table.text()? + &last)
 }
 
 fn cell(limits: &Limits, block: u32) -> String {

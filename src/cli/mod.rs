@@ -20,6 +20,7 @@ pub mod recipe;
 mod records;
 pub mod settings;
 mod stop;
+mod tables;
 pub mod train;
 
 use std::io::Write;
@@ -30,7 +31,7 @@ use std::sync::Mutex;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::device::room::{Bytes, Room};
 use crate::device::{Device, Gpu, driver};
@@ -215,12 +216,19 @@ fn start_without_stubs() {
     }
 }
 
+/// The command line. Help of a command does not list what the command always refuses.
+fn parse() -> std::result::Result<Cli, clap::Error> {
+    let hide = |eval: clap::Command| eval::REFUSED.iter().fold(eval, |eval, name| eval.mut_arg(name, |arg| arg.hide(true)));
+    let mut command = Cli::command().mut_subcommand("eval", hide);
+    Cli::from_arg_matches(&command.try_get_matches_from_mut(std::env::args_os())?).map_err(|error| error.format(&mut command))
+}
+
 /// Parses the command line, runs it and says how it went.
 pub fn main() -> ExitCode {
     stop::survive_file_limits();
     #[cfg(unix)]
     start_without_stubs();
-    let code = match Cli::try_parse() {
+    let code = match parse() {
         Ok(cli) => run(cli).unwrap_or_else(|error| {
             complain(&format!("error: {error:#}").replace('\n', " "));
             if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }
@@ -285,6 +293,11 @@ static STDOUT: Mutex<Option<std::io::Error>> = Mutex::new(None);
 /// Results on stdout. A reader that has gone away (`dsr train | head`) is no reason to stop, and none to complain.
 fn say(text: &str) {
     keep(writeln!(std::io::stdout(), "{}", shown(text)));
+}
+
+/// A result for people, in lines that fit a terminal.
+fn say_lines(text: &str) {
+    say(&tables::fitted(text.trim_end()));
 }
 
 /// Keeps the error of a write to stdout, unless its reader has gone away.

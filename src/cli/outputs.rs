@@ -18,11 +18,24 @@ pub fn check(flag: &str, path: &Path) -> Result<()> {
     check_run(flag, path)
 }
 
-/// The same of a checkpoint that is written: it may replace one that is no run's.
+/// The same of a network that `command` writes: it may replace what the command has written there before, as `is_own` tells.
 ///
 /// # Errors
 /// [`Error::Config`] naming the flag and the file.
-pub fn check_run(flag: &str, path: &Path) -> Result<()> {
+pub fn check_network(flag: &str, path: &Path, command: &str, is_own: fn(&Path) -> bool) -> Result<()> {
+    check_run(flag, path)?;
+    if path.symlink_metadata().is_ok() && !is_own(path) {
+        let problem = format!("{} is there already, and dsr {command} has not written it; give another name", path.display());
+        return Err(Error::config(flag, problem));
+    }
+    Ok(())
+}
+
+/// Refuses a file of a run.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag and the file.
+fn check_run(flag: &str, path: &Path) -> Result<()> {
     // Where a link leads to.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

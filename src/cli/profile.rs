@@ -23,7 +23,7 @@ use crate::settings::{models, recipes};
 use super::numbers::{MAX_WARMUP, count, up_to};
 use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, dataset, outputs, say};
+use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
 
 /// Steps with timers: the spans of all of them are in memory.
 const MAX_STEPS: usize = 10_000;
@@ -133,7 +133,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     }
     match global.output {
         Output::Json => say(&serde_json::to_string(&profile)?),
-        Output::Text => say(text(&profile, args.by)?.trim_end()),
+        Output::Text => say_lines(&text(&profile, args.by)?),
         output => say(table::records(&profile).shown(output)?.trim_end()),
     }
     Ok(DONE)

@@ -21,8 +21,8 @@ pub struct Progress {
 struct Log {
     every: Duration,
     told: Instant,
-    /// Where this piece of work began, and when.
-    first: Option<(u64, Instant)>,
+    /// Of which piece of work it was, where that began, and when.
+    first: Option<(String, u64, Instant)>,
 }
 
 impl Progress {
@@ -38,27 +38,25 @@ impl Progress {
         Progress { bar, log: (!is_terminal && !global.quiet).then(log) }
     }
 
-    /// So many of `total` parts are done; `what` stands before their number, `message` behind it.
+    /// So many of `total` parts are done; `what` stands before their number, `message` behind it. Another `what` is another piece of work.
     pub fn at(&self, what: &str, done: usize, total: usize, message: &str) {
         let (done, total) = (done as u64, total as u64);
+        if self.bar.prefix() != what {
+            self.bar.reset();
+        }
         self.bar.set_prefix(what.to_string());
         self.bar.set_message(message.to_string());
         self.bar.set_length(total);
         self.bar.set_position(done);
         let Some(mut log) = self.log.as_ref().and_then(|log| log.lock().ok()) else { return };
         let now = Instant::now();
-        let (from, begin) = *log.first.get_or_insert((done, now));
+        if log.first.as_ref().is_none_or(|(of, ..)| of != what) {
+            log.first = Some((what.to_string(), done, now));
+        }
+        let (from, begin) = log.first.as_ref().map_or((done, now), |(_, from, begin)| (*from, *begin));
         if done < total && now - log.told >= log.every {
             log.told = now;
             complain(&line(what, [done, total], message, left(now - begin, done.saturating_sub(from), total - done)));
-        }
-    }
-
-    /// Another piece of work begins.
-    pub fn reset(&self) {
-        self.bar.reset();
-        if let Some(mut log) = self.log.as_ref().and_then(|log| log.lock().ok()) {
-            log.first = None;
         }
     }
 

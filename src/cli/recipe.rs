@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::settings::{Config, recipes};
 
 use super::records::Records;
-use super::{DONE, Global, Output, Unused, say};
+use super::{DONE, Global, Output, Unused, say, say_lines};
 
 /// Lists the built-in recipes and prints one with its source.
 #[derive(Args)]
@@ -45,7 +45,7 @@ fn list(output: Output) -> anyhow::Result<()> {
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
     let pairs = || names.iter().zip(&sources);
     match output {
-        Output::Text => pairs().for_each(|(name, source)| say(&format!("{name:width$}  {}", source.first().unwrap_or(&"")))),
+        Output::Text => pairs().for_each(|(name, source)| say_lines(&format!("{name:width$}  {}", source.first().unwrap_or(&"")))),
         Output::Json => {
             let all: Vec<Value> = pairs().map(|(name, source)| json!({ "name": name, "source": source.join(" ") })).collect();
             say(&json!({ "recipes": all }).to_string());

@@ -294,6 +294,9 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
     Err(Error::config("neuron", format!("relu: an ANN has no spikes, so there is no {what}; use if or lif")))
 }
 
+/// Flags of initial thresholds.
+pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
+
 /// Refuses flags that a trained network has no use for: its thresholds are in the checkpoint. `only_training` are flags without an effect
 /// where it is not trained.
 ///
@@ -301,15 +304,14 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
 /// [`Error::Config`] naming the flag.
 pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) -> Result<()> {
     let no_leak: &[&str] = if config.neuron == NeuronKind::Lif { &[] } else { &["tau", "delta_t"] };
-    let thresholds = ["vth", "vth_pooled", "vth_logits"];
-    let Some(key) = thresholds.iter().chain(no_leak).chain(&["readout"]).chain(only_training).find(|key| flags.contains_key(**key)) else {
+    let Some(key) = THRESHOLDS.iter().chain(no_leak).chain(&["readout"]).chain(only_training).find(|key| flags.contains_key(**key)) else {
         return Ok(());
     };
     let flag = key.replace('_', "-");
     let reason = match *key {
         "tau" | "delta_t" => "its neurons do not leak",
         "readout" => "the readout is that of the checkpoint",
-        key if thresholds.contains(&key) => "the thresholds are those of the checkpoint",
+        key if THRESHOLDS.contains(&key) => "the thresholds are those of the checkpoint",
         _ => "only training samples are cropped so",
     };
     Err(Error::config(&flag, format!("has no effect on a trained network: {reason}; leave --{flag} away")))

@@ -11,7 +11,8 @@ use super::ported;
 use super::progress::Progress;
 use super::records::Records;
 use super::settings;
-use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, stop};
+use super::tables::{LINE, fitted};
+use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, say_lines, stop};
 use crate::device::machine::machine;
 use crate::error::Result;
 use crate::network::ChosenThreshold;
@@ -80,7 +81,7 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
         let rate_note = planned.rate_note.filter(|_| run.progress.epoch < run.config.epochs);
         let notes = [rate_note, memory_note(&run.config), warmup_note(&run), single_note(&run)];
         notes.iter().flatten().for_each(|note| complain(note));
-        complain(&headline(&run, folder.path(), planned.resume.as_deref()));
+        complain(&fitted(&headline(&run, folder.path(), planned.resume.as_deref())));
         if !run.chosen.is_empty() {
             complain(&threshold_table(&run.chosen));
         }
@@ -114,6 +115,10 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         let what = format!("epoch {}/{} step", progress.epoch + 1, run.config.epochs);
         bar.at(&what, progress.step, steps, &format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
     };
+    let epochs = run.config.epochs;
+    let mut on_measured = |progress: &checkpoint::Progress, split: &'static str, [done, total]: [usize; 2]| {
+        bar.at(&format!("epoch {}/{epochs} {split} image", progress.epoch + 1), done, total, "");
+    };
     let mut on_epoch = |metrics: &EpochMetrics, left: Duration| {
         let line = epoch_line(metrics, left);
         match (global.quiet, global.output) {
@@ -127,9 +132,14 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
                 lag_note(metrics, highest_rate).iter().for_each(|note| complain(note));
             });
         }
-        bar.reset();
     };
-    let hooks = Hooks { stop: stop::flag(), stop_after: args.stop_after_steps, step: &mut on_step, epoch: &mut on_epoch };
+    let hooks = Hooks {
+        stop: stop::flag(),
+        stop_after: args.stop_after_steps,
+        step: &mut on_step,
+        measured: &mut on_measured,
+        epoch: &mut on_epoch,
+    };
     training::train(run, folder, hooks)
 }
 
@@ -151,7 +161,8 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     let (train, test) = (dataset.train.len(), dataset.test.len());
     let held = run.validation.as_ref().map_or(String::new(), |held| format!(", {} more held out for validation", held.test.len()));
     let (model, title, out) = (config.model_name(), dataset.title(), out.display());
-    format!("{model} on {title} ({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
+    let gap = if held.is_empty() { ' ' } else { '\n' };
+    format!("{model} on {title}{gap}({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
 }
 
 /// What `--threshold-init auto` has chosen, a line a layer.
@@ -166,23 +177,26 @@ fn threshold_table(chosen: &[ChosenThreshold]) -> String {
 }
 
 /// `epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10`, with `val 84.9` before `test` if there is a validation
-/// split; the learning rate and the best accuracy stand in metrics.csv.
+/// split. What does not fit, the speed first, stands in metrics.csv, as do the learning rate and the best accuracy.
 fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     let seconds = left.as_secs();
-    format!(
-        "epoch {}/{} loss {:.3} train {:.1}{} test {:.1} rate {:.2} {:.0} img/s eta {}:{:02}:{:02}",
-        metrics.epoch,
-        metrics.epochs,
-        metrics.train_loss,
-        100.0 * metrics.train_accuracy,
-        metrics.val_accuracy.map_or(String::new(), |accuracy| format!(" val {:.1}", 100.0 * accuracy)),
-        100.0 * metrics.test_accuracy,
-        metrics.firing_rate,
-        metrics.images_per_second.max(0.0), // NaN where only the test split was left to do
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    let mut words = vec![
+        format!("epoch {}/{}", metrics.epoch, metrics.epochs),
+        format!("loss {:.3} train {:.1}", metrics.train_loss, 100.0 * metrics.train_accuracy),
+        metrics.val_accuracy.map_or(String::new(), |accuracy| format!("val {:.1}", 100.0 * accuracy)),
+        format!("test {:.1}", 100.0 * metrics.test_accuracy),
+        format!("eta {}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+    ];
+    words.retain(|word| !word.is_empty());
+    let rate = format!("rate {:.2}", metrics.firing_rate);
+    let speed = format!("{:.0} img/s", metrics.images_per_second.max(0.0)); // NaN where only the test split was left to do
+    for optional in [rate, speed] {
+        let used = words.iter().map(|word| word.chars().count() + 1).sum::<usize>();
+        if used + optional.len() <= LINE {
+            words.insert(words.len() - 1, optional);
+        }
+    }
+    words.join(" ")
 }
 
 /// The split on which the best epoch is chosen.
@@ -225,7 +239,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
                 say(Records::of_objects(&[result]).shown(global.output)?.trim_end());
             }
         }
-        Output::Text => say(&format!(
+        Output::Text => say_lines(&format!(
             "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epochs in {:.0} s: {}",
             100.0 * end.test_accuracy,
             end.val_accuracy.map_or(String::new(), |accuracy| format!(", validation {:.1}", 100.0 * accuracy)),
@@ -248,6 +262,12 @@ mod tests {
     fn an_epoch_is_one_line() {
         let metrics = metrics();
         let line = "epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10";
-        assert_eq!(epoch_line(&metrics, Duration::from_secs(41 * 60 + 10)), line);
+        let left = Duration::from_secs(41 * 60 + 10);
+        assert_eq!(epoch_line(&metrics, left), line);
+        let held = EpochMetrics { val_accuracy: Some(0.849), ..metrics.clone() };
+        assert_eq!(epoch_line(&held, left), "epoch 12/200 loss 0.412 train 86.1 val 84.9 test 85.2 rate 0.07 eta 0:41:10");
+        let long = EpochMetrics { epoch: 999_999, epochs: 1_000_000, train_accuracy: 1.0, ..held };
+        let line = "epoch 999999/1000000 loss 0.412 train 100.0 val 84.9 test 85.2 eta 0:41:10";
+        assert_eq!(epoch_line(&long, left), line);
     }
 }

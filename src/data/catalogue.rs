@@ -27,6 +27,8 @@ pub(super) struct Published {
     pub per_class: PerClass,
     /// Checksums of the training and test split, where they are part of the program.
     pub crc32c: Option<[u32; 2]>,
+    /// Names and MD5 of the files as they are downloaded, where they are known.
+    pub md5: &'static [(&'static str, &'static str)],
 }
 
 /// How the images of a split are divided among the classes.
@@ -61,6 +63,21 @@ const DIGITS: &[&str] = &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 const MNIST_TRAIN: [usize; 10] = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949];
 const MNIST_TEST: [usize; 10] = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009];
 
+const FASHION_MD5: &[(&str, &str)] = &[
+    ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+    ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+    ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+    ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+];
+const MNIST_MD5: &[(&str, &str)] = &[
+    ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+    ("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+    ("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+    ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+];
+const CIFAR10_MD5: &[(&str, &str)] = &[("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")];
+const CIFAR100_MD5: &[(&str, &str)] = &[("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")];
+
 static CATALOGUE: [Entry; 9] = [
     Entry {
         name: "fashion-mnist-3k",
@@ -78,6 +95,7 @@ static CATALOGUE: [Entry; 9] = [
             images: [2500, 500],
             per_class: PerClass::Equal,
             crc32c: Some([0xc262_2af8, 0x7d99_10a5]),
+            md5: &[],
         },
     },
     Entry {
@@ -96,6 +114,7 @@ static CATALOGUE: [Entry; 9] = [
             images: [1437, 360],
             per_class: PerClass::Unknown,
             crc32c: Some([0xef2f_dd07, 0x7473_4431]),
+            md5: &[],
         },
     },
     Entry {
@@ -115,6 +134,7 @@ static CATALOGUE: [Entry; 9] = [
             images: [500, 120],
             per_class: PerClass::Equal,
             crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]),
+            md5: &[],
         },
     },
     Entry {
@@ -127,7 +147,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: Some([28, 28, 1]), images: [60_000, 10_000], per_class: PerClass::Equal, crc32c: None },
+        published: Published {
+            shape: Some([28, 28, 1]),
+            images: [60_000, 10_000],
+            per_class: PerClass::Equal,
+            crc32c: None,
+            md5: FASHION_MD5,
+        },
     },
     Entry {
         name: "mnist",
@@ -140,6 +166,7 @@ static CATALOGUE: [Entry; 9] = [
             images: [60_000, 10_000],
             per_class: PerClass::Counts([&MNIST_TRAIN, &MNIST_TEST]),
             crc32c: None,
+            md5: MNIST_MD5,
         },
     },
     Entry {
@@ -148,7 +175,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
         max_value: 255,
         normalisation: Some([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]),
-        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], per_class: PerClass::Equal, crc32c: None },
+        published: Published {
+            shape: Some([32, 32, 3]),
+            images: [50_000, 10_000],
+            per_class: PerClass::Equal,
+            crc32c: None,
+            md5: CIFAR10_MD5,
+        },
     },
     Entry {
         name: "cifar100",
@@ -156,7 +189,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]]),
-        published: Published { shape: Some([32, 32, 3]), images: [50_000, 10_000], per_class: PerClass::Equal, crc32c: None },
+        published: Published {
+            shape: Some([32, 32, 3]),
+            images: [50_000, 10_000],
+            per_class: PerClass::Equal,
+            crc32c: None,
+            md5: CIFAR100_MD5,
+        },
     },
     Entry {
         name: "dvs-cifar10",
@@ -164,7 +203,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &events::CLASSES,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: None, images: [9_000, 1_000], per_class: PerClass::Equal, crc32c: None },
+        published: Published { shape: None, images: [9_000, 1_000], per_class: PerClass::Equal, crc32c: None, md5: &[] },
     },
     Entry {
         name: "imagenet",
@@ -172,7 +211,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]),
-        published: Published { shape: None, images: [1_281_167, 50_000], per_class: PerClass::Unknown, crc32c: None },
+        published: Published { shape: None, images: [1_281_167, 50_000], per_class: PerClass::Unknown, crc32c: None, md5: &[] },
     },
 ];
 
@@ -205,6 +244,17 @@ pub(super) fn open(name: &str, data_dir: Option<&Path>, reading: &Reading) -> Re
         (dataset.mean, dataset.std) = (mean.to_vec(), std.to_vec());
     }
     Ok(dataset)
+}
+
+/// The files that [`open`] reads of a set that is downloaded as a few files; none of another. One that is missing is left out.
+pub(super) fn files(name: &str, data_dir: Option<&Path>) -> Result<Vec<PathBuf>> {
+    Ok(match (&find(name)?.source, data_dir) {
+        (Source::IdxFolder { own, usual, .. }, _) => {
+            data_dir.or(usual.map(Path::new)).map_or_else(Vec::new, |folder| idx::files(folder, own))
+        }
+        (Source::Cifar(layout), Some(place)) => cifar::archive(place, layout).into_iter().collect(),
+        _ => Vec::new(),
+    })
 }
 
 impl Entry {

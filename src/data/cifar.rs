@@ -147,20 +147,14 @@ pub type Contents = (Option<Vec<String>>, [Split; 2]);
 /// # Errors
 /// [`Error::File`] if a file is missing (says which, and where it was looked for) or damaged; [`Error::Io`] if it could not be read.
 pub fn read(place: &Path, layout: &Layout) -> Result<Contents> {
-    if place.is_file() {
-        return read_archive(place, layout);
+    if let Some(archive) = archive(place, layout) {
+        return read_archive(&archive, layout);
     }
     if !place.is_dir() {
         return Err(Error::file(place, format!("does not exist; {}, and name it or its folder by --data-dir", layout.hint())));
     }
-    for folder in [place.to_path_buf(), place.join(layout.folder)] {
-        if layout.train.iter().chain([&layout.test]).any(|file| folder.join(file).is_file()) {
-            return read_folder(&folder, layout);
-        }
-    }
-    let archive = place.join(layout.archive);
-    if archive.is_file() {
-        return read_archive(&archive, layout);
+    if let Some(folder) = folder(place, layout) {
+        return read_folder(&folder, layout);
     }
     let python = layout.python.iter().find(|name| place.join(name).exists());
     let found = python.map(|name| format!(" ({name} is the version for Python, which is not read)")).unwrap_or_default();
@@ -172,6 +166,18 @@ pub fn read(place: &Path, layout: &Layout) -> Result<Contents> {
         layout.hint()
     );
     Err(Error::file(place, problem))
+}
+
+/// The archive that [`read`] reads, if it reads one: `place`, or the one in it where the files are not unpacked.
+pub fn archive(place: &Path, layout: &Layout) -> Option<PathBuf> {
+    let inside = || Some(place.join(layout.archive)).filter(|_| folder(place, layout).is_none());
+    if place.is_file() { Some(place.to_path_buf()) } else { inside().filter(|archive| archive.is_file()) }
+}
+
+/// The folder at `place` with files of the set.
+fn folder(place: &Path, layout: &Layout) -> Option<PathBuf> {
+    let has_one = |folder: &PathBuf| layout.train.iter().chain([&layout.test]).any(|file| folder.join(file).is_file());
+    [place.to_path_buf(), place.join(layout.folder)].into_iter().find(has_one)
 }
 
 fn read_folder(folder: &Path, layout: &Layout) -> Result<Contents> {

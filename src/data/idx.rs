@@ -59,16 +59,14 @@ pub fn read_folder(folder: &Path, own: &str, classes: usize, hint: &str) -> Resu
             format!("is no folder; the IDX files were looked for there: {hint}, and name their folder by --data-dir"),
         ));
     }
-    // All four come from one folder: files of two sets are never mixed.
-    let places = [folder.to_path_buf(), folder.join("raw"), folder.join(own).join("raw")];
-    let place = places.iter().find(|place| NAMES.iter().any(|[stem, ending]| find(place, stem, ending).is_ok())).unwrap_or(&places[0]);
+    let place = place(folder, own);
     let path = |[stem, ending]: [&str; 2]| {
         let missing = |spellings: [String; 4]| {
             let problem =
                 format!("has no {} (nor {}): {hint}, and name their folder by --data-dir", spellings[0], spellings[1..].join(", "));
-            Error::file(place, problem)
+            Error::file(&place, problem)
         };
-        find(place, stem, ending).map_err(missing)
+        find(&place, stem, ending).map_err(missing)
     };
     let read = |[images, labels]: [[&str; 2]; 2]| {
         let (images_path, labels_path) = (path(images)?, path(labels)?);
@@ -84,6 +82,19 @@ pub fn read_folder(folder: &Path, own: &str, classes: usize, hint: &str) -> Resu
         return Err(Error::file(test_path, problem));
     }
     Ok([train, test])
+}
+
+/// Those of the four files that are there, in the folder that [`read_folder`] reads.
+pub fn files(folder: &Path, own: &str) -> Vec<PathBuf> {
+    let place = place(folder, own);
+    NAMES.iter().filter_map(|[stem, ending]| find(&place, stem, ending).ok()).collect()
+}
+
+/// The folder of the files. All four come from one: files of two sets are never mixed.
+fn place(folder: &Path, own: &str) -> PathBuf {
+    let places = [folder.to_path_buf(), folder.join("raw"), folder.join(own).join("raw")];
+    let has_one = |place: &&PathBuf| NAMES.iter().any(|[stem, ending]| find(place, stem, ending).is_ok());
+    places.iter().find(has_one).unwrap_or(&places[0]).clone()
 }
 
 /// Stems and endings of the four files.

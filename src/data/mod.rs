@@ -22,6 +22,7 @@ mod loader;
 pub mod photos;
 pub mod picture;
 mod prepare;
+pub mod published;
 pub mod resample;
 mod stream;
 mod summary;
@@ -37,6 +38,7 @@ pub use hold_out::hold_out;
 pub use loader::{Batch, Loader, check_batch, epoch_order};
 pub use photos::{PhotoReading, Photos};
 pub use prepare::{CACHE_FOLDER, Preparation, prepare};
+pub use published::{PublishedFile, published_files};
 pub use stream::{Listener, Part, Stream, Told};
 pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};
 

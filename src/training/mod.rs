@@ -53,6 +53,8 @@ pub struct Hooks<'a> {
     pub stop_after: Option<u64>,
     /// After every training step.
     pub step: &'a mut dyn FnMut(&Run),
+    /// After every batch of the passes that measure: the run, the split, and how many of its samples are done.
+    pub measured: &'a mut dyn FnMut(&Progress, &'static str, [usize; 2]),
     /// After every epoch, with the time that is left.
     pub epoch: &'a mut dyn FnMut(&EpochMetrics, Duration),
 }
@@ -222,7 +224,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         saved_first(batches.outcome(), run, folder)?;
         let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
         let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
-        let measured = measure(run, hooks.stop);
+        let measured = measure(run, hooks.stop, hooks.measured);
         let Some((validation, test)) = saved_first(measured, run, folder)? else {
             save(run, folder, &folder.last())?;
             folder.write_losses();
@@ -268,17 +270,29 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
 }
 
 /// The network on the validation split, if there is one, and on the test split; nothing if `stop` says so.
-fn measure(run: &mut Run, stop: &AtomicBool) -> Result<Option<(Option<Evaluation>, Evaluation)>> {
-    let go_on = &mut |_: &Network, _: &Forward, _: &Batch| !stop.load(Ordering::Relaxed);
-    let (network, batch) = (&mut run.network, run.config.batch);
+fn measure(
+    run: &mut Run,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(&Progress, &'static str, [usize; 2]),
+) -> Result<Option<(Option<Evaluation>, Evaluation)>> {
+    let (network, batch, progress) = (&mut run.network, run.config.batch, &run.progress);
+    let mut pass = |dataset: &Arc<Dataset>, split: &'static str| {
+        let mut seen = 0;
+        let visit = &mut |_: &Network, _: &Forward, part: &Batch| {
+            seen += part.labels.len();
+            tell(progress, split, [seen, dataset.test.len()]);
+            !stop.load(Ordering::Relaxed)
+        };
+        evaluate(network, dataset, batch, Ties::First, false, visit)
+    };
     let validation = match &run.validation {
         None => None,
-        Some(held) => match evaluate(network, held, batch, Ties::First, false, go_on)? {
+        Some(held) => match pass(held, "validation")? {
             None => return Ok(None),
             measured => measured,
         },
     };
-    let test = evaluate(network, &run.dataset, batch, Ties::First, false, go_on)?;
+    let test = pass(&run.dataset, "test")?;
     Ok(test.map(|test| (validation, test)))
 }
 
@@ -364,7 +378,7 @@ fn write(run: &mut Run, folder: &RunFolder, path: &Path, is_first: bool) -> Resu
         return Err(not_finite(run.progress.iteration, folder, layer));
     }
     let (config_toml, data) = (run.config.without_machine().to_toml()?, run.dataset.card());
-    let about = About { config_toml: &config_toml, data: Some(&data), is_first };
+    let about = About { config_toml: &config_toml, data: Some(&data), is_first, ..About::default() };
     folder.check_lock()?;
     checkpoint::save(path, &run.network, &run.optimizer, &run.progress, about)
 }

@@ -23,7 +23,9 @@ pub fn outputs(network: &Network, values: &[f64], data: &[f64], batch: usize, se
         if let Some(norm) = layer.norm {
             normalize(network, norm, values, &mut current, channels, seed.is_some());
         }
-        current.iter_mut().for_each(|v| *v = v.max(0.0));
+        if layer.fires() {
+            current.iter_mut().for_each(|v| *v = v.max(0.0));
+        }
         let mut dropped = Vec::new();
         draw_dropped(&mut dropped, seed.unwrap_or(0), index, [batch, layer.positions(), channels], layer.dropout);
         if seed.is_some() && !dropped.is_empty() {

@@ -7,7 +7,6 @@ mod decision;
 mod kernels;
 mod latency;
 mod report;
-mod tables;
 mod throughput;
 
 use clap::{Args, Subcommand};

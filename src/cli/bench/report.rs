@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::tables::{Table, wrapped};
 use crate::bench::baseline::{Against, Comparison, Verdict};
 use crate::bench::times::Times;
+use crate::cli::tables::{Table, four_digits, wrapped};
 use crate::cli::{DONE, FAILED, Global, Output, complain, say};
 use crate::device::machine::Machine;
 use crate::device::{driver, kernels};
@@ -239,7 +239,7 @@ fn table(comparison: &Comparison) -> Table {
             Verdict::Faster => "faster",
             Verdict::Slower => "SLOWER",
         };
-        let ms = |seconds: f64| super::tables::four_digits(1e3 * seconds);
+        let ms = |seconds: f64| four_digits(1e3 * seconds);
         let change = format!("{:+.1}%", 100.0 * compared.change);
         vec![own(name), ms(compared.old_median_s), ms(compared.new_median_s), change, ms(compared.spread_s), verdict.into()]
     });

@@ -49,7 +49,7 @@ impl From<&NeuronArgs> for DeviceNeurons {
 #[derive(Clone, Copy, Debug)]
 pub struct NeuronInputs {
     pub normalizer: DeviceNormalizer,
-    /// The threshold among the parameters, one value.
+    /// The threshold among the parameters, one value; none where the layer has no neurons, and then nothing fires.
     pub threshold: Slice<f32>,
     /// `[T]`; needed for weighted means only.
     pub step_weights: Slice<f32>,

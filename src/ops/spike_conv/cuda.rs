@@ -349,7 +349,7 @@ pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOut
     }
     expect(OP, "normalizer", 6 * from.normalizer.padded, from.normalizer.values.len())?;
     expect(OP, "channels of the normalizer", layer.channels.next_multiple_of(64), from.normalizer.padded)?;
-    expect(OP, "threshold", 1, from.threshold.len())?;
+    expect_unless_none(OP, "threshold", 1, from.threshold)?;
     expect_unless_none(OP, "step weights", layer.time_steps, from.step_weights)?;
     expect_unless_none(OP, "dropped neurons", of_layer * words, from.dropped)?;
     expect(OP, "spikes", layer.rows() * words, to.spikes.len())?;

@@ -32,7 +32,7 @@ use crate::ops::optimizer::{Optimizer, Rule};
 use crate::training::metrics::EpochMetrics;
 pub use export::export;
 pub use progress::{EpochSums, Progress};
-pub use read::{Started, config, data, is_first, load, load_start, open, progress};
+pub use read::{Started, config, data, is_calibrated, is_exported, is_first, load, load_start, open, progress};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;
@@ -46,6 +46,12 @@ struct OptimizerState {
 
 /// Metadata of the first checkpoint of a run only.
 const FIRST: &str = "first";
+
+/// Metadata of what `dsr calibrate` has written.
+const CALIBRATED: &str = "calibrated";
+
+/// Metadata of what `dsr export` has written: whether batch norms are kept or folded.
+const NORMS: &str = "norms";
 
 /// Name of the checksum in the metadata.
 const CHECKSUM: &str = "crc32c";
@@ -123,6 +129,8 @@ pub struct About<'a> {
     pub data: Option<&'a DataCard>,
     /// Whether it is the first checkpoint of a run, of which nothing is lost if another run begins in its place.
     pub is_first: bool,
+    /// Whether its thresholds were calibrated and nothing has been trained since.
+    pub is_calibrated: bool,
 }
 
 /// Writes a checkpoint, tensor by tensor, in place of an older one.
@@ -158,6 +166,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
         ("optimizer", &state),
         ("data", &data),
         (FIRST, if about.is_first { "true" } else { "" }),
+        (CALIBRATED, if about.is_calibrated { "true" } else { "" }),
         (CHECKSUM, &checksum),
     ];
     let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::header::{Opened, Tensors};
-use super::{CHECKSUM, FIRST, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
+use super::{CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -178,6 +178,16 @@ pub fn open(path: &Path) -> Result<(Config, DataCard, Network)> {
 /// Whether a file is the first checkpoint of a run that has not taken a step.
 pub fn is_first(path: &Path) -> bool {
     Opened::open(path).is_ok_and(|opened| opened.meta(FIRST).is_some()) && progress(path).is_ok_and(|progress| progress.iteration == 0)
+}
+
+/// Whether `dsr calibrate` has written a file.
+pub fn is_calibrated(path: &Path) -> bool {
+    Opened::open(path).is_ok_and(|opened| opened.meta(CALIBRATED).is_some())
+}
+
+/// Whether `dsr export` has written a file.
+pub fn is_exported(path: &Path) -> bool {
+    Opened::open(path).is_ok_and(|opened| opened.meta(NORMS).is_some() && opened.meta("format") != Some("dsr"))
 }
 
 /// How far the run of a checkpoint was, without its tensors.
