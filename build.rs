@@ -221,7 +221,8 @@ fn version(path: &Path) -> Result<String, String> {
 
 /// Compiles every file whose text, includes or flags are not those of its fatbin; as many at once as there are cores.
 fn compile_all(nvcc: &Nvcc, sources: &[Source], targets: &[String], out: &Path) -> Result<(), String> {
-    let mut flags = ["-std=c++17", "-O3", "--fmad=false", "-lineinfo", "-fatbin", "-Xptxas=-v"].map(String::from).to_vec();
+    let common = read(Path::new("kernels/nvcc.flags"))?;
+    let mut flags: Vec<String> = common.split_whitespace().chain(["-fatbin", "-Xptxas=-v"]).map(String::from).collect();
     for target in targets {
         flags.push(format!("-gencode=arch=compute_{target},code=sm_{target}"));
     }

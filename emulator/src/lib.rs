@@ -3,15 +3,62 @@
 //! The library itself is C++ (`src/*.cpp`, built by `build.rs`); this crate says where it is and loads it.
 //! `README.md` says what it models and which environment variables it reads.
 
+mod compile;
+mod kernel_sets;
+mod nvcc;
+mod ptx;
+
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+#[doc(hidden)]
+pub use kernel_sets::Check;
+use kernel_sets::Engine;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
 /// The folder of `libcuda.so.1`: put it first in `LD_LIBRARY_PATH` of a child process, and that process has a CUDA device.
+///
+/// Beside the library then are the kernels that the environment asks for: `DSR_STANDIN_ENGINE`, `DSR_STANDIN_RACES`, ….
+///
+/// # Panics
+/// If they cannot be made.
 pub fn directory() -> &'static Path {
+    static MADE: OnceLock<()> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let made = kernel_sets::wanted().and_then(|(engine, check)| kernel_sets::make(&engine, check, root(), driver()));
+        made.unwrap_or_else(|problem| panic!("{problem}"));
+    });
+    driver()
+}
+
+fn driver() -> &'static Path {
     Path::new(env!("STANDIN_DRIVER"))
+}
+
+/// Of the project.
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Makes the kernel library `library`, for `DSR_STANDIN_KERNELS`, of `file` of a folder that is like `kernels/`, as nvcc compiles it
+/// for an architecture, as `80`, with a check compiled in.
+///
+/// # Errors
+/// No nvcc, or what a compiler or the translator says.
+#[doc(hidden)]
+pub fn compiled_kernels(kernels: &Path, file: &str, architecture: &str, check: Check, library: &Path) -> Result<(), String> {
+    let engine = Engine::Ptx(architecture.into());
+    kernel_sets::library_of(&engine, check, root(), kernels, &kernels.join(file), driver(), library)
+}
+
+/// Whether there is an nvcc for [`compiled_kernels`]; else why not.
+///
+/// # Errors
+/// That there is none, and what to do.
+#[doc(hidden)]
+pub fn has_nvcc() -> Result<(), String> {
+    nvcc::find(root()).map(|_| ())
 }
 
 /// Loads the driver into this process, before anything looks for a driver: whoever opens `libcuda.so.1` later finds it loaded.

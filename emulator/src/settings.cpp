@@ -54,6 +54,22 @@ std::map<std::string, unsigned> registers(std::string rest) {
     return result;
 }
 
+bool is_on(const char* name) {
+    const char* value = variable(name);
+    return value && strcmp(value, "1") == 0;
+}
+
+// As src/kernel_sets.rs, which makes them.
+std::string kernel_set() {
+    std::string name = "kernels";
+    const char* engine = variable("DSR_STANDIN_ENGINE");
+    const char* architecture = variable("DSR_STANDIN_PTX_ARCH");
+    if (engine && strcmp(engine, "ptx") == 0) name += std::string("-ptx-") + (architecture ? architecture : "80");
+    if (is_on("DSR_STANDIN_RACES")) name += "-races";
+    if (is_on("DSR_STANDIN_WATCH")) name += "-watch";
+    return name;
+}
+
 Settings read() {
     Settings s;
     s.order = order();
@@ -75,6 +91,7 @@ Settings read() {
     s.registers = registers(of_kernels ? of_kernels : "");
     const char* libraries = variable("DSR_STANDIN_KERNELS");
     s.kernel_libraries = libraries ? libraries : "";
+    s.kernel_set = kernel_set();
     return s;
 }
 

@@ -2,6 +2,7 @@
 
 mod calls;
 mod children;
+mod compiled;
 mod device;
 mod faults;
 mod kernels;

@@ -1,0 +1,114 @@
+//! What only shows in what nvcc makes of a kernel (`tests/kernels/compiled.cu`), beside the same text compiled by g++.
+
+use std::path::{Path, PathBuf};
+
+use emulator::Check;
+
+use super::children::{FAULT, Outcome, run_child};
+
+/// Whether there is an nvcc; where one is required, it must be there.
+pub fn has_nvcc() -> bool {
+    let Err(problem) = emulator::has_nvcc() else { return true };
+    let required = std::env::var("REQUIRE_NVCC").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+    assert!(!required, "{problem}");
+    println!("skipped: {problem}");
+    false
+}
+
+/// A copy of the project's `kernels/` with a change that applies exactly once.
+fn changed_kernels(folder: &Path, file: &str, old: &str, new: &str) {
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    std::fs::create_dir_all(folder.join("include")).unwrap();
+    for part in ["", "include"] {
+        for entry in std::fs::read_dir(kernels.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::copy(&path, folder.join(part).join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let text = std::fs::read_to_string(folder.join(file)).unwrap();
+    assert_eq!(text.matches(old).count(), 1, "{old:?} in {file}");
+    std::fs::write(folder.join(file), text.replace(old, new)).unwrap();
+}
+
+/// The library of `compiled.cu`, against the headers in `kernels`.
+fn library(folder: &Path, kernels: &Path, architecture: &str, check: Check) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/compiled.cu");
+    let library = folder.join(format!("compiled-{architecture}.so"));
+    emulator::compiled_kernels(kernels, source.to_str().unwrap(), architecture, check, &library).unwrap();
+    library
+}
+
+fn run(library: &str, case: &str) -> Outcome {
+    run_child(FAULT, case, &[("STANDIN_TEST_LIBRARY", library)])
+}
+
+fn all_are(value: &str) -> String {
+    format!("[{}]", vec![value; 256].join(", "))
+}
+
+#[test]
+fn a_matrix_load_without_memory_in_its_clobbers_reads_what_was_there_before() {
+    if !has_nvcc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    for architecture in ["80", "120"] {
+        let sound = library(folder.path(), &kernels, architecture, Check::None);
+        assert_eq!(run(sound.to_str().unwrap(), "loads_twice").value("results"), all_are("12.0"), "sm_{architecture}");
+    }
+    let faulty = folder.path().join("kernels");
+    let old = "    asm volatile(\"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\"
+                 : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(row)) : \"memory\");";
+    changed_kernels(&faulty, "include/device.cuh", old, &old.replace("asm volatile", "asm").replace(" : \"memory\"", ""));
+    let results = ["80", "120"].map(|architecture| {
+        let library = library(folder.path(), &faulty, architecture, Check::None);
+        run(library.to_str().unwrap(), "loads_twice").value("results").to_string()
+    });
+    // Two generations of the compiler: the older one happens to load again.
+    assert_eq!(results, [all_are("12.0"), all_are("11.0")]);
+}
+
+#[test]
+fn nvcc_takes_signed_overflow_for_impossible() {
+    let text = run("compiled", "overflows");
+    let said = ["the sum of signed integers is outside of their range", "compiled.cu:"].iter().all(|words| text.stderr.contains(words));
+    assert!(said && text.value("code") == "CUDA_ERROR_LAUNCH_FAILED", "{}", text.stderr);
+    if !has_nvcc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    let library = library(folder.path(), &kernels, "80", Check::None);
+    assert_eq!(run(library.to_str().unwrap(), "overflows").value("results"), all_are("1.0"));
+}
+
+#[test]
+fn a_wrong_restrict_is_named() {
+    assert_eq!(run("compiled", "in place").value("code"), "CUDA_SUCCESS", "no one sees it in the text");
+    if !has_nvcc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    let library = library(folder.path(), &kernels, "80", Check::Watch);
+    let outcome = run(library.to_str().unwrap(), "in place");
+    let said = ["watch: ", "by ld.global.nc", "a wrong __restrict__", "compiled.cu:"].iter().all(|words| outcome.stderr.contains(words));
+    assert!(said && outcome.value("code") == "CUDA_ERROR_LAUNCH_FAILED", "{}", outcome.stderr);
+    assert_eq!(run(library.to_str().unwrap(), "reads_its_neighbour").value("code"), "CUDA_SUCCESS");
+}
+
+#[test]
+fn multiply_adds_that_nvcc_may_fuse_are_refused() {
+    if !has_nvcc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    changed_kernels(folder.path(), "nvcc.flags", " --fmad=false", "");
+    let library = folder.path().join("optimizer.so");
+    let refused = emulator::compiled_kernels(folder.path(), "optimizer.cu", "80", Check::None, &library).unwrap_err();
+    let words = ["optimizer.ptx:", "kernel sgd_step", "no .rn: ptxas may fuse it", "--fmad=false"];
+    assert!(words.iter().all(|words| refused.contains(words)), "{refused}");
+}
