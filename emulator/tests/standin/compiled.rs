@@ -4,32 +4,11 @@ use std::path::{Path, PathBuf};
 
 use emulator::Check;
 
+use super::changed_kernels::{change, has_nvcc};
 use super::children::{FAULT, Outcome, run_child};
 
-/// Whether there is an nvcc; where one is required, it must be there.
-pub fn has_nvcc() -> bool {
-    let Err(problem) = emulator::has_nvcc() else { return true };
-    let required = std::env::var("REQUIRE_NVCC").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
-    assert!(!required, "{problem}");
-    println!("skipped: {problem}");
-    false
-}
-
-/// A copy of the project's `kernels/` with a change that applies exactly once.
-fn changed_kernels(folder: &Path, file: &str, old: &str, new: &str) {
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
-    std::fs::create_dir_all(folder.join("include")).unwrap();
-    for part in ["", "include"] {
-        for entry in std::fs::read_dir(kernels.join(part)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                std::fs::copy(&path, folder.join(part).join(path.file_name().unwrap())).unwrap();
-            }
-        }
-    }
-    let text = std::fs::read_to_string(folder.join(file)).unwrap();
-    assert_eq!(text.matches(old).count(), 1, "{old:?} in {file}");
-    std::fs::write(folder.join(file), text.replace(old, new)).unwrap();
+fn kernels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels")
 }
 
 /// The library of `compiled.cu`, against the headers in `kernels`.
@@ -54,7 +33,7 @@ fn a_matrix_load_without_memory_in_its_clobbers_reads_what_was_there_before() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    let kernels = kernels();
     for architecture in ["80", "120"] {
         let sound = library(folder.path(), &kernels, architecture, Check::None);
         assert_eq!(run(sound.to_str().unwrap(), "loads_twice").value("results"), all_are("12.0"), "sm_{architecture}");
@@ -62,7 +41,7 @@ fn a_matrix_load_without_memory_in_its_clobbers_reads_what_was_there_before() {
     let faulty = folder.path().join("kernels");
     let old = "    asm volatile(\"ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\"
                  : \"=r\"(r[0]), \"=r\"(r[1]), \"=r\"(r[2]), \"=r\"(r[3]) : \"r\"(shared_address(row)) : \"memory\");";
-    changed_kernels(&faulty, "include/device.cuh", old, &old.replace("asm volatile", "asm").replace(" : \"memory\"", ""));
+    change(&kernels, &faulty, "include/device.cuh", old, &old.replace("asm volatile", "asm").replace(" : \"memory\"", ""));
     let results = ["80", "120"].map(|architecture| {
         let library = library(folder.path(), &faulty, architecture, Check::None);
         run(library.to_str().unwrap(), "loads_twice").value("results").to_string()
@@ -80,7 +59,7 @@ fn nvcc_takes_signed_overflow_for_impossible() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    let kernels = kernels();
     let library = library(folder.path(), &kernels, "80", Check::None);
     assert_eq!(run(library.to_str().unwrap(), "overflows").value("results"), all_are("1.0"));
 }
@@ -92,7 +71,7 @@ fn a_wrong_restrict_is_named() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
+    let kernels = kernels();
     let library = library(folder.path(), &kernels, "80", Check::Watch);
     let outcome = run(library.to_str().unwrap(), "in place");
     let said = ["watch: ", "by ld.global.nc", "a wrong __restrict__", "compiled.cu:"].iter().all(|words| outcome.stderr.contains(words));
@@ -106,7 +85,7 @@ fn multiply_adds_that_nvcc_may_fuse_are_refused() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    changed_kernels(folder.path(), "nvcc.flags", " --fmad=false", "");
+    change(&kernels(), folder.path(), "nvcc.flags", " --fmad=false", "");
     let library = folder.path().join("optimizer.so");
     let refused = emulator::compiled_kernels(folder.path(), "optimizer.cu", "80", Check::None, &library).unwrap_err();
     let words = ["optimizer.ptx:", "kernel sgd_step", "no .rn: ptxas may fuse it", "--fmad=false"];
