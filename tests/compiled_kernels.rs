@@ -89,7 +89,14 @@ fn halves_of_a_packed_pair_changed_around() {
 #[test]
 fn transposition_of_a_matrix_load_forgotten() {
     let words = ["FAULT", "weight gradient"];
-    find("include/device.cuh", "ldmatrix.sync.aligned.m8n8.x4.trans.shared", "ldmatrix.sync.aligned.m8n8.x4.shared", "conv_weight_gradient.cu", Check::None, &words);
+    find(
+        "include/device.cuh",
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared",
+        "ldmatrix.sync.aligned.m8n8.x4.shared",
+        "conv_weight_gradient.cu",
+        Check::None,
+        &words,
+    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub fn wanted() -> Result<(Engine, Check), String> {
         "" | "text" => Engine::Text,
         "ptx" => {
             let named = variable("DSR_STANDIN_PTX_ARCH");
-            let is_known = named.chars().all(|c| c.is_ascii_alphanumeric());
+            let is_known = named.starts_with(|c: char| c.is_ascii_digit()) && named.chars().all(|c| c.is_ascii_alphanumeric());
             match named.as_str() {
                 "" => Engine::Ptx("80".into()),
                 _ if is_known => Engine::Ptx(named),

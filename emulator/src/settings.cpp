@@ -59,12 +59,19 @@ bool is_on(const char* name) {
     return value && strcmp(value, "1") == 0;
 }
 
-// As src/kernel_sets.rs, which makes them.
-std::string kernel_set() {
-    std::string name = "kernels";
+std::string ptx_architecture() {
     const char* engine = variable("DSR_STANDIN_ENGINE");
+    if (!engine || strcmp(engine, "ptx") != 0) return "";
     const char* architecture = variable("DSR_STANDIN_PTX_ARCH");
-    if (engine && strcmp(engine, "ptx") == 0) name += std::string("-ptx-") + (architecture ? architecture : "80");
+    return architecture ? architecture : "80";
+}
+
+// As src/kernel_sets.rs, which makes them. Nothing is in the folder of an engine that there is not.
+std::string kernel_set() {
+    const char* engine = variable("DSR_STANDIN_ENGINE");
+    std::string name = "kernels";
+    if (engine && strcmp(engine, "text") != 0) name += std::string("-") + engine;
+    if (!ptx_architecture().empty()) name += "-" + ptx_architecture();
     if (is_on("DSR_STANDIN_RACES")) name += "-races";
     if (is_on("DSR_STANDIN_WATCH")) name += "-watch";
     return name;
@@ -91,6 +98,7 @@ Settings read() {
     s.registers = registers(of_kernels ? of_kernels : "");
     const char* libraries = variable("DSR_STANDIN_KERNELS");
     s.kernel_libraries = libraries ? libraries : "";
+    s.ptx_architecture = ptx_architecture();
     s.kernel_set = kernel_set();
     return s;
 }

@@ -226,7 +226,8 @@ pub fn module(text: &str) -> Fallible<Module> {
             }
             ".shared" | ".extern" => module.shared.push(shared_array(line.trim_end_matches(';')).map_err(at)?),
             ".visible" | ".entry" | ".weak" if line.contains(".entry ") => {
-                let kernel = kernel(line, &mut lines).map_err(at)?;
+                let mut kernel = kernel_of_header(line, &mut lines).map_err(at)?;
+                read_body(&mut kernel, &mut lines)?;
                 module.kernels.push(kernel);
             }
             _ => return Err(at(format!("a directive that is not understood: {line}"))),
@@ -235,7 +236,8 @@ pub fn module(text: &str) -> Fallible<Module> {
     Ok(module)
 }
 
-fn kernel<'a>(head: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) -> Fallible<Kernel> {
+/// A kernel without its body, from the lines to the brace that opens it.
+fn kernel_of_header<'a>(head: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) -> Fallible<Kernel> {
     let mut header = head.to_string();
     while !header.ends_with('{') {
         let (_, line) = lines.next().ok_or("a kernel without a body")?;
@@ -245,13 +247,17 @@ fn kernel<'a>(head: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) ->
     let (signature, rest) = header.split_once(')').unwrap_or((&header, ""));
     let (name, inside) = signature.split_once('(').ok_or("a kernel without parameters in parentheses")?;
     let name = name.rsplit(' ').find(|word| !word.is_empty()).unwrap_or_default().to_string();
-    let parameters: Fallible<Vec<Parameter>> =
-        inside.split(',').filter(|text| !text.trim().is_empty()).map(|text| parameter(text.trim())).collect();
+    let texts = inside.split(',').map(str::trim).filter(|text| !text.is_empty());
+    let parameters: Fallible<Vec<Parameter>> = texts.map(parameter).collect();
     let mut block = 1024;
     if let Some((_, bounds)) = rest.split_once(".maxntid") {
         block = bounds.split(['.', '{']).next().unwrap_or("").split(',').filter_map(|n| n.trim().parse::<u32>().ok()).product();
     }
-    let mut kernel = Kernel { name, parameters: parameters?, block, registers: Vec::new(), shared: Vec::new(), body: Vec::new() };
+    Ok(Kernel { name, parameters: parameters?, block, registers: Vec::new(), shared: Vec::new(), body: Vec::new() })
+}
+
+/// The statements of a body go into the kernel, to the brace that closes it.
+fn read_body<'a>(kernel: &mut Kernel, lines: &mut impl Iterator<Item = (usize, &'a str)>) -> Fallible<()> {
     let (mut depth, mut source, mut seen) = (1, (0, 0), HashSet::new());
     for (number, line) in lines {
         for part in parts(line) {
@@ -265,7 +271,7 @@ fn kernel<'a>(head: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) ->
                 "}" => {
                     depth -= 1;
                     if depth == 0 {
-                        return Ok(kernel);
+                        return Ok(());
                     }
                     kernel.body.push(Statement::Close);
                 }
@@ -302,5 +308,5 @@ fn kernel<'a>(head: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) ->
             }
         }
     }
-    Err("a kernel that does not end".into())
+    Err(format!("kernel {}: it does not end", kernel.name))
 }

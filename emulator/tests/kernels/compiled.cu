@@ -27,6 +27,12 @@ KERNEL_OF_256(overflows) {
 // Neighbours' elements: each thread would read what another writes, were `to` and `from` the same memory.
 KERNEL_OF_256(reads_its_neighbour) { to[threadIdx.x] = from[(threadIdx.x + 1) % n]; }
 
+// Of two blocks, each writes what the other writes, or adds to what the other adds to.
+KERNEL_OF_256(writes_where_another_block_writes) { to[threadIdx.x] = from[threadIdx.x] + blockIdx.x; }
+KERNEL_OF_256(adds_where_another_block_adds) { atomicAdd((int*)to + threadIdx.x, n + (int)from[threadIdx.x]); }
+
 KERNEL(loads_twice, 256)
 KERNEL(overflows, 256)
 KERNEL(reads_its_neighbour, 256)
+KERNEL(writes_where_another_block_writes, 256)
+KERNEL(adds_where_another_block_adds, 256)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use emulator::Check;
 
 use super::changed_kernels::{change, has_nvcc};
-use super::children::{FAULT, Outcome, run_child};
+use super::children::{CALL, FAULT, Outcome, run_child};
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels")
@@ -80,6 +80,26 @@ fn a_wrong_restrict_is_named() {
 }
 
 #[test]
+fn what_two_blocks_write_is_named() {
+    if !has_nvcc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let library = library(folder.path(), &kernels(), "80", Check::Watch).to_string_lossy().into_owned();
+    for (kernel, blocks, is_sound) in [
+        ("writes_where_another_block_writes", "1", true),
+        ("writes_where_another_block_writes", "2", false),
+        ("adds_where_another_block_adds", "2", true),
+    ] {
+        let outcome = run_child(FAULT, kernel, &[("STANDIN_TEST_LIBRARY", &library), ("STANDIN_TEST_BLOCKS", blocks)]);
+        let expected = if is_sound { "CUDA_SUCCESS" } else { "CUDA_ERROR_LAUNCH_FAILED" };
+        assert_eq!(outcome.value("code"), expected, "{kernel}, {blocks} blocks: {}", outcome.stderr);
+        let said = outcome.stderr.contains("watch: writes what another block has written") && outcome.stderr.contains("compiled.cu:");
+        assert_eq!(said, !is_sound, "{kernel}, {blocks} blocks: {}", outcome.stderr);
+    }
+}
+
+#[test]
 fn multiply_adds_that_nvcc_may_fuse_are_refused() {
     if !has_nvcc() {
         return;
@@ -90,4 +110,25 @@ fn multiply_adds_that_nvcc_may_fuse_are_refused() {
     let refused = emulator::compiled_kernels(folder.path(), "optimizer.cu", "80", Check::None, &library).unwrap_err();
     let words = ["optimizer.ptx:", "kernel sgd_step", "no .rn: ptxas may fuse it", "--fmad=false"];
     assert!(words.iter().all(|words| refused.contains(words)), "{refused}");
+}
+
+#[test]
+fn kernels_that_cannot_be_had_are_an_error() {
+    let engine = ("DSR_STANDIN_ENGINE", "ptx");
+    let cases = [
+        (&[("DSR_STANDIN_ENGINE", "sass")][..], "DSR_STANDIN_ENGINE=sass is none of text, ptx"),
+        (&[engine, ("NVCC", "none")], "need nvcc, and NVCC=none turns it off; scripts/install_cuda_toolchain.sh"),
+        (&[engine, ("NVCC", "/no/nvcc")], "/no/nvcc: "),
+        (&[engine, ("DSR_STANDIN_PTX_ARCH", "sm_80")], "DSR_STANDIN_PTX_ARCH=sm_80 is no architecture"),
+        (&[("DSR_STANDIN_WATCH", "1")], "DSR_STANDIN_WATCH needs DSR_STANDIN_ENGINE=ptx"),
+        (&[engine, ("DSR_STANDIN_WATCH", "1"), ("DSR_STANDIN_RACES", "1")], "one at a time"),
+    ];
+    for (environment, problem) in cases {
+        let outcome = run_child(FAULT, "reads_its_neighbour", environment);
+        assert!(outcome.status != Some(0) && outcome.stderr.contains(problem), "{environment:?}: {}", outcome.stderr);
+    }
+    // A process that only finds the driver.
+    let driver = emulator::directory().to_str().unwrap();
+    let outcome = run_child(CALL, "found by path", &[("LD_LIBRARY_PATH", driver), ("DSR_STANDIN_ENGINE", "sass")]);
+    assert!(outcome.status != Some(0) && outcome.stderr.contains("kernels-sass: no kernels"), "{}", outcome.stderr);
 }

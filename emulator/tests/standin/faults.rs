@@ -261,7 +261,7 @@ impl Launch {
             checked(sys::cuModuleGetFunction(&mut function, self.module, name.as_ptr()));
             checked(sys::cuLaunchKernel(
                 function,
-                1,
+                std::env::var("STANDIN_TEST_BLOCKS").map_or(1, |blocks| blocks.parse().unwrap()),
                 1,
                 1,
                 256,
