@@ -40,8 +40,8 @@ fn without_a_fault_nothing_is_found() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    changed_kernels::change(Path::new("kernels"), folder.path(), "spike_conv.cu", "// spike_conv.cu", "// the same");
-    let (code, said) = check(folder.path(), "spike_conv.cu", Check::None);
+    changed_kernels::change(Path::new("kernels"), folder.path(), "optimizer.cu", "// optimizer.cu", "// the same");
+    let (code, said) = check(folder.path(), "optimizer.cu", Check::None);
     assert_eq!(code, 0, "{said}");
 }
 
@@ -70,7 +70,14 @@ fn size_of_an_asynchronous_copy_forgotten() {
 
 #[test]
 fn wait_for_one_group_of_copies_too_few() {
-    find("include/device.cuh", r#""n"(N) : "memory""#, r#""n"(N + 1) : "memory""#, "spike_conv.cu", Check::None, &["FAULT", "spike_conv"]);
+    find(
+        "include/device.cuh",
+        r#""n"(N) : "memory""#,
+        r#""n"(N + 1) : "memory""#,
+        "conv_forward.cu",
+        Check::None,
+        &["FAULT", "ANN convolution"],
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 // watch.h: global memory within one launch, where nothing orders the blocks.
 #pragma once
-#include "host/watch.h"
+#include "host/accesses.h"
 
 namespace standin {
 

@@ -1,7 +1,7 @@
 // memory.h: loads, stores, atomics and asynchronous copies (PTX ISA 5.1, 9.7.9, 9.7.13).
 #pragma once
 #include "host/memory.h"
-#include "host/watch.h"
+#include "host/accesses.h"
 #include "ptx/runtime/bits.h"
 
 namespace ptx {
@@ -31,8 +31,8 @@ inline const unsigned char* parameter(uint64_t address) { return reinterpret_cas
 #define PTX_ST(space, at, value, ...) (PTX_WRITTEN_##space(at, sizeof(__VA_ARGS__)), (void)(*reinterpret_cast<__VA_ARGS__*>(at) = value))
 
 #define PTX_READ_param(at, bytes) (void)0
-#define PTX_READ_shared(at, bytes) PTX_SHARED_READ(at, bytes)
-#define PTX_WRITTEN_shared(at, bytes) PTX_SHARED_WRITTEN(at, bytes)
+#define PTX_READ_shared(at, bytes) PTX_RACING(at, bytes, false, __FILE__, __LINE__)
+#define PTX_WRITTEN_shared(at, bytes) PTX_RACING(at, bytes, true, __FILE__, __LINE__)
 #define PTX_READ_global(at, bytes) PTX_WATCHED(at, bytes, Read, __FILE__, __LINE__)
 #define PTX_READ_nc(at, bytes) PTX_WATCHED(at, bytes, ReadConstant, __FILE__, __LINE__)      // read-only for as long as the kernel runs
 #define PTX_READ_generic(at, bytes) PTX_WATCHED(at, bytes, Read, __FILE__, __LINE__)
@@ -46,15 +46,11 @@ inline const unsigned char* parameter(uint64_t address) { return reinterpret_cas
 #define PTX_WATCHED(at, bytes, access, file, line) (void)0
 #endif
 
-// With -DPTX_RACES, the race check sees every access to shared memory (races.cpp places them by return address).
+// With -DPTX_RACES, the race check sees every access to shared memory.
 #ifdef PTX_RACES
-extern "C" STANDIN_API void __tsan_read_range(void* at, size_t bytes);
-extern "C" STANDIN_API void __tsan_write_range(void* at, size_t bytes);
-#define PTX_SHARED_READ(at, bytes) ptx::__tsan_read_range(const_cast<unsigned char*>(at), bytes)
-#define PTX_SHARED_WRITTEN(at, bytes) ptx::__tsan_write_range(at, bytes)
+#define PTX_RACING(at, bytes, is_write, file, line) standin::check_races(at, bytes, is_write, file, line)
 #else
-#define PTX_SHARED_READ(at, bytes) (void)0
-#define PTX_SHARED_WRITTEN(at, bytes) (void)0
+#define PTX_RACING(at, bytes, is_write, file, line) (void)0
 #endif
 
 // 9.7.13.5: relaxed; returns what was there. Of shared memory, too.

@@ -99,7 +99,7 @@ void exchange_matrices(void* const* records, uint32_t mask) {
 template <int MATRICES, bool TRANSPOSED>
 inline void ldmatrix(uint32_t* to, const unsigned char* row, const char* what, const char* file, int line) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0) standin::fail_launch("ldmatrix at %s:%d: a row that is not aligned to 16 bytes", file, line);
-    PTX_SHARED_READ(row, 16);
+    PTX_RACING(row, 16, false, file, line);
     inner::MatrixRow record{to, row};
     standin::meet(WARP, inner::exchange_matrices<MATRICES, TRANSPOSED>, &record, what, file, line);
 }
