@@ -147,7 +147,9 @@ impl Emitter<'_> {
             ["st", ..] => self.store(i),
             ["atom" | "red", ..] => self.atomic(i),
             ["bar" | "barrier" | "shfl" | "vote" | "ldmatrix" | "cp", ..] => self.of_several_threads(i, &words),
-            ["membar" | "fence", ..] => Ok("__atomic_thread_fence(__ATOMIC_SEQ_CST);".into()),
+            ["membar", "cta" | "gl" | "sys"] | ["fence", "sc" | "acq_rel", "cta" | "gpu" | "sys"] => {
+                Ok("__atomic_thread_fence(__ATOMIC_SEQ_CST);".into())
+            }
             _ => self.plain(i),
         }
     }

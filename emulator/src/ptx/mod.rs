@@ -53,6 +53,7 @@ mod tests {
             ("    add.s32 %r1, %r9, %r2;", "%r9 is no register"),
             ("    add.s64 %r1, %r2, %r2;", "%r2 (Int(32)) as S(64)"),
             ("    bar.sync 1;", "only barrier 0"),
+            ("    fence.proxy.async;", "this instruction is not modelled"),
             ("    bar.red.popc.u32 %r1, 0, %p1;", "not modelled"),
             ("    ld.local.u32 %r1, [%r2];", "modifiers that are not modelled"),
             ("    ld.param.u64 %rd1, [one_param_0+8];", "bytes 8..+8 of a parameter of 8"),
