@@ -65,7 +65,7 @@ fn build() -> Result<(), String> {
 
     let library = driver.join("libcuda.so.1");
     let objects: Vec<&Path> = own.iter().map(|unit| unit.object.as_path()).collect();
-    link(&compiler, &objects, &library, &["-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-lpthread", "-ldl"])?;
+    link(&compiler, &objects, &library, compile::DRIVER_LINK)?;
     // Programs look for libcuda.so first; here that is this one, too, and not one of the system.
     let second_name = driver.join("libcuda.so");
     let _ = fs::remove_file(&second_name);

@@ -17,9 +17,13 @@ use emulator::Check;
 fn check(kernels: &Path, file: &str, check: Check) -> (i32, String) {
     let library = kernels.join(file).with_extension("so");
     emulator::compiled_kernels(kernels, file, "80", check, &library).unwrap();
+    check_on(emulator::directory(), &library)
+}
+
+fn check_on(driver: &Path, library: &Path) -> (i32, String) {
     let mut command = Command::new(cargo_bin("dsr"));
     command.args(["check", "--size", "small", "--device", "cuda"]);
-    let output = command.env("LD_LIBRARY_PATH", emulator::directory()).env("DSR_STANDIN_KERNELS", library).output().unwrap();
+    let output = command.env("LD_LIBRARY_PATH", driver).env("DSR_STANDIN_KERNELS", library).output().unwrap();
     (output.status.code().unwrap(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
@@ -52,13 +56,36 @@ fn operands_of_an_integer_product_changed_around() {
     find("include/device.cuh", old, &new, "spike_conv.cu", Check::None, &["FAULT", "spike_conv"]);
 }
 
-/// The same in `matrix.cpp` would hide it from the text; here the fragments are those of the PTX ISA.
+/// The text passes, for the stand-in's own body of the product is misread in the same way; the fragments of PTX are those of its ISA.
 #[test]
-fn fragments_of_spikes_misread() {
-    let old = "const uint32_t word = step == 0 ? bits[m][r % 2].x : bits[m][r % 2].y;
+fn fragments_misread_alike_in_a_kernel_and_in_the_driver() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kernels, driver) = (folder.path().join("kernels"), folder.path().join("driver"));
+    let of_bits = "const uint32_t word = step == 0 ? bits[m][r % 2].x : bits[m][r % 2].y;
                     a[m][r] = word >> (r / 2) & 0x01010101u;";
-    let new = old.replace("r % 2", "MIDDLE").replace("r / 2", "r % 2").replace("MIDDLE", "r / 2");
-    find("include/spike_tile.cuh", old, &new, "spike_conv.cu", Check::None, &["FAULT", "spike_conv"]);
+    let misread = of_bits.replace("r % 2", "MIDDLE").replace("r / 2", "r % 2").replace("MIDDLE", "r / 2");
+    changed_kernels::change(Path::new("kernels"), &kernels, "include/spike_tile.cuh", of_bits, &misread);
+    let of_bytes = "lane % 16) * BYTES_PITCH + step * 32 + lane / 16 * 16";
+    let misread = "lane / 16 * 8 + lane % 8) * BYTES_PITCH + step * 32 + lane / 8 % 2 * 16";
+    changed_kernels::edit(&kernels.join("include/spike_tile.cuh"), of_bytes, misread);
+    std::fs::create_dir(&driver).unwrap();
+    let product = driver.join("matrix.cpp");
+    std::fs::copy("emulator/src/matrix.cpp", &product).unwrap();
+    let fragments = "uint32_t* pairs = &to.pairs[lane / 4 + part % 2 * 8][lane % 4 * 2 + part / 2 * 8];";
+    let misread = fragments.replace("part % 2", "MIDDLE").replace("part / 2", "part % 2").replace("MIDDLE", "part / 2");
+    changed_kernels::edit(&product, fragments, &misread);
+    emulator::changed_driver(&product, &driver).unwrap();
+
+    let text = kernels.join("text.so");
+    emulator::text_kernels(&kernels, "spike_conv.cu", &text).unwrap();
+    let (code, said) = check_on(&driver, &text);
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = check_on(emulator::directory(), &text);
+    assert!(code == 1 && said.contains("FAULT"), "one of the two alone shows: {said}");
+    if has_nvcc() {
+        let (code, said) = check(&kernels, "spike_conv.cu", Check::None);
+        assert!(code == 1 && ["FAULT", "spike_conv"].iter().all(|word| said.contains(word)), "{said}");
+    }
 }
 
 #[test]

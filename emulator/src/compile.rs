@@ -46,6 +46,9 @@ const TRANSLATED: &[&str] = &[
     "-Wno-maybe-uninitialized",
 ];
 
+/// How the driver library is linked.
+pub const DRIVER_LINK: &[&str] = &["-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-lpthread", "-ldl"];
+
 impl Kind {
     pub fn flags(self) -> Vec<&'static str> {
         let (own, check): (&[&str], &[&str]) = match self {

@@ -52,6 +52,33 @@ pub fn compiled_kernels(kernels: &Path, file: &str, architecture: &str, check: C
     kernel_sets::library_of(&engine, check, root(), kernels, &kernels.join(file), driver(), library)
 }
 
+/// The same of the kernels' text.
+///
+/// # Errors
+/// What the compiler says.
+#[doc(hidden)]
+pub fn text_kernels(kernels: &Path, file: &str, library: &Path) -> Result<(), String> {
+    kernel_sets::library_of(&Engine::Text, Check::None, root(), kernels, &kernels.join(file), driver(), library)
+}
+
+/// Makes a driver in `folder` in which `source` takes the place of the file of its name in `src/`; its kernels are those of this one.
+///
+/// # Errors
+/// What the compiler says, or that the folder cannot be written.
+#[doc(hidden)]
+pub fn changed_driver(source: &Path, folder: &Path) -> Result<(), String> {
+    let object = folder.join(source.file_name().unwrap_or_default()).with_extension("o");
+    compile::compile(env!("STANDIN_CXX"), compile::Kind::Driver, &[root().join("emulator/src")], source, &object)?;
+    let mut objects = compile::files(&driver().join("objects"), "o");
+    objects.retain(|other| other.file_name() != object.file_name());
+    let inputs: Vec<&Path> = objects.iter().map(PathBuf::as_path).chain([object.as_path()]).collect();
+    compile::link(env!("STANDIN_CXX"), &inputs, &folder.join("libcuda.so.1"), compile::DRIVER_LINK)?;
+    for (of, name) in [(folder.join("libcuda.so.1"), "libcuda.so"), (driver().join("kernels"), "kernels")] {
+        std::os::unix::fs::symlink(of, folder.join(name)).map_err(|e| format!("{}: {e}", folder.join(name).display()))?;
+    }
+    Ok(())
+}
+
 /// Whether there is an nvcc for [`compiled_kernels`]; else why not.
 ///
 /// # Errors

@@ -11,6 +11,13 @@ pub fn has_nvcc() -> bool {
     false
 }
 
+/// Changes a file where `old` stands in it, once.
+pub fn edit(file: &Path, old: &str, new: &str) {
+    let text = std::fs::read_to_string(file).unwrap();
+    assert_eq!(text.matches(old).count(), 1, "{old:?} in {}", file.display());
+    std::fs::write(file, text.replace(old, new)).unwrap();
+}
+
 /// Copies `kernels` into `folder`, with a change of a file that applies exactly once.
 pub fn change(kernels: &Path, folder: &Path, file: &str, old: &str, new: &str) {
     std::fs::create_dir_all(folder.join("include")).unwrap();
@@ -22,7 +29,5 @@ pub fn change(kernels: &Path, folder: &Path, file: &str, old: &str, new: &str) {
             }
         }
     }
-    let text = std::fs::read_to_string(folder.join(file)).unwrap();
-    assert_eq!(text.matches(old).count(), 1, "{old:?} in {file}");
-    std::fs::write(folder.join(file), text.replace(old, new)).unwrap();
+    edit(&folder.join(file), old, new);
 }
