@@ -155,7 +155,7 @@ fn product(expression: &str, text: &str) -> Option<u32> {
 
 /// Compiles every file whose text, includes or flags are not those of its fatbin; as many at once as there are cores.
 fn compile_all(nvcc: &Nvcc, sources: &[Source], out: &Path) -> Result<(), String> {
-    let mut flags = ["-std=c++17", "-O3", "--fmad=false", "-lineinfo", "-fatbin", "-Xptxas=-v"].map(String::from).to_vec();
+    let mut flags: Vec<String> = common_flags()?.into_iter().chain(["-fatbin", "-Xptxas=-v"].map(String::from)).collect();
     for target in &nvcc.targets {
         flags.push(format!("-gencode=arch=compute_{target},code=sm_{target}"));
     }
@@ -184,6 +184,11 @@ fn compile_all(nvcc: &Nvcc, sources: &[Source], out: &Path) -> Result<(), String
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|_| vec!["a compiling thread panicked".into()])).collect()
     });
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+/// Flags of every way in which nvcc compiles the kernels.
+fn common_flags() -> Result<Vec<String>, String> {
+    Ok(read(Path::new("kernels/nvcc.flags"))?.split_whitespace().map(String::from).collect())
 }
 
 fn compile(nvcc: &Nvcc, source: &Source, flags: &[String], mut hash: DefaultHasher, out: &Path) -> Result<(), String> {

@@ -17,7 +17,8 @@ const VERSION: &str = ".version 7.0";
 pub fn ptx(nvcc: &Nvcc, source: &Source, out: &Path) -> Result<String, String> {
     let path = out.join(format!("{}.newest.ptx", source.stem));
     let mut command = Command::new(&nvcc.path);
-    command.args(["-std=c++17", "-O3", "--fmad=false", "-ptx", "-arch=compute_80", "-o"]).arg(&path).arg(&source.path);
+    command.args(super::common_flags()?.iter().filter(|flag| *flag != "-lineinfo"));
+    command.args(["-ptx", "-arch=compute_80", "-o"]).arg(&path).arg(&source.path);
     let output = command.output().map_err(|e| format!("{}: {e}", nvcc.path.display()))?;
     if !output.status.success() {
         return Err(format!("{}: nvcc -ptx failed:\n{}", source.path.display(), String::from_utf8_lossy(&output.stderr)));

@@ -91,7 +91,8 @@ DRIVER_CALL cuDeviceGet(int* device, int ordinal) {
 
 DRIVER_CALL cuDeviceGetName(char* name, int length, int device) {
     Lock lock;
-    if (length > 0) snprintf(name, static_cast<size_t>(length), "dsr host stand-in");
+    const std::string architecture = settings().ptx_architecture, of_engine = architecture.empty() ? "" : ", PTX of sm_" + architecture;
+    if (length > 0) snprintf(name, static_cast<size_t>(length), "dsr host stand-in%s", of_engine.c_str());
     return device_code(device);
 }
 

@@ -1,5 +1,5 @@
-// faults.cpp: signal handlers, and the handlers that -fsanitize=alignment,bounds,shift-exponent,float-cast-overflow calls in
-// kernel code (this library is instead of libubsan).
+// faults.cpp: signal handlers, and the handlers that -fsanitize=alignment,bounds,… of compile.rs calls in kernel code (this library
+// is instead of libubsan).
 #include "faults.h"
 
 #include <dlfcn.h>
@@ -119,6 +119,11 @@ struct CheckedAccess { CheckedPlace place; const void* type; unsigned char log_a
 
 static std::string at(const CheckedPlace& place) { return standin::text(", at %s:%u", place.file, place.line); }
 
+[[noreturn]] static void overflows(const char* what, const CheckedPlace* place) {
+    standin::runner->fail(standin::CUDA_LAUNCH_FAILED,
+                          standin::text("the %s of signed integers is outside of their range (nvcc takes it for impossible)", what) + at(*place));
+}
+
 extern "C" {
 
 [[noreturn]] STANDIN_API void __ubsan_handle_type_mismatch_v1_abort(const CheckedAccess* access, uintptr_t address) {
@@ -134,6 +139,12 @@ extern "C" {
 [[noreturn]] STANDIN_API void __ubsan_handle_shift_out_of_bounds_abort(const CheckedPlace* place, uintptr_t, uintptr_t by) {
     standin::runner->fail(standin::CUDA_LAUNCH_FAILED, standin::text("a shift by %zd places, all of the number or more", static_cast<ssize_t>(by)) + at(*place));
 }
+
+[[noreturn]] STANDIN_API void __ubsan_handle_add_overflow_abort(const CheckedPlace* place, uintptr_t, uintptr_t) { overflows("sum", place); }
+[[noreturn]] STANDIN_API void __ubsan_handle_sub_overflow_abort(const CheckedPlace* place, uintptr_t, uintptr_t) { overflows("difference", place); }
+[[noreturn]] STANDIN_API void __ubsan_handle_mul_overflow_abort(const CheckedPlace* place, uintptr_t, uintptr_t) { overflows("product", place); }
+[[noreturn]] STANDIN_API void __ubsan_handle_negate_overflow_abort(const CheckedPlace* place, uintptr_t) { overflows("negative", place); }
+[[noreturn]] STANDIN_API void __ubsan_handle_divrem_overflow_abort(const CheckedPlace* place, uintptr_t, uintptr_t) { overflows("quotient", place); }
 
 [[noreturn]] STANDIN_API void __ubsan_handle_float_cast_overflow_abort(const CheckedPlace* place, uintptr_t) {
     standin::runner->fail(standin::CUDA_LAUNCH_FAILED, "a float outside of the range of the integer that it becomes (a device saturates, a host does not)" + at(*place));

@@ -11,6 +11,7 @@
 #include "cuda_codes.h"
 #include "faults.h"
 #include "memory.h"
+#include "watch.h"
 
 namespace standin {
 
@@ -162,6 +163,7 @@ Problem run_grid(Function& function, const Launch& launch) {
     function.launched = true;
     Work work(launch);
     order_blocks(work);
+    watch_launch();
     const unsigned os_threads = settings().order == Order::Random ? 1 : settings().os_threads;
     work.share = std::max(1u, work.blocks / (os_threads * 8));
     if (os_threads == 1 || work.blocks == 1) {

@@ -4,6 +4,7 @@
 #include "block.h"
 #include "cuda_codes.h"
 #include "faults.h"
+#include "host/accesses.h"
 
 namespace standin {
 
@@ -59,6 +60,12 @@ void RaceCheck::access(size_t offset, size_t count, bool is_write, Place place) 
 
 void note_access(const void* address, size_t bytes, bool is_write, Place place) {
     if (runner && runner->check_races) runner->note(address, bytes, is_write, place);
+}
+
+void check_races(const void* address, uint32_t bytes, bool is_write, const char* file, int line) {
+    if (!runner) return;
+    runner->check_races = true;
+    runner->note(address, bytes, is_write, {nullptr, file, line});
 }
 
 }  // namespace standin

@@ -1,6 +1,6 @@
 // races.h: two threads of a block at one byte of shared memory, one of them writing, with nothing that orders them.
 //
-// Kernels that are compiled with -fsanitize=thread (build.rs, DSR_STANDIN_RACES=1) report each access to this library, which
+// Kernels that are compiled with -fsanitize=thread (DSR_STANDIN_RACES=1) report each access to this library, which
 // stands in for libtsan.
 #pragma once
 #include <cstddef>

@@ -56,7 +56,12 @@ Function* find_function(const std::string& name) {
 }
 
 bool load_kernel_libraries() {
-    std::vector<std::string> paths = libraries_in(own_folder() + "/kernels");
+    const std::string folder = own_folder() + "/" + settings().kernel_set;
+    std::vector<std::string> paths = libraries_in(folder);
+    if (paths.empty()) {
+        report(text("%s: no kernels; a test that runs with the same DSR_STANDIN_ENGINE and others makes them", folder.c_str()));
+        return false;
+    }
     std::string more = settings().kernel_libraries;
     while (!more.empty()) {
         const size_t colon = more.find(':');

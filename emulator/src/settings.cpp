@@ -54,6 +54,29 @@ std::map<std::string, unsigned> registers(std::string rest) {
     return result;
 }
 
+bool is_on(const char* name) {
+    const char* value = variable(name);
+    return value && strcmp(value, "1") == 0;
+}
+
+std::string ptx_architecture() {
+    const char* engine = variable("DSR_STANDIN_ENGINE");
+    if (!engine || strcmp(engine, "ptx") != 0) return "";
+    const char* architecture = variable("DSR_STANDIN_PTX_ARCH");
+    return architecture ? architecture : "80";
+}
+
+// As src/kernel_sets.rs, which makes them. Nothing is in the folder of an engine that there is not.
+std::string kernel_set() {
+    const char* engine = variable("DSR_STANDIN_ENGINE");
+    std::string name = "kernels";
+    if (engine && strcmp(engine, "text") != 0) name += std::string("-") + engine;
+    if (!ptx_architecture().empty()) name += "-" + ptx_architecture();
+    if (is_on("DSR_STANDIN_RACES")) name += "-races";
+    if (is_on("DSR_STANDIN_WATCH")) name += "-watch";
+    return name;
+}
+
 Settings read() {
     Settings s;
     s.order = order();
@@ -76,6 +99,8 @@ Settings read() {
     s.registers = registers(of_kernels ? of_kernels : "");
     const char* libraries = variable("DSR_STANDIN_KERNELS");
     s.kernel_libraries = libraries ? libraries : "";
+    s.ptx_architecture = ptx_architecture();
+    s.kernel_set = kernel_set();
     return s;
 }
 

@@ -23,6 +23,8 @@ struct Settings {
     bool streams_at_once;                  // run work when it is issued, not when somebody waits for it
     std::map<std::string, unsigned> registers;
     std::string kernel_libraries;
+    std::string ptx_architecture;          // as "80"; empty: the engine is the text
+    std::string kernel_set;                // folder of kernel libraries beside this one
 };
 
 // Read from the environment at the first call.

@@ -173,6 +173,7 @@ pub fn run(case: &str) {
             println!("code={:?}", launch.run("lacks_a_barrier"));
         }
         "host" => println!("code={:?}", Launch { from: [0f32; ELEMENTS].as_ptr() as u64, ..launch }.run("lacks_a_barrier")),
+        "in place" => println!("code={:?}", Launch { to: launch.from, ..launch }.run("reads_its_neighbour")),
         "freed in a struct" => {
             launch.free_from();
             println!("code={:?}", launch.run_with_struct());
@@ -260,7 +261,7 @@ impl Launch {
             checked(sys::cuModuleGetFunction(&mut function, self.module, name.as_ptr()));
             checked(sys::cuLaunchKernel(
                 function,
-                1,
+                std::env::var("STANDIN_TEST_BLOCKS").map_or(1, |blocks| blocks.parse().unwrap()),
                 1,
                 1,
                 256,

@@ -1,7 +1,10 @@
 //! Tests of the driver stand-in; one binary, so that it is linked once.
 
 mod calls;
+#[path = "../../../tests/support/changed_kernels.rs"]
+mod changed_kernels;
 mod children;
+mod compiled;
 mod device;
 mod faults;
 mod kernels;

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The tests of the CUDA device on the kernels as nvcc has compiled them, run on the host by the driver stand-in (emulator/README.md):
+#   sm_80 and sm_120   every test of the device, for two generations of the compiler
+#   watch              what __restrict__ promises, and global memory that blocks share: each kernel's own tests and `dsr check`
+#   races, lifo        each kernel's own tests, with the race check of shared memory, and with the last thread ahead
+# scripts/test_compiled_kernels.sh [PASS…]: these passes; without one, all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export REQUIRE_NVCC=1 DSR_STANDIN_ENGINE=ptx
+
+# Files of one kernel each, those of whole networks and of the command line, and the golden cases but for their half on the CPU.
+kernels='(binary(/_cuda$/) - binary(network_cuda) - binary(ann_cuda) - binary(streamed_sets_cuda))'
+everything='((binary(/_cuda$/) + binary(device) + binary(check) + binary(cuda_command) + binary(golden)) - test(=every_golden_case_holds))'
+
+pass() {
+    local name=$1 tests=$2
+    shift 2
+    echo "== compiled kernels: $name"
+    local start=$SECONDS
+    env "$@" cargo nextest run --no-fail-fast -E "$tests"
+    echo "== compiled kernels: $name took $((SECONDS - start)) s"
+}
+
+for name in "${@:-all}"; do
+    case $name in all | sm_80) pass sm_80 "$everything" DSR_STANDIN_PTX_ARCH=80 ;; esac
+    case $name in all | sm_120) pass sm_120 "$everything" DSR_STANDIN_PTX_ARCH=120 ;; esac
+    case $name in all | watch) pass watch "$kernels + binary(check)" DSR_STANDIN_WATCH=1 ;; esac
+    case $name in all | races) pass races "$kernels" DSR_STANDIN_RACES=1 ;; esac
+    case $name in all | lifo) pass lifo "$kernels" DSR_STANDIN_ORDER=lifo ;; esac
+    case $name in all | sm_80 | sm_120 | watch | races | lifo) ;; *) echo "$name is none of sm_80, sm_120, watch, races, lifo" >&2 && exit 2 ;; esac
+done
