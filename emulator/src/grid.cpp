@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "arguments.h"
+#include "counts.h"
 #include "cuda_codes.h"
 #include "faults.h"
 #include "memory.h"
@@ -160,6 +161,7 @@ Problem run_grid(Function& function, const Launch& launch) {
     if (wrong.code) return wrong;
     if (settings().report_launches && !function.launched) report(text("first launch of %s", launch.kernel->name));
     function.launched = true;
+    ++counts().launches;
     Work work(launch);
     order_blocks(work);
     const unsigned os_threads = settings().order == Order::Random ? 1 : settings().os_threads;
