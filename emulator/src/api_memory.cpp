@@ -1,6 +1,8 @@
 // api_memory.cpp: driver calls that allocate, copy, and fill.
 #include <cstdint>
 #include <cstring>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
 #include "counts.h"
@@ -51,13 +53,28 @@ int refuse_pageable_in_graph(const StreamPointer& stream, const char* call) {
     return CUDA_CAPTURE_UNSUPPORTED;
 }
 
+// Large zeros take no memory: the pages are given back, and come again as zeros when somebody touches them.
+void fill_bytes(char* to, char value, size_t count) {
+    constexpr size_t LARGE = 256ull << 20;
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    if (value != 0 || count < LARGE) {
+        memset(to, value, count);
+        return;
+    }
+    char* const first = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(to) + page - 1) / page * page);
+    char* const end = reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(to + count) / page * page);
+    memset(to, 0, static_cast<size_t>(first - to));
+    madvise(first, static_cast<size_t>(end - first), MADV_DONTNEED);
+    memset(end, 0, static_cast<size_t>(to + count - end));
+}
+
 Action fill_action(char* to, std::vector<char> value, size_t count) {
     return [=]() -> Problem {
         const size_t bytes = value.size() * count;
         if (!on_device(to, bytes)) return {CUDA_ILLEGAL_ADDRESS, text("memset of %zu bytes at %p, ", bytes, static_cast<void*>(to)) + device_memory().describe(to)};
         ++counts().fills;
         if (value.size() == 1) {
-            memset(to, value[0], count);
+            fill_bytes(to, value[0], count);
         } else {
             for (size_t i = 0; i < count; ++i) memcpy(to + i * value.size(), value.data(), value.size());
         }

@@ -12,6 +12,7 @@
 #include "cuda_codes.h"
 #include "faults.h"
 #include "memory.h"
+#include "races.h"
 
 namespace standin {
 
@@ -162,6 +163,7 @@ Problem run_grid(Function& function, const Launch& launch) {
     if (settings().report_launches && !function.launched) report(text("first launch of %s", launch.kernel->name));
     function.launched = true;
     ++counts().launches;
+    global_races().begin_launch();
     Work work(launch);
     order_blocks(work);
     const unsigned os_threads = settings().order == Order::Random ? 1 : settings().os_threads;
