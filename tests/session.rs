@@ -308,6 +308,60 @@ fn held_images_and_bytes_are_those_of_the_host() {
     assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8 }) == expected, "bytes");
 }
 
+/// Bytes stand for the values of the data set that was named last.
+#[test]
+fn bytes_are_those_of_the_data_set_at_work() {
+    let of_mean = |seed| {
+        let pixels = seeded::values(seed, 12 * 64, 0.0..(255.0 / seed as f32)).iter().map(|v| *v as u8).collect();
+        let split = Split { images: Images { shape: [8, 8, 1], pixels }, labels: vec![0; 12] };
+        Dataset::new("random", vec!["all".into()], split.clone(), split, 255).unwrap()
+    };
+    let (mut gpu, sets) = (placed(&small(IF, 0.0)), [of_mean(1), of_mean(3)]);
+    let mut cpu = small(IF, 0.0);
+    for set in [&sets[0], &sets[1], &sets[0]] {
+        let bytes = &set.test.images.pixels[..8 * 64];
+        let mut data = Vec::new();
+        bytes.chunks_exact(64).for_each(|image| Pixels::of(set).append(image, &mut data));
+        assert_eq!(gpu.form_of(set).unwrap(), Form::Bytes);
+        gpu.begin_evaluation(&Samples::Pictures { bytes, batch: 8 }, |_| false).unwrap();
+        let expected = cpu.forward(&Input { data: &data, batch: 8, frames: 1 }, Mode::Eval, |_| false).unwrap();
+        assert_eq!(gpu.finish_evaluation().unwrap().logits, expected.logits);
+    }
+}
+
+/// An evaluation sees the parameters and statistics of the moment, whatever has changed them.
+#[test]
+fn evaluations_see_what_has_changed_before_them() {
+    let mut network = placed(&small(IF, 0.0));
+    let mut optimizer = Optimizer::new(SGD, 5e-4, network.len());
+    let data = images(3, 8);
+    let input = Input { data: &data, batch: 8, frames: 1 };
+    let mut seen = Vec::new();
+    let mut evaluate = |network: &mut Network, optimizer: &mut Optimizer, after: &str| {
+        let got = network.forward(&input, Mode::Eval, |_| false).unwrap();
+        network.synchronize(optimizer).unwrap();
+        let mut cpu = network.clone();
+        cpu.place(&Device::Cpu).unwrap();
+        let expected = cpu.forward(&input, Mode::Eval, |_| false).unwrap();
+        assert_eq!((bits(&got.logits), bits(&got.rates)), (bits(&expected.logits), bits(&expected.rates)), "after {after}");
+        seen.push(bits(&got.rates));
+    };
+    evaluate(&mut network, &mut optimizer, "nothing");
+    for step in 0..2 {
+        network.train_step(&mut optimizer, 0.5, &input, &labels(3, 8), mode(step)).unwrap();
+        evaluate(&mut network, &mut optimizer, "a step");
+    }
+    network.forward(&input, mode(3), |_| false).unwrap();
+    evaluate(&mut network, &mut optimizer, "a forward pass in training");
+    let norm = network.norms[0].bias;
+    let raised: Vec<f32> = network.value(norm).iter().map(|v| v + 0.5).collect();
+    network.set_parameter(norm, &raised);
+    network.prepare();
+    evaluate(&mut network, &mut optimizer, "new parameters");
+    seen.dedup();
+    assert_eq!(seen.len(), 5, "each change is seen");
+}
+
 /// The batches of a pass as bytes are those as values, in training and in test.
 #[test]
 fn batches_as_bytes_stand_for_those_as_values() {
