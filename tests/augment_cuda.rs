@@ -7,7 +7,7 @@ mod output;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::data::{Augment, Dataset, Images, Pixels, Split};
+use dsr::data::{Augment, Dataset, Draw, Images, Pixels, Split};
 use dsr::device::Slice;
 use dsr::ops::augment::{DeviceDraw, augment};
 use output::Output;
@@ -58,4 +58,27 @@ fn buffers_that_are_too_small_are_refused() {
     let (out, images, table) = (gpu.zeroed::<f32>(150).unwrap(), gpu.zeroed::<u8>(149).unwrap(), gpu.zeroed::<f32>(768).unwrap());
     let problem = augment(&gpu, out.slice(), images.slice(), Slice::NONE, table.slice(), [5, 5, 3], 2, 0).unwrap_err();
     assert_eq!(problem.to_string(), "augment: images: expected 150, got 149");
+}
+
+/// Images that lie more than 2^31 bytes into a data set.
+#[test]
+fn an_image_past_two_gigabytes_is_found() {
+    let gpu = device::gpu();
+    let (shape, size) = ([8, 8, 1], 64);
+    let images = (1usize << 31) / size + 1;
+    let [free, _] = gpu.memory().unwrap();
+    if free < images * size + (1 << 20) {
+        println!("skipped: {free} bytes are free");
+        return;
+    }
+    let bytes = gpu.zeroed::<u8>(images * size).unwrap();
+    let last: Vec<u8> = (0..size as u8).map(|i| i + 1).collect();
+    gpu.upload(&last, bytes.slice().part((images - 1) * size..images * size)).unwrap();
+    let table: Vec<f32> = (0..256).map(|byte| byte as f32).collect();
+    let table = gpu.memory_of(&table).unwrap();
+    let draw = DeviceDraw::new(images - 1, Draw { top: 0, left: 0, flip: false });
+    let draws = gpu.memory_of(&[draw]).unwrap();
+    let out = Output::of(&gpu, &vec![f32::NAN; size]);
+    augment(&gpu, out.slice(), bytes.slice(), draws.slice(), table.slice(), shape, 1, 0).unwrap();
+    assert_eq!(out.values(), last.iter().map(|byte| f32::from(*byte)).collect::<Vec<f32>>());
 }

@@ -109,3 +109,14 @@ fn buffers_that_are_too_small_are_refused() {
         assert!(problem.contains("expected") && problem.contains("got"), "call {at}: {problem}");
     }
 }
+
+/// Copies of a weight are added up in f64: in f32 the small one would be lost beside the large ones.
+#[test]
+fn copies_of_a_weight_are_added_without_loss() {
+    let gpu = device::gpu();
+    let large = 16_777_216.0; // 2^24
+    let (input, weights) = (upload(&gpu, &[1.0f32]), upload(&gpu, &[large, 1.0, -large]));
+    let sums = Output::of(&gpu, &[f32::NAN; 16]);
+    conv_real(&gpu, sums.slice(), input.slice(), weights.slice(), &ONE_BY_ONE, 3, [1, 1]).unwrap();
+    assert_eq!(sums.values()[0], 1.0);
+}

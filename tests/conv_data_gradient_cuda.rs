@@ -86,3 +86,42 @@ fn buffers_that_are_too_small_are_refused() {
         assert!(problem.contains("expected") && problem.contains("got"), "call {at}: {problem}");
     }
 }
+
+/// Odd sizes under stride 2 with more rows of a class than a tile has: 6 samples of 5x5 (or 5x4, 4x5, 4x4) positions.
+#[test]
+fn data_gradients_of_odd_sizes_and_several_tiles() {
+    let gpu = device::gpu();
+    let geometry = geometry(8, 8, [9, 9], 3, 2, 1);
+    let (batch, taps) = (6, 9);
+    let grad: Vec<f32> = seeded::values(1, batch * 25 * 8, -1.0..1.0).iter().map(|v| (v * 4.0).round() / 4.0).collect();
+    let master: Vec<f32> = seeded::values(2, taps * 64, -1.0..1.0).iter().map(|v| (v * 4.0).round() / 4.0).collect();
+    let mut expected = vec![0.0f32; batch * 81 * 8];
+    for b in 0..batch {
+        for (oy, ox) in (0..5).flat_map(|y| (0..5).map(move |x| (y, x))) {
+            for (ky, kx) in (0..3).flat_map(|y| (0..3).map(move |x| (y, x))) {
+                let (y, x) = ((oy * 2 + ky) as i32 - 1, (ox * 2 + kx) as i32 - 1);
+                if !(0..9).contains(&y) || !(0..9).contains(&x) {
+                    continue;
+                }
+                for (c, o) in (0..8).flat_map(|c| (0..8).map(move |o| (c, o))) {
+                    expected[((b * 9 + y as usize) * 9 + x as usize) * 8 + c] +=
+                        grad[((b * 5 + oy) * 5 + ox) * 8 + o] * master[((ky * 3 + kx) * 8 + c) * 8 + o];
+                }
+            }
+        }
+    }
+    let mut layout = Layout::measure();
+    PackedWeights::take(&mut layout, &geometry, 16);
+    let memory = gpu.zeroed::<u8>(layout.bytes()).unwrap();
+    let packed = PackedWeights::take(&mut Layout::of(&memory), &geometry, 16);
+    let on_master = gpu.memory_of(&master).unwrap();
+    let rounded: Vec<u16> = grad.iter().map(|v| (v.to_bits() >> 16) as u16).collect(); // quarters are exact
+    let on_grad = gpu.memory_of(&rounded).unwrap();
+    let source = WeightSource { master: on_master.slice(), geometry, replicate: 1, weights: packed };
+    transpose_weights(&gpu, &WeightTable::new(&gpu, &[source]).unwrap()).unwrap();
+    for rows in [64, 128] {
+        let out = Output::of(&gpu, &vec![f32::NAN; expected.len()]);
+        data_gradient_in_tiles(&gpu, out.slice(), on_grad.slice(), packed.transposed, &geometry, batch, false, rows).unwrap();
+        assert!(out.values() == expected, "tiles of {rows} rows");
+    }
+}

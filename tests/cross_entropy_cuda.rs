@@ -10,6 +10,7 @@ mod seeded;
 use dsr::ops::cross_entropy::cuda::{self, Outputs};
 use dsr::ops::cross_entropy::{cross_entropy, first_largest};
 use dsr::ops::optimizer::cuda::StepResult;
+use emulator::Order;
 use output::Output;
 
 /// Loss, number of correct samples and gradient.
@@ -78,5 +79,28 @@ fn the_first_of_equal_logits_counts_and_a_nan_never_wins() {
             assert_eq!(first_largest(row), expected, "{row:?} on the CPU");
             assert_eq!(loss.is_finite(), on_cpu(row, &[label], 3, 1.0).0.is_finite(), "{row:?}: {loss}");
         }
+    }
+}
+
+/// Three passes of `loss_reduce`, in the order of threads that shows a missing barrier; labels past a warp.
+#[test]
+fn losses_of_many_samples_in_every_order() {
+    let gpu = device::gpu();
+    let (classes, batch) = (40, 600);
+    let logits = seeded::values(1, classes * batch, -5.0..5.0);
+    let labels: Vec<u32> = (0..batch).map(|b| (b * 7 % classes) as u32).collect();
+    let mut expected_grad = vec![0.0; logits.len()];
+    let expected = cross_entropy(&logits, &labels, classes, &mut expected_grad);
+    let (on_logits, on_labels) = (gpu.memory_of(&logits).unwrap(), gpu.memory_of(&labels).unwrap());
+    for order in [Order::Fifo, Order::Lifo, Order::Random(1)] {
+        let (grad, losses) = (Output::of(&gpu, &vec![0.0f32; logits.len()]), Output::of(&gpu, &vec![0.0f64; batch]));
+        let result = Output::of(&gpu, &[StepResult::default()]);
+        let out = Outputs { grad: grad.slice(), losses: losses.slice(), result: result.slice() };
+        emulator::set_order(order);
+        cuda::cross_entropy(&gpu, &out, on_logits.slice(), on_labels.slice(), [batch, classes], 1.0).unwrap();
+        let got = result.values()[0].loss;
+        emulator::set_order(Order::Fifo);
+        assert!((got - expected).abs() < 1e-12 * expected, "{order:?}: {got}, expected {expected}");
+        assert!(grad.values().iter().zip(&expected_grad).all(|(a, b)| (a - b).abs() < 1e-8), "{order:?}");
     }
 }

@@ -8,6 +8,8 @@ mod output;
 use dsr::ops::dropout::{draw, draw_dropped};
 use dsr::ops::optimizer::cuda::StepParameters;
 use output::Output;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Channels around words of 32 and around the 16 words of a block of random numbers.
 #[test]
@@ -25,5 +27,23 @@ fn masks_have_the_bits_of_the_cpu() {
             draw(&gpu, dropped.slice(), parameters.slice(), index, shape, share).unwrap();
             assert_eq!(dropped.values(), expected, "{shape:?}, layer {index}, share {share}");
         }
+    }
+}
+
+/// A number that is exactly the share is not dropped.
+#[test]
+fn a_draw_at_the_share_is_kept() {
+    let gpu = device::gpu();
+    for seed in 0..4 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(3 << 32);
+        let share = rng.random::<f32>();
+        let (mut expected, shape) = (Vec::new(), [1, 1, 33]);
+        draw_dropped(&mut expected, seed, 3, shape, share);
+        assert_eq!(expected[0] & 1, 0);
+        let parameters = gpu.memory_of(&[StepParameters::new(None, 0.0, seed)]).unwrap();
+        let dropped = Output::of(&gpu, &vec![u32::MAX; expected.len()]);
+        draw(&gpu, dropped.slice(), parameters.slice(), 3, shape, share).unwrap();
+        assert_eq!(dropped.values(), expected, "seed {seed}, share {share}");
     }
 }

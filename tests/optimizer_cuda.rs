@@ -109,3 +109,25 @@ fn thresholds_stay_above_their_bound() {
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
     assert_eq!(bits(&values.values()), bits(&expected));
 }
+
+/// More parameters than the blocks of one pass take: 2048 * 256.
+#[test]
+fn long_arenas_are_updated_to_their_end() {
+    let gpu = device::gpu();
+    let len = 2048 * 256 + 5;
+    for rule in [SGD, ADAM] {
+        let (mut host, grad) = (seeded::values(1, len, -1.0..1.0), seeded::values(2, len, -1.0..1.0));
+        let mut optimizer = Optimizer::new(rule, 5e-4, len);
+        let (values, grads) = (Output::of(&gpu, &host), Output::of(&gpu, &grad));
+        let (first, second) = (Output::of(&gpu, &optimizer.first), Output::of(&gpu, &optimizer.second));
+        let parameters = gpu.memory_of(&[StepParameters::new(Some(&optimizer), 0.1, 0)]).unwrap();
+        let result = Output::of(&gpu, &[StepResult::default()]);
+        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        cuda::step(&gpu, rule, 5e-4, &arenas, parameters.slice(), result.slice()).unwrap();
+        optimizer.step(0.1, &mut host, &grad);
+        assert!(values.values() == host, "{rule:?}");
+        gpu.upload(&[f32::NAN], grads.slice().part(len - 1..len)).unwrap();
+        cuda::first_not_finite(&gpu, result.slice(), values.slice(), grads.slice(), Slice::NONE).unwrap();
+        assert_eq!(result.values()[0].first_not_finite(), Some(len - 1), "{rule:?}");
+    }
+}

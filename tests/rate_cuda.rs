@@ -152,3 +152,16 @@ fn currents_are_those_of_the_cpu() {
         assert_eq!(got, expected.collect::<Vec<u32>>(), "{batch} samples, {channels} classes");
     }
 }
+
+/// 16 positions of 20 spikes each: more than a byte holds.
+#[test]
+fn totals_of_more_than_a_byte() {
+    let gpu = device::gpu();
+    for channels in [3, 8] {
+        let geometry = Geometry { cin: channels, cout: channels, source: [8, 8], pool: [4, 4, 0], kernel: [1, 1], stride: 1, pad: 0 };
+        let counts = gpu.memory_of(&vec![20u8; 64 * channels]).unwrap();
+        let totals = gpu.zeroed::<u16>(4 * channels).unwrap();
+        cuda::pool_totals(&gpu, totals.slice(), counts.slice(), &geometry, [1, 20]).unwrap();
+        assert_eq!(totals.to_vec().unwrap(), vec![320u16; 4 * channels]);
+    }
+}

@@ -426,3 +426,34 @@ fn what_does_not_fit_is_refused() {
         assert!(error.starts_with("spike_conv"), "{name}: {error}");
     }
 }
+
+/// A source of more than 2^31 bytes, of which two positions are read: its last one, and its first.
+#[test]
+fn a_source_past_two_gigabytes_is_read() {
+    let gpu = device::gpu();
+    let (time_steps, cin, rows) = (255, 2048, 32_900);
+    let geometry = Geometry { cin, cout: 1, source: [rows, 1], pool: NO_POOL, kernel: [1, 1], stride: rows - 1, pad: 0 };
+    let words = time_steps * cin / 32;
+    let [free, _] = gpu.memory().unwrap();
+    if free < rows * words * 4 + (1 << 20) {
+        println!("skipped: {free} bytes are free");
+        return;
+    }
+    let bits = gpu.zeroed::<u32>(rows * words).unwrap();
+    let last = spikes(5, time_steps, 1, 1, cin);
+    gpu.upload(last.bits(), bits.slice().part((rows - 1) * words..rows * words)).unwrap();
+    let ones = on_device(&gpu, &vec![1.0; cin], geometry, 1, 16);
+    quantize_weights(&gpu, &WeightTable::new(&gpu, &[ones.source]).unwrap()).unwrap();
+    let summands = [Summand::Conv { source: Source::Bits(bits.slice()), weights: ones.weights, geometry }, Summand::None];
+    let layer = LayerSums { summands, batch: 1, positions: 2, time_steps, channels: 1 };
+    let (out, statistics) = (gpu.zeroed::<i32>(2 * time_steps * LANES).unwrap(), gpu.zeroed::<u64>(8).unwrap());
+    sums(&gpu, &layer, [out.slice(), Slice::NONE], statistics.slice()).unwrap();
+    let out = out.to_vec().unwrap();
+    let of_step = |position: usize, t: usize| out[(position * time_steps + t) * LANES];
+    let spikes_of = |t: usize| last.bits()[t * cin / 32..][..cin / 32].iter().map(|word| word.count_ones() as i32).sum::<i32>();
+    let one = of_step(1, 0) / spikes_of(0); // what a weight of 1 is as an integer
+    assert!(one > 0, "{:?}", &out[..32]);
+    for t in 0..time_steps {
+        assert_eq!((of_step(0, t), of_step(1, t)), (0, one * spikes_of(t)), "step {t}");
+    }
+}

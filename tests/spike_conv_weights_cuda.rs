@@ -151,3 +151,24 @@ fn weights_of_an_ann_are_rounded_to_bf16() {
         assert_packed_as_bf16(&format!("case {n}: transposed"), &transposed, geometry.cin, geometry, effective);
     }
 }
+
+/// Copies of a weight are added up before they are rounded, in f64: in f32 the small one would be lost beside the large ones.
+#[test]
+fn copies_are_added_without_loss() {
+    let gpu = device::gpu();
+    let geometry = Geometry { cin: 1, cout: 1, source: [1, 1], pool: NO_POOL, kernel: [1, 1], stride: 1, pad: 0 };
+    let large = 16_777_216.0; // 2^24
+    for bits in [BF16, 16] {
+        let copies = on_device(&gpu, &[large, 1.0, -large], geometry, 3, bits);
+        let (weights, table) = (copies.weights, WeightTable::new(&gpu, &[copies.source]).unwrap());
+        if bits == BF16 {
+            round_weights(&gpu, &table).unwrap();
+            assert_packed_as_bf16("rounded", &download(&gpu, weights.packed), 1, &geometry, |_, _, _| 1.0);
+        } else {
+            quantize_weights(&gpu, &table).unwrap();
+            assert!(download(&gpu, weights.packed).iter().any(|word| *word != 0), "the sum of the copies is 1");
+        }
+        transpose_weights(&gpu, &table).unwrap();
+        assert_packed_as_bf16("transposed", &download(&gpu, weights.transposed), 1, &geometry, |_, _, _| 1.0);
+    }
+}

@@ -170,7 +170,7 @@ DRIVER_CALL cuCtxSynchronize() {
     Lock lock;
     if (int code = context_code()) return code;
     if (int code = driver().refuse_in_capture("cuCtxSynchronize")) return code;
-    return driver().run_all();
+    return driver().wait_for_all();
 }
 
 DRIVER_CALL cuCtxGetStreamPriorityRange(int* least, int* greatest) {

@@ -1,4 +1,5 @@
 // api_graph.cpp: driver calls about captures and graphs.
+#include "counts.h"
 #include "cuda_codes.h"
 #include "driver.h"
 
@@ -109,6 +110,7 @@ DRIVER_CALL cuGraphLaunch(void* handle, void* stream_handle) {
     const StreamPointer stream = driver().stream(stream_handle);
     if (!executable || !stream) return CUDA_INVALID_HANDLE;
     return driver().issue(stream, [=]() -> Problem {
+        ++counts().graphs;
         for (const Action& node : executable->graph.nodes) {
             Problem problem = node();
             if (problem.code) return problem;

@@ -1,8 +1,11 @@
 // api_memory.cpp: driver calls that allocate, copy, and fill.
 #include <cstdint>
 #include <cstring>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
 
+#include "counts.h"
 #include "cuda_codes.h"
 #include "driver.h"
 #include "memory.h"
@@ -31,6 +34,7 @@ Action copy_action(const char* call, char* to, const char* from, size_t bytes) {
             }
         }
         memmove(to, from, bytes);
+        count_copy(device_memory().in_range(from), device_memory().in_range(to), bytes);
         return {};
     };
 }
@@ -39,7 +43,7 @@ Action copy_action(const char* call, char* to, const char* from, size_t bytes) {
 int copy_now(const char* call, char* to, const char* from, size_t bytes) {
     if (int code = driver().refuse_in_capture(call)) return code;
     driver().issue(driver().default_stream, copy_action(call, to, from, bytes));
-    return driver().run_stream(driver().default_stream);
+    return driver().wait_for_stream(driver().default_stream);
 }
 
 // Host memory that is not page-locked: a graph would keep the pointer, and the program may free what it points to.
@@ -49,12 +53,28 @@ int refuse_pageable_in_graph(const StreamPointer& stream, const char* call) {
     return CUDA_CAPTURE_UNSUPPORTED;
 }
 
+// Large zeros take no memory: the pages are given back, and come again as zeros when somebody touches them.
+void fill_bytes(char* to, char value, size_t count) {
+    constexpr size_t LARGE = 256ull << 20;
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    if (value != 0 || count < LARGE) {
+        memset(to, value, count);
+        return;
+    }
+    char* const first = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(to) + page - 1) / page * page);
+    char* const end = reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(to + count) / page * page);
+    memset(to, 0, static_cast<size_t>(first - to));
+    madvise(first, static_cast<size_t>(end - first), MADV_DONTNEED);
+    memset(end, 0, static_cast<size_t>(to + count - end));
+}
+
 Action fill_action(char* to, std::vector<char> value, size_t count) {
     return [=]() -> Problem {
         const size_t bytes = value.size() * count;
         if (!on_device(to, bytes)) return {CUDA_ILLEGAL_ADDRESS, text("memset of %zu bytes at %p, ", bytes, static_cast<void*>(to)) + device_memory().describe(to)};
+        ++counts().fills;
         if (value.size() == 1) {
-            memset(to, value[0], count);
+            fill_bytes(to, value[0], count);
         } else {
             for (size_t i = 0; i < count; ++i) memcpy(to + i * value.size(), value.data(), value.size());
         }
@@ -76,7 +96,7 @@ int fill(const char* call, Address to, T value, size_t count, void* stream_handl
         if (int code = driver().refuse_in_capture(call)) return code;
     }
     if (int code = driver().issue(stream, fill_action(pointer(to), bytes, count))) return code;
-    return wait ? driver().run_stream(stream) : CUDA_OK;
+    return wait ? driver().wait_for_stream(stream) : CUDA_OK;
 }
 
 }  // namespace
@@ -103,7 +123,7 @@ DRIVER_CALL cuMemAlloc_v2(Address* address, size_t bytes) {
 DRIVER_CALL cuMemFree_v2(Address address) {
     Lock lock;
     if (int code = driver().refuse_in_capture("cuMemFree")) return code;
-    driver().run_all();
+    driver().wait_for_all();
     const int freed = device_memory().release(pointer(address));
     const int code = context_code();
     return code ? code : freed;
@@ -150,7 +170,7 @@ DRIVER_CALL cuMemAllocHost_v2(void** start, size_t bytes) { return cuMemHostAllo
 DRIVER_CALL cuMemFreeHost(void* start) {
     Lock lock;
     if (int code = driver().refuse_in_capture("cuMemFreeHost")) return code;
-    driver().run_all();
+    driver().wait_for_all();
     const int freed = pinned_memory().release(start);
     const int code = context_code();
     return code ? code : freed;
@@ -165,7 +185,7 @@ DRIVER_CALL cuMemHostRegister_v2(void* start, size_t bytes, unsigned) {
 DRIVER_CALL cuMemHostUnregister(void* start) {
     Lock lock;
     if (int code = context_code()) return code;
-    driver().run_all();
+    driver().wait_for_all();
     return pinned_memory().remove(start);
 }
 
@@ -213,10 +233,10 @@ DRIVER_CALL cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, voi
     if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyHtoDAsync", pointer(to), bytes);
     if (device_memory().in_range(from)) return refuse("cuMemcpyHtoDAsync from host memory", from, bytes);
     const char* host = static_cast<const char*>(from);
-    if (pinned_memory().contains(from, bytes)) return driver().issue(stream, copy_action("cuMemcpyHtoDAsync", pointer(to), host, bytes));
+    if (pinned_memory().contains(from, bytes)) return driver().issue(stream, copy_action("cuMemcpyHtoDAsync", pointer(to), host, bytes), true);
     if (stream->capture) return refuse_pageable_in_graph(stream, "cuMemcpyHtoDAsync");
     auto staged = std::make_shared<std::vector<char>>(host, host + bytes);
-    return driver().issue(stream, [=] { return copy_action("cuMemcpyHtoDAsync", pointer(to), staged->data(), bytes)(); });
+    return driver().issue(stream, [=] { return copy_action("cuMemcpyHtoDAsync", pointer(to), staged->data(), bytes)(); }, true);
 }
 
 // To page-locked memory, the bytes arrive when somebody waits for them; to other memory, before the call returns.
@@ -230,8 +250,8 @@ DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* str
     if (device_memory().in_range(to)) return refuse("cuMemcpyDtoHAsync to host memory", to, bytes);
     const bool pinned = pinned_memory().contains(to, bytes);
     if (stream->capture && !pinned) return refuse_pageable_in_graph(stream, "cuMemcpyDtoHAsync");
-    if (int code = driver().issue(stream, copy_action("cuMemcpyDtoHAsync", static_cast<char*>(to), pointer(from), bytes))) return code;
-    return pinned ? CUDA_OK : driver().run_stream(stream);
+    if (int code = driver().issue(stream, copy_action("cuMemcpyDtoHAsync", static_cast<char*>(to), pointer(from), bytes), true)) return code;
+    return pinned ? CUDA_OK : driver().wait_for_stream(stream);
 }
 
 DRIVER_CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream_handle) {

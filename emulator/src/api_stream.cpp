@@ -76,7 +76,7 @@ DRIVER_CALL cuStreamSynchronize(void* handle) {
     const StreamPointer stream = driver().stream(handle);
     if (!stream) return CUDA_INVALID_HANDLE;
     if (stream->capture) return driver().spoil(stream->capture, "cuStreamSynchronize");
-    return driver().run_stream(stream);
+    return driver().wait_for_stream(stream);
 }
 
 // Runs the work: a program that asks until it is done should come to an end.
@@ -147,7 +147,7 @@ DRIVER_CALL cuEventSynchronize(void* handle) {
     if (!event) return CUDA_INVALID_HANDLE;
     if (event->capture) return CUDA_CAPTURED_EVENT;
     if (!event->recorded.stream) return CUDA_OK;
-    return driver().run_until(event->recorded);
+    return driver().wait_until(event->recorded);
 }
 
 DRIVER_CALL cuEventQuery(void* handle) { return cuEventSynchronize(handle); }

@@ -8,6 +8,7 @@
 
 #include "cuda_codes.h"
 #include "faults.h"
+#include "memory.h"
 
 namespace standin {
 
@@ -50,6 +51,7 @@ bool BlockRunner::run(const Launch& launch, void* const* arguments, unsigned blo
 }
 
 void BlockRunner::set_up(const Launch& launch, unsigned block_number) {
+    block_number_ = block_number;
     const dim3 grid = launch.grid, block = launch.block;
     place_.index = {block_number % grid.x, block_number / grid.x % grid.y, block_number / (grid.x * grid.y)};
     place_.size = block;
@@ -234,7 +236,12 @@ void BlockRunner::barrier(const char* file, int line) {
 }
 
 void BlockRunner::note(const void* address, size_t bytes, bool is_write, Place place) {
-    if (shared.near(address)) races_.access(shared.offset(address), bytes, is_write, place);
+    if (shared.near(address)) {
+        races_.access(shared.offset(address), bytes, is_write, place);
+    } else if (device_memory().in_range(address)) {
+        const std::string race = global_races().access(reinterpret_cast<uintptr_t>(address), bytes, is_write, block_number_, place);
+        if (!race.empty()) fail(CUDA_LAUNCH_FAILED, race);
+    }
 }
 
 void BlockRunner::fail(int code, const std::string& what) {

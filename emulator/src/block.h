@@ -101,6 +101,7 @@ private:
     const Launch* launch_ = nullptr;
     void* const* arguments_ = nullptr;
     BlockPlace place_;
+    unsigned block_number_ = 0;
     dim3 shape_{0, 0, 0};                            // of the thread indices in threads_
     unsigned count_ = 0, live_ = 0;
     std::vector<BlockThread> threads_;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <unistd.h>
 
+#include "counts.h"
 #include "cuda_codes.h"
 #include "memory.h"
 
@@ -37,7 +38,7 @@ StreamPointer Driver::stream(void* handle) {
     return streams.find(handle);
 }
 
-int Driver::issue(const StreamPointer& stream, Action action) {
+int Driver::issue(const StreamPointer& stream, Action action, bool is_copy) {
     if (stream->capture) {
         Capture& capture = *stream->capture;
         if (capture.invalid) return CUDA_CAPTURE_INVALIDATED;
@@ -45,7 +46,7 @@ int Driver::issue(const StreamPointer& stream, Action action) {
         stream->seen[stream.get()] = ++capture.added[stream.get()];
         return CUDA_OK;
     }
-    Work work{std::move(action), std::move(stream->waits_for)};
+    Work work{std::move(action), is_copy, std::move(stream->waits_for)};
     stream->waits_for.clear();
     if (stream == default_stream) {
         for (const auto& [handle, other] : streams.all()) {
@@ -56,23 +57,57 @@ int Driver::issue(const StreamPointer& stream, Action action) {
     }
     stream->queue.push_back(std::move(work));
     ++stream->issued;
-    return settings().streams_at_once ? run_all() : CUDA_OK;
+    return settings().streams == Streams::Now ? run_all() : CUDA_OK;
+}
+
+void Driver::run_next(Stream& stream) {
+    Work work = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    for (const Point& before : work.after) run_until(before);
+    if (!context.problem.code) {
+        Problem problem = work.action();
+        if (problem.code) {
+            report(problem.text);
+            context.problem = problem;               // as on a device: every later call of the context returns it
+        }
+    }
+    ++stream.done;
+}
+
+StreamPointer Driver::ready() {
+    std::vector<StreamPointer> able;
+    auto look_at = [&](const StreamPointer& stream) {
+        if (stream->queue.empty()) return;
+        for (const Point& before : stream->queue.front().after) {
+            if (before.stream->done < before.count) return;
+        }
+        able.push_back(stream);
+    };
+    look_at(default_stream);
+    for (const auto& [handle, stream] : streams.all()) look_at(stream);
+    if (able.empty()) return nullptr;
+    if (settings().streams == Streams::CopiesFirst) {
+        for (const StreamPointer& stream : able) {
+            if (stream->queue.front().is_copy) return stream;
+        }
+        return able.front();
+    }
+    if (drawn_ == 0 || seed_ != settings().seed) {
+        seed_ = settings().seed;
+        drawn_ = seed_ * 0x9e3779b97f4a7c15ull + 1;
+    }
+    drawn_ ^= drawn_ << 13;
+    drawn_ ^= drawn_ >> 7;
+    drawn_ ^= drawn_ << 17;
+    return able[drawn_ % able.size()];
 }
 
 int Driver::run_until(const Point& point) {
     Stream& stream = *point.stream;
+    const bool greedy = settings().streams == Streams::CopiesFirst || settings().streams == Streams::Random;
     while (stream.done < point.count && !stream.queue.empty()) {
-        Work work = std::move(stream.queue.front());
-        stream.queue.pop_front();
-        for (const Point& before : work.after) run_until(before);
-        if (!context.problem.code) {
-            Problem problem = work.action();
-            if (problem.code) {
-                report(problem.text);
-                context.problem = problem;           // as on a device: every later call of the context returns it
-            }
-        }
-        ++stream.done;
+        const StreamPointer other = greedy ? ready() : nullptr;
+        run_next(other ? *other : stream);
     }
     return context.problem.code;
 }
@@ -93,6 +128,23 @@ int Driver::run_all() {
     run_until({default_stream, default_stream->issued});
     for (const auto& [handle, stream] : streams.all()) run_until({stream, stream->issued});
     return context.problem.code;
+}
+
+int Driver::wait_until(const Point& point) {
+    if (point.stream->done < point.count) ++counts().waits;
+    return run_until(point);
+}
+
+int Driver::wait_for_all() {
+    bool busy = !default_stream->queue.empty();
+    for (const auto& [handle, stream] : streams.all()) busy |= !stream->queue.empty();
+    if (busy) ++counts().waits;
+    return run_all();
+}
+
+int Driver::wait_for_stream(const StreamPointer& stream) {
+    if (!stream->queue.empty()) ++counts().waits;
+    return run_stream(stream);
 }
 
 CapturePointer Driver::forbidding_capture() {

@@ -1,7 +1,8 @@
 // driver.h: the state behind the driver calls: streams and their work, events, captures, the one context.
 //
 // Work of a stream waits in its queue until somebody waits for it: no call that only issues work has done any of it when it
-// returns. So a program that reads a result too early, or lacks an event between two streams, always shows it here.
+// returns. So a program that reads a result too early shows it here, and so does one that lacks an event between two streams, in the
+// usual order or in another one (`Streams`).
 #pragma once
 #include <deque>
 #include <functional>
@@ -30,6 +31,7 @@ struct Point {
 
 struct Work {
     Action action;
+    bool is_copy = false;                            // between host and device
     std::vector<Point> after;
 };
 
@@ -101,11 +103,15 @@ struct Driver {
     // The stream of a handle, the default one for null; null for a handle that is not live.
     StreamPointer stream(void* handle);
     // Queues it, or makes it a node of the stream's capture.
-    int issue(const StreamPointer& stream, Action action);
+    int issue(const StreamPointer& stream, Action action, bool is_copy = false);
     // Runs what has to run; a code of the context's problem, if there is one then.
     int run_until(const Point& point);
     int run_all();
     int run_stream(const StreamPointer& stream);
+    // The same for a call in which the host waits: counted if there is something to wait for.
+    int wait_until(const Point& point);
+    int wait_for_all();
+    int wait_for_stream(const StreamPointer& stream);
 
     // The capture that forbids a call like an allocation to this OS thread, or null.
     CapturePointer forbidding_capture();
@@ -113,8 +119,15 @@ struct Driver {
     int refuse_in_capture(const char* call);
     int spoil(const CapturePointer& capture, const char* call);
 
+    // A stream whose next work may run now, in the order of the settings; null if there is none.
+    StreamPointer ready();
+    void run_next(Stream& stream);
+
     void report_leaks(const char* when);
     void end_context();
+
+private:
+    uint64_t seed_ = 0, drawn_ = 0;                  // of the order of streams
 };
 
 Driver& driver();

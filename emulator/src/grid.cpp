@@ -8,10 +8,12 @@
 #include <thread>
 
 #include "arguments.h"
+#include "counts.h"
 #include "cuda_codes.h"
 #include "faults.h"
 #include "memory.h"
 #include "watch.h"
+#include "races.h"
 
 namespace standin {
 
@@ -161,6 +163,8 @@ Problem run_grid(Function& function, const Launch& launch) {
     if (wrong.code) return wrong;
     if (settings().report_launches && !function.launched) report(text("first launch of %s", launch.kernel->name));
     function.launched = true;
+    ++counts().launches;
+    global_races().begin_launch();
     Work work(launch);
     order_blocks(work);
     watch_launch();

@@ -131,6 +131,85 @@ pub fn set_order(order: Order) {
     unsafe { function::<unsafe extern "C" fn(c_int, u64)>(c"dsr_standin_set_order")(number, seed) }
 }
 
+/// When the work of streams runs. It never runs before a call that issues it has returned, except under `Now`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// When somebody waits for it, and then only what that wait needs.
+    Later,
+    /// When it is issued.
+    Now,
+    /// When somebody waits, also what that wait does not need; copies between host and device as early as they may.
+    CopiesFirst,
+    /// When somebody waits, also what that wait does not need, in a random order from this seed.
+    Random(u64),
+}
+
+/// Sets this from now on, for the whole process; before that, `DSR_STANDIN_STREAMS` says it.
+///
+/// # Panics
+/// If the library cannot be loaded.
+pub fn set_streams(streams: Streams) {
+    let (number, seed) = match streams {
+        Streams::Later => (0, 1),
+        Streams::Now => (1, 1),
+        Streams::CopiesFirst => (2, 1),
+        Streams::Random(seed) => (3, seed),
+    };
+    // SAFETY: the function has this type in src/settings.cpp.
+    unsafe { function::<unsafe extern "C" fn(c_int, u64)>(c"dsr_standin_set_streams")(number, seed) }
+}
+
+/// What has been done on the pretended device, and how often the host has waited for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Launches of kernels, those of graphs too.
+    pub launches: u64,
+    /// Launches of graphs.
+    pub graphs: u64,
+    /// Ranges that were filled with a value.
+    pub fills: u64,
+    pub copies_to_device: u64,
+    pub bytes_to_device: u64,
+    pub copies_to_host: u64,
+    pub bytes_to_host: u64,
+    pub copies_on_device: u64,
+    pub bytes_on_device: u64,
+    /// Calls that returned only when work was done that had not been done before.
+    pub waits: u64,
+}
+
+impl std::ops::Sub for Counts {
+    type Output = Counts;
+
+    /// What came since `before`.
+    fn sub(self, before: Counts) -> Counts {
+        Counts {
+            launches: self.launches - before.launches,
+            graphs: self.graphs - before.graphs,
+            fills: self.fills - before.fills,
+            copies_to_device: self.copies_to_device - before.copies_to_device,
+            bytes_to_device: self.bytes_to_device - before.bytes_to_device,
+            copies_to_host: self.copies_to_host - before.copies_to_host,
+            bytes_to_host: self.bytes_to_host - before.bytes_to_host,
+            copies_on_device: self.copies_on_device - before.copies_on_device,
+            bytes_on_device: self.bytes_on_device - before.bytes_on_device,
+            waits: self.waits - before.waits,
+        }
+    }
+}
+
+/// Counts of this process so far.
+///
+/// # Panics
+/// If the library cannot be loaded.
+pub fn counts() -> Counts {
+    let mut counts = Counts::default();
+    // SAFETY: the function has this type in src/counts.cpp, and writes as many numbers as the struct has, in this order.
+    unsafe { function::<unsafe extern "C" fn(*mut Counts)>(c"dsr_standin_counts")(&mut counts) };
+    counts
+}
+
 /// Registers of the real kernels, `name=registers,name=registers`, for the limits of a launch; as `DSR_STANDIN_REGISTERS`.
 ///
 /// # Panics

@@ -58,6 +58,40 @@ void RaceCheck::access(size_t offset, size_t count, bool is_write, Place place) 
     }
 }
 
+GlobalRaces& global_races() {
+    static GlobalRaces* const all = new GlobalRaces();   // never freed, as the driver
+    return *all;
+}
+
+void GlobalRaces::begin_launch() {
+    std::lock_guard<std::mutex> guard(lock_);
+    pages_.clear();
+}
+
+std::string GlobalRaces::access(uintptr_t address, size_t bytes, bool is_write, unsigned block, Place place) {
+    constexpr uint32_t SEVERAL = 0xffffffff;
+    const uint32_t self = block + 1;
+    std::lock_guard<std::mutex> guard(lock_);
+    for (uintptr_t at = address; at < address + bytes; ++at) {
+        auto& page = pages_[at / PAGE];
+        if (!page) page = std::make_unique<Byte[]>(PAGE);
+        Byte& byte = page[at % PAGE];
+        const uint32_t other = byte.writer && byte.writer != self ? byte.writer : is_write && byte.reader && byte.reader != self ? byte.reader : 0;
+        if (other) {
+            const std::string who = other == SEVERAL ? "other blocks" : text("block number %u", other - 1);
+            const char* did = byte.writer && byte.writer != self ? "written" : "read";
+            return text("race: %s global memory at %p that %s of this launch %s %s", is_write ? "writes" : "reads", reinterpret_cast<void*>(at),
+                        who.c_str(), other == SEVERAL ? "have" : "has", did) + describe(place);
+        }
+        if (is_write) {
+            byte.writer = self;
+        } else {
+            byte.reader = byte.reader == 0 || byte.reader == self ? self : SEVERAL;
+        }
+    }
+    return "";
+}
+
 void note_access(const void* address, size_t bytes, bool is_write, Place place) {
     if (runner && runner->check_races) runner->note(address, bytes, is_write, place);
 }

@@ -37,6 +37,16 @@ Order order() {
     return Order::Fifo;
 }
 
+Streams streams() {
+    const char* value = variable("DSR_STANDIN_STREAMS");
+    if (!value || strcmp(value, "later") == 0) return Streams::Later;
+    if (strcmp(value, "now") == 0) return Streams::Now;
+    if (strcmp(value, "copies-first") == 0) return Streams::CopiesFirst;
+    if (strcmp(value, "random") == 0) return Streams::Random;
+    report(text("DSR_STANDIN_STREAMS=%s is none of later, now, copies-first, random; it is ignored", value));
+    return Streams::Later;
+}
+
 // "kernel=registers,kernel=registers"
 std::map<std::string, unsigned> registers(std::string rest) {
     std::map<std::string, unsigned> result;
@@ -92,9 +102,9 @@ Settings read() {
     if (const char* capability = variable("DSR_STANDIN_CAPABILITY")) sscanf(capability, "%d.%d", &s.capability_major, &s.capability_minor);
     s.report_leaks = number("DSR_STANDIN_LEAKS", 0) != 0;
     s.report_launches = number("DSR_STANDIN_LAUNCHES", 0) != 0;
-    const char* streams = variable("DSR_STANDIN_STREAMS");
+    s.streams = streams();
     const char* blocking = variable("CUDA_LAUNCH_BLOCKING");
-    s.streams_at_once = (streams && strcmp(streams, "now") == 0) || (blocking && strcmp(blocking, "1") == 0);
+    if (blocking && strcmp(blocking, "1") == 0) s.streams = Streams::Now;
     const char* of_kernels = variable("DSR_STANDIN_REGISTERS");
     s.registers = registers(of_kernels ? of_kernels : "");
     const char* libraries = variable("DSR_STANDIN_KERNELS");
@@ -131,6 +141,11 @@ std::string text(const char* format, ...) {
 // For tests in this process, which cannot set the environment any more.
 extern "C" STANDIN_API void dsr_standin_set_order(int order, uint64_t seed) {
     standin::settings().order = static_cast<standin::Order>(order);
+    standin::settings().seed = seed;
+}
+
+extern "C" STANDIN_API void dsr_standin_set_streams(int streams, uint64_t seed) {
+    standin::settings().streams = static_cast<standin::Streams>(streams);
     standin::settings().seed = seed;
 }
 

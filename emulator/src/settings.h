@@ -10,6 +10,10 @@ namespace standin {
 // Which of the threads that can go on runs: the first of the block, the last, or one by random priorities of warps.
 enum class Order { Fifo, Lifo, Random };
 
+// When the work of streams runs: when somebody waits for it, and then only what the wait needs; when it is issued; or, at a wait, also
+// what the wait does not need: copies between host and device first, or in a random order.
+enum class Streams { Later, Now, CopiesFirst, Random };
+
 struct Settings {
     Order order;
     uint64_t seed;
@@ -20,7 +24,7 @@ struct Settings {
     int capability_major, capability_minor;
     bool report_leaks;
     bool report_launches;                  // the first of each kernel
-    bool streams_at_once;                  // run work when it is issued, not when somebody waits for it
+    Streams streams;
     std::map<std::string, unsigned> registers;
     std::string kernel_libraries;
     std::string ptx_architecture;          // as "80"; empty: the engine is the text

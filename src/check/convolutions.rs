@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::inputs::{NO_POOL, floats, identity, window};
-use super::weights::summed_copies;
+use super::weights::{CANCELS, summed_copies};
 use super::{Check, Outcome, Output, Size};
 use crate::device::{Gpu, Isa};
 use crate::error::Result;
@@ -39,6 +39,13 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             check_convolution(&gpu, rng, outcome, &geometry, [batch, frames], replicate)
         }));
     }
+    let of_copies = gpu.clone();
+    checks.push(Check::bits("real convolution", "3 copies of a weight that nearly cancel", move |_, outcome| {
+        let (sums, one) = (Output::unwritten(&of_copies, 16)?, of_copies.memory_of(&[1.0f32])?);
+        let weights = of_copies.memory_of(&[CANCELS, 1.0, -CANCELS])?;
+        conv_real(&of_copies, sums.slice(), one.slice(), weights.slice(), &geometry(1, 1, [1, 1], 1, 1, 0), 3, [1, 1])?;
+        sums.expect("sums [stride]", outcome, &std::array::from_fn::<f32, 16, _>(|channel| if channel == 0 { 1.0 } else { 0.0 }))
+    }));
     for (channels, source, batch, frames) in [(1, [1, 1], 1, 1), (3, [5, 7], 2, 5), (33, [3, 2], 3, 1), (16, [4, 4], 1, 33)] {
         let gpu = gpu.clone();
         let shape = format!("{}x{}x{channels}, B{batch}, {frames} frames", source[0], source[1]);

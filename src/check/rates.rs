@@ -18,7 +18,7 @@ use crate::ops::spike_conv::{DeviceNormalizer, identity_at};
 /// Source height and width, channels, pool, batch, T.
 type Case = ([usize; 2], usize, [usize; 3], usize, usize);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     ([1, 1], 1, [1, 1, 0], 1, 1),
     ([5, 7], 33, [2, 2, 0], 2, 5),
     ([7, 5], 31, [3, 2, 1], 1, 20),
@@ -26,6 +26,7 @@ const CASES: [Case; 7] = [
     ([4, 4], 17, [2, 1, 1], 1, 33),
     ([6, 9], 70, [3, 3, 0], 1, 3),
     ([15, 16], 4, [15, 1, 0], 1, 2),
+    ([8, 8], 5, [4, 4, 0], 1, 40), // more in a window than a byte holds
 ];
 
 /// Batch, positions, channels, T.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rand::Rng;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::inputs::floats;
@@ -43,14 +43,25 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             dropped.expect("mask [B][P][words]", outcome, &expected)
         }));
     }
-    for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0)] {
+    let of_share = gpu.clone();
+    checks.push(Check::bits("dropout mask", "a draw that is exactly the share", move |rng, outcome| {
+        let (seed, mut expected) = (rng.random(), Vec::new());
+        let share = ChaCha8Rng::seed_from_u64(seed).random::<f32>(); // that of the first neuron of the first layer and sample
+        draw_dropped(&mut expected, seed, 0, [1, 1, 33], share);
+        let parameters = of_share.memory_of(&[StepParameters::new(None, 0.0, seed)])?;
+        let dropped = Output::unwritten(&of_share, expected.len())?;
+        draw(&of_share, dropped.slice(), parameters.slice(), 0, [1, 1, 33], share)?;
+        dropped.expect("mask [B][P][words]", outcome, &expected)
+    }));
+    for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0), (40, 600, 5.0)] {
         let gpu = gpu.clone();
         checks.push(Check::within("2^-23 of the value", "cross-entropy", format!("{classes} classes, B{batch}"), move |rng, outcome| {
             check_loss(&gpu, rng, outcome, classes, batch, range)
         }));
     }
     for (rule, name) in [(SGD, "SGD"), (NESTEROV, "SGD, Nesterov"), (ADAM, "Adam")] {
-        for len in [1, 1025, 5000].into_iter().chain(is_full.then_some(11_000_001)) {
+        // 524,288 are what the blocks of one pass take.
+        for len in [1, 1025, 5000, 524_293].into_iter().chain(is_full.then_some(11_000_001)) {
             let gpu = gpu.clone();
             let text = format!("{name}, {len} parameters, 3 recorded steps");
             checks.push(Check::bits("update", text, move |rng, outcome| check_update(&gpu, rng, outcome, rule, len)));
@@ -58,6 +69,18 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     }
     let [of_bad, of_thresholds] = [gpu.clone(), gpu.clone()];
     checks.push(Check::bits("no update by bad values", "3000 parameters", move |rng, outcome| check_bad(&of_bad, rng, outcome)));
+    let of_many = gpu.clone();
+    checks.push(Check::bits("no update by bad values", "the last of 524,293 parameters", move |rng, outcome| {
+        const LEN: usize = 524_293;
+        let mut grad = floats(rng, LEN, -1.0..1.0);
+        grad[LEN - 1] = f32::NAN;
+        let (values, grads) = (of_many.memory_of(&floats(rng, LEN, -1.0..1.0))?, of_many.memory_of(&grad)?);
+        let result = Output::of(&of_many, &[StepResult::default()])?;
+        update::first_not_finite(&of_many, result.slice(), values.slice(), grads.slice(), Slice::NONE)?;
+        let reported = result.values("the result", outcome)?[0].first_not_finite();
+        outcome.bits("place of the bad gradient", &[reported.map_or(-1, |at| at as i64)], &[LEN as i64 - 1]);
+        Ok(())
+    }));
     checks.push(Check::bits("bound of thresholds", "70 thresholds of 100 values", move |rng, outcome| {
         let (bound, host) = (0.1f32, floats(rng, 100, -0.3..0.5));
         let places: Vec<u32> = (15..85).collect();

@@ -98,7 +98,7 @@ pub(super) fn uniform(rng: &mut ChaCha8Rng, [low, high]: [f64; 2]) -> f64 {
 }
 
 /// What each byte of each channel is for the network.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pixels {
     shape: [usize; 3],
     /// `[C][256]`.
@@ -113,6 +113,11 @@ impl Pixels {
         Pixels { shape: dataset.shape, table: dataset.mean.iter().zip(&dataset.std).map(channel).collect() }
     }
 
+    /// Height, width, channels of a picture.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
     /// The same as one piece, `[C][256]`.
     pub fn table(&self) -> Vec<f32> {
         self.table.concat()
@@ -122,6 +127,20 @@ impl Pixels {
     pub fn append(&self, image: &[u8], out: &mut Vec<f32>) {
         for pixel in image.chunks_exact(self.shape[2]) {
             out.extend(pixel.iter().zip(&self.table).map(|(&byte, table)| table[usize::from(byte)]));
+        }
+    }
+
+    /// An image, `[H][W][C]` bytes, mirrored or not, into as many bytes.
+    pub fn fill_bytes(&self, image: &[u8], flip: bool, out: &mut [u8]) {
+        let [_, width, channels] = self.shape;
+        if !flip {
+            out.copy_from_slice(image);
+            return;
+        }
+        for (line, row) in out.chunks_exact_mut(width * channels).zip(image.chunks_exact(width * channels)) {
+            for (to, pixel) in line.chunks_exact_mut(channels).rev().zip(row.chunks_exact(channels)) {
+                to.copy_from_slice(pixel);
+            }
         }
     }
 
@@ -140,6 +159,22 @@ impl Pixels {
 
     /// Appends an image, `[H][W][C]` bytes, padded by `pad` pixels on each side, cut and mirrored as drawn.
     pub fn append_drawn(&self, image: &[u8], pad: usize, draw: Draw, out: &mut Vec<f32>) {
+        self.each_drawn(image, pad, draw, |pixel| match pixel {
+            Some(pixel) => self.append(pixel, out),
+            None => out.extend(self.table.iter().map(|table| table[0])),
+        });
+    }
+
+    /// The same as bytes: padding is black, which [`Pixels::append`] makes the same value of.
+    pub fn append_drawn_bytes(&self, image: &[u8], pad: usize, draw: Draw, out: &mut Vec<u8>) {
+        self.each_drawn(image, pad, draw, |pixel| match pixel {
+            Some(pixel) => out.extend_from_slice(pixel),
+            None => out.extend(self.table.iter().map(|_| 0)),
+        });
+    }
+
+    /// Each pixel of what is drawn of an image, none for one of the padding.
+    fn each_drawn(&self, image: &[u8], pad: usize, draw: Draw, mut take: impl FnMut(Option<&[u8]>)) {
         let [height, width, channels] = self.shape;
         for y in 0..height {
             // Row and columns of the image that the cut shows; what lies outside is padding.
@@ -147,10 +182,7 @@ impl Pixels {
             for x in 0..width {
                 let column = if draw.flip { width - 1 - x } else { x };
                 let column = (column + draw.left).checked_sub(pad).filter(|&column| column < width);
-                match row.zip(column) {
-                    Some((row, column)) => self.append(&image[(row * width + column) * channels..][..channels], out),
-                    None => out.extend(self.table.iter().map(|table| table[0])),
-                }
+                take(row.zip(column).map(|(row, column)| &image[(row * width + column) * channels..][..channels]));
             }
         }
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::augment::{Purpose, below, generator};
 use super::stream::Chance;
-use super::{Augment, Dataset, Draw, Part, Pixels, Split, Stream};
+use super::{Augment, Dataset, Draw, Part, Pixels, Split};
 use crate::error::{Error, Result};
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
@@ -17,14 +17,28 @@ const AHEAD: usize = 2;
 /// Input of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// `[B][frames][H][W][C]`, normalised; empty from [`Loader::drawn`].
+    /// `[B][frames][H][W][C]`, normalised; only of [`Form::Values`].
     pub data: Vec<f32>,
-    /// Only from [`Loader::drawn`]: images of the training split by index, and what happens to each, `[B]`.
+    /// `[B][H][W][C]`; only of [`Form::Bytes`].
+    pub bytes: Vec<u8>,
+    /// Only of [`Form::Draws`]: images of the training split by index, and what happens to each, `[B]`.
     pub draws: Vec<(u32, Draw)>,
     /// Classes, `[B]`.
     pub labels: Vec<u32>,
     /// Images a sample: 1 for static images, T for recordings of an event camera.
     pub frames: usize,
+}
+
+/// What a batch holds of its samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Values, as a network takes them.
+    #[default]
+    Values,
+    /// Pictures of one byte a value, cut and mirrored, for a device that makes the same values of them. Recordings stay values.
+    Bytes,
+    /// What to do with which image of the training split, for a device that has them all. Other samples are as for `Bytes`.
+    Draws,
 }
 
 /// Checks a batch size against the training split.
@@ -72,6 +86,7 @@ struct Plan {
     dataset: Arc<Dataset>,
     pixels: Pixels,
     batch: usize,
+    form: Form,
     /// None for a pass through the test split, as it lies.
     training: Option<Training>,
     /// Threads that read the samples of a streamed set, several at once; none where the system has none.
@@ -82,8 +97,6 @@ struct Plan {
 struct Training {
     chance: Chance,
     order: Vec<u32>,
-    /// Whether a device that has the images makes the pixels.
-    only_drawn: bool,
 }
 
 impl Loader {
@@ -93,40 +106,33 @@ impl Loader {
     /// variance; choose a batch size that leaves no single image, or accept one such step an epoch, as in PyTorch without
     /// `drop_last`. The sizes are checked by [`check_batch`]; a `batch` of 0 counts as 1.
     pub fn train(dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
-        Self::start_training(dataset, batch, augment, seed, epoch, first_step, false)
+        Self::train_as(Form::Values, dataset, batch, augment, seed, epoch, first_step)
     }
 
-    /// The same batches for a device that has the images: what to do with which image instead of pixels.
-    pub fn drawn(dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
-        Self::start_training(dataset, batch, augment, seed, epoch, first_step, true)
-    }
-
-    fn start_training(
-        dataset: Arc<Dataset>,
-        batch: usize,
-        augment: Augment,
-        seed: u64,
-        epoch: usize,
-        first_step: usize,
-        only_drawn: bool,
-    ) -> Self {
+    /// The same batches in another form.
+    pub fn train_as(form: Form, dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
         let epoch = epoch as u64;
         let order = epoch_order(dataset.train.len(), seed, epoch);
-        Self::start(dataset, batch, Some(Training { chance: Chance { augment, seed, epoch }, order, only_drawn }), first_step)
+        Self::start(form, dataset, batch, Some(Training { chance: Chance { augment, seed, epoch }, order }), first_step)
     }
 
     /// The test images in their order, as they are.
     pub fn test(dataset: Arc<Dataset>, batch: usize) -> Self {
-        Self::start(dataset, batch, None, 0)
+        Self::test_as(Form::Values, dataset, batch)
     }
 
-    fn start(dataset: Arc<Dataset>, batch: usize, training: Option<Training>, first_step: usize) -> Self {
+    /// The same batches in another form.
+    pub fn test_as(form: Form, dataset: Arc<Dataset>, batch: usize) -> Self {
+        Self::start(form, dataset, batch, None, 0)
+    }
+
+    fn start(form: Form, dataset: Arc<Dataset>, batch: usize, training: Option<Training>, first_step: usize) -> Self {
         // Not the threads that compute: those would wait for a file in the middle of a layer.
         let pool = || rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build().ok();
         let readers = dataset.stream.as_ref().and_then(|_| pool());
         let samples = dataset.split(if training.is_some() { Part::Train } else { Part::Test }).len();
         let batch = batch.clamp(1, samples.max(1)); // a larger one is the whole split
-        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch, training, readers });
+        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch, form, training, readers });
         let (sender, ready) = sync_channel(AHEAD);
         let steps = first_step..plan.steps();
         let worker = Arc::clone(&plan);
@@ -221,34 +227,40 @@ impl Plan {
     fn prepare(&self, step: usize) -> Result<Batch> {
         let (split, samples) = (self.split(), self.samples(step));
         let labels = samples.iter().map(|&index| split.labels[index]).collect();
-        let (mut data, mut draws) = (Vec::new(), Vec::new());
-        match (&self.dataset.stream, &self.training) {
-            (Some(stream), _) => data = self.read(stream, &samples)?,
-            (None, None) => {
-                data.reserve_exact(samples.len() * split.images.size());
-                samples.iter().for_each(|&index| self.pixels.append(split.images.image(index), &mut data));
+        let (mut data, mut bytes, mut draws) = (Vec::new(), Vec::new(), Vec::new());
+        let chance = self.training.as_ref().map(|training| &training.chance);
+        let (size, pixels) = (split.images.size(), &self.pixels);
+        let is_of_bytes = self.form != Form::Values && self.dataset.has_bytes();
+        match (&self.dataset.stream, chance) {
+            (Some(stream), _) if is_of_bytes => {
+                bytes = self.read(&samples, |index, out| stream.fill_bytes(pixels, self.part(), index, chance, out))?;
             }
-            (None, Some(Training { chance: Chance { augment, seed, epoch }, only_drawn, .. })) => {
-                data.reserve_exact(if *only_drawn { 0 } else { samples.len() * split.images.size() });
+            (Some(stream), _) => data = self.read(&samples, |index, out| stream.fill(pixels, self.part(), index, chance, out))?,
+            (None, None) if is_of_bytes => samples.iter().for_each(|&index| bytes.extend_from_slice(split.images.image(index))),
+            (None, None) => {
+                data.reserve_exact(samples.len() * size);
+                samples.iter().for_each(|&index| pixels.append(split.images.image(index), &mut data));
+            }
+            (None, Some(Chance { augment, seed, epoch })) => {
+                data.reserve_exact(if self.form == Form::Values { samples.len() * size } else { 0 });
                 for &index in &samples {
-                    let draw = augment.draw(*seed, *epoch, index as u64);
-                    if *only_drawn {
-                        draws.push((index as u32, draw));
-                    } else {
-                        self.pixels.append_drawn(split.images.image(index), augment.crop_pad, draw, &mut data);
+                    let (image, draw) = (split.images.image(index), augment.draw(*seed, *epoch, index as u64));
+                    match self.form {
+                        Form::Values => pixels.append_drawn(image, augment.crop_pad, draw, &mut data),
+                        Form::Bytes => pixels.append_drawn_bytes(image, augment.crop_pad, draw, &mut bytes),
+                        Form::Draws => draws.push((index as u32, draw)),
                     }
                 }
             }
         }
-        Ok(Batch { data, draws, labels, frames: self.dataset.frames })
+        Ok(Batch { data, bytes, draws, labels, frames: self.dataset.frames })
     }
 
-    /// The input of some samples of a streamed set; of several errors, that of the first sample.
-    fn read(&self, stream: &Stream, samples: &[usize]) -> Result<Vec<f32>> {
+    /// What `fill` makes of some samples of a streamed set; of several errors, that of the first sample.
+    fn read<T: Copy + Default + Send>(&self, samples: &[usize], fill: impl Fn(usize, &mut [T]) -> Result<()> + Sync) -> Result<Vec<T>> {
         let values = self.dataset.sample_values().max(1);
-        let mut data = vec![0.0; samples.len() * values];
-        let chance = self.training.as_ref().map(|training| &training.chance);
-        let fill = |(out, &index): (&mut [f32], &usize)| stream.fill(&self.pixels, self.part(), index, chance, out);
+        let mut data = vec![T::default(); samples.len() * values];
+        let fill = |(out, &index): (&mut [T], &usize)| fill(index, out);
         let results: Vec<Result<()>> = match &self.readers {
             Some(pool) => pool.install(|| data.par_chunks_mut(values).zip(samples).map(fill).collect()),
             None => data.chunks_mut(values).zip(samples).map(fill).collect(),

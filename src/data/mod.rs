@@ -35,7 +35,7 @@ pub use augment::{Augment, Draw, Pixels};
 pub use catalogue::names;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;
-pub use loader::{Batch, Loader, check_batch, epoch_order};
+pub use loader::{Batch, Form, Loader, check_batch, epoch_order};
 pub use photos::{PhotoReading, Photos};
 pub use prepare::{CACHE_FOLDER, Preparation, prepare};
 pub use published::{PublishedFile, published_files};
@@ -196,6 +196,11 @@ impl Dataset {
             Some(Stream::Events(events)) => format!("{} (split {:?})", self.name, events.reading.split).to_lowercase(),
             _ => self.name.clone(),
         }
+    }
+
+    /// Whether samples are pictures of one byte a value; those of recordings are values.
+    pub fn has_bytes(&self) -> bool {
+        !matches!(self.stream, Some(Stream::Events(_)))
     }
 
     /// Values of a sample, `[frames][H][W][C]`.

@@ -36,6 +36,14 @@ pub(super) struct Chance {
     pub epoch: u64,
 }
 
+/// The bytes of a photo, and whether it is mirrored.
+fn picture(photos: &Photos, part: Part, index: usize, chance: Option<&Chance>) -> Result<(Vec<u8>, bool)> {
+    let Some(Chance { augment, seed, epoch }) = chance else { return Ok((photos.middle(part, index)?, false)) };
+    let mut rng = generator(*seed, Purpose::Augment, *epoch, index as u64);
+    let cropped = photos.training(index, &mut rng)?;
+    Ok((cropped, augment.flip && below(&mut rng, 2) == 1))
+}
+
 /// What a long piece of work tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told<'a> {
@@ -68,11 +76,9 @@ impl Stream {
     /// Puts a sample, `[frames][H][W][C]`, into `out`: as it is tested on, or, with `chance`, as it is trained on.
     pub(super) fn fill(&self, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>, out: &mut [f32]) -> Result<()> {
         match (self, chance) {
-            (Stream::Photos(photos), None) => pixels.fill(&photos.middle(part, index)?, false, out),
-            (Stream::Photos(photos), Some(Chance { augment, seed, epoch })) => {
-                let mut rng = generator(*seed, Purpose::Augment, *epoch, index as u64);
-                let cropped = photos.training(index, &mut rng)?;
-                pixels.fill(&cropped, augment.flip && below(&mut rng, 2) == 1, out);
+            (Stream::Photos(photos), _) => {
+                let (picture, flip) = picture(photos, part, index, chance)?;
+                pixels.fill(&picture, flip, out);
             }
             (Stream::Events(events), None) => out.copy_from_slice(&events.frames(part, index)?),
             (Stream::Events(events), Some(Chance { augment, seed, epoch })) => {
@@ -84,6 +90,14 @@ impl Stream {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The same as bytes, which [`Pixels`] makes the same values of; for a set of pictures.
+    pub(super) fn fill_bytes(&self, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>, out: &mut [u8]) -> Result<()> {
+        let Stream::Photos(photos) = self else { return Err(Error::shape("a sample as bytes", "a picture", "a recording")) };
+        let (picture, flip) = picture(photos, part, index, chance)?;
+        pixels.fill_bytes(&picture, flip, out);
         Ok(())
     }
 

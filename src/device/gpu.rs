@@ -194,7 +194,7 @@ impl Gpu {
         // SAFETY: the lengths are equal, and `from` lives until the copy is done, which is waited for.
         let copied = unsafe { result::memcpy_htod_async(to.address(), from, self.compute.cu_stream()) };
         copied.map_err(|e| self.failed("copying to the device", e))?;
-        self.synchronize()
+        self.finish_compute()
     }
 
     /// Copies device memory to the host, after all work so far.
@@ -204,13 +204,13 @@ impl Gpu {
     pub fn download<T: Pod>(&self, from: Slice<T>, to: &mut [T]) -> Result<()> {
         self.check_lengths("download", from.len(), to.len())?;
         if to.is_empty() {
-            return self.synchronize();
+            return self.finish_compute();
         }
         self.bind()?;
         // SAFETY: as in `upload`.
         let copied = unsafe { result::memcpy_dtoh_async(to, from.address(), self.compute.cu_stream()) };
         copied.map_err(|e| self.failed("copying to the host", e))?;
-        self.synchronize()
+        self.finish_compute()
     }
 
     /// Sets every byte to zero, on the compute stream.
@@ -258,6 +258,11 @@ impl Gpu {
     pub fn after_compute(&self) -> Result<()> {
         let waits = self.compute_done.record(&self.compute).and_then(|()| self.copies.wait(&self.compute_done));
         waits.map_err(|e| self.failed("waiting for kernels", e))
+    }
+
+    /// Waits for the compute stream alone: what is copied for a later step goes on.
+    fn finish_compute(&self) -> Result<()> {
+        self.compute.synchronize().map_err(|e| self.failed("waiting for the device", e))
     }
 
     /// Waits for both streams.

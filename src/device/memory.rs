@@ -11,9 +11,9 @@ use super::gpu::Gpu;
 use super::slice::Slice;
 use crate::error::{Error, Result};
 
-/// A mark in a stream.
+/// A mark in a stream, which another stream or the host can wait for; without effect until it is set.
 #[derive(Debug)]
-struct Event(CudaEvent);
+pub struct Mark(CudaEvent);
 
 /// An allocation of its own; freed when dropped.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl<T> Drop for Memory<T> {
     }
 }
 
-/// Host memory that the device copies from while the host goes on.
+/// Host memory that the device copies from, or to ([`Arriving`]), while the host goes on.
 ///
 /// Reading or writing it on the host waits for the copies that were started from it.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub struct Pinned<T> {
     gpu: Arc<Gpu>,
     start: *mut T,
     len: usize,
-    copied: Event,
+    copied: Mark,
 }
 
 // SAFETY: this owns what it points to, as a `Vec` does.
@@ -71,7 +71,7 @@ impl<T: Pod> Pinned<T> {
     /// # Errors
     /// [`crate::error::Error::Device`] if the host has not so much memory to lock.
     pub fn alloc(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
-        let copied = gpu.event()?;
+        let copied = gpu.mark()?;
         let start = gpu.alloc_host(len * size_of::<T>())?.cast::<T>();
         // SAFETY: the allocation has this size and the alignment of a page; all bits zero is a valid `T: Pod`.
         unsafe { start.write_bytes(0, len) };
@@ -101,8 +101,34 @@ impl<T: Pod> Pinned<T> {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.start, self.len) })
     }
 
-    fn copied(&self) -> &Event {
+    fn copied(&self) -> &Mark {
         &self.copied
+    }
+}
+
+/// Values on their way from the device to page-locked memory; looking at them waits for them.
+#[derive(Debug)]
+pub struct Arriving<T> {
+    pinned: Pinned<T>,
+    len: usize,
+}
+
+impl<T: Pod> Arriving<T> {
+    /// Room for `len` elements.
+    ///
+    /// # Errors
+    /// As [`Pinned::alloc`].
+    pub fn alloc(gpu: &Arc<Gpu>, len: usize) -> Result<Self> {
+        Ok(Arriving { pinned: Pinned::alloc(gpu, len)?, len: 0 })
+    }
+
+    /// What [`Gpu::fetch`] has started to copy last.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Device`] if work so far has failed.
+    pub fn wait(&mut self) -> Result<&[T]> {
+        let len = self.len;
+        Ok(&self.pinned.as_mut_slice()?[..len])
     }
 }
 
@@ -128,6 +154,37 @@ impl Gpu {
         let started = unsafe { result::memcpy_htod_async(to.address(), host, self.copies.cu_stream()) };
         let started = started.and_then(|()| from.copied().0.record(&self.copies));
         started.map_err(|e| self.failed("copying to the device", e))
+    }
+
+    /// Sets a mark behind what is on the compute stream so far.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver refuses; so do the next two.
+    pub fn set(&self, mark: &Mark) -> Result<()> {
+        mark.0.record(&self.compute).map_err(|e| self.failed("marking the stream", e))
+    }
+
+    /// Copies that are started from now on wait for the mark.
+    pub fn copies_after(&self, mark: &Mark) -> Result<()> {
+        self.copies.wait(&mark.0).map_err(|e| self.failed("waiting for kernels", e))
+    }
+
+    /// Starts to copy `from` to the host, behind what is on the compute stream, and returns at once.
+    pub fn fetch<T: Pod>(&self, from: Slice<T>, to: &mut Arriving<T>) -> Result<()> {
+        let room = to.pinned.len();
+        if from.len() > room {
+            return Err(Error::shape("fetch", format!("at most {room}"), from.len()));
+        }
+        to.len = from.len();
+        if from.is_empty() {
+            return Ok(());
+        }
+        let host = &mut to.pinned.as_mut_slice()?[..from.len()];
+        self.bind()?;
+        // SAFETY: the lengths are equal; `Arriving` waits for `copied` before it lets go of the memory or gives it out.
+        let started = unsafe { result::memcpy_dtoh_async(host, from.address(), self.compute.cu_stream()) };
+        let started = started.and_then(|()| to.pinned.copied().0.record(&self.compute));
+        started.map_err(|e| self.failed("copying to the host", e))
     }
 
     /// An allocation of its own with a copy of `from`: for tests and small tables.
@@ -179,13 +236,17 @@ impl Gpu {
         }
     }
 
-    fn event(&self) -> Result<Event> {
-        self.context.new_event(None).map(Event).map_err(|e| self.failed("making an event", e))
+    /// A mark that is not set yet.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver has none left.
+    pub fn mark(&self) -> Result<Mark> {
+        self.context.new_event(None).map(Mark).map_err(|e| self.failed("making an event", e))
     }
 
     /// Waits until the stream has passed the mark; at once if it was never set.
-    fn wait_for(&self, event: &Event) -> Result<()> {
-        event.0.synchronize().map_err(|e| self.failed("waiting for a copy", e))
+    fn wait_for(&self, event: &Mark) -> Result<()> {
+        event.0.synchronize().map_err(|e| self.failed("waiting for the device", e))
     }
 
     fn alloc_host(&self, bytes: usize) -> Result<*mut c_void> {
@@ -195,7 +256,7 @@ impl Gpu {
         start.map_err(|e| self.failed(&format!("locking {} of host memory", mib(bytes)), e))
     }
 
-    fn free_host(&self, start: *mut c_void, copied: &Event) {
+    fn free_host(&self, start: *mut c_void, copied: &Mark) {
         self.context.record_err(copied.0.synchronize());
         // SAFETY: `Pinned` owns it, and no copy reads it any more.
         self.context.record_err(unsafe { result::free_host(start) });

@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use arena::Layout;
 pub use gpu::{Gpu, Graph};
 pub use kernels::Kernel;
-pub use memory::{Memory, Pinned};
+pub use memory::{Arriving, Mark, Memory, Pinned};
 pub use slice::{Arg, Scalars, Slice, scalars};
 
 /// Where to compute.

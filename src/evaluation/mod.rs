@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::data::{Batch, Dataset, Loader};
 use crate::error::Result;
-use crate::network::{Forward, Input, Mode, Network, Samples};
+use crate::network::{Forward, Network, Samples};
 use crate::ops::cross_entropy::cross_entropy;
 
 /// Which of several classes with the same logit comes first. Logits are multiples of the spike value, so ties are common at few steps.
@@ -137,19 +137,18 @@ pub fn evaluate(
     let classes = network.classes;
     let mut result = Evaluation { classes, rates: vec![0.0; network.layers.len()], ..Evaluation::default() };
     let mut unused = Vec::new();
-    let mut parts = Loader::test(Arc::clone(dataset), batch);
+    let mut parts = Loader::test_as(network.form_of(dataset)?, Arc::clone(dataset), batch);
     let mut next = parts.next();
-    if let Some(first) = &next {
-        network.reserve(first.labels.len(), first.frames, None, None)?;
-        network.stage(&Samples::Real(input(first)), &[])?;
-    }
+    let mut staged = None;
     while let Some(part) = next {
-        next = parts.next();
-        if let Some(next) = &next {
-            network.stage(&Samples::Real(input(next)), &[])?; // copied while a device computes with `part`
-        }
         let samples = part.labels.len();
-        let forward = network.forward(&input(&part), Mode::Eval, |_| keep_spikes)?;
+        network.begin_evaluation(&staged.map_or_else(|| Samples::of(&part), Samples::Staged), |_| keep_spikes)?;
+        next = parts.next(); // while a device computes
+        staged = match &next {
+            Some(next) => network.stage(&Samples::of(next), &[])?,
+            None => None,
+        };
+        let forward = network.finish_evaluation()?;
         unused.resize(forward.logits.len(), 0.0);
         result.loss += cross_entropy(&forward.logits, &part.labels, classes, &mut unused) * samples as f64;
         for (total, &rate) in result.rates.iter_mut().zip(&forward.rates) {
@@ -169,9 +168,4 @@ pub fn evaluate(
     result.loss /= n;
     result.rates.iter_mut().for_each(|rate| *rate /= n);
     Ok(Some(result))
-}
-
-/// A batch as the network takes it.
-fn input(batch: &Batch) -> Input<'_> {
-    Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames }
 }

@@ -214,6 +214,7 @@ impl Builder {
             output_currents: Vec::new(),
             workspace: Default::default(),
             begun: None,
+            begun_evaluation: None,
             session: None,
         };
         for index in 0..network.parameters.len() {

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::currents::{Reader, Worker, with_worker};
 use super::kept::{LayerKept, Workspace};
-use super::{Network, Readout, Source, WeightGradient};
+use super::{Network, Readout, Samples, Source, WeightGradient};
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::lines::grown;
 use crate::error::{Error, Result};
@@ -43,6 +43,7 @@ pub enum Mode {
 }
 
 /// Result of a forward pass.
+#[derive(Clone, Debug)]
 pub struct Forward {
     /// `[B][classes]`: the representation of the last layer; its outputs, of an ANN.
     pub logits: Vec<f32>,
@@ -122,6 +123,30 @@ impl Network {
         }
         self.workspace = workspace;
         Ok(forward)
+    }
+
+    /// Begins an evaluation that [`Network::finish_evaluation`] ends: [`Network::forward`] in two halves. A device computes in between,
+    /// and the host can prepare and [`Network::stage`] the next batch; the CPU does it all here.
+    ///
+    /// # Errors
+    /// As [`Network::forward`]; [`Error::Device`] if the device fails.
+    pub fn begin_evaluation(&mut self, samples: &Samples, keep_spikes: impl Fn(usize) -> bool) -> Result<()> {
+        if self.session.is_some() {
+            return self.begin_evaluation_on_device(samples, keep_spikes);
+        }
+        self.begun_evaluation = Some(self.forward(samples.on_the_cpu()?, Mode::Eval, keep_spikes)?);
+        Ok(())
+    }
+
+    /// Waits for the evaluation that was begun, and gives what it has found.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if none was begun, [`Error::Device`] if the device failed.
+    pub fn finish_evaluation(&mut self) -> Result<Forward> {
+        if self.session.is_some() {
+            return self.finish_forward_on_device();
+        }
+        self.begun_evaluation.take().ok_or_else(|| Error::shape("finish_evaluation", "an evaluation that was begun", "none"))
     }
 
     /// Refuses a batch that does not fit the network.

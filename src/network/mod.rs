@@ -31,7 +31,7 @@ pub use init::Init;
 pub use potentials::Moment;
 pub use preact_resnet::{check_stages, preact_resnet};
 pub use readout::Readout;
-pub use step::{Samples, Step};
+pub use step::{Samples, Staged, Step};
 pub use thresholds::ChosenThreshold;
 pub use vgg::vgg;
 
@@ -199,6 +199,8 @@ pub struct Network {
     workspace: Workspace,
     /// The step that was begun, on the CPU.
     begun: Option<Step>,
+    /// The evaluation that was begun, on the CPU.
+    begun_evaluation: Option<Forward>,
     /// What lies on a CUDA device; none on the CPU. A copy of the network gets a session of its own, from the values on the host.
     session: Option<cuda::Session>,
 }

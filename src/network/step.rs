@@ -2,7 +2,7 @@
 
 use super::{Forward, Input, Mode, Network};
 use crate::clock::{self, Name, Op, Phase};
-use crate::data::Draw;
+use crate::data::{Batch, Draw};
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::{cross_entropy, first_largest};
 use crate::ops::optimizer::Optimizer;
@@ -25,8 +25,21 @@ pub struct Step {
 pub enum Samples<'a> {
     /// Real values.
     Real(Input<'a>),
+    /// Pictures `[B][H][W][C]` of one byte a value, for a device that knows what bytes stand for ([`Network::form_of`]).
+    Pictures { bytes: &'a [u8], batch: usize },
     /// Images that [`Network::hold_images`] has brought to the device, by index, and how each is cropped and mirrored.
     Images(&'a [(u32, Draw)]),
+    /// A batch that is on the device already, or on its way.
+    Staged(Staged),
+}
+
+/// A batch that [`Network::stage`] has sent to a device. It is there until two others have been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staged {
+    pub(super) number: u64,
+    pub(super) batch: usize,
+    pub(super) frames: usize,
+    pub(super) labels: usize,
 }
 
 impl Samples<'_> {
@@ -34,7 +47,31 @@ impl Samples<'_> {
     pub(super) fn shape(&self) -> [usize; 2] {
         match self {
             Samples::Real(input) => [input.batch, input.frames],
+            Samples::Pictures { batch, .. } => [*batch, 1],
             Samples::Images(draws) => [draws.len(), 1],
+            Samples::Staged(Staged { batch, frames, .. }) => [*batch, *frames],
+        }
+    }
+}
+
+impl<'a> Samples<'a> {
+    /// Those of a batch, in the form that it has.
+    pub fn of(batch: &'a Batch) -> Self {
+        let Batch { data, bytes, draws, labels, frames } = batch;
+        if !draws.is_empty() {
+            Samples::Images(draws)
+        } else if !bytes.is_empty() {
+            Samples::Pictures { bytes, batch: labels.len() }
+        } else {
+            Samples::Real(Input { data, batch: labels.len(), frames: *frames })
+        }
+    }
+
+    /// Real values, which is all that the CPU takes.
+    pub(super) fn on_the_cpu(&self) -> Result<&Input<'a>> {
+        match self {
+            Samples::Real(input) => Ok(input),
+            _ => Err(Error::shape("a batch on the CPU", "real values", "a batch of a device")),
         }
     }
 }
@@ -58,9 +95,7 @@ impl Network {
         if self.session.is_some() {
             return self.begin_step_on_device(optimizer, lr, samples, labels, mode);
         }
-        let Samples::Real(input) = samples else {
-            return Err(Error::shape("train_step on the CPU", "real values", "images on a device"));
-        };
+        let input = samples.on_the_cpu()?;
         let (loss, forward) = self.gradients(input, labels, mode)?;
         let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
         let correct = forward.logits.chunks_exact(self.classes).zip(labels).filter(|&pair| right(pair)).count() as u64;

@@ -69,7 +69,7 @@ impl Subject {
         }
         let batch = match &images {
             Images::Random { .. } => random_batch(&config, shape, classes),
-            Images::Dataset(_) => Batch { data: Vec::new(), draws: Vec::new(), labels: Vec::new(), frames: 1 },
+            Images::Dataset(_) => Batch { data: Vec::new(), bytes: Vec::new(), draws: Vec::new(), labels: Vec::new(), frames: 1 },
         };
         let mut subject = Subject { network, config, work, optimizer, images, loader: None, epoch: 0, batch, iteration: 0 };
         subject.next_batch()?;
@@ -169,5 +169,5 @@ fn random_batch(config: &Config, shape: [usize; 3], classes: usize) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     Init::Normal(1.0).fill(&mut data, &mut rng);
     let labels = (0..config.batch).map(|_| rng.random_range(0..classes as u32)).collect();
-    Batch { data, draws: Vec::new(), labels, frames }
+    Batch { data, bytes: Vec::new(), draws: Vec::new(), labels, frames }
 }

@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use self::checkpoint::{About, EpochSums, Progress, Started};
 use self::metrics::{EpochMetrics, LayerMetrics};
 use self::run_folder::RunFolder;
-use crate::data::{Augment, Batch, Dataset, Loader, check_batch, hold_out};
+use crate::data::{Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Ties, evaluate};
-use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer};
+use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer, Staged};
 use crate::ops::optimizer::Optimizer;
 use crate::settings::{Config, LrDecay, ThresholdInit, Use};
 
@@ -202,15 +202,18 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         let started = Instant::now();
         let (epoch, before) = (run.progress.epoch, run.progress.sums.seen);
         let augment = Augment { crop_pad: run.config.crop_pad, flip: run.config.flip };
-        let loader = if run.network.holds_images() { Loader::drawn } else { Loader::train };
-        let mut batches = loader(Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);
+        let form = if run.network.holds_images() { Form::Draws } else { run.network.form_of(&run.dataset)? };
+        let mut batches =
+            Loader::train_as(form, Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);
         let mut next = batches.next();
+        let mut staged = None;
         while let Some(batch) = next {
-            begin_step(run, &batch)?;
+            begin_step(run, &batch, staged)?;
             next = batches.next(); // while a device computes
-            if let Some(next) = &next {
-                run.network.stage(&samples(next), &next.labels)?;
-            }
+            staged = match &next {
+                Some(next) => run.network.stage(&Samples::of(next), &next.labels)?,
+                None => None,
+            };
             let loss = finish_step(run, &batch, folder)?;
             folder.step(run.progress.iteration, [run.progress.step, steps_per_epoch(run)], loss);
             (hooks.step)(run);
@@ -307,15 +310,6 @@ pub(crate) fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
     run.network.firing_layers().zip(&sums.rates).map(measured).collect()
 }
 
-/// A batch as the network takes it.
-fn samples(batch: &Batch) -> Samples<'_> {
-    if batch.draws.is_empty() {
-        Samples::Real(Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames })
-    } else {
-        Samples::Images(&batch.draws)
-    }
-}
-
 /// Of step `step` of this epoch, which is iteration `iteration` of the run.
 fn learning_rate(run: &Run, step: usize, iteration: u64) -> f64 {
     let of_epoch = match run.config.lr_decay {
@@ -325,12 +319,13 @@ fn learning_rate(run: &Run, step: usize, iteration: u64) -> f64 {
     run.config.schedule(steps_per_epoch(run)).rate(run.progress.epoch as f64 + of_epoch, iteration as usize)
 }
 
-/// Forward, loss, backward, update.
-fn begin_step(run: &mut Run, batch: &Batch) -> Result<()> {
+/// Forward, loss, backward, update, of a batch that may be on a device already.
+fn begin_step(run: &mut Run, batch: &Batch, staged: Option<Staged>) -> Result<()> {
     let (config, progress) = (&run.config, &run.progress);
     let lr = learning_rate(run, progress.step, progress.iteration);
     let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
-    run.network.begin_step(&mut run.optimizer, lr as f32, &samples(batch), &batch.labels, mode)
+    let samples = staged.map_or_else(|| Samples::of(batch), Samples::Staged);
+    run.network.begin_step(&mut run.optimizer, lr as f32, &samples, &batch.labels, mode)
 }
 
 /// Waits for the step, adds it to the epoch and gives its loss.

@@ -129,6 +129,27 @@ fn races_are_named_where_they_are_looked_for() {
 }
 
 #[test]
+fn races_between_blocks_are_named() {
+    let racy = [
+        ("adds_without_an_atomic", "reads global memory"),
+        ("writes_what_another_block_reads", "writes global memory"),
+        ("writes_where_another_block_writes", "writes global memory"),
+    ];
+    for threads in ["1", "2"] {
+        let environment = |blocks| [("DSR_STANDIN_THREADS", threads), ("STANDIN_TEST_LIBRARY", "racy"), ("STANDIN_TEST_BLOCKS", blocks)];
+        for (kernel, what) in racy {
+            let outcome = run_child(FAULT, kernel, &environment("2"));
+            let named = ["race: ", "global memory at ", "racy.cu:"].iter().all(|words| outcome.stderr.contains(words));
+            let as_expected = threads == "2" || outcome.stderr.contains(what); // of two at once either may come first
+            assert!(named && as_expected && outcome.value("code") == "CUDA_ERROR_LAUNCH_FAILED", "{kernel}: {}", outcome.stderr);
+            assert_eq!(run_child(FAULT, kernel, &environment("1")).value("code"), "CUDA_SUCCESS", "{kernel}, alone");
+        }
+        let outcome = run_child(FAULT, "blocks_race_nowhere", &environment("2"));
+        assert_eq!(outcome.value("code"), "CUDA_SUCCESS", "{}", outcome.stderr);
+    }
+}
+
+#[test]
 fn pointers_that_no_device_can_follow() {
     let cases = [
         ("freed", "argument 1 points to", "in freed memory: the allocation of 1024 bytes"),
@@ -256,12 +277,13 @@ impl Launch {
     fn launch(&self, kernel: &str, arguments: &mut [*mut std::ffi::c_void]) -> CUresult {
         let name = std::ffi::CString::new(kernel).unwrap();
         let mut function = std::ptr::null_mut();
+        let blocks = std::env::var("STANDIN_TEST_BLOCKS").map_or(1, |blocks| blocks.parse().unwrap());
         // SAFETY: the arguments are those of the kernel.
         unsafe {
             checked(sys::cuModuleGetFunction(&mut function, self.module, name.as_ptr()));
             checked(sys::cuLaunchKernel(
                 function,
-                std::env::var("STANDIN_TEST_BLOCKS").map_or(1, |blocks| blocks.parse().unwrap()),
+                blocks,
                 1,
                 1,
                 256,

@@ -4,6 +4,8 @@ use std::ptr::null_mut;
 
 use cudarc::driver::sys::{self, CUresult::*, CUstreamCaptureMode as Mode};
 
+use emulator::Streams;
+
 use super::calls::{Case, allocate, begin, case, end, event, ok, page_locked, read, scale, start, stream, synchronize, write};
 
 pub const CASES: &[Case] = &[
@@ -11,6 +13,12 @@ pub const CASES: &[Case] = &[
     case("work now", work_now, &[("DSR_STANDIN_STREAMS", "now")], &[]),
     case("pageable copies", pageable_copies, &[], &[]),
     case("streams without an event", streams_without_an_event, &[], &[]),
+    case("copies first", a_copy_runs_ahead, &[("DSR_STANDIN_STREAMS", "copies-first")], &[]),
+    case("random order", some_order_shows_it, &[("DSR_STANDIN_STREAMS", "random")], &[]),
+    case("events, copies first", events, &[("DSR_STANDIN_STREAMS", "copies-first")], &[]),
+    case("events, random order", events, &[("DSR_STANDIN_STREAMS", "random")], &[]),
+    case("unknown order", work_waits, &[("DSR_STANDIN_STREAMS", "soon")], &["is none of later, now, copies-first, random"]),
+    case("counts", counts, &[], &[]),
     case("events", events, &[], &[]),
     case("default stream", default_stream, &[], &[]),
     case("graph keeps arguments", graph_keeps_arguments, &[], &[]),
@@ -74,6 +82,73 @@ fn streams_without_an_event() {
     synchronize(computes);
     synchronize(copies);
     assert_eq!(read(to, 4), [1.0; 4], "nothing made the kernel wait for the copy");
+}
+
+/// What a kernel reads that was queued before a copy over its source, with no event between the two: 1 or 5.
+fn read_without_an_event() -> f32 {
+    let (buffer, to) = (allocate(16), allocate(16));
+    let (copies, computes) = (stream(), stream());
+    let source = page_locked(4);
+    source.fill(5.0);
+    write(buffer, &[1.0; 4]);
+    ok(scale(to, buffer, 1.0, 4, computes));
+    // SAFETY: see above.
+    ok(unsafe { sys::cuMemcpyHtoDAsync_v2(buffer, source.as_ptr().cast(), 16, copies) });
+    synchronize(computes);
+    synchronize(copies);
+    assert_eq!(read(buffer, 4), [5.0; 4]);
+    read(to, 1)[0]
+}
+
+fn a_copy_runs_ahead() {
+    start();
+    assert_eq!(read_without_an_event(), 5.0, "nothing made the copy wait for the kernel");
+    emulator::set_streams(Streams::Later);
+    assert_eq!(read_without_an_event(), 1.0, "the wait for the kernel does not need the copy");
+}
+
+fn some_order_shows_it() {
+    start();
+    let mut seen = Vec::new();
+    for seed in 1..=8 {
+        emulator::set_streams(Streams::Random(seed));
+        seen.push(read_without_an_event());
+    }
+    assert!(seen.contains(&1.0) && seen.contains(&5.0), "{seen:?}");
+}
+
+fn counts() {
+    start();
+    let (from, to) = (allocate(64), allocate(16));
+    let (s, copied) = (stream(), event());
+    let source = page_locked(16);
+    let before = emulator::counts();
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuMemcpyHtoDAsync_v2(from, source.as_ptr().cast(), 64, s));
+        ok(sys::cuMemsetD8Async(to, 0, 16, s));
+        ok(scale(to, from, 2.0, 4, s));
+        ok(sys::cuMemcpyDtoDAsync_v2(to, from, 16, s));
+        ok(sys::cuEventRecord(copied, s));
+        assert_eq!(emulator::counts() - before, emulator::Counts::default(), "nobody has waited");
+        ok(sys::cuEventSynchronize(copied));
+    }
+    synchronize(s); // nothing is left to wait for
+    let done = emulator::Counts { launches: 1, fills: 1, copies_to_device: 1, bytes_to_device: 64, waits: 1, ..Default::default() };
+    assert_eq!(emulator::counts() - before, emulator::Counts { copies_on_device: 1, bytes_on_device: 16, ..done });
+    let before = emulator::counts();
+    read(to, 4);
+    assert_eq!(emulator::counts() - before, emulator::Counts { copies_to_host: 1, bytes_to_host: 16, waits: 1, ..Default::default() });
+    begin(s, Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    ok(scale(to, from, 2.0, 4, s));
+    let graph = end(s);
+    let before = emulator::counts();
+    for _ in 0..3 {
+        // SAFETY: see above.
+        ok(unsafe { sys::cuGraphLaunch(graph, s) });
+    }
+    synchronize(s);
+    assert_eq!(emulator::counts() - before, emulator::Counts { launches: 3, graphs: 3, waits: 1, ..Default::default() });
 }
 
 fn events() {

@@ -55,7 +55,9 @@ impl Pass<'_> {
             statistics_of_values(gpu, sums, buffers.scratch.partial, first, second, [rows, channels])?;
             statistics = DeviceStatistics::Values(sums);
         }
-        self.normalizer(index, statistics)?;
+        if is_training {
+            self.normalizer(index, statistics)?;
+        }
         if let (Some(inner), Some(Some(from))) = (&own.inner, own_norm(layer).map(|k| currents[k]))
             && is_training
         {

@@ -1,15 +1,24 @@
 //! Forward on a CUDA device: a batch brought there, its launches, what they gave.
 
-use super::buffers::Buffers;
 use super::pass::Pass;
+use super::staging::Held;
 use super::step::What;
-use super::{Session, is_replayed, settle};
+use super::{Resident, Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
-use crate::device::Gpu;
 use crate::error::{Error, Result};
 use crate::network::{Forward, Input, Mode, Network, Samples, WeightGradient};
+use crate::ops::batch_norm::cuda::DeviceStatistics;
 use crate::ops::optimizer::cuda::StepParameters;
 use crate::spikes::Spikes;
+
+/// A forward pass that the device is at.
+#[derive(Debug)]
+pub(super) struct BegunForward {
+    batch: usize,
+    mode: Mode,
+    /// Layers whose spikes are wanted.
+    keeps: Vec<bool>,
+}
 
 impl Network {
     /// [`Network::forward`] on the device; leaves the running statistics on the host up to date.
@@ -19,44 +28,77 @@ impl Network {
         mode: Mode,
         keep_spikes: impl Fn(usize) -> bool,
     ) -> Result<Forward> {
-        self.reserve_for(input, mode, None)?;
+        self.begin_forward_on_device(&Samples::Real(*input), mode, keep_spikes)?;
+        self.finish_forward_on_device()
+    }
+
+    /// [`Network::begin_evaluation`] on the device.
+    pub(in crate::network) fn begin_evaluation_on_device(&mut self, samples: &Samples, keep_spikes: impl Fn(usize) -> bool) -> Result<()> {
+        if let Samples::Real(input) = samples {
+            self.check_input(input)?;
+        }
+        self.begin_forward_on_device(samples, Mode::Eval, keep_spikes)
+    }
+
+    /// Brings a batch, launches all layers, and starts to bring back what they give.
+    fn begin_forward_on_device(&mut self, samples: &Samples, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<()> {
+        let [batch, frames] = samples.shape();
+        self.reserve(batch, frames, mode.gradient(), None)?;
         self.bring()?;
         let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
-        let what = What { batch: input.batch, frames: input.frames, training: None };
+        let what = What { batch, frames, training: None };
         let is_replayed = mode == Mode::Eval && is_replayed();
         if is_replayed {
             self.record(what)?;
         }
-        let missing = || Error::shape("forward", "a network on a device", "none");
-        let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
-        let resident = resident.as_mut().ok_or_else(missing)?;
         let phase = clock::span(Name::Phase(Phase::Data));
-        clock::op(Op::Copy, || {
-            resident.staging.ensure(gpu, &Samples::Real(*input), &[])?;
-            resident.staging.deliver(gpu, &resident.buffers, None, StepParameters::new(None, 0.0, seed))?;
-            settle(gpu)
-        })?;
+        clock::op(Op::Copy, || self.deliver(samples, &[], StepParameters::new(None, 0.0, seed)))?;
         drop(phase);
-        let (gpu, buffers) = (gpu.clone(), resident.buffers.clone());
+        if mode == Mode::Eval {
+            self.ready_for_evaluation()?;
+        }
+        let missing = || Error::shape("forward", "a network on a device", "none");
+        let session = self.session.as_ref().ok_or_else(missing)?;
+        let resident = session.resident.as_ref().ok_or_else(missing)?;
         if is_replayed {
             resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
         } else {
             let training = mode.gradient().map(|gradient| self.device_gradient(gradient));
             let stores = self.stores(training);
-            let (batch, frames) = (input.batch, input.frames);
-            Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores }.enqueue()?;
+            Pass { network: self, gpu: &session.gpu, buffers: &resident.buffers, batch, frames, training, stores: &stores }.enqueue()?;
         }
-        let mut logits = vec![0.0; input.batch * self.classes];
-        gpu.download(buffers.logits.part(0..logits.len()), &mut logits)?;
-        let rates = self.download_rates(&gpu, &buffers, input.batch)?;
+        let last = &self.layers[self.layers.len() - 1];
+        let words = if self.neuron.is_real() { 0 } else { batch * last.positions() * self.time_steps * last.shape[2].div_ceil(32) };
+        let logits = batch * self.classes;
+        let keeps = (0..self.layers.len()).map(keep_spikes).collect();
+        let Session { gpu, resident, begun_forward, evaluates, .. } = self.session.as_mut().ok_or_else(missing)?;
+        let resident = resident.as_mut().ok_or_else(missing)?;
+        resident.report.fetch_forward(gpu, &resident.buffers, [logits, words])?;
+        *begun_forward = Some(BegunForward { batch, mode, keeps });
+        *evaluates &= mode == Mode::Eval;
+        Ok(())
+    }
+
+    /// Waits for the forward pass that was begun, and gives what it has found.
+    pub(in crate::network) fn finish_forward_on_device(&mut self) -> Result<Forward> {
+        let none = || Error::shape("finish_evaluation", "an evaluation that was begun", "none");
+        let Session { gpu, resident, begun_forward, .. } = self.session.as_mut().ok_or_else(none)?;
+        let BegunForward { batch, mode, keeps } = begun_forward.take().ok_or_else(none)?;
+        let Resident { report, buffers, .. } = resident.as_mut().ok_or_else(none)?;
+        let (logits, last, fired) = report.forward()?;
+        let (logits, fired) = (logits.to_vec(), fired.to_vec());
         let mut spikes = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
             let is_last = index + 1 == self.layers.len();
             let mut of_layer = None;
-            if !self.neuron.is_real() && (keep_spikes(index) || is_last) {
-                let mut train = Spikes::reuse(Vec::new(), self.time_steps, input.batch, layer.positions(), layer.shape[2]);
-                let len = train.bits().len();
-                gpu.download(buffers.layers[index].spikes.part(0..len), train.bits_mut())?;
+            if !self.neuron.is_real() && (keeps[index] || is_last) {
+                let mut train = Spikes::reuse(Vec::new(), self.time_steps, batch, layer.positions(), layer.shape[2]);
+                let bits = train.bits_mut();
+                if is_last {
+                    bits.copy_from_slice(last);
+                } else {
+                    gpu.download(buffers.layers[index].spikes.part(0..bits.len()), bits)?;
+                }
                 of_layer = Some(train);
             }
             spikes.push(of_layer);
@@ -67,7 +109,33 @@ impl Network {
             self.set_running(&running);
             self.norms.iter_mut().for_each(|norm| norm.batches += 1);
         }
-        Ok(Forward { logits, spikes, rates })
+        Ok(Forward { logits, spikes, rates: self.rates_of(&fired, batch) })
+    }
+
+    /// Sends a batch, unless it was staged, and puts it where the launches read it, with the parameters of the step.
+    pub(super) fn deliver(&mut self, samples: &Samples, labels: &[u32], parameters: StepParameters) -> Result<()> {
+        let missing = || Error::shape("a batch of a device", "a network on a device", "none");
+        let Session { gpu, resident, images, pixels, .. } = self.session.as_mut().ok_or_else(missing)?;
+        let Resident { staging, buffers, .. } = resident.as_mut().ok_or_else(missing)?;
+        let number = staging.send(gpu, samples, labels)?;
+        staging.deliver(gpu, buffers, Held { images: images.as_ref(), pixels: pixels.as_ref() }, number, parameters)?;
+        settle(gpu)
+    }
+
+    /// Computes the constants of all layers from the running statistics, unless they are there already.
+    pub(super) fn ready_for_evaluation(&mut self) -> Result<()> {
+        let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
+        if session.evaluates {
+            return Ok(());
+        }
+        let pass = Pass { network: self, gpu: &session.gpu, buffers: &resident.buffers, batch: 0, frames: 1, training: None, stores: &[] };
+        for index in 0..self.layers.len() {
+            pass.normalizer(index, DeviceStatistics::None)?;
+        }
+        if let Some(session) = &mut self.session {
+            session.evaluates = true;
+        }
+        Ok(())
     }
 
     /// [`Network::output_currents`] of the device.
@@ -83,13 +151,6 @@ impl Network {
         session.gpu.download(means.part(0..normed.len()), &mut normed)?;
         let norm = last.normalizer.download(&session.gpu)?;
         Ok(norm.currents(&normed, self.layers[self.layers.len() - 1].shape[2]))
-    }
-
-    /// Mean firing rate of each layer (of an ANN, the share of outputs above 0), from the counters of the last forward pass.
-    pub(super) fn download_rates(&self, gpu: &Gpu, buffers: &Buffers, batch: usize) -> Result<Vec<f32>> {
-        let mut fired = vec![0u64; self.layers.len()];
-        gpu.download(buffers.fired, &mut fired)?;
-        Ok(self.rates_of(&fired, batch))
     }
 }
 

@@ -40,11 +40,9 @@ impl Network {
         if replays {
             self.record(what)?;
         }
+        self.deliver(&Samples::Real(*input), &[], StepParameters::new(None, 0.0, 0))?;
+        self.ready_for_evaluation()?;
         let missing = || Error::shape("an inference on a device", "a network that is placed there", "none");
-        let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
-        let resident = resident.as_mut().ok_or_else(missing)?;
-        resident.staging.ensure(gpu, &Samples::Real(*input), &[])?;
-        resident.staging.deliver(gpu, &resident.buffers, None, StepParameters::new(None, 0.0, 0))?;
         let Session { gpu, resident, .. } = self.session.as_ref().ok_or_else(missing)?;
         let resident = resident.as_ref().ok_or_else(missing)?;
         let launch = || {

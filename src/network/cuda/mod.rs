@@ -9,6 +9,7 @@ mod buffers;
 mod forward;
 mod latency;
 mod pass;
+mod report;
 mod staging;
 mod step;
 
@@ -16,7 +17,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use buffers::Buffers;
-use staging::{DeviceImages, Staging};
+use forward::BegunForward;
+use report::Report;
+use staging::{DeviceImages, DevicePixels, Staging};
 use step::Recorded;
 
 use super::{Input, Kind, Mode, Network, Source, WeightGradient};
@@ -68,8 +71,13 @@ pub(super) struct Session {
     gpu: Arc<Gpu>,
     resident: Option<Resident>,
     images: Option<DeviceImages>,
+    pixels: Option<DevicePixels>,
     /// Samples of the step that was begun.
     begun: Option<usize>,
+    /// The forward pass that was begun.
+    begun_forward: Option<BegunForward>,
+    /// Whether the constants of all layers are those of evaluation with the parameters that the device has.
+    evaluates: bool,
     sums: SumsChoice,
     /// What the device can do at most; none where its driver does not say.
     machine: Option<Machine>,
@@ -101,6 +109,7 @@ struct Resident {
     buffers: Buffers,
     weights: WeightTable,
     staging: Staging,
+    report: Report,
     recorded: Vec<Recorded>,
     /// The arena that `buffers` are cut from, all zero at first, and what lies between them.
     memory: Memory<u8>,
@@ -120,7 +129,10 @@ impl Session {
             gpu: gpu.clone(),
             resident: None,
             images: None,
+            pixels: None,
             begun: None,
+            begun_forward: None,
+            evaluates: false,
             sums: SumsChoice::default(),
             machine: Machine::of(gpu).ok(),
             host_is_newer: true,
@@ -223,8 +235,9 @@ impl Network {
         let staging = Staging::new(&gpu, demand.batch, demand.batch * demand.frames * self.input.iter().product::<usize>())?;
         gpu.synchronize()?; // the copy stream must not overtake what has cleared the memory
         session.sums = demand.sums;
-        session.resident = Some(Resident { demand, buffers, weights, staging, gaps, recorded: Vec::new(), memory });
-        (session.host_is_newer, session.optimizer_is_newer) = (true, true);
+        let report = Report::new(&gpu, &buffers)?;
+        session.resident = Some(Resident { demand, buffers, weights, staging, report, gaps, recorded: Vec::new(), memory });
+        (session.host_is_newer, session.optimizer_is_newer, session.evaluates) = (true, true, false);
         Ok(())
     }
 
@@ -309,7 +322,7 @@ impl Network {
         gpu.upload(&running, buffers.running)?;
         self.enqueue_weights(gpu, buffers, &resident.weights, resident.demand.training.is_some())?;
         if let Some(session) = &mut self.session {
-            session.host_is_newer = false;
+            (session.host_is_newer, session.evaluates) = (false, false);
         }
         Ok(())
     }

@@ -47,12 +47,15 @@ impl Network {
 }
 
 impl Pass<'_> {
-    /// Launches all layers and the readout.
+    /// Launches all layers and the readout. In evaluation the constants of the layers are there already
+    /// ([`Network::ready_for_evaluation`]).
     pub fn enqueue(&self) -> Result<()> {
         let Pass { network, gpu, buffers, .. } = self;
         let _phase = clock::span(Name::Phase(Phase::Forward));
         gpu.fill_zero(buffers.fired)?;
-        gpu.fill_zero(buffers.statistics)?;
+        if self.training.is_some() {
+            gpu.fill_zero(buffers.statistics)?;
+        }
         for index in 0..network.layers.len() {
             let _layer = clock::span(Name::Layer(index));
             clock::op(Op::Kernels, || {
@@ -125,7 +128,9 @@ impl Pass<'_> {
                 }
             }
         }
-        self.normalizer(index, statistics)?;
+        if is_training {
+            self.normalizer(index, statistics)?;
+        }
         let keeps_means = is_training || index + 1 == network.layers.len();
         let outputs = NeuronOutputs {
             spikes: own.spikes,

@@ -1,12 +1,12 @@
 //! Batches on their way to the device: page-locked host memory and room on the device for two, used in turn, so that one is copied
 //! while the step before it computes.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::buffers::Buffers;
 use crate::data::{Dataset, Pixels};
-use crate::device::{Gpu, Memory, Pinned, Slice};
+use crate::device::{Gpu, Mark, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 use crate::network::Samples;
 use crate::ops::augment::{DeviceDraw, augment};
@@ -18,25 +18,38 @@ pub(super) struct Staging {
     places: [Place; 2],
     /// The one that the next batch is written to.
     next: usize,
-    /// Batches that nothing has taken yet, the oldest first; at most two.
-    waiting: VecDeque<Waiting>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    place: usize,
-    /// Labels that came with it, one a sample in training; none in evaluation.
-    labels: usize,
-    /// Values of the input; none for images on the device.
-    values: Option<usize>,
 }
 
 #[derive(Debug)]
 struct Place {
-    input: Transfer<f32>,
+    /// Real values, or bytes of pictures.
+    input: Transfer<u8>,
     draws: Transfer<DeviceDraw>,
     labels: Transfer<u32>,
     parameters: Transfer<StepParameters>,
+    /// Behind the last work that reads the place on the device.
+    read: Mark,
+    waiting: Option<Waiting>,
+}
+
+/// A batch that nothing has taken yet.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    number: u64,
+    samples: Sent,
+    /// Labels that came with it, one a sample in training; none in evaluation.
+    labels: usize,
+}
+
+/// What has been sent of the samples.
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    /// So many bytes of real values.
+    Values(usize),
+    /// So many pictures of one byte a value.
+    Pictures(usize),
+    /// What to do with so many images on the device.
+    Draws(usize),
 }
 
 /// The same values on the host and on the device.
@@ -51,93 +64,129 @@ impl<T: bytemuck::Pod> Transfer<T> {
         Ok(Transfer { host: Pinned::alloc(gpu, len)?, device: gpu.zeroed(len)? })
     }
 
-    /// Starts to copy `values`; waits only for an earlier copy from the same place.
-    fn send(&mut self, gpu: &Gpu, values: impl ExactSizeIterator<Item = T>) -> Result<Slice<T>> {
-        let len = values.len();
-        if len > self.host.len() {
-            return Err(Error::shape("a batch", format!("at most {}", self.host.len()), len));
-        }
-        self.host.as_mut_slice()?.iter_mut().zip(values).for_each(|(to, value)| *to = value);
+    /// Starts to copy `values`; the host waits only for an earlier copy from the same place.
+    fn send(&mut self, gpu: &Gpu, values: &[T]) -> Result<Slice<T>> {
+        let (len, most) = (values.len(), self.host.len());
+        let host = self.host.as_mut_slice()?.get_mut(..len);
+        host.ok_or_else(|| Error::shape("a batch", format!("at most {most}"), len))?.copy_from_slice(values);
         let to = self.device.slice().part(0..len);
         gpu.upload_async(&self.host, to)?;
         Ok(to)
     }
 }
 
+/// Every batch of the process has a number of its own, so one is never taken for another.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 impl Staging {
     /// For batches of up to `batch` samples, of `values` values in all.
     pub fn new(gpu: &Arc<Gpu>, batch: usize, values: usize) -> Result<Self> {
         let place = || {
             Ok(Place {
-                input: Transfer::new(gpu, values)?,
+                input: Transfer::new(gpu, values * size_of::<f32>())?,
                 draws: Transfer::new(gpu, batch)?,
                 labels: Transfer::new(gpu, batch)?,
                 parameters: Transfer::new(gpu, 1)?,
+                read: gpu.mark()?,
+                waiting: None,
             })
         };
-        Ok(Staging { places: [place()?, place()?], next: 0, waiting: VecDeque::new() })
+        Ok(Staging { places: [place()?, place()?], next: 0 })
     }
 
-    /// Starts to copy a batch. The place it goes to was last read by work whose result is known; a batch that still waits there is
-    /// forgotten.
-    pub fn send(&mut self, gpu: &Gpu, samples: &Samples, labels: &[u32]) -> Result<()> {
-        let at = self.next;
-        let place = &mut self.places[at];
-        let values = match samples {
+    /// Starts to copy a batch, behind the work that still reads the place it goes to, and gives its number. A batch that waits there
+    /// is forgotten.
+    pub fn send(&mut self, gpu: &Gpu, samples: &Samples, labels: &[u32]) -> Result<u64> {
+        if let Samples::Staged(staged) = samples {
+            return Ok(staged.number); // sent before
+        }
+        let place = &mut self.places[self.next];
+        place.waiting = None;
+        gpu.copies_after(&place.read)?;
+        let samples = match samples {
             Samples::Real(input) => {
-                place.input.send(gpu, input.data.iter().copied())?;
-                Some(input.data.len())
+                place.input.send(gpu, bytemuck::cast_slice(input.data))?;
+                Sent::Values(size_of_val(input.data))
+            }
+            Samples::Pictures { bytes, batch } => {
+                place.input.send(gpu, bytes)?;
+                Sent::Pictures(*batch)
             }
             Samples::Images(draws) => {
-                let draws = draws.iter().map(|&(image, draw)| DeviceDraw::new(image as usize, draw));
-                place.draws.send(gpu, draws)?;
-                None
+                let draws: Vec<DeviceDraw> = draws.iter().map(|&(image, draw)| DeviceDraw::new(image as usize, draw)).collect();
+                place.draws.send(gpu, &draws)?;
+                Sent::Draws(draws.len())
             }
+            Samples::Staged(staged) => return Ok(staged.number),
         };
-        place.labels.send(gpu, labels.iter().copied())?;
-        self.next = 1 - at;
-        self.waiting.retain(|waiting| waiting.place != at);
-        self.waiting.push_back(Waiting { place: at, labels: labels.len(), values });
-        Ok(())
+        place.labels.send(gpu, labels)?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        place.waiting = Some(Waiting { number, samples, labels: labels.len() });
+        self.next = 1 - self.next;
+        Ok(number)
     }
 
-    /// Starts to copy this batch, unless it is the one that has waited longest; what waits is forgotten otherwise.
-    pub fn ensure(&mut self, gpu: &Gpu, samples: &Samples, labels: &[u32]) -> Result<()> {
-        if self.holds(samples, labels) {
-            return Ok(());
-        }
-        self.waiting.clear();
-        self.send(gpu, samples, labels)
-    }
-
-    /// Whether the batch that has waited longest is this one.
-    fn holds(&self, samples: &Samples, labels: &[u32]) -> bool {
-        let Some(waiting) = self.waiting.front() else { return false };
-        let place = &self.places[waiting.place];
-        let same_samples = match (samples, waiting.values) {
-            (Samples::Real(input), Some(len)) => place.input.host.as_slice()[..len] == *input.data,
-            (Samples::Images(draws), None) => {
-                let sent = place.draws.host.as_slice().iter().take(waiting.labels);
-                sent.copied().eq(draws.iter().map(|&(image, draw)| DeviceDraw::new(image as usize, draw)))
-            }
-            _ => false,
-        };
-        same_samples && place.labels.host.as_slice()[..waiting.labels] == *labels
-    }
-
-    /// Puts the batch that waits where the step reads it, with this step's parameters.
-    pub fn deliver(&mut self, gpu: &Gpu, buffers: &Buffers, images: Option<&DeviceImages>, parameters: StepParameters) -> Result<()> {
-        let Some(Waiting { place, labels, values }) = self.waiting.pop_front() else { return Ok(()) };
-        let place = &mut self.places[place];
-        let parameters = place.parameters.send(gpu, std::iter::once(parameters))?;
+    /// Puts the batch of this number where the step reads it, with this step's parameters.
+    pub fn deliver(&mut self, gpu: &Gpu, buffers: &Buffers, held: Held, number: u64, parameters: StepParameters) -> Result<()> {
+        let is_it = |place: &&mut Place| place.waiting.is_some_and(|waiting| waiting.number == number);
+        let gone = || Error::shape("a staged batch", "one of the last two", format!("batch {number}, whose place was given to another"));
+        let place = self.places.iter_mut().find(is_it).ok_or_else(gone)?;
+        let Waiting { samples, labels, .. } = place.waiting.take().ok_or_else(gone)?;
+        let parameters = place.parameters.send(gpu, &[parameters])?;
         gpu.after_copies()?;
         gpu.copy(parameters, buffers.parameters)?;
         gpu.copy(place.labels.device.slice().part(0..labels), buffers.labels.part(0..labels))?;
-        match (values, images) {
-            (Some(len), _) => gpu.copy(place.input.device.slice().part(0..len), buffers.input.part(0..len)),
-            (None, Some(images)) => images.draw(gpu, buffers.input, place.draws.device.slice(), labels),
-            (None, None) => Err(Error::shape("train_step", "images on the device (Network::hold_images)", "none")),
+        let input = place.input.device.slice();
+        match samples {
+            Sent::Values(bytes) => {
+                let values = input.part(0..bytes).cast();
+                gpu.copy(values, buffers.input.part(0..values.len()))?;
+            }
+            Sent::Pictures(batch) => held.pixels()?.look_up(gpu, buffers.input, input, batch)?,
+            Sent::Draws(batch) => held.images()?.draw(gpu, buffers.input, place.draws.device.slice(), batch)?,
         }
+        gpu.set(&place.read)
+    }
+}
+
+/// What a device has for the samples of every batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held<'a> {
+    pub images: Option<&'a DeviceImages>,
+    pub pixels: Option<&'a DevicePixels>,
+}
+
+impl<'a> Held<'a> {
+    fn images(self) -> Result<&'a DeviceImages> {
+        self.images.ok_or_else(|| Error::shape("train_step", "images on the device (Network::hold_images)", "none"))
+    }
+
+    fn pixels(self) -> Result<&'a DevicePixels> {
+        self.pixels.ok_or_else(|| Error::shape("a batch of pictures", "what bytes stand for (Network::form_of)", "nothing"))
+    }
+}
+
+/// What the bytes of pictures stand for, on a device.
+#[derive(Debug)]
+pub(super) struct DevicePixels {
+    /// The same on the host.
+    pixels: Pixels,
+    /// `[C][256]`.
+    table: Memory<f32>,
+}
+
+impl DevicePixels {
+    pub fn new(gpu: &Arc<Gpu>, pixels: &Pixels) -> Result<Self> {
+        Ok(DevicePixels { table: gpu.memory_of(&pixels.table())?, pixels: pixels.clone() })
+    }
+
+    pub fn is(&self, pixels: &Pixels) -> bool {
+        self.pixels == *pixels
+    }
+
+    /// Values of a batch, `[B][1][H][W][C]`, from bytes of this shape.
+    fn look_up(&self, gpu: &Gpu, out: Slice<f32>, bytes: Slice<u8>, batch: usize) -> Result<()> {
+        augment(gpu, out, bytes, Slice::NONE, self.table.slice(), self.pixels.shape(), batch, 0)
     }
 }
 
@@ -146,21 +195,19 @@ impl Staging {
 pub(super) struct DeviceImages {
     /// `[N][H][W][C]`.
     bytes: Memory<u8>,
-    /// `[C][256]`.
-    table: Memory<f32>,
-    shape: [usize; 3],
+    pixels: DevicePixels,
     crop_pad: usize,
 }
 
 impl DeviceImages {
     pub fn new(gpu: &Arc<Gpu>, dataset: &Dataset, crop_pad: usize) -> Result<Self> {
         let bytes = gpu.memory_of(&dataset.train.images.pixels)?;
-        let table = gpu.memory_of(&Pixels::of(dataset).table())?;
-        Ok(DeviceImages { bytes, table, shape: dataset.shape, crop_pad })
+        Ok(DeviceImages { bytes, pixels: DevicePixels::new(gpu, &Pixels::of(dataset))?, crop_pad })
     }
 
     /// Crops, mirrors and normalises a batch, `[B][1][H][W][C]`.
     fn draw(&self, gpu: &Gpu, out: Slice<f32>, draws: Slice<DeviceDraw>, batch: usize) -> Result<()> {
-        augment(gpu, out, self.bytes.slice(), draws, self.table.slice(), self.shape, batch, self.crop_pad)
+        let DevicePixels { table, pixels } = &self.pixels;
+        augment(gpu, out, self.bytes.slice(), draws, table.slice(), pixels.shape(), batch, self.crop_pad)
     }
 }

@@ -2,15 +2,15 @@
 
 use super::buffers::Buffers;
 use super::pass::Pass;
-use super::staging::DeviceImages;
-use super::{Session, is_replayed, settle};
+use super::staging::{DeviceImages, DevicePixels};
+use super::{Resident, Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
-use crate::data::Dataset;
+use crate::data::{Dataset, Form, Pixels};
 use crate::device::{Gpu, Graph};
 use crate::error::{Error, Result};
-use crate::network::{Kind, Mode, Network, NormState, Samples, Step, WeightGradient};
+use crate::network::{Kind, Mode, Network, NormState, Samples, Staged, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
-use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
+use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters};
 use crate::ops::optimizer::{Optimizer, Rule};
 use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
 
@@ -45,12 +45,10 @@ impl Network {
         };
         let gradient = self.device_gradient(gradient);
         let [batch, frames] = samples.shape();
-        if labels.len() != batch || labels.iter().any(|&label| label as usize >= self.classes) {
-            return Err(Error::shape("train_step: labels", (batch, format!("below {}", self.classes)), labels));
+        if labels.len() != batch {
+            return Err(Error::shape("train_step: labels", batch, labels.len()));
         }
-        if let Samples::Real(input) = samples {
-            self.check_input(input)?;
-        }
+        self.check_batch(samples, labels)?;
         self.reserve(batch, frames, Some(gradient), Some(optimizer))?;
         self.bring()?;
         self.bring_optimizer(optimizer)?;
@@ -61,30 +59,65 @@ impl Network {
             self.record(what)?;
         }
         let missing = || Error::shape("train_step", "a recorded step", "none");
-        let Session { gpu, resident, images, begun, device_is_newer, .. } = self.session.as_mut().ok_or_else(missing)?;
-        let resident = resident.as_mut().ok_or_else(missing)?;
-        let (staging, phase) = (&mut resident.staging, clock::span(Name::Phase(Phase::Data)));
-        clock::op(Op::Copy, || {
-            staging.ensure(gpu, samples, labels)?;
-            staging.deliver(gpu, &resident.buffers, images.as_ref(), parameters)?;
-            settle(gpu)
-        })?;
+        let phase = clock::span(Name::Phase(Phase::Data));
+        clock::op(Op::Copy, || self.deliver(samples, labels, parameters))?;
         drop(phase);
-        if is_replayed {
-            resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
+        if let Some(session) = &mut self.session {
+            (session.begun, session.device_is_newer, session.evaluates) = (Some(batch), true, false);
         }
-        (*begun, *device_is_newer) = (Some(batch), true);
-        if is_replayed { Ok(()) } else { self.launch(what) }
+        if !is_replayed {
+            self.launch(what)?;
+        }
+        let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
+        let Resident { recorded, report, buffers, .. } = resident.as_mut().ok_or_else(missing)?;
+        if is_replayed {
+            recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
+        }
+        report.fetch_step(gpu, buffers)
     }
 
-    /// Starts to bring the next batch to the device, while it computes with the one before; without effect on the CPU. For evaluation
-    /// there are no labels.
+    /// Starts to bring the next batch to the device, while it computes with the one before: what this gives is then the batch,
+    /// [`Samples::Staged`]. For evaluation there are no labels. None on the CPU, and on a device before the first batch.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device fails, [`Error::ShapeMismatch`] for a larger batch than any before.
-    pub fn stage(&mut self, samples: &Samples, labels: &[u32]) -> Result<()> {
-        let Some(Session { gpu, resident: Some(resident), .. }) = &mut self.session else { return Ok(()) };
-        resident.staging.send(gpu, samples, labels)
+    /// [`Error::Device`] if the device fails, [`Error::ShapeMismatch`] for what does not fit the network and for a larger batch than any
+    /// before.
+    pub fn stage(&mut self, samples: &Samples, labels: &[u32]) -> Result<Option<Staged>> {
+        self.check_batch(samples, labels)?;
+        let Some(Session { gpu, resident: Some(resident), .. }) = &mut self.session else { return Ok(None) };
+        let [batch, frames] = samples.shape();
+        Ok(Some(Staged { number: resident.staging.send(gpu, samples, labels)?, batch, frames, labels: labels.len() }))
+    }
+
+    /// Refuses samples and labels that do not fit the network.
+    fn check_batch(&self, samples: &Samples, labels: &[u32]) -> Result<()> {
+        if labels.iter().any(|&label| label as usize >= self.classes) {
+            return Err(Error::shape("train_step: labels", format!("below {}", self.classes), labels));
+        }
+        match samples {
+            Samples::Real(input) => self.check_input(input),
+            Samples::Pictures { bytes, batch } => {
+                let expected = batch * self.input.iter().product::<usize>();
+                if bytes.len() == expected { Ok(()) } else { Err(Error::shape("a batch of pictures", expected, bytes.len())) }
+            }
+            Samples::Staged(staged) if staged.labels != labels.len() => {
+                Err(Error::shape("labels of a staged batch", staged.labels, labels.len()))
+            }
+            Samples::Images(_) | Samples::Staged(_) => Ok(()),
+        }
+    }
+
+    /// The form in which batches of a data set come: on a device the pictures as bytes, and the device then knows what they stand for.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn form_of(&mut self, dataset: &Dataset) -> Result<Form> {
+        let (Some(session), true) = (&mut self.session, dataset.has_bytes()) else { return Ok(Form::Values) };
+        let pixels = Pixels::of(dataset);
+        if !session.pixels.as_ref().is_some_and(|held| held.is(&pixels)) {
+            session.pixels = Some(DevicePixels::new(&session.gpu, &pixels)?);
+        }
+        Ok(Form::Bytes)
     }
 
     /// Brings the training images of a data set to the device, so that it crops, mirrors and normalises them itself. False where they
@@ -112,13 +145,9 @@ impl Network {
         let none = || Error::shape("finish_step", "a step that was begun", "none");
         let session = self.session.as_mut().ok_or_else(none)?;
         let batch = session.begun.take().ok_or_else(none)?;
-        let (gpu, buffers) = (&session.gpu, &session.resident.as_ref().ok_or_else(none)?.buffers);
-        let mut result = [StepResult::default()];
-        gpu.download(buffers.result, &mut result)?;
-        let mut fired = vec![0u64; buffers.layers.len()];
-        gpu.download(buffers.fired, &mut fired)?;
+        let (result, fired) = session.resident.as_mut().ok_or_else(none)?.report.step()?;
+        let fired = fired.to_vec();
         self.norms.iter_mut().for_each(|norm| norm.batches += 1);
-        let [result] = result;
         let bad = result.first_not_finite().map(|at| self.parameter_at(at));
         let not_finite = bad.or_else(|| (!result.loss.is_finite()).then(|| "the logits".into()));
         if not_finite.is_none() {
