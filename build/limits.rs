@@ -82,7 +82,7 @@ struct Loops {
     integer_products: Option<usize>,
     /// Instructions of the loop over stages that reads bits: of the loops with products, the one that has to expand its operands.
     stage: Option<usize>,
-    /// Instructions of a step of a warp's neurons, in their shortest loop; a ballot is a step.
+    /// Instructions of a step of a warp's neurons, in their shortest loop; a step has a ballot and two additions of floats.
     step: Option<usize>,
 }
 
@@ -97,7 +97,8 @@ impl Loops {
         let is_inner = |range: &&(usize, usize)| !all.iter().any(|other| other != *range && other.0 >= range.0 && other.1 <= range.1);
         let inner: Vec<&(usize, usize)> = all.iter().filter(is_inner).collect();
         let steps = |range: &(usize, usize)| count(range, &|text| text.contains("VOTE"));
-        let of_steps = inner.iter().filter(|range| steps(range) > 0 && count(range, &is_product) == 0);
+        let additions = |range: &(usize, usize)| count(range, &|text| text.contains("FADD"));
+        let of_steps = inner.iter().filter(|range| steps(range) > 0 && additions(range) >= 2 * steps(range));
         Loops {
             integer_products: Some(instructions.iter().filter(|(_, text)| is_product(text)).count()),
             stage: inner.iter().filter(|range| count(range, &is_product) > 0).map(|range| count(range, &|_| true)).max(),

@@ -134,6 +134,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
     const int words = (channels + 31) / 32;
     const float upper = p.kind == 0 ? *threshold : p.kind == 1 ? *threshold / p.delta_t * p.tau : __int_as_float(0x7f800000);
     const float lower = p.kind == 3 ? __int_as_float(0xff800000) : 0.0f;
+    const bool closed = p.kind == 0 || p.kind == 3;      // whether both ends belong to the inside
     double above[4] = {}, sum[4] = {}, product[4] = {};
     float gamma[4] = {}, beta[4] = {};
     if (part.live) {
@@ -159,7 +160,7 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float mean_current = fmaf(gamma[i], normed[i], beta[i]);
-            const bool inside = p.kind % 3 ? mean_current > lower && mean_current < upper : mean_current >= lower && mean_current <= upper;
+            const bool inside = closed ? mean_current >= lower && mean_current <= upper : mean_current > lower && mean_current < upper;
             above[i] += mean_current > upper ? (double)g[i] : 0.0;
             g[i] = inside ? p.slope * g[i] : 0.0f;
             sum[i] += (double)g[i];

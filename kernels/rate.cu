@@ -147,9 +147,6 @@ readout(float* __restrict__ logits,                      // [B][P*C]
     logits[logit] = is_lif ? value * share : (float)count * value / (float)p.time_steps;
 }
 
-KERNEL(pool_counts_8, 256)
-KERNEL(pool_counts_32, 256)
-KERNEL(pool_totals, 256)
 // Mean current of the last layer where it has no neurons.
 extern "C" __global__ void __launch_bounds__(256)
 readout_current(float* __restrict__ logits,              // [B][C]
@@ -162,5 +159,8 @@ readout_current(float* __restrict__ logits,              // [B][C]
     logits[logit] = fmaf(normalizer[3 * padded + c], means[logit], normalizer[4 * padded + c]);
 }
 
+KERNEL(pool_counts_8, 256)
+KERNEL(pool_counts_32, 256)
+KERNEL(pool_totals, 256)
 KERNEL(readout, 256)
 KERNEL(readout_current, 256)

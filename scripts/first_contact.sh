@@ -5,21 +5,25 @@
 # drivers get, kernels, compute-sanitizer, the project's device tests, PyTorch and SpikingJelly beside it. What is not there
 # (nvidia-smi, compute-sanitizer, cargo, torch) is left out and named. A part that fails stops nothing. The command given again
 # goes on where it was: parts that passed with the same program on the same card are not repeated. summary.md is written after
-# each part. --small is for trying this script: small shapes, few repeats. Exit code: 0, or 1 if a part failed, 2 without a GPU.
+# each part. --small is for trying this script: small shapes, few repeats. Exit code: 0, or 1 if a part failed or hung, 2 without a GPU.
 set -uo pipefail
-cd "$(dirname "$0")/.."
 device=cuda:0 out='' minutes=30 binary='' small=''
 while [ $# -gt 0 ]; do
     case $1 in
+        --device | --out | --minutes | --binary)
+            [ $# -gt 1 ] || { echo "first_contact.sh: $1 needs a value" >&2; exit 2; } ;;
+    esac
+    case $1 in
         --device) device=$2; shift 2 ;;
-        --out) out=$2; shift 2 ;;
+        --out) out=$(realpath -m -- "$2"); shift 2 ;;
         --minutes) minutes=$2; shift 2 ;;
-        --binary) binary=$2; shift 2 ;;
+        --binary) binary=$(realpath -m -- "$2"); shift 2 ;;
         --small) small=yes; shift ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "first_contact.sh: unknown argument $1 (--help says which there are)" >&2; exit 2 ;;
     esac
 done
+cd "$(dirname "$0")/.." || exit 1
 say() { printf '%s\n' "$*" >&2; }
 
 if [ -z "$binary" ]; then
@@ -28,15 +32,20 @@ if [ -z "$binary" ]; then
     binary=${CARGO_TARGET_DIR:-target}/release/dsr
 fi
 binary=$(realpath "$binary")
-if ! described=$("$binary" info --device "$device" -o json 2>/tmp/first_contact.$$); then
-    grep '^error' /tmp/first_contact.$$ >&2 || cat /tmp/first_contact.$$ >&2
-    rm -f /tmp/first_contact.$$
+[ -x "$binary" ] || { say "first_contact.sh: $binary is no program; --binary names one"; exit 1; }
+errors=$(mktemp)
+if ! described=$("$binary" info --device "$device" -o json 2> "$errors"); then
+    grep '^error' "$errors" >&2 || cat "$errors" >&2
+    rm -f "$errors"
     exit 2
 fi
-rm -f /tmp/first_contact.$$
+rm -f "$errors"
 # The value of a key in a line of JSON; enough for what `dsr info` prints.
 value() { printf '%s' "$described" | grep -o "\"$1\":\"[^\"]*\"" | head -"${2:-1}" | tail -1 | cut -d'"' -f4; }
-card=$(printf '%s' "$described" | sed 's/.*"cuda"://' | grep -o '"name":"[^"]*"' | sed -n "$((${device#cuda:} + 1))p" | cut -d'"' -f4)
+index=$(printf '%s' "$described" | grep -o '"opened":[0-9]*' | cut -d: -f2)
+[ -n "$index" ] || { say "first_contact.sh: --device $device is no GPU by name; give cuda or cuda:N"; exit 2; }
+device=cuda:$index
+card=$(printf '%s' "$described" | sed 's/.*"cuda"://' | grep -o '"name":"[^"]*"' | sed -n "$((index + 1))p" | cut -d'"' -f4)
 slug=$(printf '%s' "${card:-gpu}" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')
 out=${out:-docs/results/$(date +%F)-$slug}
 mkdir -p "$out" || exit 1
@@ -96,6 +105,7 @@ training() {
     local work set epochs=2
     [ -z "$small" ] || epochs=1
     work=$(mktemp -d) && cd "$work" || return 1
+    trap 'rm -rf "$work"' EXIT
     set=${small:+"-d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256"}
     # shellcheck disable=SC2086
     for run in one two; do "$binary" train $set --epochs $epochs --seed 1 --quiet --device "$device" --out $run > $run.txt || return 1; done
@@ -107,7 +117,6 @@ training() {
     printf 'Two runs on %s have the same checkpoint bytes, and all logits of its test split are those of the CPU.\n\n' "$device"
     printf '| epoch | %s | cpu |\n|---|---|---|\n' "$device"
     paste -d'|' <(accuracies one) <(accuracies cpu) | awk -F'|' '{ printf "| %d | %s | %s |\n", NR, $1, $2 }'
-    cd / && rm -rf "$work"
 }
 accuracies() { awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "test_accuracy") column = i; next } { print $column }' "$1/metrics.csv"; }
 sanitizer() {
@@ -156,4 +165,5 @@ else
 fi
 summary
 say "$(grep -c '	passed' "$out/parts.tsv") of $(wc -l < "$out/parts.tsv") parts passed; $out/summary.md"
-! grep -q '	FAILED' "$out/parts.tsv"
+# A hang is a failure, too: a deadlocked kernel is what a new card may show first.
+! grep -q -e '	FAILED' -e '	stopped after' "$out/parts.tsv"

@@ -5,13 +5,15 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 dsr() { if [ -n "${program:-}" ]; then "$program" "$@"; else cargo run --quiet --release -- "$@"; fi; }
 program=${1:-}
-built=$(dsr info --device cpu | sed -n 's/^CUDA kernels *//p')
-case $built in *nvcc\ [0-9]*) ;; *) echo "kernel_limits.sh: this program was built without nvcc" >&2; exit 1 ;; esac
+described=$(dsr info --device cpu -o json)
+nvcc=$(grep -o '"nvcc":"[^"]*"' <<< "$described" | cut -d'"' -f4 || true)
+targets=$(grep -o '"targets":\[[^]]*\]' <<< "$described" | grep -o 'sm_[0-9a-z]*' | paste -sd, | sed 's/,/, /g' || true)
+[ -n "$nvcc" ] || { echo "kernel_limits.sh: this program was built without nvcc" >&2; exit 1; }
 {
     cat <<TEXT
 # What each kernel takes
 Written by \`scripts/kernel_limits.sh\`; \`tests/kernels.rs\` holds it against every build by the same compiler.
-Kernels: $built.
+Kernels by nvcc $nvcc for $targets.
 \`\`\`
 TEXT
     dsr info --kernels

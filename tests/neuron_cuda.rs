@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use backward_case::{Case, IF, LIF, THRESHOLD_GRAD_SCALE, assert_rounded, bits_of, case, cases, normalizer, run_clamp};
 use dsr::device::{Gpu, Isa, Slice};
+use dsr::ops::neuron::cuda::NeuronGradients;
 use dsr::ops::neuron::{
     self, Currents, DeviceNeurons, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, cuda, drop_spikes, neuron_at,
 };
@@ -228,4 +229,23 @@ fn a_buffer_that_is_too_short_is_refused() {
     };
     let error = cuda::neurons(&gpu, &from, &to, &[Summand::None, Summand::None], 5).unwrap_err();
     assert_eq!(error.to_string(), "neurons: spikes: expected 10, got 9");
+}
+
+/// Without neurons the gradient of the mean current is that of the logits, wherever it lies, and there is no threshold to have one.
+#[test]
+fn a_readout_by_current_has_no_ends() {
+    let gpu = device::gpu();
+    for case in cases(&gpu).into_iter().filter(|case| case.dropout == 0.0) {
+        let [_, gamma, beta] = case.device.gradients.each_ref().map(|memory| memory.slice());
+        let into = if case.has_norm { NeuronGradients { gamma, beta, ..Default::default() } } else { NeuronGradients::default() };
+        neuron::cuda::clamp_mapping_backward(&gpu, case.device.grad.slice(), &into, &case.device.layer, None, 1.0, 0.0).unwrap();
+        assert_eq!(bits_of(&case.device.grad.to_vec().unwrap()), bits_of(&case.grad), "{}", case.name);
+        assert_eq!(case.device.gradients[0].to_vec().unwrap(), [0.0], "{}: threshold", case.name);
+        let sum: f64 = case.grad.iter().step_by(case.channels).map(|&g| f64::from(g)).sum();
+        let steps = case.device.layer.time_steps as f64;
+        let magnitude = steps * case.grad.iter().map(|g| f64::from(g.abs())).sum::<f64>();
+        if case.has_norm {
+            assert_rounded(&case.device.gradients[2].to_vec().unwrap()[..1], &[steps * sum], &[magnitude], &format!("{}: beta", case.name));
+        }
+    }
 }

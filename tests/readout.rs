@@ -87,6 +87,8 @@ fn logits_after_each_step_are_those_of_shorter_runs() {
     }
 }
 
+/// What a file without settings has to be told.
+const FOREIGN: &str = "-d digits-8x8 --widths 4,8 --blocks 1,1 --device cpu";
 const TINY: &str = "-d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 -b 64 --device cpu --quiet";
 
 fn refused(folder: &Path, line: &str, words: &[&str]) {
@@ -104,30 +106,44 @@ fn a_run_keeps_its_readout() {
     for neuron in ["if", "lif"] {
         ok(folder, &format!("train {TINY} --neuron {neuron} --readout current --out {neuron}"));
         let (table, _) = ok(folder, &format!("eval --checkpoint {neuron} -T 1,2,4 --rates --per-class --device cpu"));
-        assert!(table.contains("top-1"), "{table}");
+        let of_readout = table.lines().find(|line| line.starts_with("relu3 (readout)")).unwrap_or_else(|| panic!("{table}"));
+        assert!(of_readout.contains(" - "), "{of_readout}");
         let settings = std::fs::read_to_string(folder.join(neuron).join("config.toml")).unwrap();
         assert!(settings.contains("readout = \"current\""), "{settings}");
         ok(folder, &format!("bench decision --checkpoint {neuron} --device cpu"));
         ok(folder, &format!("profile --checkpoint {neuron} --steps 1 --warmup 0 --device cpu"));
         ok(folder, &format!("export --checkpoint {neuron} --out {neuron}.safetensors"));
     }
+    // An export does not say what it reads, so the flag does; it is the same network.
+    let top1 = |line: &str| {
+        let table: serde_json::Value = serde_json::from_str(&ok(folder, line).0).unwrap();
+        table["results"].as_array().unwrap().iter().map(|row| row["top1"].as_f64().unwrap()).collect::<Vec<f64>>()
+    };
+    let evaluated = top1("eval --checkpoint if -T 1,2,3,4 --device cpu -o json");
+    assert_eq!(top1(&format!("eval --checkpoint if.safetensors {FOREIGN} --readout current -T 1,2,3,4 -o json")), evaluated);
     // The first t steps of a run are a run with T = t, in accuracy, too.
-    let by_step: serde_json::Value =
-        serde_json::from_str(&ok(folder, "bench decision --checkpoint if -T 4 --device cpu -o json").0).unwrap();
-    let evaluated: serde_json::Value = serde_json::from_str(&ok(folder, "eval --checkpoint if -T 1,2,4 --device cpu -o json").0).unwrap();
-    let top1 = |row: usize| evaluated["results"][row]["top1"].as_f64().unwrap();
-    let text = by_step.to_string();
-    for row in 0..3 {
-        assert!(text.contains(&top1(row).to_string()), "{} of {text}", top1(row));
-    }
+    let (by_step, _) = ok(folder, "bench decision --checkpoint if -T 4 --device cpu --seconds 0.01 -o json");
+    let by_step: serde_json::Value = serde_json::from_str(&by_step).unwrap();
+    let steps = by_step["cases"].as_array().unwrap_or_else(|| panic!("{by_step}"));
+    let accuracies: Vec<f64> = steps.iter().map(|entry| entry["accuracy"].as_f64().unwrap()).collect();
+    assert_eq!(accuracies, evaluated);
+    assert!(steps.iter().all(|entry| entry["silent"].is_null()), "{by_step}");
     ok(folder, &format!("train {TINY} --out spikes"));
+    ok(folder, "export --checkpoint spikes --out spikes.safetensors");
     for (line, words) in [
         (
             format!("train {TINY} --init-from if --readout spikes --out a"),
             &["if", "no output neurons (relu3.Vth)", "--readout current"][..],
         ),
-        (format!("train {TINY} --init-from spikes --readout current --out b"), &["has output neurons (relu3.Vth)", "--readout spikes"]),
-        ("eval --checkpoint if --readout spikes".into(), &["readout", "that of the checkpoint"]),
+        (format!("train {TINY} --init-from spikes --readout current --out b"), &["readout: current", "readout by spikes"]),
+        ("eval --checkpoint if --readout spikes --device cpu".into(), &["readout: spikes", "part of its network"]),
+        ("eval --checkpoint if --ties current --device cpu".into(), &["ties: current has no effect"]),
+        (format!("train {TINY} --readout current --vth-logits 3 --out e"), &["vth-logits", "no output neurons"]),
+        (format!("eval --checkpoint if.safetensors {FOREIGN}"), &["no output neurons (relu3.Vth)", "pass --readout current"]),
+        (
+            format!("eval --checkpoint spikes.safetensors {FOREIGN} --readout current"),
+            &["has output neurons (relu3.Vth)", "--readout spikes"],
+        ),
     ] {
         refused(folder, &line, words);
     }

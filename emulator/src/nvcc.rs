@@ -1,4 +1,4 @@
-//! The nvcc that makes PTX: found where the build of the product finds its own, and called with that build's flags.
+//! The nvcc that makes PTX: looked for in the places where the build of the product looks, and called with that build's flags.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

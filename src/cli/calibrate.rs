@@ -144,6 +144,7 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
         return Err(Error::file(path, problem));
     }
     let mut flags = settings::table(&args.network)?;
+    settings::refuse_other_readout(&flags, path)?;
     let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut of_ann = of_ann;
     if let Some(batch) = args.batch {

@@ -18,7 +18,7 @@ use crate::evaluation::energy::{self, Counts, Model};
 use crate::evaluation::synaptic::{Operations, add_operations};
 use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
-use crate::settings::{Config, NeuronKind, Use};
+use crate::settings::{Config, NeuronKind, ReadoutKind, Use};
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
@@ -100,6 +100,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
     settings::refuse_untrained(&network_flags, &config, &CROP)?;
+    settings::refuse_other_readout(&network_flags, &path)?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();
     if steps.is_empty() {
@@ -119,6 +120,10 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     if args.ties == Ties::Current {
         settings::check_spiking(&config, "--ties current")?;
+        if config.readout == ReadoutKind::Current {
+            let problem = "current has no effect on a readout by current, whose logits are the currents; leave it away";
+            return Err(Error::config("ties", problem).into());
+        }
     }
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
@@ -286,7 +291,7 @@ impl Shown<'_> {
                 let mut row = energies(counts);
                 row["layer"] = json!(layer.name);
                 row["shape"] = json!(layer.shape);
-                row["firing_rate"] = json!(rate);
+                row["firing_rate"] = json!(layer.fires().then_some(rate));
                 row["operations"] = json!(operations.actual as f64 / n as f64);
                 row["dense_operations"] = json!(operations.dense as f64 / n as f64);
                 row
@@ -346,18 +351,19 @@ impl Shown<'_> {
         let millions = |operations: u64| operations as f64 / 1e6 / measured.evaluation.labels.len() as f64;
         writeln!(out, "\nT = {}: synaptic operations into each layer, millions per image", measured.time_steps)?;
         writeln!(out, "{:20} {:>12} {:>8} {:>12} {:>12} {:>6}", "layer", "H x W x C", "rate", "actual", "dense", "%")?;
-        let mut row = |name: &str, shape: String, rate: f64, operations: Operations| {
+        let mut row = |name: &str, shape: String, rate: Option<f64>, operations: Operations| {
+            let rate = rate.map_or("-".into(), |rate| format!("{rate:.4}"));
             let share = 100.0 * operations.actual as f64 / operations.dense.max(1) as f64;
             let (actual, dense) = (millions(operations.actual), millions(operations.dense));
-            writeln!(out, "{name:20} {shape:>12} {rate:>8.4} {actual:>12.3} {dense:>12.3} {share:>6.1}")
+            writeln!(out, "{name:20} {shape:>12} {rate:>8} {actual:>12.3} {dense:>12.3} {share:>6.1}")
         };
         let mut total = Operations::default();
         for ((layer, &rate), &operations) in self.network.layers.iter().zip(&measured.evaluation.rates).zip(&measured.operations) {
             total.actual += operations.actual;
             total.dense += operations.dense;
-            row(&layer.name, layer.shape.map(|n| n.to_string()).join("x"), rate, operations)?;
+            row(&layer.name, layer.shape.map(|n| n.to_string()).join("x"), layer.fires().then_some(rate), operations)?;
         }
-        row("all", String::new(), measured.firing_rate, total)
+        row("all", String::new(), Some(measured.firing_rate), total)
     }
 
     fn energy_table(&self, out: &mut String, measured: &Measured) -> std::fmt::Result {

@@ -212,6 +212,8 @@ fn kernel_rows() -> Vec<Value> {
                 "spill_bytes": limits.spill_bytes,
                 "local_bytes": limits.local_bytes,
                 "shared_bytes": limits.shared_bytes,
+                "stage_instructions": limits.stage_instructions,
+                "step_instructions": limits.step_instructions,
                 "occupancy": limits.occupancy(kernel.block),
             })
         })
@@ -259,7 +261,27 @@ fn kernel_table() -> std::result::Result<String, std::fmt::Error> {
         rows,
     };
     let last = if faults.is_empty() { "No kernel spills registers or uses local memory.".into() } else { faults.join("\n") };
-    Ok(table.text()? + &last)
+    Ok(table.text()? + &loop_table().text()? + &last)
+}
+
+/// Instructions in the loops of the spike convolutions, as their machine code has them: what predictions are made of.
+fn loop_table() -> Table {
+    let cell = |limits: Option<&Limits>| {
+        let counts = limits.map(|limits| [limits.stage_instructions, limits.step_instructions]);
+        let text = |count: Option<u32>| count.map_or("-".into(), |count| count.to_string());
+        counts.map_or("-".into(), |[stage, step]| if step.is_none() { text(stage) } else { format!("{}/{}", text(stage), text(step)) })
+    };
+    let has_loops = |kernel: &&kernels::Kernel| limits::ALL.iter().any(|l| l.kernel == kernel.name && l.stage_instructions.is_some());
+    let row = |kernel: &kernels::Kernel| {
+        let cells = kernels::TARGETS.iter().map(|target| cell(Limits::of(kernel, target)));
+        [kernel.name.to_string()].into_iter().chain(cells).collect()
+    };
+    Table {
+        title: "Instructions of a warp for a stage of two K steps, and for a step of its neurons.".into(),
+        columns: ["kernel"].into_iter().chain(kernels::TARGETS.iter().copied()).collect(),
+        words: 1,
+        rows: kernels::ALL.iter().filter(has_loops).map(row).collect(),
+    }
 }
 
 fn cell(limits: &Limits, block: u32) -> String {

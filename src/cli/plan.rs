@@ -83,7 +83,7 @@ pub enum Out {
 pub fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let mut flags = settings::table(&args.network)?;
     flags.extend(settings::table(&args.training)?);
-    let layers = settings::layers(global, flags)?;
+    let layers = settings::layers(global, flags.clone())?;
     let mut notes = Vec::new();
     let source = match &args.resume {
         None => None,
@@ -100,6 +100,10 @@ pub fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
     let Some(source) = source else {
         let network = args.init_from.as_deref().map_or(Ok(toml::Table::new()), settings::network_of)?;
         let config = settings::fresh_on(network, args.recipe.as_deref(), layers)?;
+        settings::refuse_without_output_neurons(&flags, &config)?;
+        if let Some(path) = &args.init_from {
+            settings::refuse_other_readout(&flags, &settings::checkpoint_file(path))?;
+        }
         return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None, notes, rate_note: None });
     };
     let text = checkpoint::config(&source)?

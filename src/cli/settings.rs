@@ -297,6 +297,34 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
 /// Flags of initial thresholds.
 pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
 
+/// Refuses another readout than that of a checkpoint of ours; a plain `state_dict` does not say what it has.
+///
+/// # Errors
+/// [`Error::Config`] naming `readout`.
+pub fn refuse_other_readout(flags: &Table, path: &Path) -> Result<()> {
+    let Some(wanted) = flags.get("readout").and_then(|value| value.as_str()) else { return Ok(()) };
+    let Some(text) = checkpoint::config(path)? else { return Ok(()) };
+    let trained = recipes::trained(path, &text)?.readout.name();
+    if wanted == trained {
+        return Ok(());
+    }
+    Err(Error::config(
+        "readout",
+        format!("{wanted}: the checkpoint has a readout by {trained}, which is part of its network; leave --readout away"),
+    ))
+}
+
+/// Refuses flags for thresholds that a readout by current has not.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag.
+pub fn refuse_without_output_neurons(flags: &Table, config: &Config) -> Result<()> {
+    if config.readout == ReadoutKind::Current && flags.contains_key("vth_logits") {
+        return Err(Error::config("vth-logits", "a readout by current has no output neurons; leave it away"));
+    }
+    Ok(())
+}
+
 /// Refuses flags that a trained network has no use for: its thresholds are in the checkpoint. `only_training` are flags without an effect
 /// where it is not trained.
 ///
@@ -304,13 +332,12 @@ pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
 /// [`Error::Config`] naming the flag.
 pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) -> Result<()> {
     let no_leak: &[&str] = if config.neuron == NeuronKind::Lif { &[] } else { &["tau", "delta_t"] };
-    let Some(key) = THRESHOLDS.iter().chain(no_leak).chain(&["readout"]).chain(only_training).find(|key| flags.contains_key(**key)) else {
+    let Some(key) = THRESHOLDS.iter().chain(no_leak).chain(only_training).find(|key| flags.contains_key(**key)) else {
         return Ok(());
     };
     let flag = key.replace('_', "-");
     let reason = match *key {
         "tau" | "delta_t" => "its neurons do not leak",
-        "readout" => "the readout is that of the checkpoint",
         key if THRESHOLDS.contains(&key) => "the thresholds are those of the checkpoint",
         _ => "only training samples are cropped so",
     };

@@ -1,4 +1,4 @@
-//! Files as they were published: by name and MD5, as torchvision lists them.
+//! Files as they were published: by name and MD5, as torchvision lists them, and for CIFAR's binary archives its own page.
 
 use std::fmt::Write;
 use std::io::Read;

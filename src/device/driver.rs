@@ -36,8 +36,11 @@ const OLDEST: (i32, &str) = (11040, "R470");
 /// The oldest driver that takes the machine code of this build, and its name: by NVIDIA's rule for minor versions any driver of
 /// a release of CUDA runs what a toolkit of the same release compiled.
 fn for_code(nvcc: Option<&str>) -> (i32, &'static str) {
-    let major = nvcc.and_then(|nvcc| nvcc.split('.').next());
-    if major == Some("12") { (12000, "R525") } else { (13000, "R580") }
+    match nvcc.and_then(|nvcc| nvcc.split('.').next()?.parse().ok()) {
+        Some(12) => (12000, "R525"),
+        None | Some(13) => (13000, "R580"),
+        Some(later) => (later * 1000, "of its release"),
+    }
 }
 
 /// What this machine's driver is given; `DSR_KERNELS=ptx` in the environment asks for PTX where machine code would do.
@@ -56,7 +59,7 @@ pub fn form() -> Result<Form> {
 /// What a user of an older driver should know: that it compiles the kernels, and how to spare that.
 pub fn note() -> Option<String> {
     let found = version().ok()?;
-    let (needed, release) = for_code(kernels::NVCC);
+    let (needed, release) = for_code(Some(kernels::NVCC?));
     if found >= needed || found < OLDEST.0 {
         return None;
     }

@@ -57,6 +57,9 @@ pub(super) fn load(context: &Arc<CudaContext>, device: &str, (major, minor): (u3
                      container: NVIDIA_DRIVER_CAPABILITIES=compute,utility); {}",
                     explain(e)
                 ),
+                (Some(nvcc), _) if form == Form::Ptx => {
+                    format!("the driver does not compile the kernels' PTX ({}, nvcc {nvcc}): {}", image.file, explain(e))
+                }
                 (Some(nvcc), _) => format!(
                     "no kernels for compute capability {major}.{minor}: nvcc {nvcc} built {} for {}; {}",
                     image.file,

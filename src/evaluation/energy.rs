@@ -57,7 +57,8 @@ impl Counts {
         let a_sample = operations.actual as f64 / samples.max(1) as f64;
         let is_real = layer.connections.iter().any(|connection| connection.source == Source::Input);
         let (ac, mac) = if is_real { (0.0, a_sample) } else { (a_sample, 0.0) };
-        let mut counts = Counts { ac, mac, updates: (layer.neurons() * time_steps) as f64, ..Counts::default() };
+        let neurons = if layer.fires() { layer.neurons() } else { 0 };
+        let mut counts = Counts { ac, mac, updates: (neurons * time_steps) as f64, ..Counts::default() };
         for connection in &layer.connections {
             let Geometry { cin, cout, .. } = connection.geometry;
             let behind_pool = Geometry { source: connection.geometry.pooled(), pool: [1, 1, 0], ..connection.geometry };

@@ -59,8 +59,7 @@ pub fn activity(subject: &mut Subject) -> Result<Activity> {
     let (network, batch) = (&subject.network, subject.batch());
     let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
     let mut layers: Vec<LayerActivity> = network
-        .layers
-        .iter()
+        .firing_layers()
         .zip(&forward.spikes)
         .map(|(layer, spikes)| LayerActivity {
             layer: layer.name.clone(),

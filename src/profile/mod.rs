@@ -197,7 +197,7 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize, t
             backward_ns,
             share: share(forward_ns + backward_ns),
             firing_rate: f64::from(forward.rates[index]),
-            rates_by_step: forward.spikes[index].as_ref().map_or_else(Vec::new, rates_by_step),
+            rates_by_step: forward.spikes[index].as_ref().filter(|_| layer.fires()).map_or_else(Vec::new, rates_by_step),
             operations: operations.actual,
             dense_operations: operations.dense,
             kept_bytes: if on_device { None } else { Some(kept.get(index).copied().unwrap_or(0) as u64) },

@@ -40,6 +40,7 @@ pub struct DataSheet {
     pub source: &'static str,
     /// As the kernels' targets are called.
     pub target: &'static str,
+    #[serde(skip)]
     pub capability: (u32, u32),
     pub multiprocessors: u32,
     /// 8-bit integer operations of the tensor cores a second; a multiply-add is two.
@@ -113,7 +114,7 @@ impl DataSheet {
             clock: self.int8 / 2.0 / (f64::from(self.multiprocessors) * rate),
             rate: rate * share,
             bandwidth: self.bandwidth,
-            code: Code::of(self.target),
+            code: Code::of(self.capability),
         }
     }
 
@@ -290,9 +291,11 @@ impl Shape<'_> {
         let work =
             LayerWork { positions, time_steps: network.time_steps, channels, k_steps, convolutions, weight_bits: network.weight_bits };
         if has_statistics {
-            let [store, recompute] = cost::seconds(&work, &sheet.machine()); // arithmetic and memory of two kernels
-            let cost = Cost::new(store.min(recompute), self.bytes(bytes), launches);
-            return Cost { operations_s: cost::neurons(&work, &sheet.machine()), ..cost };
+            let [store, recompute] = cost::seconds(&work, &sheet.machine()); // of two kernels
+            let faster = if store.all <= recompute.all { store } else { recompute };
+            let bytes_s = self.bytes(bytes).max(faster.memory);
+            let seconds = faster.all.max(bytes_s) + f64::from(launches) * LAUNCH;
+            return Cost { operations_s: faster.arithmetic, bytes_s, launches, seconds };
         }
         Cost::new(cost::neurons(&work, &sheet.machine()), self.bytes(bytes), launches)
     }

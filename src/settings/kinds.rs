@@ -37,6 +37,14 @@ pub enum ReadoutKind {
 }
 
 impl ReadoutKind {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReadoutKind::Spikes => "spikes",
+            ReadoutKind::Current => "current",
+        }
+    }
+
     /// Whether it is the one that files do not name.
     pub fn is_default(&self) -> bool {
         *self == ReadoutKind::default()

@@ -364,6 +364,9 @@ impl Runner<'_> {
         }
         let network = self.plan.network;
         let last = &network.layers[network.layers.len() - 1];
+        if !last.fires() {
+            return Ok(()); // a line of the last layer's normaliser
+        }
         let spikes = self.plan.spikes(last.positions(), last.shape[2]);
         let (weights, threshold) = (network.neuron.step_weights(network.time_steps), network.threshold(last));
         let bytes = 4 * (spikes.bits().len() + self.plan.batch * last.neurons());

@@ -113,10 +113,20 @@ impl Runner<'_> {
     fn readout(&mut self) -> Result<()> {
         let (gpu, network, batch) = (self.gpu.clone(), self.plan.network, self.plan.batch);
         let last = &network.layers[network.layers.len() - 1];
+        let logits = gpu.zeroed::<f32>(batch * last.neurons())?;
+        if !last.fires() {
+            let padded = last.shape[2].next_multiple_of(64);
+            let (means, constants) = (gpu.zeroed::<f32>(batch * last.neurons())?, gpu.zeroed::<f32>(6 * padded)?);
+            let norm = DeviceNormalizer { values: constants.slice(), padded };
+            let bytes = means.slice().bytes() + logits.slice().bytes();
+            let shape = [batch, last.neurons()];
+            return self.measure(Op::moving("readout_current", format!("{} classes", last.neurons()), 1, bytes), || {
+                rate::readout_current(&gpu, logits.slice(), means.slice(), &norm, shape)
+            });
+        }
         let spikes = gpu.memory_of(self.plan.spikes(last.positions(), last.shape[2]).bits())?;
         let weights = gpu.memory_of(&network.neuron.step_weights(network.time_steps))?;
         let threshold = gpu.memory_of(&[network.threshold(last)])?;
-        let logits = gpu.zeroed::<f32>(batch * last.neurons())?;
         let bytes = spikes.slice().bytes() + logits.slice().bytes();
         let shape = [batch, last.positions(), last.shape[2]];
         self.measure(Op::moving("readout", format!("{} classes", last.neurons()), 1, bytes), || {

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::wilson_interval;
 use crate::network::{Input, Network};
 use crate::settings::recipes;
-use crate::settings::{Config, Use};
+use crate::settings::{Config, ReadoutKind, Use};
 use crate::training::checkpoint;
 
 const SCHEMA: &str = "dsr-bench-decision";
@@ -39,7 +39,7 @@ const MAX_SAMPLES: usize = 1 << 20;
 
 /// Accuracy and latency if the prediction is read after each time step, and when it stops changing.
 ///
-/// One run over T steps shows the prediction after every t: the spikes of the last layer up to t give the same logits, bit for bit, as
+/// One run over T steps shows the prediction after every t: its first t steps give the same logits, bit for bit, as
 /// `dsr eval -T t`. With --checkpoint the samples are the test split of its data set; without, random images and a new network, and
 /// there is no accuracy.
 ///
@@ -111,7 +111,7 @@ struct Results {
     /// The prediction does not change any more.
     decided: f64,
     /// No spike in the last layer so far.
-    silent: f64,
+    silent: Option<f64>,
     threads: usize,
     ms_per_sample: Option<f64>,
     ms_per_step: Option<f64>,
@@ -176,16 +176,22 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
         entries.push(entry(&config, &shown, &device, &decisions, after, &latency, machine.threads));
     }
     drop(progress);
-    let first_spike = optional(plan.mean_first_spike_step);
+    let spikes = config.readout == ReadoutKind::Spikes;
+    let first_spike = if spikes {
+        format!(", mean first spike of the last layer in step {}", optional(plan.mean_first_spike_step))
+    } else {
+        String::new()
+    };
+    let silent = if spikes { "; silent: no spike of the last layer yet" } else { "" };
     let notes = vec![
         format!(
-            "predictions of {} samples, read after each step t of one run with T = {}; mean decision after step {}, mean first spike of the last layer in step {first_spike}",
+            "predictions of {} samples, read after each step t of one run with T = {}; mean decision after step {}{first_spike}",
             plan.samples,
             config.time_steps,
             four_digits(plan.mean_decision_step),
         ),
         format!("ms of runs of their own with T = t, batch {}: of n runs after {} warm-up runs", config.batch, limits.warmup),
-        "agree: predicts what it will after T; decided: will not change any more; silent: no spike of the last layer yet".into(),
+        format!("agree: predicts what it will after T; decided: will not change any more{silent}"),
     ];
     let tables = vec![table(&entries)];
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)
@@ -203,6 +209,7 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
     if let Some(path) = path {
         let config = settings::of_checkpoint(path, layers)?;
         settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
+        settings::refuse_other_readout(&network_flags, path)?;
         return Ok(config);
     }
     if recipes::last(&layers, "dataset").is_some() {
@@ -299,7 +306,7 @@ fn entry(
             accuracy_high: interval.map(|[_, high]| high),
             agreeing: share(after.agreeing),
             decided: share(after.decided),
-            silent: share(after.silent),
+            silent: (config.readout == ReadoutKind::Spikes).then(|| share(after.silent)),
             threads,
             ms_per_sample,
             ms_per_step,
@@ -324,7 +331,7 @@ fn table(entries: &[AtStep]) -> Table {
             interval.map_or("-".into(), |(low, high)| format!("{:.1}-{:.1}", 100.0 * low, 100.0 * high)),
             percent(Some(results.agreeing)),
             percent(Some(results.decided)),
-            percent(Some(results.silent)),
+            percent(results.silent),
             times.n.to_string(),
             milli(times.median_s),
             milli(times.p95_s),

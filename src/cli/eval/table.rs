@@ -60,8 +60,9 @@ impl Shown<'_> {
         let cells = |(((layer, rate), operations), counts): (((&SpikingLayer, &f64), &Operations), &Counts)| {
             let (energy, ann) = (counts.joules(&energy::FLOAT), counts.ann_joules(&energy::FLOAT));
             let per_image = [operations.actual, operations.dense].map(|operations| operations as f64 / n as f64);
-            let numbers = [*rate, counts.ac, counts.mac, energy, counts.ann_ac, counts.ann_mac, ann, counts.updates];
-            [layer.name.clone()].into_iter().chain(numbers.iter().chain(&per_image).map(f64::to_string)).collect()
+            let rate = if layer.fires() { rate.to_string() } else { String::new() };
+            let numbers = [counts.ac, counts.mac, energy, counts.ann_ac, counts.ann_mac, ann, counts.updates];
+            [layer.name.clone(), rate].into_iter().chain(numbers.iter().chain(&per_image).map(f64::to_string)).collect()
         };
         layers.map(cells).collect()
     }

@@ -98,7 +98,7 @@ impl Staging {
     /// is forgotten.
     pub fn send(&mut self, gpu: &Gpu, samples: &Samples, labels: &[u32]) -> Result<u64> {
         if let Samples::Staged(staged) = samples {
-            return Ok(staged.number); // sent before
+            return Ok(staged.number);
         }
         let place = &mut self.places[self.next];
         place.waiting = None;

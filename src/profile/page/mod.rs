@@ -140,7 +140,8 @@ fn rates(profile: &Profile) -> String {
     let of_layer = |layer: &super::LayerRow| (layer.layer.clone(), layer.rates_by_step.clone());
     let rows: Vec<(String, Vec<f64>)> = match &profile.activity {
         Some(activity) => activity.layers.iter().map(|layer| (layer.layer.clone(), layer.rates.clone())).collect(),
-        None => profile.layers.iter().map(of_layer).collect(),
+        // A readout by current has no neurons.
+        None => profile.layers.iter().map(of_layer).filter(|(_, rates)| !rates.is_empty()).collect(),
     };
     let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len().max(1) as f64;
     let bar = |(label, rates): &(String, Vec<f64>)| Bar {

@@ -10,7 +10,7 @@ use super::{CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress,
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::network::{Network, Readout};
+use crate::network::{Network, Readout, SpikingLayer};
 use crate::ops::optimizer::{Optimizer, Rule};
 use crate::settings::{Config, Use, recipes};
 
@@ -76,9 +76,7 @@ fn read(
     }
     let thresholds: BTreeSet<&str> =
         network.layers.iter().filter_map(|layer| Some(network.parameters[layer.threshold?].name.as_str())).collect();
-    if new_run != Some(true) {
-        check_readout(path, network, &tensors)?;
-    }
+    check_readout(path, network, &tensors)?;
     let mut started = Started { has_thresholds: thresholds.iter().any(|name| tensors.has(name)), new: Vec::new() };
     if new_run.is_some() && !started.has_thresholds {
         places.retain(|name, _| !thresholds.contains(name.as_str()));
@@ -97,6 +95,9 @@ fn read(
         if let (true, Some(found)) = (is_head(place) && new_run.is_some(), tensors.shape(name))
             && found != shape
         {
+            if found.first() == shape.first() {
+                tensors.check_shape(name, shape)?;
+            }
             let (theirs, ours) = (found.first().unwrap_or(&0), shape.first().unwrap_or(&0));
             let problem = format!("has a last layer for {theirs} classes, and the data set has {ours}: --new-head starts that layer anew");
             return Err(Error::file(path, problem));
@@ -241,13 +242,16 @@ fn rule_name(rule: Rule) -> &'static str {
 fn check_readout(path: &Path, network: &Network, tensors: &Tensors) -> Result<()> {
     let Some(last) = network.layers.last() else { return Ok(()) };
     let of_output = format!("{}.Vth", last.neuron_name());
-    let has_others = || {
-        let mut thresholds = network.firing_layers().filter_map(|layer| layer.threshold);
-        thresholds.any(|index| tensors.has(&network.parameters[index].name))
-    };
+    let (others, of_readout): (Vec<_>, Vec<_>) = network
+        .layers
+        .iter()
+        .enumerate()
+        .partition(|(index, layer)| index + 1 < network.layers.len() && (index + 2 < network.layers.len() || layer.norm.is_some()));
+    let has = |(_, layer): &(usize, &SpikingLayer)| layer.threshold.is_some_and(|index| tensors.has(&network.parameters[index].name));
     let problem = match (network.readout(), tensors.has(&of_output)) {
         (Readout::Current, true) => format!("has output neurons ({of_output}), and this network reads currents: pass --readout spikes"),
-        (Readout::Spikes, false) if has_others() => {
+        // A file that lacks one of several is damaged.
+        (Readout::Spikes, false) if others.iter().any(has) && !of_readout.iter().any(has) => {
             format!("has no output neurons ({of_output}), and this network has: if it reads currents, pass --readout current")
         }
         _ => return Ok(()),
