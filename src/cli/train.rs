@@ -240,12 +240,13 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
             }
         }
         Output::Text => say_lines(&format!(
-            "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epochs in {:.0} s: {}",
+            "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epoch{} in {:.0} s: {}",
             100.0 * end.test_accuracy,
             end.val_accuracy.map_or(String::new(), |accuracy| format!(", validation {:.1}", 100.0 * accuracy)),
             100.0 * end.best_accuracy,
             judge(run),
             run.progress.epoch,
+            if run.progress.epoch == 1 { "" } else { "s" },
             time.as_secs_f64(),
             folder.last().display()
         )),

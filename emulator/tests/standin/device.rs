@@ -80,9 +80,9 @@ fn old_driver() {
     // SAFETY: see above.
     unsafe {
         ok(sys::cuDriverGetVersion(&mut version));
-        assert_eq!(sys::cuModuleLoadData(&mut module, b"image\0".as_ptr().cast()), CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
-        assert_eq!(sys::cuModuleLoadData(&mut module, b".version 7.5\0".as_ptr().cast()), CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
-        ok(sys::cuModuleLoadData(&mut module, b"// by nvcc\n.version 7.4\0".as_ptr().cast()));
+        assert_eq!(sys::cuModuleLoadData(&mut module, c"image".as_ptr().cast()), CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+        assert_eq!(sys::cuModuleLoadData(&mut module, c".version 7.5".as_ptr().cast()), CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+        ok(sys::cuModuleLoadData(&mut module, c"// by nvcc\n.version 7.4".as_ptr().cast()));
     }
     assert_eq!(version, 11040);
 }
