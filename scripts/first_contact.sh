@@ -5,13 +5,13 @@
 # drivers get, kernels, compute-sanitizer, the project's device tests, PyTorch and SpikingJelly beside it. What is not there
 # (nvidia-smi, compute-sanitizer, cargo, torch) is left out and named. A part that fails stops nothing. The command given again
 # goes on where it was: parts that passed with the same program on the same card are not repeated. summary.md is written after
-# each part. --small is for trying this script: small shapes, few repeats. Exit code: 0, or 1 if a part failed or hung, 2 without a GPU.
+# each part. --small is for trying this script: small shapes, few repeats. Exit code: 0, or 1 if a part failed or hung or none passed, 2 without a GPU.
 set -uo pipefail
 device=cuda:0 out='' minutes=30 binary='' small=''
 while [ $# -gt 0 ]; do
     case $1 in
         --device | --out | --minutes | --binary)
-            [ $# -gt 1 ] || { echo "first_contact.sh: $1 needs a value" >&2; exit 2; } ;;
+            [ -n "${2:-}" ] || { echo "first_contact.sh: $1 needs a value" >&2; exit 2; } ;;
     esac
     case $1 in
         --device) device=$2; shift 2 ;;
@@ -23,6 +23,7 @@ while [ $# -gt 0 ]; do
         *) echo "first_contact.sh: unknown argument $1 (--help says which there are)" >&2; exit 2 ;;
     esac
 done
+[[ $minutes =~ ^[1-9][0-9]{0,4}$ ]] || { echo "first_contact.sh: --minutes $minutes is no whole number from 1 to 99999" >&2; exit 2; }
 cd "$(dirname "$0")/.." || exit 1
 say() { printf '%s\n' "$*" >&2; }
 
@@ -50,9 +51,20 @@ slug=$(printf '%s' "${card:-gpu}" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-')
 out=${out:-docs/results/$(date +%F)-$slug}
 mkdir -p "$out" || exit 1
 out=$(realpath "$out")
-key="$(value version) $(value commit) $card $(value driver) ${small:+small}"
-[ "$(cat "$out/key" 2>/dev/null)" = "$key" ] || { rm -f "$out/parts.tsv"; printf '%s' "$key" > "$out/key"; }
-touch "$out/parts.tsv"
+touch "$out/parts.tsv" 2> /dev/null || { say "first_contact.sh: $out cannot be written; --out names another folder"; exit 1; }
+if command -v flock > /dev/null; then
+    exec 9> "$out/lock"
+    flock -n 9 || { say "first_contact.sh: another one is at work in $out"; exit 1; }
+fi
+# What passed counts for this very program on this card.
+key="$(cksum < "$binary") $(value version) $(value commit) $card $(value driver) ${small:+small}"
+if [ "$(cat "$out/key" 2>/dev/null)" != "$key" ]; then
+    for part in machine check latency throughput training check-ptx kernels sanitizer tests peers; do rm -f "$out/$part.txt"; done
+    : > "$out/parts.tsv"
+    printf '%s' "$key" > "$out/key"
+fi
+running=''
+trap '[ -z "$running" ] || kill "$running" 2> /dev/null; say "stopped; the same command goes on"; exit 130' INT TERM HUP
 begin=$SECONDS
 say "$card, driver for CUDA $(value driver); results go to $out"
 
@@ -82,9 +94,12 @@ part() {
     if [ "$left" -lt 20 ]; then record "$part" "left out: no time" 0; return; fi
     [ "$limit" -le "$left" ] || limit=$left
     say "$part … (at most $limit s)"
-    timeout --kill-after=10 "$limit" "$@" > "$out/$part.txt" 2> "$out/$part.errors"
+    timeout --kill-after=10 "$limit" "$@" > "$out/$part.txt" 2> "$out/$part.errors" 9>&- &
+    running=$!
+    wait "$running"
     case $? in 0) result=passed ;; 124 | 137) result="stopped after $limit s" ;; *) result=FAILED ;; esac
     if [ "$result" = FAILED ]; then say "$(tail -3 "$out/$part.errors")"; cat "$out/$part.errors" >> "$out/$part.txt"; fi
+    running=''
     rm -f "$out/$part.errors"
     record "$part" "$result" $((SECONDS - start))
 }
@@ -105,7 +120,8 @@ training() {
     local work set epochs=2
     [ -z "$small" ] || epochs=1
     work=$(mktemp -d) && cd "$work" || return 1
-    trap 'rm -rf "$work"' EXIT
+    # shellcheck disable=SC2064
+    trap "rm -rf '$work'" EXIT
     set=${small:+"-d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256"}
     # shellcheck disable=SC2086
     for run in one two; do "$binary" train $set --epochs $epochs --seed 1 --quiet --device "$device" --out $run > $run.txt || return 1; done
@@ -166,4 +182,4 @@ fi
 summary
 say "$(grep -c '	passed' "$out/parts.tsv") of $(wc -l < "$out/parts.tsv") parts passed; $out/summary.md"
 # A hang is a failure, too: a deadlocked kernel is what a new card may show first.
-! grep -q -e '	FAILED' -e '	stopped after' "$out/parts.tsv"
+grep -q '	passed' "$out/parts.tsv" && ! grep -q -e '	FAILED' -e '	stopped after' "$out/parts.tsv"

@@ -1,6 +1,7 @@
 //! `scripts/first_contact.sh` as somebody with a new card runs it: whole, on the driver stand-in, with small shapes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -8,8 +9,12 @@ use assert_cmd::cargo::cargo_bin;
 use tempfile::tempdir;
 
 fn contact(out: &Path, variables: &[(&str, &str)], flags: &str) -> Output {
+    contact_of(&cargo_bin("dsr"), out, variables, flags)
+}
+
+fn contact_of(program: &Path, out: &Path, variables: &[(&str, &str)], flags: &str) -> Output {
     let mut command = Command::new("scripts/first_contact.sh");
-    command.args(["--small", "--binary"]).arg(cargo_bin("dsr")).arg("--out").arg(out).args(flags.split_whitespace());
+    command.args(["--small", "--binary"]).arg(program).arg("--out").arg(out).args(flags.split_whitespace());
     command.env("LD_LIBRARY_PATH", emulator::directory()).envs(variables.iter().copied()).output().unwrap()
 }
 
@@ -39,9 +44,17 @@ fn every_part_passes_and_is_not_repeated() {
     for part in parts {
         assert!(again.contains(&format!("{part}: passed before")), "{again}");
     }
-    // Another driver is another machine.
-    let other = stderr(&contact(&out, &[("DSR_STANDIN_VERSION", "12020")], "--minutes 0"));
-    assert!(!other.contains("passed before") && other.contains("check: left out: no time"), "{other}");
+    // What passed was another program: this one says what it is, and can do nothing.
+    let fake = folder.path().join("another program");
+    fs::write(&fake, format!("#!/bin/sh\n[ \"$1\" = info ] && exec '{}' \"$@\"\nexit 9\n", cargo_bin("dsr").display())).unwrap();
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let other = contact_of(&fake, &out, &[], "");
+    assert_eq!(other.status.code(), Some(1), "{}", stderr(&other));
+    assert!(!stderr(&other).contains("check: passed") && stderr(&other).contains("check: FAILED"), "{}", stderr(&other));
+    for wrong in ["0", "1.5", "08", "x", "-5"] {
+        let output = contact(&out, &[], &format!("--minutes {wrong}"));
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {}", stderr(&output));
+    }
 }
 
 /// A part that fails is named, with what it said, and the others run all the same.

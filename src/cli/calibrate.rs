@@ -144,7 +144,6 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
         return Err(Error::file(path, problem));
     }
     let mut flags = settings::table(&args.network)?;
-    settings::refuse_other_readout(&flags, path)?;
     let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut of_ann = of_ann;
     if let Some(batch) = args.batch {
@@ -153,6 +152,7 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     let mut layers = settings::layers(global, of_ann)?;
     layers.push(recipes::given(Table::from_iter([("neuron".into(), NeuronKind::Relu.name().into()), ("time_steps".into(), 1.into())])));
     let ann = settings::of_checkpoint(path, layers)?;
+    settings::refuse_other_readout(&ann, path)?;
 
     if let Some(time_steps) = args.time_steps {
         flags.insert("time_steps".into(), i64::try_from(time_steps).unwrap_or(i64::MAX).into());
@@ -161,6 +161,7 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     let mut layers = vec![recipes::given(shared)];
     layers.extend(settings::layers(global, flags)?);
     let config = settings::fresh(args.recipe.as_deref(), layers)?;
+    settings::refuse_other_readout(&config, path)?;
     if config.neuron == NeuronKind::Relu {
         return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));
     }

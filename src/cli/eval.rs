@@ -100,7 +100,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
     settings::refuse_untrained(&network_flags, &config, &CROP)?;
-    settings::refuse_other_readout(&network_flags, &path)?;
+    settings::refuse_other_readout(&config, &path)?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();
     if steps.is_empty() {

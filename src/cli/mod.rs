@@ -191,15 +191,17 @@ impl Global {
             Wanted::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
             // Most machines have no driver, and their users do not want to read that.
             Wanted::Auto if driver::version().is_err() => Ok(Device::Cpu),
-            Wanted::Auto => Ok(Gpu::open(0).map_or_else(
-                |problem| {
+            Wanted::Auto => match Gpu::open(0) {
+                Ok(gpu) => Ok(Device::Cuda(gpu)),
+                // A wrong setting is no missing device.
+                Err(wrong @ Error::Config { .. }) => Err(wrong.into()),
+                Err(problem) => {
                     if !self.quiet {
                         complain(&format!("note: computing on the CPU: {problem}"));
                     }
-                    Device::Cpu
-                },
-                Device::Cuda,
-            )),
+                    Ok(Device::Cpu)
+                }
+            },
         }
     }
 }

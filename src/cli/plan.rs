@@ -102,7 +102,7 @@ pub fn plan(global: &Global, args: &TrainArgs) -> Result<Plan> {
         let config = settings::fresh_on(network, args.recipe.as_deref(), layers)?;
         settings::refuse_without_output_neurons(&flags, &config)?;
         if let Some(path) = &args.init_from {
-            settings::refuse_other_readout(&flags, &settings::checkpoint_file(path))?;
+            settings::refuse_other_readout(&config, &settings::checkpoint_file(path))?;
         }
         return Ok(Plan { config, out: args.out.clone().map_or(Out::FirstFree, Out::New), resume: None, notes, rate_note: None });
     };

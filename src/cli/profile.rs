@@ -150,7 +150,7 @@ fn config(global: &Global, args: &ProfileArgs, checkpoint: Option<&std::path::Pa
     if let Some(path) = checkpoint {
         let config = settings::of_checkpoint(path, settings::layers(global, flags)?)?;
         settings::refuse_untrained(&settings::table(&args.network)?, &config, &[])?;
-        settings::refuse_other_readout(&settings::table(&args.network)?, path)?;
+        settings::refuse_other_readout(&config, path)?;
         return Ok((config, false));
     }
     if flags.contains_key("dataset") {

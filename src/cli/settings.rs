@@ -297,17 +297,18 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
 /// Flags of initial thresholds.
 pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
 
-/// Refuses another readout than that of a checkpoint of ours; a plain `state_dict` does not say what it has.
+/// Refuses another readout than that of a checkpoint of ours, whether a flag or a file asks for it; a plain `state_dict` does not say
+/// what it has.
 ///
 /// # Errors
 /// [`Error::Config`] naming `readout`.
-pub fn refuse_other_readout(flags: &Table, path: &Path) -> Result<()> {
-    let Some(wanted) = flags.get("readout").and_then(|value| value.as_str()) else { return Ok(()) };
+pub fn refuse_other_readout(config: &Config, path: &Path) -> Result<()> {
     let Some(text) = checkpoint::config(path)? else { return Ok(()) };
-    let trained = recipes::trained(path, &text)?.readout.name();
-    if wanted == trained {
+    let trained = recipes::trained(path, &text)?.readout;
+    if config.readout == trained {
         return Ok(());
     }
+    let (wanted, trained) = (config.readout.name(), trained.name());
     Err(Error::config(
         "readout",
         format!("{wanted}: the checkpoint has a readout by {trained}, which is part of its network; leave --readout away"),

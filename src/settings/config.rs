@@ -212,6 +212,7 @@ fn is_usual_peak(peak_share: &f64) -> bool {
 fn unwritten(key: &str) -> String {
     match key {
         "schedule" => "\"cosine\"".into(),
+        "readout" => "\"spikes\"".into(),
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
