@@ -323,6 +323,8 @@ fn info_lists_and_opens_devices() {
     let standin = emulator::directory();
     let (code, text, stderr) = info(standin, &[("DSR_STANDIN_DEVICES", "2")], "--device cuda:1");
     assert_eq!(code, 0, "{stderr}");
+    // A device of a long name goes on in the next line.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_words(&text, &["cpu, cuda:0, cuda:1", "CUDA driver", "13.0", "compute capability 8.0", "opened", "CUDA kernels"]);
     let (_, text, _) = info(standin, &[("DSR_STANDIN_DEVICES", "2")], "--device cuda:1 --output json");
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
