@@ -361,7 +361,8 @@ fn an_older_driver_compiles_the_kernels() {
         let loaded = if compiles { "compiles PTX 7.0" } else { "loads machine code" };
         assert_eq!(stderr.matches(loaded).count(), kernels::IMAGES.len(), "{version} {form}: {stderr}");
         let note = stderr.lines().filter(|line| line.starts_with("note: the driver supports CUDA 1")).count();
-        assert_eq!(note, usize::from(compiles && form != "ptx"), "{version} {form}: {stderr}");
+        // A build without nvcc has nothing to be compiled.
+        assert_eq!(note, usize::from(compiles && form != "ptx" && kernels::NVCC.is_some()), "{version} {form}: {stderr}");
     }
     let (code, _, stderr) = info(standin, &[("DSR_KERNELS", "fatbin")], "--device cuda");
     assert_eq!(code, 2, "{stderr}");
