@@ -139,6 +139,10 @@ fn a_run_keeps_its_readout() {
         ("eval --checkpoint if --readout spikes --device cpu".into(), &["readout: spikes", "part of its network"]),
         ("eval --checkpoint if --ties current --device cpu".into(), &["ties: current has no effect"]),
         (format!("train {TINY} --readout current --vth-logits 3 --out e"), &["vth-logits", "no output neurons"]),
+        (
+            "bench throughput --widths 4 --blocks 1 --image 8x8x1 -b 2 -T 2 --readout current --vth-logits 3 --device cpu".into(),
+            &["vth-logits", "no output neurons"],
+        ),
         (format!("eval --checkpoint if.safetensors {FOREIGN}"), &["no output neurons (relu3.Vth)", "pass --readout current"]),
         (
             format!("eval --checkpoint spikes.safetensors {FOREIGN} --readout current"),
@@ -160,6 +164,13 @@ fn an_ann_reads_currents_too() {
     ok(folder, "eval --checkpoint ann --device cpu --predictions logits.csv");
     let logits = std::fs::read_to_string(folder.join("logits.csv")).unwrap();
     assert!(logits.contains(",-"), "no logit is negative: {}", &logits[..200]);
+    // An ANN has no threshold that would show it, and a file may ask for what a flag may not.
+    std::fs::write(folder.join("other.toml"), "readout = \"spikes\"\n").unwrap();
+    for line in
+        ["eval --checkpoint ann", "calibrate --checkpoint ann --batches 2", "train -d digits-8x8 -T 2 --epochs 1 --init-from ann --out no"]
+    {
+        refused(folder, &format!("{line} --device cpu --config other.toml"), &["readout: spikes", "readout by current"]);
+    }
     ok(folder, "calibrate --checkpoint ann --device cpu --batches 2");
     ok(folder, "train -d digits-8x8 -T 2 --epochs 1 -b 64 --device cpu --quiet --init-from ann/calibrated.safetensors --out hybrid");
     let settings = std::fs::read_to_string(folder.join("hybrid/config.toml")).unwrap();

@@ -159,8 +159,9 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     }
     let shared = ann.to_table()?.into_iter().filter(|(key, _)| SHARED.contains(&key.as_str())).collect();
     let mut layers = vec![recipes::given(shared)];
-    layers.extend(settings::layers(global, flags)?);
+    layers.extend(settings::layers(global, flags.clone())?);
     let config = settings::fresh(args.recipe.as_deref(), layers)?;
+    settings::refuse_without_output_neurons(&flags, &config)?;
     settings::refuse_other_readout(&config, path)?;
     if config.neuron == NeuronKind::Relu {
         return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));

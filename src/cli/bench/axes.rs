@@ -109,7 +109,7 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
         flags.insert("blocks".into(), Value::Array(two));
     }
     flags.extend(more);
-    let given = settings::layers(global, flags)?;
+    let given = settings::layers(global, flags.clone())?;
     let numbers = |list: &Option<Vec<u32>>| list.iter().flatten().map(|&n| Value::from(i64::from(n))).collect::<Vec<_>>();
     let lists: [(&str, Vec<Value>); 5] = [
         ("model", axes.model.iter().flatten().map(|name| Value::from(name.as_str())).collect()),
@@ -130,6 +130,7 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
         recipes::resolve(&Config::default(), &layers)
     });
     let configs = configs.collect::<Result<Vec<Config>>>()?;
+    configs.iter().try_for_each(|config| settings::refuse_without_output_neurons(&flags, config))?;
     let mut all = Vec::new();
     for &wanted in devices {
         let device = global.open(wanted)?;
