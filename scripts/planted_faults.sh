@@ -18,10 +18,10 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$target/planted
 mkdir -p "$work/kernels"
 printf '[profile.default]\nslow-timeout = { period = "60s", terminate-after = 4 }\nfail-fast = true\n' > "$work/nextest.toml"
-# As emulator/build.rs has them.
-flags=(-std=c++17 -ffp-contract=off -fno-strict-aliasing -fwrapv -fPIC -fvisibility=hidden -g1 -O2
-    -fsanitize=alignment,bounds,shift-exponent,float-cast-overflow -fno-sanitize-recover=all
-    -Wno-unknown-pragmas -Wno-sign-compare -w -x c++)
+# Those of kernel text in the emulator, without warnings.
+mapfile -t flags < <(sed -n '/^const COMMON:/,/;$/p; /^const KERNEL:/,/;$/p' emulator/src/compile.rs | grep -o '"[^"]*"' | tr -d '"')
+[ ${#flags[@]} -gt 10 ] || { echo "planted_faults.sh: no flags in emulator/src/compile.rs" >&2; exit 1; }
+flags+=(-w)
 
 if [ "${1:-}" = all ]; then
     mapfile -t numbers < <(cd tests/planted && printf '%s\n' *.patch | sed 's/\.patch$//')

@@ -2,39 +2,14 @@
 
 #[path = "support/device.rs"]
 mod device;
+#[path = "support/placed.rs"]
+mod placed;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::device::Device;
-use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, SumsChoice, WeightGradient, preact_resnet, vgg};
+use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, SumsChoice, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::ops::neuron::Neuron;
-
-const IF: Neuron = Neuron::If { alpha: 0.5 };
-const LIF: Neuron = Neuron::Lif { alpha: 0.3, tau: 1.0, delta_t: 0.05 };
-
-fn small(neuron: Neuron, dropout: f32) -> Network {
-    let threshold = if neuron == IF { 1.0 } else { 0.3 };
-    preact_resnet([8, 8, 1], 10, &[8, 16], &[1, 1], 4, dropout, threshold).unwrap().finish(neuron, 4, 0.01, 11).unwrap()
-}
-
-fn placed(network: &Network) -> Network {
-    let mut network = network.clone();
-    network.place(&Device::Cuda(device::gpu())).unwrap();
-    network
-}
-
-fn labels(seed: u64, batch: usize) -> Vec<u32> {
-    (0..batch as u64).map(|b| ((b * 7 + seed * 3) % 10) as u32).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
-fn mode(seed: u64) -> Mode {
-    Mode::Train { gradient: WeightGradient::Rate, seed }
-}
+use placed::{IF, LIF, bits, labels, mode, placed, small};
 
 /// Gradients of all parameters are near those of the CPU.
 fn assert_near(name: &str, cpu: &mut Network, gpu: &mut Network) {

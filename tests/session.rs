@@ -3,47 +3,24 @@
 
 #[path = "support/device.rs"]
 mod device;
+#[path = "support/placed.rs"]
+mod placed;
 #[path = "support/seeded.rs"]
 mod seeded;
 
 use dsr::data::{Augment, Dataset, Draw, Form, Images, Loader, Pixels, Split};
 use dsr::device::Device;
-use dsr::network::{Input, Mode, Network, Samples, Staged, WeightGradient, preact_resnet};
+use dsr::network::{Input, Mode, Network, Samples, Staged, WeightGradient};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::ops::neuron::Neuron;
 use dsr::ops::optimizer::{Optimizer, Rule};
 use emulator::Streams;
+use placed::{IF, LIF, bits, labels, mode, placed, small};
 
-const IF: Neuron = Neuron::If { alpha: 0.5 };
-const LIF: Neuron = Neuron::Lif { alpha: 0.3, tau: 1.0, delta_t: 0.05 };
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
-fn small(neuron: Neuron, dropout: f32) -> Network {
-    let threshold = if neuron == IF { 1.0 } else { 0.3 };
-    preact_resnet([8, 8, 1], 10, &[8, 16], &[1, 1], 4, dropout, threshold).unwrap().finish(neuron, 4, 0.01, 11).unwrap()
-}
-
-fn placed(network: &Network) -> Network {
-    let mut network = network.clone();
-    network.place(&Device::Cuda(device::gpu())).unwrap();
-    network
-}
-
 fn images(seed: u64, batch: usize) -> Vec<f32> {
     seeded::values(seed, batch * 64, -1.0..1.0)
-}
-
-fn labels(seed: u64, batch: usize) -> Vec<u32> {
-    (0..batch as u64).map(|b| ((b * 7 + seed * 3) % 10) as u32).collect()
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
-}
-
-fn mode(seed: u64) -> Mode {
-    Mode::Train { gradient: WeightGradient::Rate, seed }
 }
 
 /// Batches that are copied while the step before them computes give the bits of batches that are not, also after one that was staged

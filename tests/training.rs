@@ -125,7 +125,9 @@ fn without_a_validation_split_the_test_split_is_named() {
     let folder = tempdir().unwrap();
     let root = folder.path();
     let [stdout, _] = ok(root, &format!("{TINY} --out run"));
-    let last = stdout.lines().nth(2).unwrap(); // the checkpoint is in the line below
+    // Two epochs, the result, and the checkpoint, which does not fit into its line.
+    let [_, _, last, checkpoint] = stdout.lines().collect::<Vec<_>>()[..] else { panic!("{stdout}") };
+    assert_eq!(checkpoint, "  run/last.safetensors");
     assert!(last.contains(" on the test split) after 2 epochs") && !stdout.contains(" val "), "{stdout}");
     let config = fs::read_to_string(root.join("run/config.toml")).unwrap();
     let table = fs::read_to_string(root.join("run/metrics.csv")).unwrap();
