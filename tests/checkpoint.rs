@@ -52,14 +52,13 @@ fn metrics(epoch: usize) -> EpochMetrics {
         train_accuracy: 1.0 / (x + 3.0),
         test_loss: f64::from_bits(x.to_bits() + 1),
         test_accuracy: 0.1 + 0.2,
-        val_loss: None,
-        val_accuracy: None,
         best_accuracy: 5e-324,
         firing_rate: 0.07,
         images_per_second: 1204.5,
         seconds: 41.0,
         layers: vec![LayerMetrics { name: "relu1".into(), threshold: Some(1.0 / (x + 6.0)), firing_rate: 0.1 + 0.2 }],
         warnings: vec![Warning { layer: "relu1".into(), state: State::Saturated, firing_rate: 0.1 + 0.2, advice: "wake it".into() }],
+        ..EpochMetrics::default()
     }
 }
 

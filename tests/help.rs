@@ -76,7 +76,14 @@ fn a_flag_stands_under_its_heading() {
     let network = "Network and data [default: the checkpoint's, or the recipe's]";
     assert!(["--model", "--neuron", "--vth", "--weight-bits"].iter().all(|flag| heading(flag) == network), "{train}");
     assert!(["--lr", "--epochs", "--eps"].iter().all(|flag| heading(flag) == "Training [default: the recipe's]"), "{train}");
-    let words = ["Adam epsilon [default: 1e-8]", "Adam beta1 and beta2", "Dropout probability", "Optimizer", "Output format", "--arch"];
+    let words = [
+        "Adam epsilon, of adamw, too [default: 1e-8]",
+        "Adam beta1 and beta2",
+        "Dropout probability",
+        "Optimizer",
+        "Output format",
+        "--arch",
+    ];
     assert!(words.iter().all(|word| train.contains(word)), "{train}");
     assert!(help("").contains("Shows build and hardware information"));
 }

@@ -1,10 +1,10 @@
-//! SGD and Adam against their formulas in f64, step by step; the schedule at its corners.
+//! SGD, Adam and AdamW against their formulas in f64, step by step, and against PyTorch; averages; the schedule at its corners.
 
 #[path = "support/seeded.rs"]
 mod seeded;
 
 use approx::assert_relative_eq;
-use dsr::ops::optimizer::{Optimizer, Rule, Schedule, Shape};
+use dsr::ops::optimizer::{Average, Optimizer, Rule, Schedule, Shape};
 
 const STEPS: usize = 6;
 /// More than one part of the parallel loop, and no multiple of it.
@@ -18,16 +18,22 @@ struct Expected {
     second: f64,
 }
 
-/// PyTorch's `SGD` (dampening 0) and `Adam` (L2 decay), as documented there.
+/// PyTorch's `SGD` (dampening 0), `Adam` (L2 decay) and `AdamW`, as documented there.
 fn expected_step(rule: Rule, lr: f64, decay: f64, step: i32, grad: f64, state: &mut Expected) {
-    let grad = grad + decay * state.value;
+    let grad = match rule {
+        Rule::AdamW { .. } => {
+            state.value *= 1.0 - lr * decay;
+            grad
+        }
+        _ => grad + decay * state.value,
+    };
     match rule {
         Rule::Sgd { momentum, nesterov } => {
             let momentum = f64::from(momentum);
             state.first = momentum * state.first + grad;
             state.value -= lr * if nesterov { grad + momentum * state.first } else { state.first };
         }
-        Rule::Adam { beta1, beta2, eps } => {
+        Rule::Adam { beta1, beta2, eps } | Rule::AdamW { beta1, beta2, eps } => {
             let [beta1, beta2, eps] = [beta1, beta2, eps].map(f64::from);
             state.first = beta1 * state.first + (1.0 - beta1) * grad;
             state.second = beta2 * state.second + (1.0 - beta2) * grad * grad;
@@ -49,6 +55,7 @@ fn steps_follow_the_formulas() {
         ("nesterov and decay", sgd(0.9, true), 0.1),
         ("adam", adam, 0.0),
         ("adam with decay", adam, 0.01),
+        ("adamw", Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, 0.1),
         ("adam with a large eps", Rule::Adam { beta1: 0.5, beta2: 0.9, eps: 0.1 }, 0.0),
     ];
     for (name, rule, decay) in cases {
@@ -106,7 +113,7 @@ fn state_is_all_there_is() {
             let mut optimizer = Optimizer::new(rule, 5e-4, LEN);
             for step in 0..4 {
                 if interrupted && step == 2 {
-                    let Optimizer { rule, weight_decay, first, second, steps } = optimizer;
+                    let Optimizer { rule, weight_decay, first, second, steps, .. } = optimizer;
                     optimizer = Optimizer { first, second, steps, ..Optimizer::new(rule, weight_decay, LEN) };
                 }
                 pool.install(|| optimizer.step(0.05, &mut values, &seeded::values(20 + step, LEN, -1.0..1.0)));
@@ -115,6 +122,80 @@ fn state_is_all_there_is() {
         };
         let expected = run(1, false);
         assert!(run(2, false) == expected && run(1, true) == expected && run(3, true) == expected, "{rule:?}");
+    }
+}
+
+/// Bounded gradients and parameters that do not decay, as PyTorch computes them in f64.
+#[test]
+fn updates_are_those_of_pytorch() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("fixtures/updates.json")).unwrap();
+    let floats = |values: &serde_json::Value| values.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<f64>>();
+    let [from, to] = [0, 1].map(|at| golden["spared"][at].as_u64().unwrap() as usize);
+    for case in golden["cases"].as_array().unwrap() {
+        let (beta1, beta2, eps) = (0.9, 0.999, 1e-8);
+        let rule = match case["name"].as_str().unwrap() {
+            "sgd" => Rule::Sgd { momentum: 0.9, nesterov: false },
+            "adam" => Rule::Adam { beta1, beta2, eps },
+            _ => Rule::AdamW { beta1, beta2, eps },
+        };
+        let mut values: Vec<f32> = floats(&case["start"]).iter().map(|v| *v as f32).collect();
+        let mut optimizer = Optimizer::new(rule, golden["weight_decay"].as_f64().unwrap() as f32, values.len());
+        optimizer.spared = vec![0; values.len().div_ceil(32)];
+        (from..to).for_each(|at| optimizer.spared[at / 32] |= 1 << (at % 32));
+        optimizer.clip_norm = case["clip_norm"].as_f64().map(|most| most as f32);
+        for (step, (grads, expected)) in case["grads"].as_array().unwrap().iter().zip(case["values"].as_array().unwrap()).enumerate() {
+            let grads: Vec<f32> = floats(grads).iter().map(|v| *v as f32).collect();
+            optimizer.step(0.1 / (step + 1) as f32, &mut values, &grads);
+            for (at, (got, expected)) in values.iter().zip(floats(expected)).enumerate() {
+                // f32 keeps 6e-8 of each of a few terms, all of magnitude 2 or less.
+                assert!(
+                    (f64::from(*got) - expected).abs() <= 1e-6,
+                    "{}, step {step}, parameter {at}: {got}, expected {expected}",
+                    case["name"]
+                );
+            }
+        }
+    }
+}
+
+/// The factor of bounded gradients has the same bits on any number of threads, at lengths around its parts.
+#[test]
+fn bounded_gradients_do_not_depend_on_threads() {
+    for len in [1, 3, 1023, 1024, 1025, 262_144, 300_001] {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0, nesterov: false }, 0.0, len);
+            optimizer.clip_norm = Some(0.5);
+            let mut values = vec![0.0; len];
+            pool.install(|| optimizer.step(1.0, &mut values, &seeded::values(3, len, 1.0..2.0)));
+            values
+        };
+        let values = run(1);
+        assert_eq!(values, run(3), "{len}");
+        let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        assert_relative_eq!(norm, 0.5, max_relative = 1e-5);
+    }
+}
+
+/// What decides alone: the first step sets the average, and later ones keep at most k/(k + 9) of it.
+#[test]
+fn an_average_forgets_its_start() {
+    let (decay, steps) = (0.5f32, 30);
+    let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0, nesterov: false }, 0.0, 3);
+    optimizer.average = Some(Average { decay, ..Average::default() });
+    let (mut values, mut expected, mut running) = (vec![4.0f32, -8.0, 0.5], [0.0f64; 4], 1.0f32);
+    for step in 0..steps {
+        optimizer.step(0.125, &mut values, &seeded::values(step, 3, -1.0..1.0));
+        running += 1.0;
+        optimizer.average(&values, &[running]);
+        let share = f64::from(decay).min(step as f64 / (step as f64 + 9.0));
+        for (expected, value) in expected.iter_mut().zip(values.iter().chain([&running])) {
+            *expected = share * *expected + (1.0 - share) * f64::from(*value);
+        }
+        let [_, _, average, average_running] = optimizer.arenas();
+        for (got, expected) in average.iter().chain(average_running).zip(&expected) {
+            assert_relative_eq!(f64::from(*got), *expected, max_relative = 1e-6);
+        }
     }
 }
 

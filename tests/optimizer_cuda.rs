@@ -9,7 +9,7 @@ mod seeded;
 
 use dsr::device::Slice;
 use dsr::ops::optimizer::cuda::{self, Arenas, StepParameters, StepResult};
-use dsr::ops::optimizer::{Optimizer, Rule};
+use dsr::ops::optimizer::{Average, Optimizer, Rule};
 use output::Output;
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
@@ -32,7 +32,8 @@ fn recorded_steps_have_the_bits_of_the_cpu() {
         let (first, second) = (Output::of(&gpu, &optimizer.first), Output::of(&gpu, &optimizer.second));
         let parameters = Output::of(&gpu, &[StepParameters::default()]);
         let result = Output::of(&gpu, &[StepResult::default()]);
-        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        let arenas =
+            Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice(), spared: Slice::NONE };
         let step = gpu
             .capture(|| {
                 gpu.fill_zero(result.slice())?;
@@ -52,6 +53,50 @@ fn recorded_steps_have_the_bits_of_the_cpu() {
             assert_eq!(values.values(), host, "{what}");
             assert_eq!(first.values(), optimizer.first, "{what}");
             assert_eq!(second.values(), optimizer.second, "{what}");
+        }
+    }
+}
+
+/// Some parameters are spared from decay, the norm of the gradients is bounded, and an average is kept, all in one recorded step.
+#[test]
+fn what_is_done_around_an_update_has_the_bits_of_the_cpu() {
+    let gpu = device::gpu();
+    let adamw = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+    for (rule, len) in [SGD, ADAM, adamw].into_iter().flat_map(|rule| [1, 33, 1023, 1024, 5000, 2048 * 256 + 5].map(|len| (rule, len))) {
+        let mut host = seeded::values(1, len, -1.0..1.0);
+        let mut optimizer = Optimizer::new(rule, 0.05, len);
+        optimizer.spared = seeded::values(5, len.div_ceil(32), 0.0..1.0).iter().map(|v| v.to_bits().wrapping_mul(0x9E37_79B9)).collect();
+        optimizer.clip_norm = Some(1.0);
+        optimizer.average = Some(Average { decay: 0.2, ..Average::default() });
+        let (values, grads) = (Output::of(&gpu, &host), Output::of(&gpu, &vec![0.0f32; len]));
+        let (first, second) = (Output::of(&gpu, &optimizer.first), Output::of(&gpu, &optimizer.second));
+        let average = Output::of(&gpu, &vec![0.0f32; len]);
+        let partial = Output::of(&gpu, &vec![0.0f64; cuda::clip_len(len)]);
+        let spared = gpu.memory_of(&optimizer.spared).unwrap();
+        let parameters = Output::of(&gpu, &[StepParameters::default()]);
+        let result = Output::of(&gpu, &[StepResult::default()]);
+        let arenas =
+            Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice(), spared: spared.slice() };
+        let step = gpu
+            .capture(|| {
+                cuda::clip(&gpu, parameters.slice(), grads.slice(), partial.slice(), 1.0)?;
+                cuda::step(&gpu, rule, 0.05, &arenas, parameters.slice(), result.slice())?;
+                cuda::average(&gpu, average.slice(), values.slice(), parameters.slice(), result.slice())
+            })
+            .unwrap();
+        for at in 0..4 {
+            // Norms within the bound and beyond it.
+            let grad: Vec<f32> = seeded::values(2 + at, len, -1.0..1.0).iter().map(|v| v * 10f32.powi(3 * at as i32 - 6)).collect();
+            let lr = 0.1 / (at + 1) as f32;
+            gpu.upload(&grad, grads.slice()).unwrap();
+            gpu.upload(&[StepParameters::new(Some(&optimizer), lr, at)], parameters.slice()).unwrap();
+            step.launch().unwrap();
+            optimizer.step(lr, &mut host, &grad);
+            optimizer.average(&host, &[]);
+            let what = format!("{rule:?}, {len} parameters, step {at}");
+            assert!(values.values() == host, "{what}: values");
+            assert!(first.values() == optimizer.first && second.values() == optimizer.second, "{what}: moments");
+            assert!(average.values() == optimizer.arenas()[2], "{what}: average");
         }
     }
 }
@@ -89,8 +134,12 @@ fn a_value_that_is_no_number_is_found_and_stops_the_update() {
         before.loss = loss;
         let result = Output::of(&gpu, &[before]);
         cuda::first_not_finite(&gpu, result.slice(), values.slice(), grads.slice(), running.slice()).unwrap();
-        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        let arenas =
+            Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice(), spared: Slice::NONE };
         cuda::step(&gpu, rule, 0.0, &arenas, parameters.slice(), result.slice()).unwrap();
+        let average = Output::of(&gpu, &state);
+        cuda::average(&gpu, average.slice(), values.slice(), parameters.slice(), result.slice()).unwrap();
+        assert_eq!(average.values(), state, "{rule:?} {first_bad:?}");
         assert_eq!(result.values()[0].first_not_finite(), first_bad, "{bad_values:?} {bad_grads:?}");
         assert_eq!([values.values(), first.values(), second.values()], [host, state.clone(), state], "{rule:?} {first_bad:?} {loss}");
     }
@@ -122,7 +171,8 @@ fn long_arenas_are_updated_to_their_end() {
         let (first, second) = (Output::of(&gpu, &optimizer.first), Output::of(&gpu, &optimizer.second));
         let parameters = gpu.memory_of(&[StepParameters::new(Some(&optimizer), 0.1, 0)]).unwrap();
         let result = Output::of(&gpu, &[StepResult::default()]);
-        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        let arenas =
+            Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice(), spared: Slice::NONE };
         cuda::step(&gpu, rule, 5e-4, &arenas, parameters.slice(), result.slice()).unwrap();
         optimizer.step(0.1, &mut host, &grad);
         assert!(values.values() == host, "{rule:?}");

@@ -33,7 +33,7 @@ fn damaged_checkpoints_harm_nobody() {
     let (settings, config, network) = network();
     let good = folder.path().join("good");
     let about = checkpoint::About { config_toml: &settings, ..checkpoint::About::default() };
-    let (optimizer, progress) = (config.optimizer(network.len()), checkpoint::Progress::default());
+    let (optimizer, progress) = (config.optimizer(&network), checkpoint::Progress::default());
     checkpoint::save(&good, &network, &optimizer, &progress, about).unwrap();
     let load = |bytes: &[u8]| checkpoint::load(&on_disk(&folder, bytes), &mut network.clone(), None).is_ok();
     let bytes = std::fs::read(&good).unwrap();

@@ -22,14 +22,13 @@ fn metrics(epoch: usize) -> EpochMetrics {
         train_accuracy: 1.0 - 0.5 / x,
         test_loss: 2.2 / x,
         test_accuracy: 0.9 - 0.5 / x,
-        val_loss: None,
-        val_accuracy: None,
         best_accuracy: 0.9 - 0.5 / x,
         firing_rate: 0.05 + 0.01 / x,
         images_per_second: 1000.0 + x,
         seconds: 10.0 + x,
         layers: vec![LayerMetrics { name: "relu1".into(), threshold: Some(1.0 / x), firing_rate: 0.1 / x }],
         warnings: vec![Warning { layer: "relu1".into(), state: State::Silent, firing_rate: 0.1 / x, advice: "wake it".into() }],
+        ..EpochMetrics::default()
     }
 }
 

@@ -12,7 +12,7 @@ use dsr::data::{Augment, Dataset, Draw, Form, Images, Loader, Pixels, Split};
 use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, Samples, Staged, WeightGradient};
 use dsr::ops::cross_entropy::cross_entropy;
-use dsr::ops::optimizer::{Optimizer, Rule};
+use dsr::ops::optimizer::{Average, Optimizer, Rule};
 use emulator::Streams;
 use placed::{IF, LIF, bits, labels, mode, placed, small};
 
@@ -108,13 +108,22 @@ fn a_staged_batch_whose_place_was_given_away_is_refused() {
     assert!(network.stage(&Samples::Pictures { bytes: &[0; 8 * 64], batch: 7 }, &of).is_err(), "another size");
 }
 
+/// An optimiser that keeps all that one can keep.
+fn with_everything(rule: Rule, network: &Network) -> Optimizer {
+    let mut optimizer = Optimizer::new(rule, 5e-4, network.len());
+    optimizer.spared = vec![0x0f0f_3333; network.len().div_ceil(32)];
+    optimizer.clip_norm = Some(0.5);
+    optimizer.average = Some(Average { decay: 0.8, ..Average::default() });
+    optimizer
+}
+
 /// A larger batch takes new memory; parameters and the optimiser's state go on.
 #[test]
 fn state_survives_a_larger_batch() {
     for rule in [SGD, ADAM] {
         let network = small(IF, 0.0);
         let run = |reserves: bool| {
-            let (mut network, mut optimizer) = (placed(&network), Optimizer::new(rule, 5e-4, network.len()));
+            let (mut network, mut optimizer) = (placed(&network), with_everything(rule, &network));
             if reserves {
                 network.reserve(8, 1, Some(WeightGradient::Rate), Some(&optimizer)).unwrap();
             }
@@ -124,7 +133,7 @@ fn state_survives_a_larger_batch() {
                 network.train_step(&mut optimizer, 0.02, &input, &labels(n as u64, batch), mode(n as u64)).unwrap();
             }
             network.synchronize(&mut optimizer).unwrap();
-            (bits(&network.values), bits(&optimizer.first), bits(&optimizer.second))
+            (bits(&network.values), optimizer.arenas().map(bits))
         };
         assert_eq!(run(false), run(true), "{rule:?}");
     }
@@ -136,7 +145,7 @@ fn a_fresh_session_goes_on_where_the_last_one_stopped() {
     for rule in [SGD, ADAM] {
         let network = small(IF, 0.0);
         let run = |stops: bool| {
-            let (mut network, mut optimizer) = (placed(&network), Optimizer::new(rule, 5e-4, network.len()));
+            let (mut network, mut optimizer) = (placed(&network), with_everything(rule, &network));
             for n in 0..4 {
                 if stops && n == 2 {
                     network.synchronize(&mut optimizer).unwrap();
@@ -148,7 +157,7 @@ fn a_fresh_session_goes_on_where_the_last_one_stopped() {
             }
             network.synchronize(&mut optimizer).unwrap();
             assert!(optimizer.second.is_empty() || optimizer.second.iter().any(|v| *v != 0.0), "the second moment came back");
-            (bits(&network.values), bits(&optimizer.first), bits(&optimizer.second))
+            (bits(&network.values), optimizer.arenas().map(bits))
         };
         assert!(run(true) == run(false), "{rule:?}");
     }
@@ -160,7 +169,10 @@ fn settings_may_change_between_steps() {
     let network = small(IF, 0.0);
     let (data, of) = (images(3, 8), labels(3, 8));
     let input = Input { data: &data, batch: 8, frames: 1 };
-    let changes: [(&str, fn(&mut Network, &mut Optimizer)); 4] = [
+    let changes: [(&str, fn(&mut Network, &mut Optimizer)); 7] = [
+        ("bound of the gradients", |_, optimizer| optimizer.clip_norm = Some(1e-3)),
+        ("parameters that do not decay", |network, optimizer| optimizer.spared = vec![0x5555_5555; network.len().div_ceil(32)]),
+        ("an average", |_, optimizer| optimizer.average = Some(Average { decay: 0.5, ..Average::default() })),
         ("weight decay", |_, optimizer| optimizer.weight_decay = 0.5),
         ("momentum", |_, optimizer| optimizer.rule = Rule::Sgd { momentum: 0.1, nesterov: true }),
         ("threshold_grad_scale", |network, _| network.threshold_grad_scale = 0.001),

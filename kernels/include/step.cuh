@@ -6,10 +6,13 @@
 struct StepParameters {
     float lr;            // learning rate; Adam: divided by the correction of the first moment
     float root;          // Adam: square root of the correction of the second moment
+    float keep;          // AdamW: what weight decay leaves of a parameter, 1 - learning rate * decay
+    float average;       // share of the average that an average of the parameters keeps
     uint32_t key[8];     // ChaCha8 key of the dropout masks
-    uint32_t padding[2];
+    float clip;          // factor of the gradients: 1 from the host, set by clip_factor where their norm is bounded
+    uint32_t padding[3];
 };
-static_assert(sizeof(StepParameters) == 48, "StepParameters is one layout on both sides");
+static_assert(sizeof(StepParameters) == 64, "StepParameters is one layout on both sides");
 
 // Field for field `StepResult` in src/ops/optimizer/cuda.rs; cleared at the start of every step.
 struct StepResult {

@@ -137,7 +137,7 @@ impl Bench {
         let data = random_images(batch, case.frames() * case.shape.iter().product::<usize>(), &mut rng)?;
         let labels = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
         let optimizer = match case.work {
-            Work::Train => Some(case.config.optimizer(network.len())),
+            Work::Train => Some(case.config.optimizer(&network)),
             Work::Infer => None,
         };
         if case.work == Work::Infer {

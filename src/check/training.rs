@@ -14,12 +14,13 @@ use crate::ops::augment::{DeviceDraw, augment};
 use crate::ops::cross_entropy::cuda::{self as cross_entropy, Outputs};
 use crate::ops::cross_entropy::{cross_entropy as cross_entropy_on_cpu, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
-use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
-use crate::ops::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult, clip_len};
+use crate::ops::optimizer::{Average, Optimizer, Rule};
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const NESTEROV: Rule = Rule::Sgd { momentum: 0.9, nesterov: true };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+const ADAMW: Rule = Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 
 pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     let is_full = size == Size::Full;
@@ -59,12 +60,18 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             check_loss(&gpu, rng, outcome, classes, batch, range)
         }));
     }
-    for (rule, name) in [(SGD, "SGD"), (NESTEROV, "SGD, Nesterov"), (ADAM, "Adam")] {
+    for (rule, name, aids) in [
+        (SGD, "SGD", false),
+        (NESTEROV, "SGD, Nesterov", false),
+        (ADAM, "Adam", false),
+        (SGD, "SGD, clipped, averaged", true),
+        (ADAMW, "AdamW, clipped, averaged", true),
+    ] {
         // 524,288 are what the blocks of one pass take.
         for len in [1, 1025, 5000, 524_293].into_iter().chain(is_full.then_some(11_000_001)) {
             let gpu = gpu.clone();
             let text = format!("{name}, {len} parameters, 3 recorded steps");
-            checks.push(Check::bits("update", text, move |rng, outcome| check_update(&gpu, rng, outcome, rule, len)));
+            checks.push(Check::bits("update", text, move |rng, outcome| check_update(&gpu, rng, outcome, rule, aids, len)));
         }
     }
     let [of_bad, of_thresholds] = [gpu.clone(), gpu.clone()];
@@ -146,19 +153,38 @@ fn check_loss(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, class
     Ok(())
 }
 
-/// A recorded update that is replayed with other gradients and rates.
-fn check_update(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, rule: Rule, len: usize) -> Result<()> {
+/// A recorded update that is replayed with other gradients and rates. With `aids` the norm of the gradients is bounded, some parameters
+/// are spared from weight decay, and an average is kept.
+fn check_update(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, rule: Rule, aids: bool, len: usize) -> Result<()> {
     let decay = 5e-4;
     let mut host = floats(rng, len, -1.0..1.0);
     let mut optimizer = Optimizer::new(rule, decay, len);
+    if aids {
+        optimizer.clip_norm = Some(0.01); // some of the norms below are beyond it, some within
+        optimizer.average = Some(Average { decay: 0.7, ..Average::default() });
+        optimizer.spared = (0..len.div_ceil(32)).map(|_| rng.random()).collect();
+    }
     let (values, grads) = (Output::of(gpu, &host)?, gpu.zeroed::<f32>(len)?);
+    let (average, partial) = (Output::of(gpu, &vec![0.0f32; len])?, gpu.zeroed::<f64>(clip_len(len))?);
+    let spared = if aids { Some(gpu.memory_of(&optimizer.spared)?) } else { None };
     let (first, second) = (Output::of(gpu, &optimizer.first)?, Output::of(gpu, &optimizer.second)?);
     let (parameters, result) = (gpu.zeroed::<StepParameters>(1)?, Output::of(gpu, &[StepResult::default()])?);
-    let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+    let arenas = Arenas {
+        values: values.slice(),
+        grads: grads.slice(),
+        first: first.slice(),
+        second: second.slice(),
+        spared: spared.as_ref().map_or(Slice::NONE, |spared| spared.slice()),
+    };
+    let clip_norm = optimizer.clip_norm;
     let step = gpu.capture(|| {
         gpu.fill_zero(result.slice())?;
         update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice(), Slice::NONE)?;
-        update::step(gpu, rule, decay, &arenas, parameters.slice(), result.slice())
+        if let Some(most) = clip_norm {
+            update::clip(gpu, parameters.slice(), grads.slice(), partial.slice(), most)?;
+        }
+        update::step(gpu, rule, decay, &arenas, parameters.slice(), result.slice())?;
+        if aids { update::average(gpu, average.slice(), values.slice(), parameters.slice(), result.slice()) } else { Ok(()) }
     })?;
     for at in 0..3u8 {
         let (size, lr) = (10f32.powi(i32::from(at) - 3), 0.1 / f32::from(at + 1));
@@ -167,10 +193,14 @@ fn check_update(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, rul
         gpu.upload(&[StepParameters::new(Some(&optimizer), lr, 0)], parameters.slice())?;
         step.launch()?;
         optimizer.step(lr, &mut host, &grad);
+        optimizer.average(&host, &[]);
         result.expect(&format!("report of step {at}"), outcome, &[StepResult::default()])?;
         values.expect(&format!("values after step {at}"), outcome, &host)?;
         first.expect(&format!("first moments after step {at}"), outcome, &optimizer.first)?;
         second.expect(&format!("second moments after step {at}"), outcome, &optimizer.second)?;
+        if aids {
+            average.expect(&format!("averages after step {at}"), outcome, optimizer.arenas()[2])?;
+        }
     }
     Ok(())
 }
@@ -205,7 +235,8 @@ fn check_bad(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Res
         before.loss = loss;
         let result = Output::of(gpu, &[before])?;
         update::first_not_finite(gpu, result.slice(), values.slice(), grads.slice(), running.slice())?;
-        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        let (values_at, grads_at) = (values.slice(), grads.slice());
+        let arenas = Arenas { values: values_at, grads: grads_at, first: first.slice(), second: second.slice(), spared: Slice::NONE };
         update::step(gpu, rule, 0.0, &arenas, parameters.slice(), result.slice())?;
         let reported = result.values("the result", outcome)?[0].first_not_finite();
         let place = |place: Option<usize>| [place.map_or(-1, |at| at as i64)];

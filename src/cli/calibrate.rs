@@ -123,7 +123,7 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let progress = checkpoint::Progress { seed: config.seed, ..checkpoint::Progress::default() };
     let (config_toml, data) = (config.without_machine().to_toml()?, dataset.card());
     let about = About { config_toml: &config_toml, data: Some(&data), is_calibrated: true, ..About::default() };
-    checkpoint::save(&out, &network, &config.optimizer(network.len()), &progress, about)?;
+    checkpoint::save(&out, &network, &config.optimizer(&network), &progress, about)?;
     if !global.quiet {
         notes(&layers).iter().for_each(|note| complain(note));
     }

@@ -59,6 +59,9 @@ pub struct EvalArgs {
     /// of its output neuron (current).
     #[arg(long, value_enum, default_value = "first", help_heading = "Evaluation")]
     ties: Ties,
+    /// Measures the moving average of the weights that a run with --ema keeps, instead of the weights.
+    #[arg(long, help_heading = "Evaluation")]
+    ema: bool,
     /// Writes index, label, prediction and logits of every sample (CSV), and the currents with --ties current.
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     predictions: Option<PathBuf>,
@@ -136,7 +139,11 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }
-    checkpoint::load(&path, &mut network, None)?;
+    if args.ema {
+        checkpoint::load_average(&path, &mut network)?
+    } else {
+        checkpoint::load(&path, &mut network, None).map(drop)?
+    }
     network.place(&device)?;
     global.tell_settings(&config)?;
     let mut results = Vec::new();

@@ -23,6 +23,9 @@ pub struct ExportArgs {
     /// File to write [default: exported.safetensors beside the checkpoint].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Writes the moving average of the weights that a run with --ema keeps, instead of the weights.
+    #[arg(long)]
+    ema: bool,
     /// Put batch norms into weights and biases (F64).
     #[arg(long, alias = "fold_norms")]
     fold_norms: bool,
@@ -40,7 +43,10 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
         return Err(Error::file(out, "is a checkpoint: choose another --out").into());
     }
     outputs::check_network("out", &out, "export", checkpoint::is_exported)?;
-    let (config, card, network) = checkpoint::open(&path)?;
+    let (config, card, mut network) = checkpoint::open(&path)?;
+    if args.ema {
+        checkpoint::load_average(&path, &mut network)?;
+    }
     let config_toml = config.to_toml()?;
     checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card), ..About::default() })?;
     let shown = out.display().to_string();

@@ -133,14 +133,13 @@ pub(super) mod tests {
             train_accuracy: 0.86149,
             test_loss: 1.0,
             test_accuracy: 0.852,
-            val_loss: None,
-            val_accuracy: None,
             best_accuracy: 0.8543,
             firing_rate: 0.0701,
             images_per_second: 1204.3,
             seconds: 13.1,
             layers: Vec::new(),
             warnings: Vec::new(),
+            ..EpochMetrics::default()
         }
     }
 

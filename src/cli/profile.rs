@@ -111,7 +111,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     drop(progress);
     if let Some(gpu) = args.predict {
         let shape = [subject.config.batch, subject.batch().frames];
-        let adam = subject.config.optimizer == OptimizerKind::Adam;
+        let adam = subject.config.optimizer != OptimizerKind::Sgd;
         profile.prediction = Some(predict(gpu, &subject.network, args.mode, shape, adam));
     }
     if args.html.is_some() {

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
-use crate::settings::{Config, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
+use crate::settings::{Config, DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use crate::training::checkpoint;
 use crate::training::run_folder::{BEST, CONFIG};
 use clap::{ArgAction, Args};
@@ -154,9 +154,21 @@ pub struct TrainingFlags {
     /// When the learning rate goes down (cosine, multi-step): between epochs, or after every step [default: epoch].
     #[arg(long, value_enum, alias = "lr_decay")]
     lr_decay: Option<LrDecay>,
-    /// Weight decay of every parameter.
+    /// Factor of weight decay.
     #[arg(long = "wd", value_name = "X", visible_alias = "weight-decay", alias = "weight_decay")]
     weight_decay: Option<f64>,
+    /// What decays: every parameter, or weights and not thresholds, batch norms and biases [default: all].
+    #[arg(long, value_enum, alias = "decay_on")]
+    decay_on: Option<DecayOn>,
+    /// Largest norm of all gradients of a step; larger ones are made smaller together.
+    #[arg(long, value_name = "X", visible_alias = "clip-grad", alias = "clip_norm")]
+    clip_norm: Option<f64>,
+    /// Keep a moving average of the parameters, of which a step keeps this share, such as 0.999; it is tested beside them.
+    #[arg(long, value_name = "X", visible_alias = "model-ema-decay")]
+    ema: Option<f64>,
+    /// Leave thresholds what they are at the start.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, alias = "freeze_thresholds")]
+    freeze_thresholds: Option<bool>,
     /// Training steps of linear warm-up of the learning rate.
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
@@ -166,10 +178,10 @@ pub struct TrainingFlags {
     /// Nesterov momentum (sgd); `--nesterov=false` turns it off [default: false].
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     nesterov: Option<bool>,
-    /// Adam beta1 and beta2 [default: 0.9,0.999].
+    /// Adam beta1 and beta2, of adamw, too [default: 0.9,0.999].
     #[arg(long, value_name = "X,X", value_parser = parse_pair)]
     betas: Option<Pair>,
-    /// Adam epsilon [default: 1e-8].
+    /// Adam epsilon, of adamw, too [default: 1e-8].
     #[arg(long, value_name = "X")]
     eps: Option<f64>,
     /// Which gradient the weights get [default: rate].

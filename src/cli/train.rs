@@ -177,7 +177,7 @@ fn threshold_table(chosen: &[ChosenThreshold]) -> String {
 }
 
 /// `epoch 12/200 loss 0.412 train 86.1 test 85.2 rate 0.07 1204 img/s eta 0:41:10`, with `val 84.9` before `test` if there is a validation
-/// split. What does not fit, the speed first, stands in metrics.csv, as do the learning rate and the best accuracy.
+/// split, and `ema 85.9` behind it if the parameters are averaged. What does not fit, the speed first, stands in metrics.csv, as do the learning rate and the best accuracy.
 fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
     let seconds = left.as_secs();
     let mut words = vec![
@@ -185,6 +185,7 @@ fn epoch_line(metrics: &EpochMetrics, left: Duration) -> String {
         format!("loss {:.3} train {:.1}", metrics.train_loss, 100.0 * metrics.train_accuracy),
         metrics.val_accuracy.map_or(String::new(), |accuracy| format!("val {:.1}", 100.0 * accuracy)),
         format!("test {:.1}", 100.0 * metrics.test_accuracy),
+        metrics.ema_test_accuracy.map_or(String::new(), |accuracy| format!("ema {:.1}", 100.0 * accuracy)),
         format!("eta {}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
     ];
     words.retain(|word| !word.is_empty());
@@ -233,6 +234,15 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
                 result["val_loss"] = loss.into();
                 result["val_accuracy"] = accuracy.into();
             }
+            let of_average = [
+                ("ema_test_loss", end.ema_test_loss),
+                ("ema_test_accuracy", end.ema_test_accuracy),
+                ("ema_val_loss", end.ema_val_loss),
+                ("ema_val_accuracy", end.ema_val_accuracy),
+            ];
+            for (key, value) in of_average.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+                result[key] = value.into();
+            }
             if global.output == Output::Json {
                 say(&result.to_string());
             } else {
@@ -240,9 +250,10 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
             }
         }
         Output::Text => say_lines(&format!(
-            "test accuracy {:.1}{} (best {:.1} on the {} split) after {} epoch{} in {:.0} s: {}",
+            "test accuracy {:.1}{}{} (best {:.1} on the {} split) after {} epoch{} in {:.0} s: {}",
             100.0 * end.test_accuracy,
             end.val_accuracy.map_or(String::new(), |accuracy| format!(", validation {:.1}", 100.0 * accuracy)),
+            end.ema_test_accuracy.map_or(String::new(), |accuracy| format!(", of the averaged weights {:.1}", 100.0 * accuracy)),
             100.0 * end.best_accuracy,
             judge(run),
             run.progress.epoch,

@@ -105,6 +105,9 @@ impl Network {
         if not_finite.is_none() {
             clock::op(Op::Update, || optimizer.step(lr, &mut self.values, &self.grads));
             clock::op(Op::Quantize, || self.prepare());
+            if optimizer.average.is_some() {
+                clock::op(Op::Update, || optimizer.average(&self.values, &self.running()));
+            }
         }
         self.begun = Some(Step { loss, correct, rates: forward.rates, not_finite });
         Ok(())
@@ -135,6 +138,37 @@ impl Network {
         drop(phase);
         self.backward(input, &grad_logits, None)?;
         Ok((loss, forward))
+    }
+
+    /// Running statistics of all norms, mean and variance of one after the other.
+    pub(crate) fn running(&self) -> Vec<f32> {
+        self.norms.iter().flat_map(|norm| [&norm.running_mean, &norm.running_var]).flatten().copied().collect()
+    }
+
+    /// Sets the running statistics from those of all norms.
+    pub(super) fn set_running(&mut self, mut running: &[f32]) {
+        for norm in &mut self.norms {
+            for values in [&mut norm.running_mean, &mut norm.running_var] {
+                let (own, rest) = running.split_at(values.len());
+                values.copy_from_slice(own);
+                running = rest;
+            }
+        }
+    }
+
+    /// Exchanges parameters and running statistics with their averages, if the optimiser keeps some that a step has set. A second call
+    /// exchanges them back.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn exchange_with_average(&mut self, optimizer: &mut Optimizer) -> Result<()> {
+        self.synchronize(optimizer)?;
+        let Some(average) = optimizer.average.as_mut().filter(|average| average.values.len() == self.values.len()) else { return Ok(()) };
+        let running = self.running();
+        std::mem::swap(&mut self.values, &mut average.values);
+        self.set_running(&std::mem::replace(&mut average.running, running));
+        self.prepare();
+        Ok(())
     }
 
     /// Mean firing rate over all neurons, from that of each layer.

@@ -63,7 +63,7 @@ impl Subject {
         };
         config.check_memory(usage, shape, classes, [config.batch, frames], device)?;
         let mut network = config.network(shape, classes)?;
-        let mut optimizer = (work == Work::Train).then(|| config.optimizer(network.len()));
+        let mut optimizer = (work == Work::Train).then(|| config.optimizer(&network));
         if let Some(path) = checkpoint {
             checkpoint::load(path, &mut network, optimizer.as_mut())?;
         }

@@ -132,7 +132,7 @@ impl Counted<'_> {
             (Op::ClearGradients, _) => Amount::of(all, 4 * all),
             (Op::FiniteCheck, _) => Amount::of(2 * all, 8 * all),
             (Op::Update, Some(Rule::Sgd { .. })) => Amount::of(all, 20 * all), // value, gradient, momentum; two are written
-            (Op::Update, Some(Rule::Adam { .. })) => Amount::of(all, 28 * all),
+            (Op::Update, Some(Rule::Adam { .. } | Rule::AdamW { .. })) => Amount::of(all, 28 * all),
             (Op::Quantize, _) => {
                 let weights =
                     connections.filter(|connection| connection.source != Source::Input).map(|connection| self.weights(connection));

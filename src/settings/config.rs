@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
+use super::kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use super::models::{self, Architecture};
 use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
-use crate::ops::optimizer::{Optimizer, Rule, Schedule, Shape};
+use crate::ops::optimizer::{Average, Optimizer, Rule, Schedule, Shape};
 
 /// Settings of a run. The defaults are the paper's for CIFAR-10 with IF neurons and T = 20.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,8 +88,20 @@ pub struct Config {
     pub peak_share: f64,
     /// Whether a cosine or multi-step schedule goes down between epochs or after every step. Reference: epoch.
     pub lr_decay: LrDecay,
-    /// Weight decay of every parameter, thresholds and batch norm included. Paper: 5e-4, 0 (ImageNet).
+    /// Factor of weight decay. Paper: 5e-4, 0 (ImageNet).
     pub weight_decay: f64,
+    /// What decays. Paper: all, thresholds and batch norm included.
+    #[serde(skip_serializing_if = "DecayOn::is_default")]
+    pub decay_on: DecayOn,
+    /// Bound of the norm of all gradients of a step, which are made smaller together where it is above that; none without this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Share of itself that a moving average of the parameters keeps at each step, such as 0.999; no average without this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Whether thresholds stay what they are at the start. Paper: false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub freeze_thresholds: bool,
     /// Iterations of linear warm-up, up to 1,000,000,000; 0 for none. Paper: 400, 5000 (ImageNet).
     pub warmup: usize,
     /// Passes over the training split, 1..=1,000,000. Paper: 200 (CIFAR), 300 (DVS-CIFAR10), 90 (ImageNet).
@@ -166,6 +178,10 @@ impl Default for Config {
             peak_share: PEAK_SHARE,
             lr_decay: LrDecay::Epoch,
             weight_decay: 5e-4,
+            decay_on: DecayOn::All,
+            clip_norm: None,
+            ema: None,
+            freeze_thresholds: false,
             warmup: 400,
             epochs: 200,
             batch: 128,
@@ -191,12 +207,12 @@ impl Default for Config {
 /// Halves and quarters, as networks for CIFAR are often trained.
 const MILESTONES: [f64; 2] = [0.5, 0.75];
 /// PyTorch's.
-const GAMMA: f64 = 0.1;
+pub(super) const GAMMA: f64 = 0.1;
 /// PyTorch's.
-const PEAK_SHARE: f64 = 0.3;
+pub(super) const PEAK_SHARE: f64 = 0.3;
 
 // A setting that is younger than some checkpoint is written where it is not the usual one, so that the bytes of other runs stay.
-fn are_usual(milestones: &[f64]) -> bool {
+pub(super) fn are_usual(milestones: &[f64]) -> bool {
     milestones == MILESTONES
 }
 
@@ -208,11 +224,17 @@ fn is_usual_peak(peak_share: &f64) -> bool {
     *peak_share == PEAK_SHARE
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// A setting that is not written, as text.
 fn unwritten(key: &str) -> String {
     match key {
         "schedule" => "\"cosine\"".into(),
         "readout" => "\"spikes\"".into(),
+        "decay_on" => "\"all\"".into(),
+        "freeze_thresholds" => "false".into(),
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
@@ -220,14 +242,6 @@ fn unwritten(key: &str) -> String {
     }
 }
 
-/// Passes over the training split.
-const MAX_EPOCHS: usize = 1_000_000;
-/// Iterations of the warm-up.
-const MAX_WARMUP: usize = 1_000_000_000;
-/// Samples computed at once.
-const MAX_BATCH: usize = 1 << 20;
-/// Pixels.
-const MAX_SIDE: usize = 4096;
 /// Threads: more than any machine has cores.
 pub const MAX_THREADS: usize = 1024;
 
@@ -236,79 +250,6 @@ pub const MAX_THREADS: usize = 1024;
 const FREE_ON_RESUME: [&str; 5] = ["epochs", "lr", "data_dir", "cache_dir", "threads"];
 
 impl Config {
-    /// Refuses settings that no run can have.
-    ///
-    /// # Errors
-    /// [`Error::Config`] naming the setting, its value and what it may be.
-    pub fn check(&self) -> Result<()> {
-        let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
-        let positive = |name: &str, value: f64| {
-            let float = value as f32; // what the engine computes with
-            require(float > 0.0 && float.is_finite(), name, format!("{value} is not a positive number"))
-        };
-        let at_least_0 = |name: &str, value: f64| require(value >= 0.0 && value.is_finite(), name, format!("{value} is not a number ≥ 0"));
-        let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
-        let at_most = |name: &str, value: usize, most: usize| require(value <= most, name, format!("{value} is above {most}"));
-        let count =
-            |name: &str, value: usize, most: usize| require((1..=most).contains(&value), name, format!("{value} is not in 1..={most}"));
-        models::check(&self.architecture())?;
-        require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
-        let one = self.neuron != NeuronKind::Relu || self.time_steps == 1;
-        require(
-            one,
-            "time-steps",
-            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
-        )?;
-        let has_thresholds = self.neuron != NeuronKind::Relu || self.threshold_init == ThresholdInit::Fixed;
-        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it away".into())?;
-        positive("vth", self.vth)?;
-        positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
-        positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
-        positive("alpha", self.alpha)?;
-        positive("tau", self.tau)?;
-        positive("delta-t", self.delta_t)?;
-        positive("vth-bound", self.vth_bound)?;
-        at_least_0("threshold-grad-scale", self.threshold_grad_scale)?;
-        require(matches!(self.weight_bits, 8 | 16), "weight-bits", format!("{} is neither 16 nor 8", self.weight_bits))?;
-        share("momentum", self.momentum)?;
-        let plain = self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerKind::Sgd);
-        require(!plain, "nesterov", "needs --optimizer sgd and a momentum above 0".into())?;
-        share("betas", self.betas[0])?;
-        share("betas", self.betas[1])?;
-        positive("eps", self.eps)?;
-        positive("lr", self.lr)?;
-        let (milestones, is_multi_step) = (&self.milestones, self.schedule == ScheduleKind::MultiStep);
-        let inside = |value: f64| 0.0 < value && value < 1.0;
-        let rising = !milestones.is_empty() && milestones.iter().all(|&m| inside(m)) && milestones.is_sorted_by(|a, b| a < b);
-        require(rising, "milestones", format!("{milestones:?} are not rising shares of the run, such as 0.5,0.75"))?;
-        require(is_multi_step || are_usual(milestones), "milestones", "only --schedule multi-step has them".into())?;
-        require(0.0 < self.gamma && self.gamma <= 1.0, "gamma", format!("{} is not in 0 < gamma ≤ 1", self.gamma))?;
-        require(is_multi_step || self.gamma == GAMMA, "gamma", "only --schedule multi-step has it".into())?;
-        require(inside(self.peak_share), "peak-share", format!("{} is not in 0 < peak-share < 1", self.peak_share))?;
-        let has_peak = self.schedule == ScheduleKind::OneCycle || self.peak_share == PEAK_SHARE;
-        require(has_peak, "peak-share", "only --schedule one-cycle has it".into())?;
-        let held = self.val_share.is_none_or(inside);
-        require(held, "val-share", format!("{} is not in 0 < val-share < 1", self.val_share.unwrap_or_default()))?;
-        at_least_0("weight-decay", self.weight_decay)?;
-        at_most("warmup", self.warmup, MAX_WARMUP)?;
-        count("epochs", self.epochs, MAX_EPOCHS)?;
-        count("batch", self.batch, MAX_BATCH)?;
-        at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
-        at_most("threads", self.threads, MAX_THREADS)?;
-        share("dropout", self.dropout)?;
-        require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
-        require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
-        let resized = (self.image_size..=MAX_SIDE).contains(&self.image_resize);
-        require(resized, "image-resize", format!("{} is not in {}..={MAX_SIDE}: from image-size on", self.image_resize, self.image_size))?;
-        let [smallest, largest] = self.crop_scale;
-        let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
-        require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;
-        let padded = self.dataset == "imagenet" && self.crop_pad > 0;
-        require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
-        // TOML has no unsigned 64-bit integers, and the seed has to survive in a checkpoint.
-        require(self.seed <= i64::MAX as u64, "seed", format!("{} is above {}", self.seed, i64::MAX))
-    }
-
     /// How samples are made from the files of a streamed data set.
     pub fn reading(&self) -> Reading {
         let events = EventReading {
@@ -350,7 +291,7 @@ impl Config {
         let builder = models::build(&self.architecture(), shape, classes)?;
         let mut network = builder.finish(self.neuron(), self.time_steps, self.vth_bound as f32, self.seed)?;
         network.weight_bits = self.weight_bits;
-        network.threshold_grad_scale = self.threshold_grad_scale as f32;
+        network.threshold_grad_scale = if self.freeze_thresholds { 0.0 } else { self.threshold_grad_scale as f32 };
         let last = network.layers.len() - 1;
         for index in 0..=last {
             let layer = &network.layers[index];
@@ -364,13 +305,33 @@ impl Config {
         Ok(network)
     }
 
-    /// The optimiser of a network with `len` parameters, none stepped yet.
-    pub fn optimizer(&self, len: usize) -> Optimizer {
+    /// The optimiser of a network, not stepped yet.
+    pub fn optimizer(&self, network: &Network) -> Optimizer {
+        let ([beta1, beta2], eps) = (self.betas.map(|beta| beta as f32), self.eps as f32);
         let rule = match self.optimizer {
             OptimizerKind::Sgd => Rule::Sgd { momentum: self.momentum as f32, nesterov: self.nesterov },
-            OptimizerKind::Adam => Rule::Adam { beta1: self.betas[0] as f32, beta2: self.betas[1] as f32, eps: self.eps as f32 },
+            OptimizerKind::Adam => Rule::Adam { beta1, beta2, eps },
+            OptimizerKind::AdamW => Rule::AdamW { beta1, beta2, eps },
         };
-        Optimizer::new(rule, self.weight_decay as f32, len)
+        let mut optimizer = Optimizer::new(rule, self.weight_decay as f32, network.len());
+        optimizer.spared = self.spared(network);
+        optimizer.clip_norm = self.clip_norm.map(|most| most as f32);
+        optimizer.average = self.ema.map(|decay| Average { decay: decay as f32, ..Average::default() });
+        optimizer
+    }
+
+    /// Bits of the parameters that do not decay, 32 a word; empty if all do.
+    fn spared(&self, network: &Network) -> Vec<u32> {
+        let is_threshold = |index: usize| network.layers.iter().any(|layer| layer.threshold == Some(index));
+        let mut bits = Vec::new();
+        for (index, parameter) in network.parameters.iter().enumerate() {
+            let is_vector = self.decay_on == DecayOn::Weights && parameter.shape.len() < 2;
+            if is_vector || (self.freeze_thresholds && is_threshold(index)) {
+                bits.resize(network.len().div_ceil(32), 0);
+                (parameter.start..parameter.start + parameter.len).for_each(|at| bits[at / 32] |= 1 << (at % 32));
+            }
+        }
+        bits
     }
 
     /// The learning-rate schedule of a run with so many steps an epoch.

@@ -59,6 +59,27 @@ pub enum OptimizerKind {
     Sgd,
     /// Adam.
     Adam,
+    /// Adam with weight decay apart from the gradient.
+    #[value(name = "adamw")]
+    AdamW,
+}
+
+/// What weight decay applies to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DecayOn {
+    /// Every parameter, as in the reference.
+    #[default]
+    All,
+    /// Weights of convolutions and linear layers; not thresholds, batch norms and biases.
+    Weights,
+}
+
+impl DecayOn {
+    /// Whether it is the one that files do not name.
+    pub fn is_default(&self) -> bool {
+        *self == DecayOn::default()
+    }
 }
 
 /// Where initial thresholds come from.

@@ -1,7 +1,8 @@
 //! Whether the memory suffices for what settings ask for, before any of it is taken.
 
+use super::Config;
+use super::kinds::OptimizerKind;
 use super::models;
-use super::{Config, OptimizerKind};
 use crate::device::Device;
 use crate::device::room::{Bytes, Room};
 use crate::error::Result;
@@ -27,12 +28,14 @@ impl Config {
     /// # Errors
     /// As [`models::build`].
     pub fn demand(&self, usage: Use, shape: [usize; 3], classes: usize, [batch, frames]: [usize; 2]) -> Result<Bytes> {
-        let purpose = match (usage, self.optimizer) {
-            (Use::Evaluate, _) => Purpose::Evaluate,
-            (Use::Settle, _) => Purpose::Settle,
-            (Use::Ops, _) => Purpose::Ops,
-            (Use::Train, OptimizerKind::Sgd) => Purpose::Train { state: 1 },
-            (Use::Train, OptimizerKind::Adam) => Purpose::Train { state: 2 },
+        let purpose = match usage {
+            Use::Evaluate => Purpose::Evaluate,
+            Use::Settle => Purpose::Settle,
+            Use::Ops => Purpose::Ops,
+            Use::Train => {
+                let of_rule = if self.optimizer == OptimizerKind::Sgd { 1 } else { 2 };
+                Purpose::Train { state: of_rule + u64::from(self.ema.is_some()) }
+            }
         };
         let Config { time_steps, weight_bits, .. } = *self;
         let workload = Workload { purpose, neuron: self.neuron(), time_steps, weight_bits, batch, frames };

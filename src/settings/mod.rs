@@ -1,5 +1,6 @@
 //! What a run is: every hyper-parameter, the recipes that have a name, and the networks that have one.
 
+mod check;
 mod config;
 mod kinds;
 mod memory;
@@ -7,5 +8,5 @@ pub mod models;
 pub mod recipes;
 
 pub use config::{Config, MAX_THREADS};
-pub use kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
+pub use kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 pub use memory::Use;

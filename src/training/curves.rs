@@ -10,6 +10,7 @@ use crate::training::metrics::EpochMetrics;
 const TRAIN: RGBColor = RGBColor(0, 90, 181);
 const TEST: RGBColor = RGBColor(220, 100, 0);
 const VALIDATION: RGBColor = RGBColor(40, 150, 90);
+const AVERAGE: RGBColor = RGBColor(150, 80, 170);
 const GRID: RGBColor = RGBColor(228, 228, 228);
 const AXIS: RGBColor = RGBColor(90, 90, 90);
 /// Up to this many epochs, every one gets a dot; more of them would run into a thick line.
@@ -50,6 +51,10 @@ fn draw(metrics: &[EpochMetrics], text: &mut String) -> Drawing {
     if metrics.iter().any(|m| m.val_loss.is_some()) {
         loss.push(Curve { label: "validation", colour: VALIDATION, value: |m| m.val_loss.unwrap_or(f64::NAN) });
         accuracy.push(Curve { label: "validation", colour: VALIDATION, value: |m| 100.0 * m.val_accuracy.unwrap_or(f64::NAN) });
+    }
+    if metrics.iter().any(|m| m.ema_test_loss.is_some()) {
+        loss.push(Curve { label: "test, averaged", colour: AVERAGE, value: |m| m.ema_test_loss.unwrap_or(f64::NAN) });
+        accuracy.push(Curve { label: "test, averaged", colour: AVERAGE, value: |m| 100.0 * m.ema_test_accuracy.unwrap_or(f64::NAN) });
     }
     let rate = [Curve { label: "all layers", colour: TRAIN, value: |m| m.firing_rate }];
     panel(&panels[0], metrics, "Loss", "cross-entropy", &loss, SeriesLabelPosition::UpperRight)?;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Measurements of one epoch. Accuracies and rates are fractions in 0..=1, losses are means over samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
     /// Number of the epoch, from 1.
     pub epoch: usize,
@@ -30,6 +30,18 @@ pub struct EpochMetrics {
     /// Fraction of samples of the validation split classified right, if there is one.
     #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
     pub val_accuracy: Option<f64>,
+    /// Mean loss over the test samples of the moving average of the parameters, if one is kept.
+    #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
+    pub ema_test_loss: Option<f64>,
+    /// Fraction of test samples that it classifies right.
+    #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
+    pub ema_test_accuracy: Option<f64>,
+    /// Mean loss of the average over the samples of the validation split, if there are both.
+    #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
+    pub ema_val_loss: Option<f64>,
+    /// Fraction of samples of the validation split that the average classifies right.
+    #[serde(with = "float::maybe", default, skip_serializing_if = "Option::is_none")]
+    pub ema_val_accuracy: Option<f64>,
     /// Highest accuracy so far: on the validation split, or on the test split where there is none.
     #[serde(with = "float")]
     pub best_accuracy: f64,

@@ -106,7 +106,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,
         Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, new: Vec::new() },
     };
-    let optimizer = config.optimizer(network.len());
+    let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
         (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
@@ -233,6 +233,12 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             folder.write_losses();
             return Ok(End::Stopped);
         };
+        let averaged = measure_average(run, hooks.stop, hooks.measured);
+        let Some(averaged) = saved_first(averaged, run, folder)? else {
+            save(run, folder, &folder.last())?;
+            folder.write_losses();
+            return Ok(End::Stopped);
+        };
         let judged = validation.as_ref().unwrap_or(&test).accuracy();
         run.network.synchronize(&mut run.optimizer)?; // a device has moved the thresholds
         let layers = layer_metrics(run);
@@ -251,6 +257,10 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             test_accuracy: test.accuracy(),
             val_loss: validation.as_ref().map(|validation| validation.loss),
             val_accuracy: validation.as_ref().map(Evaluation::accuracy),
+            ema_test_loss: averaged.as_ref().map(|(_, test)| test.loss),
+            ema_test_accuracy: averaged.as_ref().map(|(_, test)| test.accuracy()),
+            ema_val_loss: averaged.as_ref().and_then(|(validation, _)| Some(validation.as_ref()?.loss)),
+            ema_val_accuracy: averaged.as_ref().and_then(|(validation, _)| Some(validation.as_ref()?.accuracy())),
             best_accuracy: progress.best_accuracy,
             firing_rate: test.firing_rate(&run.network),
             images_per_second,
@@ -272,12 +282,26 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
     Ok(End::Done)
 }
 
-/// The network on the validation split, if there is one, and on the test split; nothing if `stop` says so.
-fn measure(
+/// Of the validation split, if there is one, and of the test split.
+type Measured = (Option<Evaluation>, Evaluation);
+
+/// The same as [`measure`] of the moving average of the parameters; an inner none if there is no such average.
+fn measure_average(
     run: &mut Run,
     stop: &AtomicBool,
     tell: &mut dyn FnMut(&Progress, &'static str, [usize; 2]),
-) -> Result<Option<(Option<Evaluation>, Evaluation)>> {
+) -> Result<Option<Option<Measured>>> {
+    if run.optimizer.average.is_none() {
+        return Ok(Some(None));
+    }
+    run.network.exchange_with_average(&mut run.optimizer)?;
+    let measured = measure(run, stop, tell);
+    run.network.exchange_with_average(&mut run.optimizer)?;
+    Ok(measured?.map(Some))
+}
+
+/// The network on the validation split, if there is one, and on the test split; nothing if `stop` says so.
+fn measure(run: &mut Run, stop: &AtomicBool, tell: &mut dyn FnMut(&Progress, &'static str, [usize; 2])) -> Result<Option<Measured>> {
     let (network, batch, progress) = (&mut run.network, run.config.batch, &run.progress);
     let mut pass = |dataset: &Arc<Dataset>, split: &'static str| {
         let mut seen = 0;

@@ -358,15 +358,22 @@ fn event(wall_time: f64, m: &EpochMetrics) -> Vec<u8> {
         ("images_per_second", m.images_per_second),
     ];
     let known = if m.images_per_second.is_nan() { &scalars[..7] } else { &scalars[..] };
-    let of_validation = [("loss/val", m.val_loss), ("accuracy/val", m.val_accuracy)];
-    let of_validation = of_validation.into_iter().filter_map(|(tag, value)| Some((tag, value? as f32)));
+    let optional = [
+        ("loss/val", m.val_loss),
+        ("accuracy/val", m.val_accuracy),
+        ("loss/ema", m.ema_test_loss),
+        ("accuracy/ema", m.ema_test_accuracy),
+        ("loss/ema_val", m.ema_val_loss),
+        ("accuracy/ema_val", m.ema_val_accuracy),
+    ];
+    let optional = optional.into_iter().filter_map(|(tag, value)| Some((tag, value? as f32)));
     let of_layer = |layer: &LayerMetrics| {
         let threshold = layer.threshold.map(|threshold| (format!("threshold/{}", layer.name), threshold));
         std::iter::once((format!("layer_rate/{}", layer.name), layer.firing_rate)).chain(threshold)
     };
     let of_layers: Vec<(String, f64)> = m.layers.iter().flat_map(of_layer).collect();
     let of_layers = of_layers.iter().map(|(tag, value)| (tag.as_str(), *value as f32));
-    let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).chain(of_validation).chain(of_layers).collect();
+    let scalars: Vec<(&str, f32)> = known.iter().map(|&(tag, value)| (tag, value as f32)).chain(optional).chain(of_layers).collect();
     tensorboard::scalars_record(wall_time, m.epoch as u64, &scalars)
 }
 

@@ -18,7 +18,7 @@ pub fn checkpoint_with(path: &Path, settings: &str) {
     checkpoint::save(
         path,
         &network,
-        &config.optimizer(network.len()),
+        &config.optimizer(&network),
         &Progress::default(),
         About { config_toml: settings, ..About::default() },
     )

@@ -143,7 +143,8 @@ impl Runner<'_> {
         let (first, second) = (gpu.memory_of(&optimizer.first)?, gpu.memory_of(&optimizer.second)?);
         let parameters = gpu.memory_of(&[StepParameters::new(Some(optimizer), 1e-6, 0)])?;
         let result = gpu.memory_of(&[StepResult::default()])?;
-        let arenas = Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice() };
+        let arenas =
+            Arenas { values: values.slice(), grads: grads.slice(), first: first.slice(), second: second.slice(), spared: Slice::NONE };
         let len = arenas.values.len();
         let bytes = 4 * (3 * len + 2 * (optimizer.first.len() + optimizer.second.len()));
         self.measure(Op::moving("optimizer", format!("{len} values"), 1, bytes), || {

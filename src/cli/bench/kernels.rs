@@ -222,7 +222,7 @@ fn measure(
         entries.push(entry(args, setting, measured, peaks));
         if stop::is_asked() { Err(Error::config("bench", "was told to stop")) } else { Ok(()) }
     };
-    let optimizer = config.optimizer(network.len());
+    let optimizer = config.optimizer(&network);
     let measured = match device {
         Device::Cpu => on_cpu(&plan, optimizer, &mut sink),
         Device::Cuda(gpu) => on_cuda(&plan, gpu, &optimizer, &mut sink),

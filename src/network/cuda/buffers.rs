@@ -7,7 +7,7 @@ use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
 use crate::ops::neuron::{LANES, Neuron};
-use crate::ops::optimizer::cuda::{StepParameters, StepResult};
+use crate::ops::optimizer::cuda::{StepParameters, StepResult, clip_len};
 use crate::ops::spike_conv::{BF16, DeviceNormalizer, PackedWeights};
 
 /// All buffers of a session; `Default` is none.
@@ -18,6 +18,13 @@ pub(super) struct Buffers {
     pub grads: Slice<f32>,
     pub first: Slice<f32>,
     pub second: Slice<f32>,
+    /// Averages of values and running statistics, where the optimiser keeps them.
+    pub average: Slice<f32>,
+    pub average_running: Slice<f32>,
+    /// Bits of the parameters that are spared from weight decay.
+    pub spared: Slice<u32>,
+    /// Partial sums of the norm of all gradients.
+    pub squares: Slice<f64>,
     /// Running mean, then variance, of one norm after the other.
     pub running: Slice<f32>,
     /// `[B][1 or T][H][W][C]`.
@@ -136,7 +143,11 @@ impl Buffers {
             values: layout.take(len),
             grads: take(layout, in_training(len)),
             first: take(layout, in_training(len)),
-            second: take(layout, if demand.second_moment { len } else { 0 }),
+            second: take(layout, if demand.optimizer.second { len } else { 0 }),
+            average: take(layout, if demand.optimizer.averages { len } else { 0 }),
+            average_running: take(layout, if demand.optimizer.averages { norms } else { 0 }),
+            spared: take(layout, if demand.optimizer.spared { len.div_ceil(32) } else { 0 }),
+            squares: take(layout, if demand.optimizer.clips { clip_len(len) } else { 0 }),
             running: take(layout, norms),
             input: layout.take(batch * demand.frames * frame),
             input_grad: take(layout, in_training(batch * frame)),
@@ -169,6 +180,11 @@ impl Buffers {
             lay_out_gradients(network, batch, layout, &mut buffers.layers);
         }
         buffers
+    }
+
+    /// Where the arenas of an optimiser lie, in the order of [`crate::Optimizer::arenas`].
+    pub fn optimizer_arenas(&self) -> [Slice<f32>; 4] {
+        [self.first, self.second, self.average, self.average_running]
     }
 
     /// Running mean and variance of norm `index`.

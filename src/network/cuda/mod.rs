@@ -27,7 +27,7 @@ use crate::clock;
 use crate::device::{Gpu, Layout, Memory};
 use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
-use crate::ops::optimizer::Optimizer;
+use crate::ops::optimizer::{Optimizer, Update};
 use crate::ops::spike_conv::WeightTable;
 use crate::ops::spike_conv::cost::{self, LayerWork, Machine, Variant};
 
@@ -52,8 +52,7 @@ pub(super) struct Demand {
     pub frames: usize,
     /// None for evaluation only.
     pub training: Option<WeightGradient>,
-    /// Whether the optimiser keeps a second value a parameter.
-    pub second_moment: bool,
+    pub optimizer: OptimizerDemand,
     /// Whether the host looks at the outputs of every layer of an ANN.
     pub activations: bool,
     pub time_steps: usize,
@@ -63,6 +62,19 @@ pub(super) struct Demand {
     pub weight_bits: u8,
     pub threshold_bound: f32,
     pub threshold_grad_scale: f32,
+}
+
+/// What an optimiser keeps beside one value a parameter.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct OptimizerDemand {
+    /// Adam's second value a parameter.
+    pub second: bool,
+    /// Bits of the parameters that are spared from weight decay.
+    pub spared: bool,
+    /// Partial sums of the norm of all gradients.
+    pub clips: bool,
+    /// Averages of parameters and running statistics.
+    pub averages: bool,
 }
 
 /// A network's place on a device.
@@ -86,7 +98,7 @@ pub(super) struct Session {
     /// The same of the optimiser's state.
     optimizer_is_newer: bool,
     /// Optimiser state that was on the device when its memory was planned anew.
-    carried: Option<[Vec<f32>; 2]>,
+    carried: Option<[Vec<f32>; 4]>,
     /// Training steps have changed them on the device.
     device_is_newer: bool,
 }
@@ -186,12 +198,12 @@ impl Network {
     ) -> Result<()> {
         let Some(session) = &self.session else { return Ok(()) };
         let training = training.map(|gradient| self.device_gradient(gradient));
-        let second_moment = optimizer.is_some_and(|optimizer| !optimizer.second.is_empty());
+        let optimizer = optimizer.map_or_else(OptimizerDemand::default, |optimizer| OptimizerDemand::of(optimizer.update()));
         let wanted = Demand {
             batch,
             frames,
             training,
-            second_moment,
+            optimizer,
             activations,
             time_steps: self.time_steps,
             sums: session.sums,
@@ -331,13 +343,14 @@ impl Network {
     fn bring_optimizer(&mut self, optimizer: &Optimizer) -> Result<()> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let (true, Some(resident)) = (session.optimizer_is_newer, &session.resident) else { return Ok(()) };
-        let [first, second] = match &session.carried {
-            Some([first, second]) => [first, second],
-            None => [&optimizer.first, &optimizer.second],
-        };
-        session.gpu.upload(first, resident.buffers.first)?;
-        if !second.is_empty() {
-            session.gpu.upload(second, resident.buffers.second)?;
+        let carried = session.carried.as_ref().map(|arenas| arenas.each_ref().map(Vec::as_slice));
+        let arenas = carried.unwrap_or_else(|| optimizer.arenas());
+        // An average that no step has set yet is empty.
+        for (arena, buffer) in arenas.into_iter().zip(resident.buffers.optimizer_arenas()).filter(|(arena, _)| !arena.is_empty()) {
+            session.gpu.upload(arena, buffer)?;
+        }
+        if !optimizer.spared.is_empty() {
+            session.gpu.upload(&optimizer.spared, resident.buffers.spared)?;
         }
         (session.optimizer_is_newer, session.carried) = (false, None);
         Ok(())
@@ -347,10 +360,11 @@ impl Network {
     fn carry(&mut self) -> Result<()> {
         let Some(session) = &mut self.session else { return Ok(()) };
         if let (true, Some(resident)) = (session.device_is_newer, &session.resident) {
-            let mut state = [vec![0.0; resident.buffers.first.len()], vec![0.0; resident.buffers.second.len()]];
-            session.gpu.download(resident.buffers.first, &mut state[0])?;
-            session.gpu.download(resident.buffers.second, &mut state[1])?;
-            session.carried = Some(state);
+            let mut arenas = resident.buffers.optimizer_arenas().map(|buffer| vec![0.0; buffer.len()]);
+            for (arena, buffer) in arenas.iter_mut().zip(resident.buffers.optimizer_arenas()) {
+                session.gpu.download(buffer, arena)?;
+            }
+            session.carried = Some(arenas);
         }
         self.fetch(None)
     }
@@ -358,8 +372,10 @@ impl Network {
     /// Fetches what training steps have changed on the device.
     pub(super) fn fetch(&mut self, mut optimizer: Option<&mut Optimizer>) -> Result<()> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        if let (Some(optimizer), Some([first, second])) = (&mut optimizer, &session.carried) {
-            (optimizer.first, optimizer.second) = (first.clone(), second.clone());
+        if let (Some(optimizer), Some(carried)) = (&mut optimizer, &session.carried) {
+            for (arena, carried) in optimizer.arenas_mut().into_iter().zip(carried) {
+                arena.into_iter().for_each(|arena| arena.clone_from(carried));
+            }
         }
         let (true, Some(resident)) = (session.device_is_newer, &session.resident) else { return Ok(()) };
         let (gpu, buffers) = (session.gpu.clone(), &resident.buffers);
@@ -368,25 +384,15 @@ impl Network {
         let mut running = vec![0.0; buffers.running.len()];
         gpu.download(buffers.running, &mut running)?;
         if let Some(optimizer) = optimizer {
-            gpu.download(buffers.first, &mut optimizer.first)?;
-            if !optimizer.second.is_empty() {
-                gpu.download(buffers.second, &mut optimizer.second)?;
+            for (arena, buffer) in optimizer.arenas_mut().into_iter().zip(buffers.optimizer_arenas()) {
+                let Some(arena) = arena else { continue };
+                arena.resize(buffer.len(), 0.0);
+                gpu.download(buffer, arena)?;
             }
         }
         session.device_is_newer = false;
         self.set_running(&running);
         Ok(())
-    }
-
-    /// Sets the running statistics from those of all norms, mean and variance of each in turn.
-    fn set_running(&mut self, mut running: &[f32]) {
-        for norm in &mut self.norms {
-            for values in [&mut norm.running_mean, &mut norm.running_var] {
-                let (own, rest) = running.split_at(values.len());
-                values.copy_from_slice(own);
-                running = rest;
-            }
-        }
     }
 
     /// What a batch in this mode needs.
@@ -414,9 +420,25 @@ impl Demand {
                 (Some(WeightGradient::Unrolled), _) | (_, Some(WeightGradient::Unrolled)) => Some(WeightGradient::Unrolled),
                 (first, second) => first.or(second),
             },
-            second_moment: self.second_moment || other.second_moment,
+            optimizer: self.optimizer.joined(other.optimizer),
             activations: self.activations || other.activations,
             ..*other
+        }
+    }
+}
+
+impl OptimizerDemand {
+    fn of(update: Update) -> Self {
+        let Update { rule, clip_norm, spares, averages, .. } = update;
+        OptimizerDemand { second: rule.has_second(), spared: spares, clips: clip_norm.is_some(), averages }
+    }
+
+    fn joined(self, other: Self) -> Self {
+        OptimizerDemand {
+            second: self.second || other.second,
+            spared: self.spared || other.spared,
+            clips: self.clips || other.clips,
+            averages: self.averages || other.averages,
         }
     }
 }

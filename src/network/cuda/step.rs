@@ -6,12 +6,12 @@ use super::staging::{DeviceImages, DevicePixels};
 use super::{Resident, Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
 use crate::data::{Dataset, Form, Pixels};
-use crate::device::{Gpu, Graph};
+use crate::device::{Gpu, Graph, Slice};
 use crate::error::{Error, Result};
 use crate::network::{Kind, Mode, Network, NormState, Samples, Staged, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
-use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters};
-use crate::ops::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::cuda::{self as optimizer, Arenas, StepParameters};
+use crate::ops::optimizer::{Optimizer, Update};
 use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
 
 /// Recorded launches: of a training step, or of an evaluation.
@@ -27,7 +27,7 @@ pub(super) struct What {
     pub batch: usize,
     pub frames: usize,
     /// None for an evaluation.
-    pub training: Option<(WeightGradient, Rule, f32)>,
+    pub training: Option<(WeightGradient, Update)>,
 }
 
 impl Network {
@@ -53,7 +53,7 @@ impl Network {
         self.bring()?;
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
-        let what = What { batch, frames, training: Some((gradient, optimizer.rule, optimizer.weight_decay)) };
+        let what = What { batch, frames, training: Some((gradient, optimizer.update())) };
         let is_replayed = is_replayed();
         if is_replayed {
             self.record(what)?;
@@ -187,14 +187,14 @@ impl Network {
         let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
         let (gpu, buffers, weights) = (&session.gpu, &resident.buffers, &resident.weights);
         let What { batch, frames, training } = what;
-        let gradient = training.map(|(gradient, _, _)| gradient);
+        let gradient = training.map(|(gradient, _)| gradient);
         let stores = self.stores(gradient);
         let pass = Pass { network: self, gpu, buffers, batch, frames, training: gradient, stores: &stores };
-        let Some((_, rule, weight_decay)) = training else { return pass.enqueue() };
+        let Some((_, update)) = training else { return pass.enqueue() };
         gpu.fill_zero(buffers.grads)?;
         gpu.fill_zero(buffers.result)?;
         pass.enqueue()?;
-        let Buffers { values, grads, first, second, losses, result, .. } = *buffers;
+        let Buffers { values, grads, first, second, losses, result, parameters, .. } = *buffers;
         let phase = clock::span(Name::Phase(Phase::Loss));
         let out = cross_entropy::Outputs { grad: buffers.layers[buffers.layers.len() - 1].grad, losses, result };
         let shape = [batch, self.classes];
@@ -206,23 +206,34 @@ impl Network {
         pass.enqueue_backward(false)?;
         let _phase = clock::span(Name::Phase(Phase::Optimizer));
         clock::op(Op::FiniteCheck, || {
-            update::first_not_finite(gpu, result, values, grads, buffers.running)?;
+            optimizer::first_not_finite(gpu, result, values, grads, buffers.running)?;
             settle(gpu)
         })?;
         clock::op(Op::Update, || {
-            let arenas = Arenas { values, grads, first, second };
-            update::step(gpu, rule, weight_decay, &arenas, buffers.parameters, result)?;
+            if let Some(most) = update.clip_norm {
+                optimizer::clip(gpu, parameters, grads, buffers.squares, most)?;
+            }
+            let spared = if update.spares { buffers.spared } else { Slice::NONE };
+            let arenas = Arenas { values, grads, first, second, spared };
+            optimizer::step(gpu, update.rule, update.weight_decay, &arenas, parameters, result)?;
             settle(gpu)
         })?;
         clock::op(Op::Quantize, || {
             self.enqueue_weights(gpu, buffers, weights, true)?;
+            settle(gpu)
+        })?;
+        clock::op(Op::Update, || {
+            if update.averages {
+                optimizer::average(gpu, buffers.average, values, parameters, result)?;
+                optimizer::average(gpu, buffers.average_running, buffers.running, parameters, result)?;
+            }
             settle(gpu)
         })
     }
 
     /// Launches what turns parameters into the weights of forward and, for training, of the data gradient.
     pub(super) fn enqueue_weights(&self, gpu: &Gpu, buffers: &Buffers, weights: &WeightTable, for_training: bool) -> Result<()> {
-        update::bound_thresholds(gpu, buffers.values, buffers.thresholds, self.threshold_bound)?;
+        optimizer::bound_thresholds(gpu, buffers.values, buffers.thresholds, self.threshold_bound)?;
         if self.neuron.is_real() {
             round_weights(gpu, weights)?
         } else {

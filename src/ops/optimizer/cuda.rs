@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Optimizer, Rule};
+use super::{Optimizer, Rule, clip as clipping, cpu};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
 
@@ -14,21 +14,32 @@ use crate::error::Result;
 pub struct StepParameters {
     lr: f32,
     root: f32,
+    keep: f32,
+    average: f32,
     key: [u32; 8],
-    padding: [u32; 2],
+    clip: f32,
+    padding: [u32; 3],
 }
-const _: () = assert!(size_of::<StepParameters>() == 48);
+const _: () = assert!(size_of::<StepParameters>() == 64);
 
 impl StepParameters {
     /// Of the next step of `optimizer` at this learning rate, with the dropout masks of `seed`.
     pub fn new(optimizer: Option<&Optimizer>, lr: f32, seed: u64) -> Self {
-        let (lr, root) = match optimizer {
-            Some(Optimizer { rule: Rule::Adam { beta1, beta2, .. }, steps, .. }) => super::cpu::adam_rates(lr, *beta1, *beta2, steps + 1),
+        let rule = optimizer.map(|optimizer| optimizer.rule);
+        let (rate, root) = match (rule, optimizer) {
+            (Some(Rule::Adam { beta1, beta2, .. } | Rule::AdamW { beta1, beta2, .. }), Some(Optimizer { steps, .. })) => {
+                cpu::adam_rates(lr, beta1, beta2, steps + 1)
+            }
             _ => (lr, 1.0),
         };
+        let keep = match (rule, optimizer) {
+            (Some(Rule::AdamW { .. }), Some(optimizer)) => cpu::kept(lr, optimizer.weight_decay),
+            _ => 1.0,
+        };
+        let average = optimizer.and_then(|optimizer| Some(optimizer.average.as_ref()?.share(optimizer.steps))).unwrap_or(0.0);
         let seed = ChaCha8Rng::seed_from_u64(seed).get_seed();
         let word = |i: usize| u32::from_le_bytes([seed[4 * i], seed[4 * i + 1], seed[4 * i + 2], seed[4 * i + 3]]);
-        StepParameters { lr, root, key: std::array::from_fn(word), padding: [0; 2] }
+        StepParameters { lr: rate, root, keep, average, key: std::array::from_fn(word), clip: 1.0, padding: [0; 3] }
     }
 }
 
@@ -59,6 +70,8 @@ pub struct Arenas {
     pub first: Slice<f32>,
     /// None for SGD.
     pub second: Slice<f32>,
+    /// Bits of the parameters that are spared from weight decay; none if all decay.
+    pub spared: Slice<u32>,
 }
 
 #[repr(C)]
@@ -77,6 +90,7 @@ struct Adam {
     beta2: f32,
     eps: f32,
     decay: f32,
+    decoupled: i32,
     len: i32,
 }
 
@@ -102,20 +116,45 @@ pub fn step(
     parameters: Slice<StepParameters>,
     result: Slice<StepResult>,
 ) -> Result<()> {
-    let Arenas { values, grads, first, second } = arenas;
-    let len = values.len() as i32;
+    let Arenas { values, grads, first, second, spared } = arenas;
+    let (len, decay) = (values.len() as i32, weight_decay);
     match rule {
         Rule::Sgd { momentum, nesterov } => {
-            let p = Sgd { momentum, decay: weight_decay, nesterov: i32::from(nesterov), len };
+            let p = Sgd { momentum, decay, nesterov: i32::from(nesterov), len };
             let grid = [values.len().div_ceil(1024) as u32, 1, 1];
-            gpu.launch(&kernels::SGD_STEP, grid, 0, &[values, first, grads, &parameters, &result, &scalars(&p)])
+            gpu.launch(&kernels::SGD_STEP, grid, 0, &[values, first, grads, spared, &parameters, &result, &scalars(&p)])
         }
-        Rule::Adam { beta1, beta2, eps } => {
-            let p = Adam { beta1, beta2, eps, decay: weight_decay, len };
+        Rule::Adam { beta1, beta2, eps } | Rule::AdamW { beta1, beta2, eps } => {
+            let decoupled = i32::from(matches!(rule, Rule::AdamW { .. }));
+            let p = Adam { beta1, beta2, eps, decay, decoupled, len };
             let grid = [values.len().div_ceil(256).min(MOST_BLOCKS) as u32, 1, 1];
-            gpu.launch(&kernels::ADAM_STEP, grid, 0, &[values, first, second, grads, &parameters, &result, &scalars(&p)])
+            gpu.launch(&kernels::ADAM_STEP, grid, 0, &[values, first, second, grads, spared, &parameters, &result, &scalars(&p)])
         }
     }
+}
+
+/// Values that [`clip`] needs between its two launches, for `len` gradients.
+pub fn clip_len(len: usize) -> usize {
+    len.div_ceil(clipping::PART)
+}
+
+/// Sets the factor of the gradients that keeps their norm up to `most`; [`step`] reads it.
+pub fn clip(gpu: &Gpu, parameters: Slice<StepParameters>, grads: Slice<f32>, partial: Slice<f64>, most: f32) -> Result<()> {
+    let (len, parts) = (grads.len() as i32, clip_len(grads.len()) as i32);
+    gpu.launch(&kernels::SQUARES, [parts as u32, 1, 1], 0, &[&partial, &grads, &len])?;
+    gpu.launch(&kernels::CLIP_FACTOR, [1, 1, 1], 0, &[&parameters, &partial, &parts, &most])
+}
+
+/// Takes `values` into their average, unless `result` reports something that is not finite.
+pub fn average(
+    gpu: &Gpu,
+    average: Slice<f32>,
+    values: Slice<f32>,
+    parameters: Slice<StepParameters>,
+    result: Slice<StepResult>,
+) -> Result<()> {
+    let grid = [values.len().div_ceil(256).min(MOST_BLOCKS) as u32, 1, 1];
+    gpu.launch(&kernels::AVERAGE, grid, 0, &[&average, &values, &parameters, &result, &(values.len() as i32)])
 }
 
 /// Keeps the thresholds at these places of the arena above their bound.

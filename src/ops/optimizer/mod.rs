@@ -1,7 +1,10 @@
-//! SGD and Adam over the whole arena, and learning-rate schedules. The formulas are PyTorch's.
+//! SGD, Adam and AdamW over the whole arena, what may be done around them, and learning-rate schedules. The formulas are PyTorch's.
 
+mod average;
+mod clip;
 mod cpu;
 pub mod cuda;
+pub use average::Average;
 pub use cpu::Optimizer;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,39 @@ pub enum Rule {
     Sgd { momentum: f32, nesterov: bool },
     /// Adam (Kingma & Ba, 2015).
     Adam { beta1: f32, beta2: f32, eps: f32 },
+    /// Adam with weight decay apart from the gradient (Loshchilov & Hutter, 2019).
+    AdamW { beta1: f32, beta2: f32, eps: f32 },
+}
+
+impl Rule {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rule::Sgd { .. } => "sgd",
+            Rule::Adam { .. } => "adam",
+            Rule::AdamW { .. } => "adamw",
+        }
+    }
+
+    /// Whether it keeps a second value a parameter.
+    pub fn has_second(self) -> bool {
+        !matches!(self, Rule::Sgd { .. })
+    }
+}
+
+/// What every step of an optimiser does; recorded launches hold it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Update {
+    /// Update rule.
+    pub rule: Rule,
+    /// Factor of weight decay.
+    pub weight_decay: f32,
+    /// Bound of the norm of all gradients.
+    pub clip_norm: Option<f32>,
+    /// Whether some parameters are spared from weight decay.
+    pub spares: bool,
+    /// Whether averages are kept.
+    pub averages: bool,
 }
 
 /// How the learning rate changes over a run.

@@ -6,6 +6,7 @@
 //! | `bn1.running_mean`, `bn1.running_var` | F32 | running statistics |
 //! | `bn1.num_batches_tracked` | I64 | batches seen |
 //! | `optimizer.first/NAME`, `optimizer.second/NAME` | F32 | optimiser state of the parameter |
+//! | `optimizer.average/NAME` | F32 | moving average of the parameter or running statistic, with `ema` |
 //!
 //! An ANN (`relu`) has no thresholds, so neither has its file.
 //!
@@ -32,7 +33,7 @@ use crate::ops::optimizer::{Optimizer, Rule};
 use crate::training::metrics::EpochMetrics;
 pub use export::export;
 pub use progress::{EpochSums, Progress};
-pub use read::{Started, config, data, is_calibrated, is_exported, is_first, load, load_start, open, progress};
+pub use read::{Started, config, data, is_calibrated, is_exported, is_first, load, load_average, load_start, open, progress};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;
@@ -68,6 +69,9 @@ enum Place {
     Parameter(usize),
     First(usize),
     Second(usize),
+    Average(usize),
+    AverageMean(usize),
+    AverageVar(usize),
     RunningMean(usize),
     RunningVar(usize),
     Batches(usize),
@@ -89,10 +93,17 @@ fn places(network: &Network, optimizer: Option<&Optimizer>) -> BTreeMap<String, 
             if !optimizer.second.is_empty() {
                 places.insert(format!("optimizer.second/{}", parameter.name), (parameter.shape.clone(), Place::Second(index)));
             }
+            if optimizer.has_average() {
+                places.insert(averaged(&parameter.name), (parameter.shape.clone(), Place::Average(index)));
+            }
         }
     }
     for (index, norm) in network.norms.iter().enumerate() {
         let channels = vec![norm.running_mean.len()];
+        if optimizer.is_some_and(Optimizer::has_average) {
+            places.insert(averaged(&format!("{}.running_mean", norm.name)), (channels.clone(), Place::AverageMean(index)));
+            places.insert(averaged(&format!("{}.running_var", norm.name)), (channels.clone(), Place::AverageVar(index)));
+        }
         places.insert(format!("{}.running_mean", norm.name), (channels.clone(), Place::RunningMean(index)));
         places.insert(format!("{}.running_var", norm.name), (channels, Place::RunningVar(index)));
         places.insert(format!("{}.num_batches_tracked", norm.name), (vec![], Place::Batches(index)));
@@ -100,12 +111,28 @@ fn places(network: &Network, optimizer: Option<&Optimizer>) -> BTreeMap<String, 
     places
 }
 
+/// Name of the moving average of a tensor.
+fn averaged(name: &str) -> String {
+    format!("optimizer.average/{name}")
+}
+
+/// Where the averages of running mean and variance of a norm lie in [`crate::ops::optimizer::Average::running`].
+fn running_places(network: &Network, index: usize) -> [std::ops::Range<usize>; 2] {
+    let start: usize = network.norms[..index].iter().map(|norm| 2 * norm.running_mean.len()).sum();
+    let channels = network.norms[index].running_mean.len();
+    [start..start + channels, start + channels..start + 2 * channels]
+}
+
 /// Bytes of a tensor, in PyTorch's order.
 fn bytes_at(place: Place, network: &Network, optimizer: &Optimizer) -> Vec<u8> {
+    let [_, _, average, average_running] = optimizer.arenas();
     match place {
         Place::Parameter(index) => le_bytes(&network.in_torch_order(index, &network.values)),
         Place::First(index) => le_bytes(&network.in_torch_order(index, &optimizer.first)),
         Place::Second(index) => le_bytes(&network.in_torch_order(index, &optimizer.second)),
+        Place::Average(index) => le_bytes(&network.in_torch_order(index, average)),
+        Place::AverageMean(index) => le_bytes(&average_running[running_places(network, index)[0].clone()]),
+        Place::AverageVar(index) => le_bytes(&average_running[running_places(network, index)[1].clone()]),
         Place::RunningMean(index) => le_bytes(&network.norms[index].running_mean),
         Place::RunningVar(index) => le_bytes(&network.norms[index].running_var),
         Place::Batches(index) => network.norms[index].batches.to_le_bytes().to_vec(),
@@ -210,14 +237,18 @@ fn header<'a>(
 
 fn check_lengths(network: &Network, optimizer: &Optimizer) -> Result<()> {
     let len = network.values.len();
-    let second = if matches!(optimizer.rule, Rule::Adam { .. }) { len } else { 0 };
-    let found = (optimizer.first.len(), optimizer.second.len());
-    if found == (len, second) { Ok(()) } else { Err(Error::shape("optimiser state", (len, second), found)) }
+    let second = if optimizer.rule.has_second() { len } else { 0 };
+    let average = if optimizer.has_average() { len } else { 0 };
+    let [first, seconds, averages, _] = optimizer.arenas();
+    let (wanted, found) = ([len, second, average], [first.len(), seconds.len(), averages.len()]);
+    if found == wanted { Ok(()) } else { Err(Error::shape("optimiser state", wanted, found)) }
 }
 
 /// A checkpoint that [`load`] would refuse must not replace one that it takes.
 fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result<()> {
-    let in_arenas = [("", &network.values), ("the optimiser state of ", &optimizer.first), ("the optimiser state of ", &optimizer.second)];
+    let [first, second, average, _] = optimizer.arenas();
+    let state = "the optimiser state of ";
+    let in_arenas = [("", &*network.values), (state, first), (state, second), ("the average of ", average)];
     let in_parameters = in_arenas.iter().find_map(|(what, arena)| {
         let index = arena.iter().position(|v| !v.is_finite())?;
         let parameter = network.parameters.iter().find(|p| (p.start..p.start + p.len).contains(&index))?;

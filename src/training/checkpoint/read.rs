@@ -6,12 +6,14 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::header::{Opened, Tensors};
-use super::{CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, VERSION, check_lengths, checksum, places};
+use super::{
+    CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, VERSION, averaged, check_lengths, checksum, places, running_places,
+};
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::network::{Network, Readout, SpikingLayer};
-use crate::ops::optimizer::{Optimizer, Rule};
+use crate::ops::optimizer::Optimizer;
 use crate::settings::{Config, Use, recipes};
 
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
@@ -59,7 +61,7 @@ fn read(
     if let Some(optimizer) = &mut optimizer {
         check_lengths(network, optimizer)?;
         let state = json_meta::<OptimizerState>(path, &opened, "optimizer")?;
-        let (saved, wanted) = (rule_name(state.rule), rule_name(optimizer.rule));
+        let (saved, wanted) = (state.rule.name(), optimizer.rule.name());
         if saved != wanted {
             let problem =
                 format!("was trained with {saved}, but this run uses {wanted}: pass --optimizer {saved}, or begin with --init-from");
@@ -68,6 +70,12 @@ fn read(
         steps = state.steps;
     }
     let mut tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
+    if let Some(average) = optimizer.as_deref_mut().and_then(|optimizer| optimizer.average.as_mut()) {
+        // The first checkpoint of a run has none yet.
+        let is_there = network.parameters.first().is_some_and(|parameter| tensors.has(&averaged(&parameter.name)));
+        average.values = vec![0.0; if is_there { network.values.len() } else { 0 }];
+        average.running = vec![0.0; if is_there { network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum() } else { 0 }];
+    }
     let mut places = places(network, optimizer.as_deref());
     if !ours {
         tensors.leave_prefix_away(|name| places.contains_key(name));
@@ -107,7 +115,7 @@ fn read(
         tensors.check_shape(name, shape)?;
         match place {
             Place::Batches(_) => drop(tensors.integer(name)?),
-            Place::RunningVar(_) if tensors.floats(name)?.iter().any(|&v| v < 0.0) => {
+            Place::RunningVar(_) | Place::AverageVar(_) if tensors.floats(name)?.iter().any(|&v| v < 0.0) => {
                 return Err(Error::file(path, format!("{name} holds a negative variance: it is damaged; use another checkpoint")));
             }
             _ => drop(tensors.floats(name)?),
@@ -118,12 +126,23 @@ fn read(
     for (name, (_, place)) in &places {
         match *place {
             Place::Parameter(index) => network.set_parameter(index, &tensors.floats(name)?),
+            Place::AverageMean(index) | Place::AverageVar(index) => {
+                let Some([_, _, _, Some(average)]) = optimizer.as_deref_mut().map(Optimizer::arenas_mut) else { continue };
+                let [mean, var] = running_places(network, index);
+                let into = if matches!(place, Place::AverageMean(_)) { mean } else { var };
+                average[into].copy_from_slice(&tensors.floats(name)?);
+            }
             Place::RunningMean(index) => network.norms[index].running_mean = tensors.floats(name)?,
             Place::RunningVar(index) => network.norms[index].running_var = tensors.floats(name)?,
             Place::Batches(index) => network.norms[index].batches = tensors.integer(name)?,
-            Place::First(index) | Place::Second(index) => {
-                let Some(optimizer) = optimizer.as_deref_mut() else { continue };
-                let arena = if matches!(place, Place::First(_)) { &mut optimizer.first } else { &mut optimizer.second };
+            Place::First(index) | Place::Second(index) | Place::Average(index) => {
+                let Some([first, second, average, _]) = optimizer.as_deref_mut().map(Optimizer::arenas_mut) else { continue };
+                let arena = match place {
+                    Place::First(_) => first,
+                    Place::Second(_) => second,
+                    _ => average,
+                };
+                let Some(arena) = arena else { continue };
                 // The network knows the order of its own arena only: lend it this one.
                 std::mem::swap(&mut network.values, arena);
                 network.set_parameter(index, &tensors.floats(name)?);
@@ -136,6 +155,34 @@ fn read(
     }
     network.prepare();
     Ok((progress, started))
+}
+
+/// Reads the moving average of the parameters that a checkpoint holds, and that of the running statistics, into `network`.
+///
+/// # Errors
+/// As [`load`]; [`Error::File`] for a file without an average.
+pub fn load_average(path: &Path, network: &mut Network) -> Result<()> {
+    load(path, network, None)?;
+    let opened = Opened::open(path)?;
+    let tensors = opened.tensors(|_, _| Ok(()))?;
+    let places = places(network, None);
+    if !places.keys().any(|name| tensors.has(&averaged(name))) {
+        return Err(Error::file(path, "holds no average of its weights: leave --ema away, or train with --ema DECAY"));
+    }
+    for (name, (shape, place)) in &places {
+        let (name, counts) = (averaged(name), matches!(place, Place::Batches(_)));
+        if !counts {
+            tensors.check_shape(&name, shape)?;
+        }
+        match *place {
+            Place::Parameter(index) => network.set_parameter(index, &tensors.floats(&name)?),
+            Place::RunningMean(index) => network.norms[index].running_mean = tensors.floats(&name)?,
+            Place::RunningVar(index) => network.norms[index].running_var = tensors.floats(&name)?,
+            _ => {}
+        }
+    }
+    network.prepare();
+    Ok(())
 }
 
 /// The settings inside a checkpoint (TOML); none in a plain `state_dict`.
@@ -229,13 +276,6 @@ fn json_meta<T: for<'de> Deserialize<'de>>(path: &Path, opened: &Opened, key: &s
     let text = opened.meta(key).unwrap_or_default();
     serde_json::from_str(text)
         .map_err(|e| Error::file(path, format!("has damaged metadata {key:?} ({}): use another checkpoint", e.to_string().escape_debug())))
-}
-
-fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::Sgd { .. } => "sgd",
-        Rule::Adam { .. } => "adam",
-    }
 }
 
 /// Refuses a file with another readout than the network's; but for thresholds the two have the same tensors.

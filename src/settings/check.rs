@@ -1,0 +1,94 @@
+//! What no run can have: every setting on its own, and those that contradict each other.
+
+use super::config::{GAMMA, MAX_THREADS, PEAK_SHARE, are_usual};
+use super::kinds::{NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
+use super::{Config, models};
+use crate::error::{Error, Result};
+
+/// Passes over the training split.
+const MAX_EPOCHS: usize = 1_000_000;
+/// Iterations of the warm-up.
+const MAX_WARMUP: usize = 1_000_000_000;
+/// Samples computed at once.
+const MAX_BATCH: usize = 1 << 20;
+/// Pixels.
+const MAX_SIDE: usize = 4096;
+
+impl Config {
+    /// Refuses settings that no run can have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the setting, its value and what it may be.
+    pub fn check(&self) -> Result<()> {
+        let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
+        let positive = |name: &str, value: f64| {
+            let float = value as f32; // what the engine computes with
+            require(float > 0.0 && float.is_finite(), name, format!("{value} is not a positive number"))
+        };
+        let at_least_0 = |name: &str, value: f64| require(value >= 0.0 && value.is_finite(), name, format!("{value} is not a number ≥ 0"));
+        let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
+        let at_most = |name: &str, value: usize, most: usize| require(value <= most, name, format!("{value} is above {most}"));
+        let count =
+            |name: &str, value: usize, most: usize| require((1..=most).contains(&value), name, format!("{value} is not in 1..={most}"));
+        models::check(&self.architecture())?;
+        require((1..=255).contains(&self.time_steps), "time-steps", format!("{} is not in 1..=255", self.time_steps))?;
+        let one = self.neuron != NeuronKind::Relu || self.time_steps == 1;
+        require(
+            one,
+            "time-steps",
+            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
+        )?;
+        let has_thresholds = self.neuron != NeuronKind::Relu || self.threshold_init == ThresholdInit::Fixed;
+        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it away".into())?;
+        positive("vth", self.vth)?;
+        positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
+        positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
+        positive("alpha", self.alpha)?;
+        positive("tau", self.tau)?;
+        positive("delta-t", self.delta_t)?;
+        positive("vth-bound", self.vth_bound)?;
+        at_least_0("threshold-grad-scale", self.threshold_grad_scale)?;
+        require(matches!(self.weight_bits, 8 | 16), "weight-bits", format!("{} is neither 16 nor 8", self.weight_bits))?;
+        share("momentum", self.momentum)?;
+        let plain = self.nesterov && (self.momentum == 0.0 || self.optimizer != OptimizerKind::Sgd);
+        require(!plain, "nesterov", "needs --optimizer sgd and a momentum above 0".into())?;
+        share("betas", self.betas[0])?;
+        share("betas", self.betas[1])?;
+        positive("eps", self.eps)?;
+        positive("lr", self.lr)?;
+        let (milestones, is_multi_step) = (&self.milestones, self.schedule == ScheduleKind::MultiStep);
+        let inside = |value: f64| 0.0 < value && value < 1.0;
+        let rising = !milestones.is_empty() && milestones.iter().all(|&m| inside(m)) && milestones.is_sorted_by(|a, b| a < b);
+        require(rising, "milestones", format!("{milestones:?} are not rising shares of the run, such as 0.5,0.75"))?;
+        require(is_multi_step || are_usual(milestones), "milestones", "only --schedule multi-step has them".into())?;
+        require(0.0 < self.gamma && self.gamma <= 1.0, "gamma", format!("{} is not in 0 < gamma ≤ 1", self.gamma))?;
+        require(is_multi_step || self.gamma == GAMMA, "gamma", "only --schedule multi-step has it".into())?;
+        require(inside(self.peak_share), "peak-share", format!("{} is not in 0 < peak-share < 1", self.peak_share))?;
+        let has_peak = self.schedule == ScheduleKind::OneCycle || self.peak_share == PEAK_SHARE;
+        require(has_peak, "peak-share", "only --schedule one-cycle has it".into())?;
+        let held = self.val_share.is_none_or(inside);
+        require(held, "val-share", format!("{} is not in 0 < val-share < 1", self.val_share.unwrap_or_default()))?;
+        at_least_0("weight-decay", self.weight_decay)?;
+        let clip = self.clip_norm.unwrap_or(1.0);
+        require(clip as f32 > 0.0 && (clip as f32).is_finite(), "clip-norm", format!("{clip} is not a positive number"))?;
+        let ema = self.ema.unwrap_or(0.5);
+        require(inside(ema) && (ema as f32) < 1.0, "ema", format!("{ema} is not in 0 < ema < 1, such as 0.999"))?;
+        at_most("warmup", self.warmup, MAX_WARMUP)?;
+        count("epochs", self.epochs, MAX_EPOCHS)?;
+        count("batch", self.batch, MAX_BATCH)?;
+        at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
+        at_most("threads", self.threads, MAX_THREADS)?;
+        share("dropout", self.dropout)?;
+        require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
+        require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
+        let resized = (self.image_size..=MAX_SIDE).contains(&self.image_resize);
+        require(resized, "image-resize", format!("{} is not in {}..={MAX_SIDE}: from image-size on", self.image_resize, self.image_size))?;
+        let [smallest, largest] = self.crop_scale;
+        let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
+        require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;
+        let padded = self.dataset == "imagenet" && self.crop_pad > 0;
+        require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
+        // TOML has no unsigned 64-bit integers, and the seed has to survive in a checkpoint.
+        require(self.seed <= i64::MAX as u64, "seed", format!("{} is above {}", self.seed, i64::MAX))
+    }
+}
