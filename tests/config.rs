@@ -1,6 +1,7 @@
 //! Settings: recipes against the paper's table, precedence, every refusal, networks by name.
 
 use dsr::data::{EventSplit, FrameRule, Orientation};
+use dsr::network::{Kind, Network};
 use dsr::settings::{Config, NeuronKind, OptimizerKind};
 use dsr::settings::{models, recipes};
 use proptest::prelude::*;
@@ -279,6 +280,31 @@ proptest! {
     fn any_text_is_settings_or_one_line(text in "[a-z_\\[\\]=0-9\\.'\" \n]{0,80}") {
         if let Err(error) = recipes::parse(&text, "x.toml") {
             prop_assert!(!error.to_string().contains('\n'));
+        }
+    }
+}
+
+/// Thresholds, batch norms and biases are spared with `decay_on = "weights"`, thresholds alone with frozen ones, nothing else ever.
+#[test]
+fn what_does_not_decay() {
+    let is_threshold = |network: &Network, index: usize| network.layers.iter().any(|layer| layer.threshold == Some(index));
+    let is_weight = |network: &Network, index: usize| {
+        let mut connections = network.layers.iter().flat_map(|layer| &layer.connections);
+        connections.any(|connection| matches!(connection.kind, Kind::Conv { weight, .. } if weight == index))
+    };
+    for text in ["", "freeze_thresholds = true", "decay_on = 'weights'"] {
+        for model in ["preact-resnet20", "vgg11", "imagenet-resnet18"] {
+            let config = recipes::resolve(&Config::default(), &[of(&format!("model = '{model}'\n{text}"))]).unwrap();
+            let network = config.network([48, 48, 3], 10).unwrap();
+            let optimizer = config.optimizer(&network);
+            assert_eq!(optimizer.spared.is_empty(), text.is_empty(), "{text}");
+            assert_eq!(network.threshold_grad_scale == 0.0, text.starts_with("freeze"), "{text}");
+            for (index, parameter) in network.parameters.iter().enumerate().filter(|_| !optimizer.spared.is_empty()) {
+                let expected = if text.starts_with("freeze") { is_threshold(&network, index) } else { !is_weight(&network, index) };
+                let bits: Vec<bool> =
+                    (parameter.start..parameter.start + parameter.len).map(|at| optimizer.spared[at / 32] >> (at % 32) & 1 == 1).collect();
+                assert!(bits.iter().all(|&bit| bit == expected), "{text}, {model}: {}", parameter.name);
+            }
         }
     }
 }

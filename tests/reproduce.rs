@@ -63,6 +63,9 @@ fn predicted_times_are_those_of_the_model() {
         if let Some(model) = word("--model ") {
             layers.push(recipes::given(toml::Table::from_iter([("model".into(), model.into())])));
         }
+        if let Some(steps) = word(" -T ") {
+            layers.push(recipes::given(toml::Table::from_iter([("time_steps".into(), steps.parse::<i64>().unwrap().into())])));
+        }
         let config = recipes::resolve(&Config::default(), &layers).unwrap();
         let (shape, classes, steps, frames) = match word("train -d ").unwrap() {
             "imagenet" => ([224, 224, 3], 1000, 8897 * 90, 1),

@@ -32,10 +32,12 @@ class Case:
     time_steps: int | None = None
     gradient: str | None = None
     weight_bits: int | None = None
+    readout: str | None = None
 
     @property
     def name(self):
-        parts = [self.method, self.neuron, self.time_steps and f"T{self.time_steps}", self.gradient, self.weight_bits and f"{self.weight_bits}bit"]
+        parts = [self.method, self.neuron, self.time_steps and f"T{self.time_steps}", self.gradient, self.weight_bits and f"{self.weight_bits}bit",
+                 None if self.readout == "spikes" else self.readout]
         return "-".join(part for part in parts if part)
 
 
@@ -55,7 +57,8 @@ def all_cases(time_steps):
         for steps in time_steps:
             for gradient in ("rate", "unrolled"):
                 for bits in (16, 8):
-                    yield Case("dsr", neuron, steps, gradient, bits)
+                    for readout in ("spikes", "current"):
+                        yield Case("dsr", neuron, steps, gradient, bits, readout)
             yield Case("torch", neuron, steps, "unrolled", 32)
             yield Case("surrogate", neuron, steps)
 
@@ -71,6 +74,9 @@ def thresholds(case):
     """Flags of the neurons. LIF has as long a time, and thresholds a step's length, at every T: the recipe's at T = 4."""
     steps = case.time_steps if case.neuron == "lif" else 1
     flags = THRESHOLDS | ({"--delta-t": 1} if case.neuron == "lif" else {})
+    if case.readout == "current":
+        # No neurons there.
+        del flags["--vth-pooled"], flags["--vth-logits"]
     return [part for flag, at_one in flags.items() for part in (flag, f"{at_one / steps:g}")]
 
 
@@ -91,7 +97,7 @@ def command(case, seed, args, folder):
         data = ["-d", settings["data"], *(["--data-dir", str(args.data_dir)] if args.data_dir else [])]
         neuron = []
         if case.method == "dsr":
-            neuron = ["-T", str(case.time_steps), *thresholds(case), "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits)]
+            neuron = ["-T", str(case.time_steps), "--readout", case.readout, *thresholds(case), "--weight-gradient", case.gradient, "--weight-bits", str(case.weight_bits)]
         return [*shlex.split(args.dsr), "train", *data, *shared, "--warmup", str(settings["warmup"]), "--neuron", case.neuron, *neuron,
                 "--device", "cpu", "--output", "json", "--out", str(folder), *shlex.split(args.dsr_args)]
     data = ["--data", str(args.data_dir)] if args.data_dir else []
@@ -134,7 +140,8 @@ def train(case, seed, args):
             if case.method.startswith("dsr"):
                 epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
                 final, best = end["test_accuracy"], end["best_accuracy"]
-                facts = {"mean_firing_rate": end["mean_firing_rate"], **without_ties(run / "last.safetensors", args)} if case.method == "dsr" else {}
+                facts = {"mean_firing_rate": end["mean_firing_rate"], 
+                         **(without_ties(run / "last.safetensors", args) if case.readout == "spikes" else {})} if case.method == "dsr" else {}
             else:
                 epochs, final, best = lines[:-1], end["final_test_accuracy"], end["best_test_accuracy"]
                 facts = {key: end[key] for key in ("train_images", "test_images", "parameters", "torch", "spikingjelly") if key in end}
@@ -186,7 +193,7 @@ def rows(cases, runs, has_best):
         if not results:
             continue
         what = [METHODS[case.method], "ReLU" if case.neuron == "relu" else case.neuron.upper()]
-        what += [str(value) if value else "–" for value in (case.time_steps, case.gradient, case.weight_bits)]
+        what += [str(value) if value else "–" for value in (case.time_steps, case.readout, case.gradient, case.weight_bits)]
         rates = [result["mean_firing_rate"] for result in results if "mean_firing_rate" in result]
         seconds = [result["seconds_per_epoch"] for result in results if result["seconds_per_epoch"] is not None]
         numbers = [
@@ -207,9 +214,9 @@ def report(cases, runs, args, date):
     versions = {name: run["result"][name] for run in runs for name in ("torch", "spikingjelly") if name in run["result"]}
     machines = sorted({f"{run['machine']['processor']}, {run['machine']['cores']} cores, {run['machine']['memory_gib']} GiB" for run in runs})
     commits = sorted({run["commit"] for run in runs})
-    data = "the full Fashion-MNIST (60,000 + 10,000 images)" if args.data_dir else "fashion-mnist-3k (2,500 + 500 images)"
+    data = args.data_name or ("the full Fashion-MNIST (60,000 + 10,000 images)" if args.data_dir else "fashion-mnist-3k (2,500 + 500 images)")
     has_best = settings["epochs"] > 1
-    columns = ["method", "neuron", "T", "weight gradient", "weight bits", "seeds", "accuracy", *(["best"] if has_best else []),
+    columns = ["method", "neuron", "T", "readout", "weight gradient", "weight bits", "seeds", "accuracy", *(["best"] if has_best else []),
                "s an epoch", "peak GB", "firing rate", "ties", "by current"]
     example = command(next((case for case in cases if case.method == "dsr"), cases[0]), 0, args, Path("RUN"))
     shown = shlex.join(example).replace(str(args.venv), "DIR").replace(f"{REPOSITORY}/", "")
@@ -236,6 +243,7 @@ def report(cases, runs, args, date):
         f" SpikingJelly {versions.get('spikingjelly', 'not run')}.",
         f"- All methods: SGD with momentum 0.9 and weight decay 5e-4, lr {settings['lr']} by a cosine that goes down after every {settings['lr_decay']}, {settings['warmup']} warm-up steps,"
         f" crop with padding {settings['crop_pad']}, flip.",
+        "- `readout` says what the logits are (docs/method.md): rates of output neurons, or mean currents without neurons behind the last pool.",
         "- DSR has the thresholds of its recipe for T = 4 at every T, with LIF in proportion to the length of a step, Δt = 1 / T;"
         " nothing was tuned for a method, a T or a seed.",
         "- DSR in PyTorch has the same neurons and thresholds with 32-bit weights; automatic differentiation gives it the unrolled gradient.",
@@ -258,6 +266,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--venv", type=Path, required=True, help="environment of setup.sh")
     parser.add_argument("--data-dir", type=Path, help="folder of the full Fashion-MNIST (four IDX files, plain or gzip)")
+    parser.add_argument("--data-name", help="what the table calls the data in --data-dir, if it is no Fashion-MNIST as published")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("-T", "--time-steps", type=numbers, default=[4, 8, 20])
     parser.add_argument("--cases", help="only those whose name contains one of these, such as ann,dsr-lif-T4")

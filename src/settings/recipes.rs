@@ -10,7 +10,7 @@ use crate::settings::models;
 use crate::settings::{Config, NeuronKind};
 
 /// Name and text of every built-in recipe.
-const BUILT_IN: [(&str, &str); 24] = [
+const BUILT_IN: [(&str, &str); 27] = [
     ("fashion-mnist-3k", include_str!("../../recipes/fashion-mnist-3k.toml")),
     ("fashion-mnist", include_str!("../../recipes/fashion-mnist.toml")),
     ("mnist", include_str!("../../recipes/mnist.toml")),
@@ -24,6 +24,7 @@ const BUILT_IN: [(&str, &str); 24] = [
     ("cifar10-lif-t10", include_str!("../../recipes/cifar10-lif-t10.toml")),
     ("cifar10-if-t5", include_str!("../../recipes/cifar10-if-t5.toml")),
     ("cifar10-lif-t5", include_str!("../../recipes/cifar10-lif-t5.toml")),
+    ("cifar10-fast", include_str!("../../recipes/cifar10-fast.toml")),
     ("cifar100-if", include_str!("../../recipes/cifar100-if.toml")),
     ("cifar100-lif", include_str!("../../recipes/cifar100-lif.toml")),
     ("cifar100-if-t15", include_str!("../../recipes/cifar100-if-t15.toml")),
@@ -32,8 +33,10 @@ const BUILT_IN: [(&str, &str); 24] = [
     ("cifar100-lif-t10", include_str!("../../recipes/cifar100-lif-t10.toml")),
     ("cifar100-if-t5", include_str!("../../recipes/cifar100-if-t5.toml")),
     ("cifar100-lif-t5", include_str!("../../recipes/cifar100-lif-t5.toml")),
+    ("cifar100-fast", include_str!("../../recipes/cifar100-fast.toml")),
     ("dvs-cifar10-if", include_str!("../../recipes/dvs-cifar10-if.toml")),
     ("dvs-cifar10-lif", include_str!("../../recipes/dvs-cifar10-lif.toml")),
+    ("dvs-cifar10-fast", include_str!("../../recipes/dvs-cifar10-fast.toml")),
     ("imagenet-if", include_str!("../../recipes/imagenet-if.toml")),
 ];
 
