@@ -2,13 +2,13 @@
 //
 // Equation   forward: neuron.cuh.  Backward, with r(.) the (weighted) mean over time and G = r(gradient of the spikes), one a neuron:
 //            m = fmaf(gamma, r(xhat), beta);  g = slope*G where 0 <= m <= upper (LIF: <), else 0; ReLU: 0 < m
-//            gradients: threshold += factor * sum of G where m > upper;  beta += T * sum of g;  gamma += T * sum of g*mean_t xhat
-//            and what batch norm needs: mean g, k = scale * mean(g*mean_t xhat)                         (batch_norm_backward.cu)
+//            and in parts, for the gradients of threshold, gamma and beta and for batch norm: the sums of G where m > upper, of g, and
+//            of g*mean_t xhat                                                                            (neuron_reduction.cu)
 // Shapes     sums [B*P][T or 1][stride], bits and spikes [B*P][T][words] u32, counts [B*P][C] u8, means and gradients [B*P][C] f32
 //            normalizer [6][padded] f32, see batch_norm.cu; padded = C rounded up to 64
 // Units      potential, current and threshold share one unit; gradients are those of the loss by the current of a neuron
 // Launch     neurons: a warp = 32 channels of a position, block 256, grid ceil(B*P*words / 8)
-//            clamp_mapping_backward: columns.cuh, grid (blocks of rows, ceil(C / 4 quads)); reduce: block 256, grid ceil(C/32) + 1
+//            clamp_mapping_backward: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
 // Traffic    neurons reads 4*T bytes a sum (bits: T/8), writes T/8 + 5 (LIF: 9) bytes a neuron; 6 operations a step
 //            clamp_mapping_backward reads 8 (LIF: 12), writes 4 bytes a neuron: both memory-bound, one pass
 // Exactness  forward bit-equal to src/ops/neuron/cpu.rs; backward the same f32 operations, and sums of a channel in f64 in an order that
@@ -173,48 +173,5 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
     store_partial(partial, 2, product, between, part, p.columns);
 }
 
-// Field for field `ClampReduceArgs` in src/ops/neuron/cuda.rs.
-struct ClampReduce {
-    float threshold_factor;    // of the threshold gradient
-    int time_steps;            // T
-    int blocks;                // of rows, in the partial sums
-    int rows;                  // B*P
-    int channels;
-    int padded;
-};
-static_assert(sizeof(ClampReduce) == 24, "ClampReduce is one layout on both sides");
-
-// Adds the gradients of threshold, gamma and beta; leaves mean g and k. The last block adds up the threshold's.
-extern "C" __global__ void __launch_bounds__(256)
-clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]; null where the layer has no neurons
-                     float* __restrict__ grad_gamma,          // [C]; null without batch norm, as the next three
-                     float* __restrict__ grad_beta,           // [C]
-                     float* __restrict__ mean,                // [padded]
-                     float* __restrict__ k,                   // [padded]
-                     const double* __restrict__ partial,      // [3][blocks][C]
-                     const float* __restrict__ normalizer,    // [6][padded]
-                     ClampReduce p) {
-    SHARED(double, between, 256);
-    const double steps = p.time_steps, rows = p.rows;
-    if (blockIdx.x + 1 == gridDim.x) {
-        if (grad_threshold == nullptr) return;
-        double above = 0.0;
-        for (size_t i = threadIdx.x; i < (size_t)p.blocks * p.channels; i += 256) above += partial[i];
-        above = block_sum<256>(above);
-        if (threadIdx.x == 0) *grad_threshold += (float)((double)p.threshold_factor * steps * above);
-        return;
-    }
-    if (grad_gamma == nullptr) return;
-    const int c = blockIdx.x * 32 + threadIdx.x % 32;
-    const double sum = sum_of_partials(partial, 1, p.blocks, p.channels, c, between);
-    const double product = sum_of_partials(partial, 2, p.blocks, p.channels, c, between);
-    if (threadIdx.x >= 32 || c >= p.channels) return;
-    grad_beta[c] += (float)(steps * sum);
-    grad_gamma[c] += (float)(steps * product);
-    mean[c] = (float)(sum / rows);
-    k[c] = (float)((double)normalizer[5 * p.padded + c] * product / rows);
-}
-
 KERNEL(neurons, 256)
 KERNEL(clamp_mapping_backward, 256)
-KERNEL(clamp_mapping_reduce, 256)

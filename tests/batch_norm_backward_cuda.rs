@@ -42,6 +42,7 @@ fn outputs(gpu: &Arc<Gpu>, neurons: usize, channels: usize) -> Outputs {
         plain_f32: floats[0].slice(),
         weighted_f32: floats[1].slice(),
         biases: biases.each_ref().map(|bias| bias.slice()),
+        ..CurrentGradient::default()
     };
     Outputs { halves, floats, biases, out }
 }

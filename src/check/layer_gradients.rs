@@ -252,6 +252,7 @@ impl Gradients {
             plain_f32: plain_f32.slice(),
             weighted_f32: weighted_f32.slice(),
             biases: self.biases.each_ref().map(Output::slice),
+            ..CurrentGradient::default()
         }
     }
 

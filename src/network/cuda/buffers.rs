@@ -105,8 +105,10 @@ pub(super) struct Scratch {
     pub real_statistics: Slice<f64>,
     /// x̂[t] in `unrolled` mode, `[B][P][T or 1][C]` bf16.
     pub normed: Slice<u16>,
-    /// Backward: partial sums of channels, and constants `[padded]`.
+    /// Backward: partial sums of channels, the same of biases (of the connection with a norm of its own the second), which wait as those
+    /// of weights do, and constants `[padded]`.
     pub partial: Slice<f64>,
+    pub bias_partial: [Slice<f64>; 2],
     pub mean: Slice<f32>,
     pub k: Slice<f32>,
     /// Gradients of a current, `[B][P][C]`: bf16 for the products, f32 for identities.
@@ -117,8 +119,8 @@ pub(super) struct Scratch {
     pub pooled_grad: Slice<f32>,
     /// Counts in pool windows, `[B][P_pooled][C]`; of an ANN bf16 means in the windows, in evaluation, too.
     pub totals: Slice<u16>,
-    /// Partial weight gradients.
-    pub workspace: Slice<f32>,
+    /// Partial weight gradients of either connection: those of a layer are added up behind the clamp mapping of the one before it.
+    pub workspace: [Slice<f32>; 2],
 }
 
 impl Buffers {
@@ -267,7 +269,7 @@ impl Scratch {
         let mut sums = [0; 2];
         let mut pooled = [0; 2];
         let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, 0, 0);
-        let (mut pooled_grad, mut totals, mut workspace) = (0, 0, 0);
+        let (mut pooled_grad, mut totals, mut workspace, mut bias_partial) = (0, 0, [0; 2], [0; 2]);
         for (index, layer) in network.layers.iter().enumerate() {
             let positions = batch * layer.positions();
             let channels = layer.shape[2];
@@ -285,12 +287,16 @@ impl Scratch {
                     pooled[k] = if is_real { 0 } else { pooled[k].max(counts) };
                     totals = totals.max(pooled_positions * geometry.cin);
                 }
+                if matches!(connection.kind, Kind::Conv { bias: Some(_), .. }) {
+                    let own = usize::from(connection.norm.is_some());
+                    bias_partial[own] = bias_partial[own].max(neuron::bias_partial_len(positions, channels));
+                }
                 if is_pooled {
                     pooled_grad = pooled_grad.max(pooled_positions * geometry.cin);
                 }
                 if is_conv {
                     let rows = positions * if is_unrolled { frames } else { 1 };
-                    workspace = workspace.max(conv::weight_gradient_workspace(geometry, rows));
+                    workspace[k] = workspace[k].max(conv::weight_gradient_workspace(geometry, rows));
                 }
             }
             if is_real {
@@ -312,6 +318,7 @@ impl Scratch {
             real_statistics: take(layout, in_training(real)),
             normed: take(layout, in_training(normed)),
             partial: take(layout, in_training(partial)),
+            bias_partial: bias_partial.map(|len| take(layout, in_training(len))),
             mean: take(layout, in_training(padded)),
             k: take(layout, in_training(padded)),
             plain: take(layout, in_training(neurons)),
@@ -319,7 +326,7 @@ impl Scratch {
             weighted_f32: take(layout, in_training(neurons)),
             pooled_grad: take(layout, in_training(pooled_grad)),
             totals: take(layout, if is_real { totals } else { in_training(totals) }),
-            workspace: take(layout, in_training(workspace)),
+            workspace: workspace.map(|len| take(layout, in_training(len))),
         }
     }
 }

@@ -254,20 +254,21 @@ impl Pass<'_> {
         let normed = buffers.scratch.normed;
         if let (Some(k), Some(inner)) = (own_norm(layer), &own.inner) {
             batch_norm::normalize_inner_rows(gpu, normed, &own.device_inner(), &read[k], rows, channels)?;
-            self.outer_product(&layer.connections[k], &summands[k], inner.outer, steps)?;
+            self.outer_product(index, k, &summands[k], inner.outer, steps)?;
         }
         batch_norm::normalize_rows(gpu, normed, &own.normalizer, &read[0], &read[1], rows, channels)?;
         for (k, connection) in layer.connections.iter().enumerate() {
             if matches!(connection.kind, Kind::Conv { .. }) {
-                self.outer_product(connection, &summands[k], own.connections[k].outer, steps)?;
+                self.outer_product(index, k, &summands[k], own.connections[k].outer, steps)?;
             }
         }
         Ok(())
     }
 
-    /// Products of one connection's inputs with the rows in `scratch.normed`.
-    fn outer_product(&self, connection: &Connection, summand: &Summand, outer: Slice<f32>, steps: usize) -> Result<()> {
+    /// Products of the inputs of connection `k` with the rows in `scratch.normed`.
+    fn outer_product(&self, index: usize, k: usize, summand: &Summand, outer: Slice<f32>, steps: usize) -> Result<()> {
         let Pass { network, gpu, buffers, batch, .. } = *self;
+        let connection = &network.layers[index].connections[k];
         let geometry = &connection.geometry;
         let operand = match summand {
             Summand::Conv { source: spike_conv::Source::Bits(bits), .. } => conv::Operand::Bits { bits: *bits, steps },
@@ -279,7 +280,7 @@ impl Pass<'_> {
             Source::Layer(source) => self.spike_value(source, geometry.area()),
         };
         gpu.fill_zero(outer)?;
-        conv::weight_gradient(gpu, outer, operand, buffers.scratch.normed, geometry, 1, batch, value, factor, buffers.scratch.workspace)
+        conv::weight_gradient(gpu, outer, operand, buffers.scratch.normed, geometry, 1, batch, value, factor, buffers.scratch.workspace[k])
     }
 
     /// Threshold of a source, and what it is multiplied with to be the value of a spike in a pool window, in training.

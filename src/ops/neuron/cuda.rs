@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+pub use super::cuda_reduction::{BiasParts, ClampParts, Parts, WeightParts, reduce};
 use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
@@ -93,6 +94,11 @@ pub fn partial_len(rows: usize, channels: usize) -> usize {
     3 * Columns::new(rows, channels).blocks() * channels
 }
 
+/// The same for the gradients of biases, which wait for [`reduce`].
+pub fn bias_partial_len(rows: usize, channels: usize) -> usize {
+    Columns::new(rows, channels).blocks() * channels
+}
+
 /// Parameter gradients of a layer's neurons and norm, in the arena of gradients; they are added to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NeuronGradients {
@@ -117,19 +123,6 @@ struct ClampMappingArgs {
 }
 const _: () = assert!(size_of::<ClampMappingArgs>() == 40);
 
-/// Field for field `struct ClampReduce` in `kernels/neuron.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ClampReduceArgs {
-    threshold_factor: f32,
-    time_steps: i32,
-    blocks: i32,
-    rows: i32,
-    channels: i32,
-    padded: i32,
-}
-const _: () = assert!(size_of::<ClampReduceArgs>() == 24);
-
 /// Dropout and clamp mapping, `grad` in place from r(gradient of the spikes) to r(gradient of the current) g; adds the gradients of
 /// threshold, γ and β, and leaves mean and k of each channel.
 ///
@@ -144,6 +137,20 @@ pub fn clamp_mapping_backward(
     threshold_grad_scale: f32,
     dropout: f32,
 ) -> Result<()> {
+    let parts = clamp_mapping_parts(gpu, grad, into, layer, neuron, threshold_grad_scale, dropout)?;
+    reduce(gpu, &[Parts::Clamp(parts)])
+}
+
+/// The same without the last step: the gradients, mean and k are there when [`reduce`] has added up what this leaves.
+pub fn clamp_mapping_parts(
+    gpu: &Gpu,
+    grad: Slice<f32>,
+    into: &NeuronGradients,
+    layer: &LayerBackward,
+    neuron: Option<Neuron>,
+    threshold_grad_scale: f32,
+    dropout: f32,
+) -> Result<ClampParts> {
     if layer.mean.is_none() != into.gamma.is_none() {
         return Err(Error::shape("clamp_mapping_backward", "mean and k where there is a batch norm, and only there", layer.mean.len()));
     }
@@ -174,15 +181,6 @@ pub fn clamp_mapping_backward(
         &scalars(&p),
     ];
     gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
-    let reduce = ClampReduceArgs {
-        threshold_factor: neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale,
-        time_steps: layer.time_steps as i32,
-        blocks: columns.blocks() as i32,
-        rows: layer.rows as i32,
-        channels: layer.channels as i32,
-        padded: layer.normalizer.padded as i32,
-    };
-    let args: [&dyn Arg; 8] =
-        [&into.threshold, &into.gamma, &into.beta, &layer.mean, &layer.k, &layer.partial, &layer.normalizer.values, &scalars(&reduce)];
-    gpu.launch(&kernels::CLAMP_MAPPING_REDUCE, [layer.channels.div_ceil(32) as u32 + 1, 1, 1], 0, &args)
+    let threshold_factor = neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale;
+    Ok(ClampParts { layer: *layer, into: *into, threshold_factor, blocks: columns.blocks() })
 }
