@@ -7,10 +7,10 @@
 //            the high 32 bits (p >> 32) of every product; real statistics [B][2][C] f64: sums, squares
 //            normalizer [6][padded] f32: factor0, factor1, offset, gamma, beta, scale = gamma/sigma; padded = C rounded up to 64
 //            inner [5][padded] f32: factor, offset, scale of the connection's own norm, and two rows for batch_norm_backward.cu
-// Launch     statistics_of_sums, _pairs, normalize_rows, time_means: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
+// Launch     statistics_of_sums, _pairs, normalize_rows: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
 //            statistics_of_real: block 64, grid (ceil(C/64), B); normalizers: block 64, grid padded/64
-// Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2;
-//            time_means reads 4*T, writes 8 a neuron: memory-bound
+// Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2:
+//            memory-bound
 // Exactness  integers in any order are the same bits; real sums in the order of positions, then samples; f64 per channel operation by
 //            operation as ops/batch_norm/normalizer.rs: everything here equals the CPU bit for bit
 // Tests      tests/batch_norm_cuda.rs
@@ -386,45 +386,9 @@ normalize_rows(uint16_t* __restrict__ normed,         // [rows][C] bf16; rows = 
     }
 }
 
-// Plain and weighted time mean of uhat = fmaf(factor, acc, offset), for the connection that has a norm of its own.
-extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
-time_means(float* __restrict__ plain,                    // [B*P][C]
-           float* __restrict__ weighted,                 // [B*P][C]
-           const float* __restrict__ inner,              // [5][padded]
-           const float* __restrict__ step_weights,       // [T]
-           IntegerSummand sums, Columns p, int time_steps, int padded) {
-    const Part part = part_of_columns(p);
-    if (!part.live) return;
-    const bool aligned = is_aligned(p.channels);
-    float factor[4], offset[4];
-    load_four(factor, inner + part.c, 4, true);
-    load_four(offset, inner + padded + part.c, 4, true);
-    for (int q = part.first; q < part.end; q += part.step) {
-        float sum[4] = {}, weighted_sum[4] = {};
-#pragma unroll 4
-        for (int t = 0; t < time_steps; ++t) {
-            int acc[4];
-            load_four_sums(acc, sums, (size_t)q * time_steps + t, part.c);
-            const float share = __ldg(step_weights + t);
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const float normed = fmaf(factor[i], (float)acc[i], offset[i]);
-                sum[i] += normed;
-                weighted_sum[i] = fmaf(share, normed, weighted_sum[i]);
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sum[i] /= (float)time_steps;
-        const size_t at = (size_t)q * p.channels + part.c;
-        store_four(plain + at, sum, part.live, aligned);
-        store_four(weighted + at, weighted_sum, part.live, aligned);
-    }
-}
-
 KERNEL(statistics_of_sums, 256)
 KERNEL(statistics_of_pairs, 256)
 KERNEL(statistics_of_real, 64)
 KERNEL(batch_normalizer, 64)
 KERNEL(running_normalizer, 64)
 KERNEL(normalize_rows, 256)
-KERNEL(time_means, 256)

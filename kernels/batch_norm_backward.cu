@@ -1,6 +1,6 @@
 // batch_norm_backward.cu: from r(gradient of a normalised current) to the gradients of the currents, without a time axis.
 //
-// Equation   A = scale*(g - mean g);  gradient of the current at step t = A - k*xhat[t]      (mean g and k: neuron.cu)
+// Equation   A = scale*(g - mean g);  gradient of the current at step t = A - k*xhat[t]      (mean g and k: neuron_reduction.cu)
 //            a connection's own norm (uhat) below it: scale_u*(A - k*xhat[t]) - own_k*uhat[t]
 //            own_k = scale_u * mean((A - k*xhat)*uhat) = scale_u * (mean(A * mean_t uhat) - k*correlation)
 //            out: plain = time mean of the gradient (for the weights), weighted = r(gradient) (for the sources): xhat[t] becomes its mean;
@@ -10,7 +10,7 @@
 // Units      gradients of the loss by the current of a neuron
 // Launch     columns.cuh, grid (blocks of rows, ceil(C / 4 quads)); inner_reduce: block 256, grid ceil(C/32)
 // Traffic    bytes a neuron: current_gradient reads 8 (LIF: 12), writes 2 (LIF: 4); inner_sums reads 8; inner_gradient reads 20,
-//            writes 4: memory-bound, one pass each
+//            writes 4, and with the shared gradient 2 (LIF: 4) more: memory-bound, one pass each
 // Exactness  the f32 operations of src/network/backward.rs in its order, rounded to bf16 once; sums of a channel in f64 in an order that
 //            shapes alone decide
 // Tests      tests/batch_norm_backward_cuda.rs
@@ -57,7 +57,7 @@ struct CurrentGradient {
     float* plain_f32;          // the same in f32
     float* weighted_f32;
     double* bias_partial;      // [blocks of rows][C] sums of plain, for neuron_reduction.cu
-    int adds;                  // to what weighted_f32 holds: it may be the gradient of a source
+    int adds;                  // where weighted_f32 is the gradient of a source: to what is there
     int padding;
 };
 static_assert(sizeof(CurrentGradient) == 48, "CurrentGradient is one layout on both sides");
@@ -67,10 +67,12 @@ __device__ __forceinline__ void store_plain(const CurrentGradient& out, size_t a
     if (out.plain_f32 != nullptr) store_four(out.plain_f32 + at, g, live, aligned);
 }
 
-// In f32 as an identity passes it on (conv.cu `unpool`): added to what is there, or to 0.
+// TO_SOURCE: in f32 as an identity passes it on (conv.cu `unpool`), added to what is there or to 0.
+template <bool TO_SOURCE>
 __device__ __forceinline__ void store_weighted(const CurrentGradient& out, size_t at, const float (&g)[4], int live, bool aligned) {
     if (out.weighted != nullptr) store_four_bf16(out.weighted + at, g, live, aligned);
     if (out.weighted_f32 == nullptr) return;
+    if (!TO_SOURCE) return store_four(out.weighted_f32 + at, g, live, aligned);
     float sum[4] = {};
     if (out.adds) load_four(sum, out.weighted_f32 + at, live, aligned);
 #pragma unroll
@@ -80,15 +82,11 @@ __device__ __forceinline__ void store_weighted(const CurrentGradient& out, size_
 
 // Gradient of the current that connections without a norm of their own share. A mean that is null is not subtracted: without batch
 // norm none is; `unrolled` leaves the plain gradient at A, the part of it that is constant in time.
-extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
-current_gradient(CurrentGradient out,
-                 const float* __restrict__ grad,               // [B*P][C] g
-                 const float* __restrict__ normalizer,         // [6][padded]
-                 const float* __restrict__ mean,               // [padded]; null without batch norm
-                 const float* __restrict__ k,                  // [padded]
-                 const float* mean_normed,                     // [B*P][C], or null
-                 const float* representation,                  // [B*P][C], or null
-                 Columns p, int padded) {
+template <bool TO_SOURCE>
+__device__ __forceinline__ void current_gradient_body(const CurrentGradient& out, const float* __restrict__ grad,
+                                                      const float* __restrict__ normalizer, const float* __restrict__ mean,
+                                                      const float* __restrict__ k, const float* mean_normed, const float* representation,
+                                                      const Columns& p, int padded) {
     SHARED(double, between, COLUMN_BLOCK * 4);
     const Part part = part_of_columns(p);
     const bool aligned = is_aligned(p.channels);
@@ -105,7 +103,7 @@ current_gradient(CurrentGradient out,
 #pragma unroll
             for (int i = 0; i < 4; ++i) weighted[i] = plain[i];
             if (representation != nullptr) subtract_scaled(weighted, norm.k, representation + at, part.live, aligned);
-            store_weighted(out, at, weighted, part.live, aligned);
+            store_weighted<TO_SOURCE>(out, at, weighted, part.live, aligned);
         }
         if (mean_normed != nullptr) subtract_scaled(plain, norm.k, mean_normed + at, part.live, aligned);
         store_plain(out, at, plain, part.live, aligned);
@@ -113,6 +111,26 @@ current_gradient(CurrentGradient out,
         for (int i = 0; i < 4; ++i) bias[i] += (double)plain[i];
     }
     if (out.bias_partial != nullptr) store_partial(out.bias_partial, 0, bias, between, part, p);
+}
+
+extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
+current_gradient(CurrentGradient out,
+                 const float* __restrict__ grad,               // [B*P][C] g
+                 const float* __restrict__ normalizer,         // [6][padded]
+                 const float* __restrict__ mean,               // [padded]; null without batch norm
+                 const float* __restrict__ k,                  // [padded]
+                 const float* mean_normed,                     // [B*P][C], or null
+                 const float* representation,                  // [B*P][C], or null
+                 Columns p, int padded) {
+    current_gradient_body<false>(out, grad, normalizer, mean, k, mean_normed, representation, p, padded);
+}
+
+// The same where `weighted_f32` is the gradient of the source of an identity; apart, since it costs registers.
+extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
+current_gradient_to_source(CurrentGradient out, const float* __restrict__ grad, const float* __restrict__ normalizer,
+                           const float* __restrict__ mean, const float* __restrict__ k, const float* mean_normed,
+                           const float* representation, Columns p, int padded) {
+    current_gradient_body<true>(out, grad, normalizer, mean, k, mean_normed, representation, p, padded);
 }
 
 // --- Backward of a connection's own norm --------------------------------------------------------------------------------------------
@@ -183,9 +201,10 @@ struct InnerMeans {
     const float* inner_representation;     // [B*P][C]
 };
 
-// Gradient of the current of the connection that has a norm of its own.
+// Gradient of the current of the connection that has a norm of its own, and that which the others share: one pass over what both read.
 extern "C" __global__ void __launch_bounds__(COLUMN_BLOCK)
 inner_gradient(CurrentGradient out,
+               CurrentGradient shared,                         // as current_gradient's; nothing is written where there is no other
                const float* __restrict__ grad,                 // [B*P][C] g
                const float* __restrict__ normalizer,           // [6][padded]
                const float* __restrict__ mean,                 // [padded]
@@ -195,7 +214,9 @@ inner_gradient(CurrentGradient out,
     SHARED(double, between, COLUMN_BLOCK * 4);
     const Part part = part_of_columns(p);
     const bool aligned = is_aligned(p.channels);
-    double bias[4] = {};
+    const bool has_shared = shared.plain != nullptr || shared.plain_f32 != nullptr || shared.bias_partial != nullptr;
+    const bool has_weighted = shared.weighted != nullptr || shared.weighted_f32 != nullptr;
+    double bias[4] = {}, shared_bias[4] = {};
     NormColumns norm = {};
     float scale[4] = {}, scaled_k[4] = {}, own_k[4] = {};
     if (part.live) {
@@ -209,11 +230,25 @@ inner_gradient(CurrentGradient out,
         float plain[4], weighted[4];
         load_four(plain, grad + at, part.live, aligned);
         center(plain, norm);
+        if (has_weighted) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) weighted[i] = plain[i];
+            subtract_scaled(weighted, norm.k, means.representation + at, part.live, aligned);
+            store_weighted<true>(shared, at, weighted, part.live, aligned);
+        }
+        if (has_shared) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) weighted[i] = plain[i];
+            if (means.mean_normed != nullptr) subtract_scaled(weighted, norm.k, means.mean_normed + at, part.live, aligned);
+            store_plain(shared, at, weighted, part.live, aligned);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) shared_bias[i] += (double)weighted[i];
+        }
 #pragma unroll
         for (int i = 0; i < 4; ++i) weighted[i] = plain[i] = scale[i] * plain[i];
         subtract_scaled(weighted, scaled_k, means.representation + at, part.live, aligned);
         subtract_scaled(weighted, own_k, means.inner_representation + at, part.live, aligned);
-        store_weighted(out, at, weighted, part.live, aligned);
+        store_weighted<false>(out, at, weighted, part.live, aligned);
         if (means.mean_normed != nullptr) {
             subtract_scaled(plain, scaled_k, means.mean_normed + at, part.live, aligned);
             subtract_scaled(plain, own_k, means.inner_mean_normed + at, part.live, aligned);
@@ -223,9 +258,11 @@ inner_gradient(CurrentGradient out,
         for (int i = 0; i < 4; ++i) bias[i] += (double)plain[i];
     }
     if (out.bias_partial != nullptr) store_partial(out.bias_partial, 0, bias, between, part, p);
+    if (shared.bias_partial != nullptr) store_partial(shared.bias_partial, 0, shared_bias, between, part, p);
 }
 
 KERNEL(current_gradient, 256)
+KERNEL(current_gradient_to_source, 256)
 KERNEL(inner_sums, 256)
 KERNEL(inner_reduce, 256)
 KERNEL(inner_gradient, 256)

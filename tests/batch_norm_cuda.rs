@@ -374,31 +374,6 @@ fn normalised_rows_are_those_of_the_cpu_rounded_to_bf16() {
 }
 
 #[test]
-fn time_means_have_the_bits_of_the_cpu() {
-    let gpu = device::gpu();
-    for (at, shape) in [[1usize, 1, 1], [3, 5, 31], [2, 20, 33], [5, 33, 32], [9, 4, 100]].into_iter().enumerate() {
-        let [positions, time_steps, channels] = shape;
-        let padded = channels.next_multiple_of(PADDING);
-        let inner = seeded::values(1, 5 * padded, -0.5..0.5);
-        let weights = if at % 2 == 0 { IF } else { LIF }.step_weights(time_steps);
-        let x = stored(&gpu, if at == 2 { "bits" } else { "sums" }, 2, [positions * time_steps, channels], 1000);
-        let (mut plain, mut weighted) = (vec![0.0; positions * channels], vec![0.0; positions * channels]);
-        let stride = channels.next_multiple_of(LANES);
-        let (factor, offset) = (&inner[..channels], &inner[padded..padded + channels]);
-        for (acc, means) in x.sums.chunks(time_steps * stride).zip(plain.chunks_mut(channels).zip(weighted.chunks_mut(channels))) {
-            batch_norm::time_means(Isa::detect(), factor, offset, &weights, acc, stride, means.0, means.1);
-        }
-        let (values, weights) = (gpu.memory_of(&inner).unwrap(), gpu.memory_of(&weights).unwrap());
-        let device = DeviceInner { values: values.slice(), correlation: Slice::NONE, padded };
-        let [got, got_weighted] = [(); 2].map(|()| gpu.zeroed::<f32>(positions * channels).unwrap());
-        let out = [got.slice(), got_weighted.slice()];
-        cuda::time_means(&gpu, out, &device, weights.slice(), &x.summand, [positions, channels]).unwrap();
-        assert_same_bits(&got.to_vec().unwrap(), &plain, &format!("{shape:?}"));
-        assert_same_bits(&got_weighted.to_vec().unwrap(), &weighted, &format!("{shape:?}, weighted"));
-    }
-}
-
-#[test]
 fn what_a_kernel_cannot_read_is_refused() {
     let gpu = device::gpu();
     let real = Summand::Real { sums: Slice::NONE, frames: 1 };

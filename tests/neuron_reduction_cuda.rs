@@ -182,12 +182,12 @@ fn every_sum_has_its_order_alone_and_beside_others() {
     for at in 0..4 {
         let together = [&weights[at], &biases[at], &clamps[at]];
         reduce(&gpu, &together.map(|job| job.parts)).unwrap();
-        together.map(|job| job.assert("together"));
+        together.iter().for_each(|job| job.assert("together"));
     }
     let [_, biases, weights] = jobs();
     let pairs = [&biases[1], &biases[2], &weights[2], &weights[3]];
     reduce(&gpu, &pairs.map(|job| job.parts)).unwrap();
-    pairs.map(|job| job.assert("two of a kind"));
+    pairs.iter().for_each(|job| job.assert("two of a kind"));
 }
 
 #[test]

@@ -71,21 +71,14 @@ impl Pass<'_> {
             let _layer = clock::span(Name::Layer(index));
             let _op = clock::span(Name::Op(Op::Kernels));
             self.neurons_backward(index, &mut parts)?;
-            let own = own_norm(&network.layers[index]);
             let at_once = self.passed_at_once(index);
-            // The connection with a norm of its own first: it reads the gradient that both start from.
+            let to_source = at_once.map(|[_, source]| (buffers.layers[source].grad, std::mem::replace(&mut is_begun[source], true)));
+            self.current_gradients(index, to_source, &mut parts)?;
+            // The connection with a norm of its own first, so that a source that others read, too, gets its sums in the order of the CPU.
+            let own = own_norm(&network.layers[index]);
             let order = own.into_iter().chain((0..network.layers[index].connections.len()).filter(|k| Some(*k) != own));
-            let mut shared_is_there = self.passes_unchanged(index);
             for k in order {
                 let connection = &network.layers[index].connections[k];
-                if Some(k) == own {
-                    self.inner_gradient(index, k, &mut parts)?;
-                } else if !shared_is_there {
-                    let to_source =
-                        at_once.map(|[_, source]| (buffers.layers[source].grad, std::mem::replace(&mut is_begun[source], true)));
-                    self.shared_gradient(index, to_source, &mut parts)?;
-                    shared_is_there = true;
-                }
                 self.weights_backward(index, k, &mut parts)?;
                 let (target, begun) = match connection.source {
                     Source::Input if wants_input_grad => (buffers.input_grad, &mut input_is_begun),
@@ -164,21 +157,22 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Outputs of the gradient of a current, for these connections of a layer.
+    /// Outputs of the gradient of a current, for these connections of a layer: those that share it, or the one with a norm of its own.
     fn outputs<'b>(&self, connections: impl Iterator<Item = &'b Connection> + Clone) -> CurrentGradient {
         let scratch = &self.buffers.scratch;
         let is_conv = |c: &&Connection| matches!(c.kind, Kind::Conv { .. });
         let bias = |c: &Connection| if let Kind::Conv { bias: Some(bias), .. } = c.kind { self.grad(bias) } else { Slice::NONE };
         let mut biases = connections.clone().map(bias).filter(|bias| !bias.is_none());
         let has_conv = connections.clone().any(|c| is_conv(&c));
+        let own = usize::from(connections.clone().any(|c| c.norm.is_some()));
         CurrentGradient {
-            plain: if has_conv { scratch.plain } else { Slice::NONE },
-            weighted: if has_conv && self.is_weighted() { scratch.weighted } else { Slice::NONE },
+            plain: if has_conv { scratch.plain[own] } else { Slice::NONE },
+            weighted: if has_conv && (own == 1 || self.is_weighted()) { scratch.weighted[own] } else { Slice::NONE },
             plain_f32: Slice::NONE,
-            weighted_f32: if connections.clone().any(|c| !is_conv(&c)) { scratch.weighted_f32 } else { Slice::NONE },
-            adds: false,
+            weighted_f32: if connections.clone().any(|c| !is_conv(&c)) { scratch.weighted_f32[own] } else { Slice::NONE },
+            source_adds: None,
             biases: [biases.next().unwrap_or(Slice::NONE), biases.next().unwrap_or(Slice::NONE)],
-            bias_partial: scratch.bias_partial[usize::from(connections.clone().any(|c| c.norm.is_some()))],
+            bias_partial: scratch.bias_partial[own],
         }
     }
 
@@ -187,36 +181,34 @@ impl Pass<'_> {
         matches!(self.network.neuron, Neuron::Lif { .. }) || self.training == Some(WeightGradient::Unrolled)
     }
 
-    /// Gradient of the current for the connections without a norm of their own; that of an identity `to_source`, where it is given, set
-    /// or added to.
-    fn shared_gradient(&self, index: usize, to_source: Option<(Slice<f32>, bool)>, parts: &mut Vec<Parts>) -> Result<()> {
+    /// Gradients of the current: that which connections without a norm of their own share, and that of the connection which has one. The
+    /// gradient of an identity `to_source`, where it is given, is set or added to. Adds the gradient of that norm's γ; its β has that of
+    /// the layer's current, which batch norm makes zero.
+    fn current_gradients(&self, index: usize, to_source: Option<(Slice<f32>, bool)>, parts: &mut Vec<Parts>) -> Result<()> {
         let Pass { network, gpu, buffers, .. } = *self;
-        let mut out = self.outputs(network.layers[index].connections.iter().filter(|c| c.norm.is_none()));
-        let unrolled = self.training == Some(WeightGradient::Unrolled);
-        if let Some((grad, adds)) = to_source {
-            (out.weighted_f32, out.adds) = (grad, adds);
+        if self.passes_unchanged(index) {
+            return Ok(());
         }
-        parts.extend(current_gradient_parts(gpu, &out, buffers.layers[index].grad, &self.of_layer(index), unrolled)?);
-        Ok(())
-    }
-
-    /// The same for the connection that has one; adds the gradient of that norm's γ. Its β has that of the layer's current, which
-    /// batch norm makes zero.
-    fn inner_gradient(&self, index: usize, k: usize, parts: &mut Vec<Parts>) -> Result<()> {
-        let Pass { network, gpu, buffers, .. } = *self;
         let (layer, own) = (&network.layers[index], &buffers.layers[index]);
-        let connection = &layer.connections[k];
-        let (Some(norm), Some(inner)) = (connection.norm, &own.inner) else { return Ok(()) };
-        let out = CurrentGradient { weighted: buffers.scratch.weighted, ..self.outputs(std::iter::once(connection)) };
+        let unrolled = self.training == Some(WeightGradient::Unrolled);
+        let mut shared = self.outputs(layer.connections.iter().filter(|c| c.norm.is_none()));
+        if let Some((grad, adds)) = to_source {
+            (shared.weighted_f32, shared.source_adds) = (grad, Some(adds));
+        }
+        let (of_layer, own_connection) = (self.of_layer(index), layer.connections.iter().find(|c| c.norm.is_some()));
+        let (Some(connection), Some(inner)) = (own_connection, &own.inner) else {
+            parts.extend(current_gradient_parts(gpu, &shared, own.grad, &of_layer, unrolled)?);
+            return Ok(());
+        };
+        let gamma = connection.norm.map_or(Slice::NONE, |norm| self.grad(network.norms[norm].weight));
         let weighted_normed = if inner.weighted_normed.is_none() { inner.mean_normed } else { inner.weighted_normed };
         let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed };
-        let unrolled = self.training == Some(WeightGradient::Unrolled);
-        let gamma = self.grad(network.norms[norm].weight);
-        parts.extend(inner_backward_parts(gpu, &out, gamma, own.grad, &self.of_layer(index), &kept, unrolled)?);
+        let outputs = [&self.outputs(std::iter::once(connection)), &shared];
+        parts.extend(inner_backward_parts(gpu, outputs, gamma, own.grad, &of_layer, &kept, unrolled)?.into_iter().flatten());
         Ok(())
     }
 
-    /// Weight gradient of connection `k`, from `scratch.plain`.
+    /// Weight gradient of connection `k`, from its part of `scratch.plain`.
     fn weights_backward(&self, index: usize, k: usize, parts: &mut Vec<Parts>) -> Result<()> {
         let Pass { network, gpu, buffers, batch, frames, .. } = *self;
         let connection = &network.layers[index].connections[k];
@@ -242,7 +234,8 @@ impl Pass<'_> {
             }
         };
         let into = self.grad(weight);
-        let (grad, workspace, copies) = (scratch.plain, scratch.workspace[k], connection.replicate);
+        let grad = scratch.plain[usize::from(connection.norm.is_some())];
+        let (workspace, copies) = (scratch.workspace[k], connection.replicate);
         let of_weights = conv::weight_gradient_parts(gpu, into, operand, grad, geometry, copies, batch, value, factor, workspace)?;
         parts.push(Parts::Weights(of_weights));
         // What `unrolled` lacks: minus Σ_t x̂[t] ⊗ o[t] times a factor per channel.
@@ -266,11 +259,12 @@ impl Pass<'_> {
         let Pass { network, gpu, buffers, batch, .. } = *self;
         let connection = &network.layers[index].connections[k];
         let (own, scratch, geometry) = (&buffers.layers[index], &buffers.scratch, &connection.geometry);
+        let at = usize::from(connection.norm.is_some());
         if matches!(connection.kind, Kind::Identity) {
-            let grad = if self.passes_unchanged(index) { own.grad } else { scratch.weighted_f32 };
+            let grad = if self.passes_unchanged(index) { own.grad } else { scratch.weighted_f32[at] };
             return conv::unpool_add(gpu, target, grad, geometry, batch, adds);
         }
-        let grad = if self.is_weighted() || connection.norm.is_some() { scratch.weighted } else { scratch.plain };
+        let grad = if self.is_weighted() || connection.norm.is_some() { scratch.weighted[at] } else { scratch.plain[at] };
         let weights = own.connections[k].packed.transposed;
         if geometry.is_pooled() {
             conv::data_gradient(gpu, scratch.pooled_grad, grad, weights, geometry, batch, false)?;

@@ -111,10 +111,11 @@ pub(super) struct Scratch {
     pub bias_partial: [Slice<f64>; 2],
     pub mean: Slice<f32>,
     pub k: Slice<f32>,
-    /// Gradients of a current, `[B][P][C]`: bf16 for the products, f32 for identities.
-    pub plain: Slice<u16>,
-    pub weighted: Slice<u16>,
-    pub weighted_f32: Slice<f32>,
+    /// Gradients of a current, `[B][P][C]`: bf16 for the products, f32 for identities. First those that connections share, then those of
+    /// the connection with a norm of its own.
+    pub plain: [Slice<u16>; 2],
+    pub weighted: [Slice<u16>; 2],
+    pub weighted_f32: [Slice<f32>; 2],
     /// Gradient of a pooled source, `[B][P_pooled][C]`.
     pub pooled_grad: Slice<f32>,
     /// Counts in pool windows, `[B][P_pooled][C]`; of an ANN bf16 means in the windows, in evaluation, too.
@@ -268,7 +269,8 @@ impl Scratch {
         let is_real = network.neuron.is_real();
         let mut sums = [0; 2];
         let mut pooled = [0; 2];
-        let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, 0, 0);
+        let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, [0; 2], 0);
+        let mut own_identity = false;
         let (mut pooled_grad, mut totals, mut workspace, mut bias_partial) = (0, 0, [0; 2], [0; 2]);
         for (index, layer) in network.layers.iter().enumerate() {
             let positions = batch * layer.positions();
@@ -279,6 +281,10 @@ impl Scratch {
                 let pooled_positions = batch * geometry.pooled().iter().product::<usize>();
                 let is_pooled = geometry.is_pooled();
                 let is_conv = matches!(connection.kind, Kind::Conv { .. });
+                if connection.norm.is_some() {
+                    neurons[1] = neurons[1].max(positions * channels);
+                    own_identity |= !is_conv;
+                }
                 if network.stores_sums(index, k, demand) {
                     sums[k] = sums[k].max(positions * frames * channels.next_multiple_of(LANES));
                 }
@@ -309,7 +315,7 @@ impl Scratch {
                 normed = normed.max(positions * frames * channels);
             }
             partial = partial.max(neuron::partial_len(positions, channels));
-            neurons = neurons.max(positions * channels);
+            neurons[0] = neurons[0].max(positions * channels);
             padded = padded.max(channels.next_multiple_of(64));
         }
         Scratch {
@@ -321,9 +327,9 @@ impl Scratch {
             bias_partial: bias_partial.map(|len| take(layout, in_training(len))),
             mean: take(layout, in_training(padded)),
             k: take(layout, in_training(padded)),
-            plain: take(layout, in_training(neurons)),
-            weighted: take(layout, in_training(neurons)),
-            weighted_f32: take(layout, in_training(neurons)),
+            plain: neurons.map(|len| take(layout, in_training(len))),
+            weighted: neurons.map(|len| take(layout, in_training(len))),
+            weighted_f32: [neurons[0], if own_identity { neurons[1] } else { 0 }].map(|len| take(layout, in_training(len))),
             pooled_grad: take(layout, in_training(pooled_grad)),
             totals: take(layout, if is_real { totals } else { in_training(totals) }),
             workspace: workspace.map(|len| take(layout, in_training(len))),

@@ -148,12 +148,17 @@ impl Pass<'_> {
         };
         if read.iter().any(is_conv) {
             spike_conv::neurons(gpu, &LayerSums { summands: read, ..sums }, &inputs, &outputs)?;
+        } else if let (true, Some(inner), Some(summand)) = (is_training, &own.inner, own_norm(layer)) {
+            let means = neuron::OwnMeans {
+                plain: inner.mean_normed,
+                weighted: inner.weighted_normed,
+                inner: own.device_inner(),
+                step_weights: buffers.step_weights,
+                summand,
+            };
+            neuron::neurons_with_means(gpu, &inputs, &outputs, &read, positions, &means)?;
         } else {
             neuron::neurons(gpu, &inputs, &outputs, &read, positions)?;
-        }
-        if let (true, Some(inner), Some(k)) = (is_training, &own.inner, own_norm(layer)) {
-            let means = [inner.mean_normed, inner.weighted_normed];
-            batch_norm::time_means(gpu, means, &own.device_inner(), buffers.step_weights, &read[k], [positions, channels])?;
         }
         if self.training == Some(WeightGradient::Unrolled) && layer.norm.is_some() {
             self.outer_products(index, &summands, &read)?;

@@ -336,18 +336,3 @@ fn normalize(
     let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&columns)];
     gpu.launch(&kernels::NORMALIZE_ROWS, columns.grid(), 0, &args)
 }
-
-/// Plain and weighted time mean of û, `[B][P][C]`, from the stored sums of the connection with a norm of its own.
-pub fn time_means(
-    gpu: &Gpu,
-    [plain, weighted]: [Slice<f32>; 2],
-    inner: &DeviceInner,
-    step_weights: Slice<f32>,
-    sums: &Summand,
-    [positions, channels]: [usize; 2],
-) -> Result<()> {
-    let (columns, sums) = (Columns::new(positions, channels), StoredSummand::integers("time_means", sums, channels)?);
-    let (time_steps, padded) = (step_weights.len() as i32, inner.padded as i32);
-    let args: [&dyn Arg; 8] = [&plain, &weighted, &inner.values, &step_weights, &scalars(&sums), &scalars(&columns), &time_steps, &padded];
-    gpu.launch(&kernels::TIME_MEANS, columns.grid(), 0, &args)
-}

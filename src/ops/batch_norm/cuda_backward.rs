@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::cuda::{Columns, DeviceInner};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::neuron::cuda::{BiasParts, LayerBackward, Parts, reduce};
 
 /// Where the gradient of a current goes, `[B][P][C]`; what is none is not written.
@@ -17,8 +17,8 @@ pub struct CurrentGradient {
     /// The same in f32.
     pub plain_f32: Slice<f32>,
     pub weighted_f32: Slice<f32>,
-    /// Whether `weighted_f32` is added to: it may be the gradient of the source of an identity.
-    pub adds: bool,
+    /// Where `weighted_f32` is the gradient of the source of an identity: whether it is added to what is there, or to 0.
+    pub source_adds: Option<bool>,
     /// Gradients of the biases of up to two connections, `[C]`; they are added to.
     pub biases: [Slice<f32>; 2],
     /// Room for the parts of their sums; none for the layer's `partial`.
@@ -59,7 +59,7 @@ impl CurrentGradient {
             plain_f32: self.plain_f32.address(),
             weighted_f32: self.weighted_f32.address(),
             bias_partial: self.partial(layer).address(),
-            adds: i32::from(self.adds),
+            adds: i32::from(self.source_adds == Some(true)),
             padding: 0,
         }
     }
@@ -102,7 +102,8 @@ pub fn current_gradient_parts(
         &scalars(&columns),
         &padded,
     ];
-    gpu.launch(&kernels::CURRENT_GRADIENT, columns.grid(), 0, &args)?;
+    let kernel = if out.source_adds.is_some() { &kernels::CURRENT_GRADIENT_TO_SOURCE } else { &kernels::CURRENT_GRADIENT };
+    gpu.launch(kernel, columns.grid(), 0, &args)?;
     Ok(out.parts(layer, columns.blocks()))
 }
 
@@ -138,29 +139,38 @@ struct InnerMeans {
 
 /// From g to the gradient of the current of the connection with a norm of its own; adds to the gradient of that norm's γ, `[C]`.
 ///
-/// Leaves scale·k and the norm's own k in rows 3 and 4 of the inner constants, for the unrolled weight gradient.
+/// `shared` is what the other connections want, as [`current_gradient`] gives it; nothing where there are none. Leaves scale·k and the
+/// norm's own k in rows 3 and 4 of the inner constants, for the unrolled weight gradient.
 pub fn inner_backward(
     gpu: &Gpu,
-    out: &CurrentGradient,
+    [out, shared]: [&CurrentGradient; 2],
     grad_gamma: Slice<f32>,
     grad: Slice<f32>,
     layer: &LayerBackward,
     kept: &InnerKept,
     unrolled: bool,
 ) -> Result<()> {
-    reduce(gpu, inner_backward_parts(gpu, out, grad_gamma, grad, layer, kept, unrolled)?.as_slice())
+    let parts = inner_backward_parts(gpu, [out, shared], grad_gamma, grad, layer, kept, unrolled)?;
+    reduce(gpu, &parts.into_iter().flatten().collect::<Vec<_>>())
 }
 
 /// The same without the last step, as [`current_gradient_parts`].
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] where the biases of both have the same room for their sums; those of the launches.
 pub fn inner_backward_parts(
     gpu: &Gpu,
-    out: &CurrentGradient,
+    [out, shared]: [&CurrentGradient; 2],
     grad_gamma: Slice<f32>,
     grad: Slice<f32>,
     layer: &LayerBackward,
     kept: &InnerKept,
     unrolled: bool,
-) -> Result<Option<Parts>> {
+) -> Result<[Option<Parts>; 2]> {
+    let rooms = [out.partial(layer).address(), shared.partial(layer).address()];
+    if rooms[0] != 0 && rooms[0] == rooms[1] {
+        return Err(Error::shape("inner_backward", "room of its own for the biases of either current", "one room"));
+    }
     let columns = Columns::new(layer.rows, layer.channels);
     let padded = layer.normalizer.padded as i32;
     let (values, mean, k) = (&layer.normalizer.values, &layer.mean, &layer.k);
@@ -181,9 +191,19 @@ pub fn inner_backward_parts(
         inner_mean_normed: kept.mean_normed.address(),
         inner_representation: kept.weighted_normed.address(),
     };
-    let outputs = out.args(layer);
-    let args: [&dyn Arg; 9] =
-        [&scalars(&outputs), &grad, values, mean, k, &kept.inner.values, &scalars(&means), &scalars(&columns), &padded];
+    let outputs = [out.args(layer), shared.args(layer)];
+    let args: [&dyn Arg; 10] = [
+        &scalars(&outputs[0]),
+        &scalars(&outputs[1]),
+        &grad,
+        values,
+        mean,
+        k,
+        &kept.inner.values,
+        &scalars(&means),
+        &scalars(&columns),
+        &padded,
+    ];
     gpu.launch(&kernels::INNER_GRADIENT, columns.grid(), 0, &args)?;
-    Ok(out.parts(layer, columns.blocks()))
+    Ok([out, shared].map(|out| out.parts(layer, columns.blocks())))
 }

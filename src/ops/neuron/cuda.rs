@@ -6,7 +6,7 @@ pub use super::cuda_reduction::{BiasParts, ClampParts, Parts, WeightParts, reduc
 use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::cuda::{Columns, PADDING, StoredSummand};
+use crate::ops::batch_norm::cuda::{Columns, DeviceInner, PADDING, StoredSummand};
 use crate::ops::spike_conv::{DeviceNormalizer, Summand};
 
 #[repr(C)]
@@ -22,6 +22,55 @@ struct Place {
 /// [`Error::ShapeMismatch`] for a summand that is not stored or an output that is too short, [`Error::Device`] if the launch fails;
 /// so do all functions below.
 pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[Summand; 2], positions: usize) -> Result<()> {
+    launch_neurons(gpu, from, to, summands, positions, None)
+}
+
+/// Time means of the current û of a connection that has a norm of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnMeans {
+    /// Plain and weighted, `[B][P][C]`.
+    pub plain: Slice<f32>,
+    pub weighted: Slice<f32>,
+    pub inner: DeviceInner,
+    /// `[T]`; for IF, too.
+    pub step_weights: Slice<f32>,
+    /// Which summand holds its sums: 0 or 1.
+    pub summand: usize,
+}
+
+/// Field for field `struct OwnMeans` in `kernels/neuron.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct OwnMeansArgs {
+    plain: u64,
+    weighted: u64,
+    inner: u64,
+    step_weights: u64,
+    is_second: i32,
+    padding: i32,
+}
+const _: () = assert!(size_of::<OwnMeansArgs>() == 40);
+
+/// [`neurons`], and the time means of one of their summands.
+pub fn neurons_with_means(
+    gpu: &Gpu,
+    from: &NeuronInputs,
+    to: &NeuronOutputs,
+    summands: &[Summand; 2],
+    positions: usize,
+    means: &OwnMeans,
+) -> Result<()> {
+    launch_neurons(gpu, from, to, summands, positions, Some(means))
+}
+
+fn launch_neurons(
+    gpu: &Gpu,
+    from: &NeuronInputs,
+    to: &NeuronOutputs,
+    summands: &[Summand; 2],
+    positions: usize,
+    means: Option<&OwnMeans>,
+) -> Result<()> {
     const OP: &str = "neurons";
     let layer = DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons };
     let (channels, time_steps) = (layer.channels as usize, layer.time_steps as usize);
@@ -34,6 +83,9 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
         ("dropped neurons", positions * words, len_or(from.dropped, positions * words)),
         ("step weights", if to.weighted_normed.is_none() { 0 } else { time_steps }, from.step_weights.len()),
         ("normalizer", 6 * channels.next_multiple_of(PADDING), from.normalizer.values.len()),
+        ("own means", positions * channels, means.map_or(usize::MAX, |means| means.plain.len().min(means.weighted.len()))),
+        ("own constants", 5 * from.normalizer.padded, means.map_or(usize::MAX, |means| means.inner.values.len())),
+        ("own step weights", time_steps, means.map_or(usize::MAX, |means| means.step_weights.len())),
     ] {
         if got < expected {
             return Err(Error::shape(format!("{OP}: {what}"), expected, got));
@@ -43,7 +95,16 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
     let (first, second) = (StoredSummand::new(OP, &summands[0], channels)?, StoredSummand::integers(OP, &summands[1], channels)?);
     let place = Place { positions: positions as i32, frames };
     let grid = [(positions * words).div_ceil(8) as u32, 1, 1];
-    let args: [&dyn Arg; 13] = [
+    let own = means.map(|means| OwnMeansArgs {
+        plain: means.plain.address(),
+        weighted: means.weighted.address(),
+        inner: means.inner.values.address(),
+        step_weights: means.step_weights.address(),
+        is_second: i32::from(means.summand == 1),
+        padding: 0,
+    });
+    let (of_first, of_second, of_layer, of_place) = (scalars(&first), scalars(&second), scalars(&layer), scalars(&place));
+    let mut args: Vec<&dyn Arg> = vec![
         &to.spikes,
         &to.counts,
         &to.mean_normed,
@@ -53,12 +114,14 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
         &from.threshold,
         &from.step_weights,
         &from.dropped,
-        &scalars(&first),
-        &scalars(&second),
-        &scalars(&layer),
-        &scalars(&place),
+        &of_first,
+        &of_second,
+        &of_layer,
+        &of_place,
     ];
-    gpu.launch(&kernels::NEURONS, grid, 0, &args)
+    let own = own.as_ref().map(scalars);
+    args.extend(own.iter().map(|own| own as &dyn Arg));
+    gpu.launch(if means.is_some() { &kernels::NEURONS_WITH_MEANS } else { &kernels::NEURONS }, grid, 0, &args)
 }
 
 /// Length of a buffer, or that of an absent one.
