@@ -3,6 +3,7 @@
 use super::Demand;
 use crate::device::{Layout, Slice};
 use crate::network::{Connection, Kind, Network, Source, SpikingLayer, WeightGradient};
+use crate::ops::batch_norm::cuda::PADDING;
 use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
@@ -31,7 +32,7 @@ pub(super) struct Buffers {
     pub losses: Slice<f64>,
     /// Share of each step in the representation, `[T]`.
     pub step_weights: Slice<f32>,
-    /// Statistics of all layers, none of an ANN; cleared before a forward pass in training mode.
+    /// Statistics of all layers with their counters, none of an ANN; cleared before a forward pass in training mode.
     pub statistics: Slice<u64>,
     /// Spikes of each layer; cleared before a forward pass.
     pub fired: Slice<u64>,
@@ -55,6 +56,8 @@ pub(super) struct LayerBuffers {
     pub normalizer: DeviceNormalizer,
     /// `[8][C]`.
     pub statistics: Slice<u64>,
+    /// Blocks that have added to them, one for 64 channels.
+    pub counters: Slice<u64>,
     pub connections: Vec<ConnectionBuffers>,
     // From here on for training only, but for the means of the last layer.
     /// `[B][P][C]`.
@@ -134,7 +137,7 @@ impl Buffers {
         let is_real = network.neuron.is_real();
         let in_training = |len: usize| if is_training { len } else { 0 };
         let norms: usize = network.norms.iter().map(|n| 2 * n.running_mean.len()).sum();
-        let channels: usize = network.layers.iter().map(|l| l.shape[2]).sum();
+        let statistics: usize = network.layers.iter().map(|l| statistics_of(l).iter().sum::<usize>()).sum();
         let mut buffers = Buffers {
             values: layout.take(len),
             grads: take(layout, in_training(len)),
@@ -147,7 +150,7 @@ impl Buffers {
             logits: layout.take(batch * network.classes),
             losses: take(layout, in_training(batch)),
             step_weights: layout.take(time_steps),
-            statistics: take(layout, if is_real { 0 } else { in_training(8 * channels) }),
+            statistics: take(layout, if is_real { 0 } else { in_training(statistics) }),
             fired: layout.take(network.layers.len()),
             thresholds: layout.take(network.firing_layers().count()),
             parameters: layout.take(1),
@@ -159,9 +162,10 @@ impl Buffers {
         for index in 0..network.layers.len() {
             let mut layer = LayerBuffers::lay_out(network, index, demand, layout);
             if is_training && !is_real {
-                let len = 8 * network.layers[index].shape[2];
-                layer.statistics = buffers.statistics.part(statistics..statistics + len);
-                statistics += len;
+                let [sums, counters] = statistics_of(&network.layers[index]);
+                layer.statistics = buffers.statistics.part(statistics..statistics + sums);
+                layer.counters = buffers.statistics.part(statistics + sums..statistics + sums + counters);
+                statistics += sums + counters;
             }
             buffers.layers.push(layer);
         }
@@ -210,6 +214,11 @@ impl Buffers {
     }
 }
 
+/// Statistics of a layer, and their counters.
+fn statistics_of(layer: &SpikingLayer) -> [usize; 2] {
+    [8 * layer.shape[2], layer.shape[2].div_ceil(PADDING)]
+}
+
 impl LayerBuffers {
     fn lay_out(network: &Network, index: usize, demand: &Demand, layout: &mut Layout) -> LayerBuffers {
         let layer = &network.layers[index];
@@ -233,6 +242,7 @@ impl LayerBuffers {
             rounded: take(layout, has(is_real && reads_rounded, neurons)),
             normalizer: DeviceNormalizer { values: layout.take(6 * padded), padded },
             statistics: Slice::NONE,
+            counters: Slice::NONE,
             counts: take(layout, if is_real { 0 } else { in_training(neurons) }),
             mean_normed: take(layout, has(keeps_means, neurons)),
             weighted_normed: take(layout, has(keeps_means && is_weighted, neurons)),

@@ -6,7 +6,9 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
 use crate::network::{Connection, Kind, Network, Source, WeightGradient};
-use crate::ops::batch_norm::cuda::{self as batch_norm, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
+use crate::ops::batch_norm::cuda::{
+    self as batch_norm, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms,
+};
 use crate::ops::conv::cuda as conv;
 use crate::ops::dropout;
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
@@ -98,38 +100,11 @@ impl Pass<'_> {
         }
         let summands = self.summands(index)?;
         let is_conv = |summand: &Summand| matches!(summand, Summand::Conv { .. });
-        let has_conv = summands.iter().any(is_conv);
         let sums = LayerSums { summands, batch, positions: layer.positions(), time_steps: network.time_steps, channels };
-        let needs_statistics = is_training && layer.norm.is_some();
         // What the neurons read: the summands themselves, or the stored sums of the convolutions.
         let mut read = summands;
-        let mut statistics = DeviceStatistics::None;
-        if needs_statistics {
-            statistics = DeviceStatistics::Integers(own.statistics);
-            match (&summands[0], has_conv) {
-                (Summand::Real { sums, frames }, _) => {
-                    let real = buffers.scratch.real_statistics;
-                    batch_norm::statistics_of_real(gpu, real, *sums, batch, layer.positions() * frames, channels)?;
-                    statistics = DeviceStatistics::Reals { sums: real, batch };
-                }
-                (_, true) if self.stores[index] => {
-                    let stored = [0, 1].map(|k| if is_conv(&summands[k]) { buffers.scratch.sums[k] } else { Slice::NONE });
-                    spike_conv::sums(gpu, &sums, stored, own.statistics)?;
-                    for k in 0..2 {
-                        if is_conv(&summands[k]) {
-                            read[k] = Summand::Sums { sums: stored[k] };
-                        }
-                    }
-                }
-                (_, true) => spike_conv::statistics(gpu, &sums, own.statistics)?,
-                (_, false) => {
-                    let rows = positions * network.time_steps;
-                    batch_norm::statistics_of_sums(gpu, own.statistics, &summands[0], &summands[1], rows, channels)?;
-                }
-            }
-        }
         if is_training {
-            self.normalizer(index, statistics)?;
+            self.statistics_and_constants(index, &sums, &mut read)?;
         }
         let keeps_means = is_training || index + 1 == network.layers.len();
         let outputs = NeuronOutputs {
@@ -164,6 +139,36 @@ impl Pass<'_> {
             self.outer_products(index, &summands, &read)?;
         }
         Ok(())
+    }
+
+    /// Statistics of a layer where it has a batch norm, and its constants; leaves in `read` the sums that were stored on the way.
+    fn statistics_and_constants(&self, index: usize, sums: &LayerSums, read: &mut [Summand; 2]) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let LayerSums { summands, positions, channels, .. } = *sums;
+        let is_conv = |summand: &Summand| matches!(summand, Summand::Conv { .. });
+        if layer.norm.is_none() {
+            return self.normalizer(index, DeviceStatistics::None);
+        }
+        if let Summand::Real { sums, frames } = summands[0] {
+            let real = buffers.scratch.real_statistics;
+            batch_norm::statistics_of_real(gpu, real, sums, batch, positions * frames, channels)?;
+            return self.normalizer(index, DeviceStatistics::Reals { sums: real, batch });
+        }
+        let constants = self.batch_constants(index, DeviceStatistics::Integers(own.statistics))?;
+        if !summands.iter().any(is_conv) {
+            let rows = batch * positions * network.time_steps;
+            let [first, second] = &summands;
+            return batch_norm::statistics_of_sums_and_constants(gpu, own.statistics, first, second, rows, channels, &constants);
+        }
+        let mut stored = [Slice::NONE; 2];
+        if self.stores[index] {
+            for k in (0..2).filter(|&k| is_conv(&summands[k])) {
+                stored[k] = buffers.scratch.sums[k];
+                read[k] = Summand::Sums { sums: stored[k] };
+            }
+        }
+        spike_conv::sums_and_constants(gpu, sums, stored, own.statistics, &constants)
     }
 
     /// What the connections of a layer add up, with what has to be computed before its own kernels: real convolutions and pools.
@@ -211,7 +216,25 @@ impl Pass<'_> {
 
     /// Constants of a layer: from the statistics of the batch in training, from running ones in evaluation.
     pub(super) fn normalizer(&self, index: usize, statistics: DeviceStatistics) -> Result<()> {
-        let Pass { network, gpu, buffers, batch, frames, .. } = *self;
+        if self.training.is_some() {
+            return self.batch_constants(index, statistics)?.launch(self.gpu);
+        }
+        self.with_norms(index, |norms| batch_norm::running_normalizer(self.gpu, &self.buffers.layers[index].normalizer, norms))
+    }
+
+    /// What computes the constants of training.
+    fn batch_constants(&self, index: usize, statistics: DeviceStatistics) -> Result<BatchConstants> {
+        let Pass { network, buffers, batch, frames, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let positions = batch * layer.positions();
+        let seen = if layer.connections[0].source == Source::Input { frames } else { network.time_steps };
+        let (inner, values) = (own.device_inner(), [positions * seen, positions * network.time_steps]);
+        self.with_norms(index, |norms| BatchConstants::new(&own.normalizer, &inner, norms, statistics, values, own.counters))
+    }
+
+    /// Calls `then` with what the constants of a layer follow from.
+    fn with_norms<R>(&self, index: usize, then: impl FnOnce(&LayerNorms) -> Result<R>) -> Result<R> {
+        let Pass { network, buffers, .. } = *self;
         let (layer, own) = (&network.layers[index], &buffers.layers[index]);
         let parameter = |index: usize| buffers.parameter(network, buffers.values, index);
         let is_training = self.training.is_some();
@@ -233,20 +256,13 @@ impl Pass<'_> {
             let [running_mean, running_var] = buffers.running_of(network, index);
             DeviceNorm { gamma: parameter(state.weight), beta: parameter(state.bias), running_mean, running_var }
         };
-        let norms = LayerNorms {
+        then(&LayerNorms {
             connections: &connections,
             norm: layer.norm.map(device_norm),
             inner: layer.connections.iter().enumerate().find_map(|(k, c)| Some((k, device_norm(c.norm?)))),
             neuron: network.neuron,
             channels: layer.shape[2],
-        };
-        if !is_training {
-            return batch_norm::running_normalizer(gpu, &own.normalizer, &norms);
-        }
-        let positions = batch * layer.positions();
-        let seen = if layer.connections[0].source == Source::Input { frames } else { network.time_steps };
-        let inner = own.device_inner();
-        batch_norm::batch_normalizer(gpu, &own.normalizer, &inner, &norms, statistics, [positions * seen, positions * network.time_steps])
+        })
     }
 
     /// `Σ_t x̂[t] ⊗ o[t]` of every convolution of a layer, for the unrolled weight gradient.
