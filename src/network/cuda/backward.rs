@@ -90,7 +90,8 @@ impl Pass<'_> {
             }
             settle(self.gpu)?;
         }
-        reduce(self.gpu, &parts)
+        reduce(self.gpu, &parts)?;
+        settle(self.gpu)
     }
 
     /// The identity of a layer whose gradient goes to its source with the kernel that computes it, and that source: the only identity,

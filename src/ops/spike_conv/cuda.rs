@@ -278,8 +278,9 @@ pub fn sums(gpu: &Gpu, layer: &LayerSums, sums: [Slice<i32>; 2], statistics: Sli
     launch_sums(gpu, layer, sums, statistics, None)
 }
 
-/// Blocks on a multiprocessor one after the other, up to which the last of them computes the constants. Each block waits for its sums to
-/// arrive before it counts itself, about half a microsecond, and two share a multiprocessor: here that takes less than another launch.
+/// Blocks of a multiprocessor up to which the last block of all computes the constants. Each waits for its additions to arrive before it
+/// counts itself, which should take about half a microsecond, and two share a multiprocessor: up to here that is less than the 2 µs of
+/// another launch. An estimate; none of this was measured.
 const FEW_BLOCKS: usize = 4;
 
 /// The same, and the constants that follow from the statistics: where there are few blocks the last of them computes these, otherwise
