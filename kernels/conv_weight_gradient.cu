@@ -1,19 +1,19 @@
 // conv_weight_gradient.cu: the gradient of a convolution's weights, from spike counts, from the spikes of every step, or from real values.
 //
-// Equation   grad_w[tap][c][o] = factor * sum over rows m of source[row m at tap][c] * grad[m][o]
+// Equation   grad_w[tap][c][o] = factor * sum over rows m of source[row m at tap][c] * grad[m][o], here in parts of the rows
 // Shapes     rows m = (b*P_out + p)*S + t, S steps: 1 for counts (`rate`), T for spikes (`unrolled`);  grad [m][cout] bf16: the gradient
 //            of the current, or its normalised value at every step;  source: see `Source`;  grad_w [copies][tap][cin][cout] f32
 //            partial [splits][tap][cin][cout] f32
 // Units      source in spikes (or values of the input); factor = what one spike is worth: threshold on the device times a constant
 // Launch     weight_gradient_*: tile of 128 (tap, c) times 64 channels o, block 128, grid (tiles of (tap, c), tiles of o, splits);
-//            reduce and subtract_outer: block 256, a thread a weight
+//            subtract_outer: block 256, a thread a weight
 //            K, the rows, is cut into as many parts as give work to every multiprocessor; the shape alone decides how many
 // Pipeline   a stage is 32 rows, two stages. The gradient comes by copy_async; the source waits in registers while the stage before is
 //            multiplied, and becomes bf16 on its way to shared memory. ldmatrix transposes both: K is the slow index of each.
 // Costs      of a stage: 128 mma.m16n8k16 = 256 cycles of an SM of sm_80; shared memory 12 KiB written, 24 KiB read = 288 cycles of 128
 //            bytes; about 310 instructions of a warp (bits 235), and as many cycles of a scheduler; 8 KiB from L2 (bits 4.5)
 // Traffic    reads each tile of the gradient once for every 128 (tap, c) and each of the source once for every 64 o, mostly from L2;
-//            writes 4 bytes a weight and part, which the reduce kernel reads once
+//            writes 4 bytes a weight and part, which neuron_reduction.cu reads once
 // Exactness  counts to 256 and bits are exact in bf16 (pooled totals above that round to 8 bits); products are exact; sums are f32 in the
 //            order of rows, 16 at a time, within a part, then parts in order: the same bits in every run and on every device of a kind
 // Tests      tests/conv_weight_gradient_cuda.rs
@@ -407,30 +407,7 @@ weight_gradient_any(float* __restrict__ partial, const void* __restrict__ source
     weight_gradient<ANY>(partial, source, grad, p);
 }
 
-// --- Sum of the parts ---------------------------------------------------------------------------------------------------------------
-
-// Field for field `Reduce` in src/ops/conv/cuda_weight_gradient.rs.
-struct Reduce {
-    float factor;        // of the sum, and of the threshold where there is one
-    int splits;
-    int len;             // weights
-    int copies;          // of the weights, each of which gets the gradient
-};
-
-// Adds the sum of all parts, times the factor, to the gradient of every copy.
-extern "C" __global__ void __launch_bounds__(256)
-weight_gradient_reduce(float* __restrict__ grad,               // [copies][len]
-                       const float* __restrict__ partial,      // [splits][len]
-                       const float* __restrict__ threshold,    // [1] of the source's neurons; null for the input
-                       Reduce p) {
-    const int i = blockIdx.x * 256 + threadIdx.x;
-    if (i >= p.len) return;
-    float sum = 0.0f;
-#pragma unroll 8
-    for (int split = 0; split < p.splits; ++split) sum += partial[(size_t)split * p.len + i];
-    sum *= threshold == nullptr ? p.factor : p.factor * *threshold;
-    for (int copy = 0; copy < p.copies; ++copy) grad[(size_t)copy * p.len + i] += sum;
-}
+// --- What `rate` leaves out ----------------------------------------------------------------------------------------------------------
 
 // Field for field `SubtractOuter` in src/ops/conv/cuda_weight_gradient.rs.
 struct SubtractOuter {
@@ -456,5 +433,4 @@ KERNEL(weight_gradient_counts_8, 128)
 KERNEL(weight_gradient_counts_16, 128)
 KERNEL(weight_gradient_bf16, 128)
 KERNEL(weight_gradient_any, 128)
-KERNEL(weight_gradient_reduce, 256)
 KERNEL(subtract_outer, 256)

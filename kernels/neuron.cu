@@ -2,14 +2,15 @@
 //
 // Equation   forward: neuron.cuh.  Backward, with r(.) the (weighted) mean over time and G = r(gradient of the spikes), one a neuron:
 //            m = fmaf(gamma, r(xhat), beta);  g = slope*G where 0 <= m <= upper (LIF: <), else 0; ReLU: 0 < m
-//            gradients: threshold += factor * sum of G where m > upper;  beta += T * sum of g;  gamma += T * sum of g*mean_t xhat
-//            and what batch norm needs: mean g, k = scale * mean(g*mean_t xhat)                         (batch_norm_backward.cu)
+//            and in parts, for the gradients of threshold, gamma and beta and for batch norm: the sums of G where m > upper, of g, and
+//            of g*mean_t xhat                                                                            (neuron_reduction.cu)
 // Shapes     sums [B*P][T or 1][stride], bits and spikes [B*P][T][words] u32, counts [B*P][C] u8, means and gradients [B*P][C] f32
 //            normalizer [6][padded] f32, see batch_norm.cu; padded = C rounded up to 64
 // Units      potential, current and threshold share one unit; gradients are those of the loss by the current of a neuron
 // Launch     neurons: a warp = 32 channels of a position, block 256, grid ceil(B*P*words / 8)
-//            clamp_mapping_backward: columns.cuh, grid (blocks of rows, ceil(C / 4 quads)); reduce: block 256, grid ceil(C/32) + 1
-// Traffic    neurons reads 4*T bytes a sum (bits: T/8), writes T/8 + 5 (LIF: 9) bytes a neuron; 6 operations a step
+//            clamp_mapping_backward: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
+// Traffic    neurons reads 4*T bytes a sum (bits: T/8), writes T/8 + 5 (LIF: 9) bytes a neuron; 6 operations a step;
+//            neurons_with_means writes 8 bytes more
 //            clamp_mapping_backward reads 8 (LIF: 12), writes 4 bytes a neuron: both memory-bound, one pass
 // Exactness  forward bit-equal to src/ops/neuron/cpu.rs; backward the same f32 operations, and sums of a channel in f64 in an order that
 //            shapes alone decide
@@ -62,6 +63,84 @@ struct Place {
     int frames;          // steps that the first summand has: T, or 1 that stands for all
 };
 
+// The time means of uhat = fmaf(factor, acc, offset), for the connection that has a norm of its own; field for field `OwnMeansArgs` in
+// src/ops/neuron/cuda.rs.
+struct OwnMeans {
+    float* plain;                // [B*P][C]
+    float* weighted;             // [B*P][C]
+    const float* inner;          // [5][padded] constants of its norm; the first two rows are factor and offset
+    const float* step_weights;   // [T]
+    int is_second;               // whether its sums are the second summand
+    int padding;
+};
+static_assert(sizeof(OwnMeans) == 40, "OwnMeans is one layout on both sides");
+
+// What they add up for the channel of a lane.
+struct OwnSums {
+    float factor, offset;
+    float sum, weighted;
+
+    __device__ __forceinline__ void add(float acc, float share) {
+        const float normed = fmaf(factor, acc, offset);
+        sum += normed;
+        weighted = fmaf(share, normed, weighted);
+    }
+};
+
+// What the neurons of a layer write; all but the spikes may be null.
+struct Outputs {
+    uint32_t* spikes;
+    uint8_t* counts;
+    float* mean_normed;
+    float* weighted_normed;
+    unsigned long long* fired;
+};
+
+template <bool HAS_OWN>
+__device__ __forceinline__ void neurons_body(const Outputs& to, const float* __restrict__ normalizer, const float* __restrict__ threshold,
+                                             const float* __restrict__ step_weights, const uint32_t* __restrict__ dropped,
+                                             const AnySummand& first, const AnySummand& second, const Neurons& layer, const Place& p,
+                                             const OwnMeans& means) {
+    const int words = (layer.channels + 31) / 32;
+    const int warp = blockIdx.x * 8 + threadIdx.x / 32;
+    int spikes_of_thread = 0;
+    if (warp < p.positions * words) {                    // whole warps, so that the ballots stay full
+        const size_t q = warp / words;
+        const int word = warp % words;
+        const int c = word * 32 + threadIdx.x % 32;
+        const NeuronChannel channel = neuron_channel(normalizer, threshold, layer.padded, c);
+        const uint32_t keep = kept_channels(dropped, q, word, layer);
+        uint32_t* train = to.spikes + q * layer.time_steps * words + word;
+        const float* shares = to.weighted_normed == nullptr ? nullptr : step_weights;
+        NeuronState state{};
+        OwnSums own{};
+        if (HAS_OWN) own.factor = __ldg(means.inner + c), own.offset = __ldg(means.inner + layer.padded + c);
+        Train x = train_of(first, q, p.frames, word, layer);
+        if (second.values == nullptr) {
+            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps, [&](int t) {
+                const float value = x.at(t);
+                if (HAS_OWN) own.add(value, __ldg(means.step_weights + t));
+                return normalize(channel, value);
+            });
+        } else {
+            Train y = train_of(second, q, layer.time_steps, word, layer);
+            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps, [&](int t) {
+                const float value = x.at(t), other = y.at(t);
+                if (HAS_OWN) own.add(means.is_second ? other : value, __ldg(means.step_weights + t));
+                return normalize(channel, value, other);
+            });
+        }
+        spikes_of_thread = neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, layer);
+        if (HAS_OWN && c < layer.channels) {
+            means.plain[q * layer.channels + c] = own.sum / (float)layer.time_steps;
+            means.weighted[q * layer.channels + c] = own.weighted;
+        }
+    }
+    if (to.fired == nullptr) return;
+    const int spikes_of_block = block_sum<256>(spikes_of_thread);
+    if (threadIdx.x == 0) atomicAdd(to.fired, (unsigned long long)spikes_of_block);
+}
+
 // Neurons of a layer from its stored sums. An output that is null is not written; `fired` is added to.
 extern "C" __global__ void __launch_bounds__(256)
 neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
@@ -74,34 +153,24 @@ neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
         const float* __restrict__ step_weights,          // [T]
         const uint32_t* __restrict__ dropped,            // [B*P][words]
         AnySummand first, AnySummand second, Neurons layer, Place p) {
-    const int words = (layer.channels + 31) / 32;
-    const int warp = blockIdx.x * 8 + threadIdx.x / 32;
-    int spikes_of_thread = 0;
-    if (warp < p.positions * words) {                    // whole warps, so that the ballots stay full
-        const size_t q = warp / words;
-        const int word = warp % words;
-        const int c = word * 32 + threadIdx.x % 32;
-        const NeuronChannel channel = neuron_channel(normalizer, threshold, layer.padded, c);
-        const uint32_t keep = kept_channels(dropped, q, word, layer);
-        uint32_t* train = spikes + q * layer.time_steps * words + word;
-        const float* shares = weighted_normed == nullptr ? nullptr : step_weights;
-        NeuronState state{};
-        Train x = train_of(first, q, p.frames, word, layer);
-        if (second.values == nullptr) {
-            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps,
-                         [&](int t) { return normalize(channel, x.at(t)); });
-        } else {
-            Train y = train_of(second, q, layer.time_steps, word, layer);
-            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps, [&](int t) {
-                const float value = x.at(t);
-                return normalize(channel, value, y.at(t));
-            });
-        }
-        spikes_of_thread = neuron_finish(state, counts, mean_normed, weighted_normed, q, c, keep, layer);
-    }
-    if (fired == nullptr) return;
-    const int spikes_of_block = block_sum<256>(spikes_of_thread);
-    if (threadIdx.x == 0) atomicAdd(fired, (unsigned long long)spikes_of_block);
+    neurons_body<false>({spikes, counts, mean_normed, weighted_normed, fired}, normalizer, threshold, step_weights, dropped, first, second,
+                        layer, p, OwnMeans{});
+}
+
+// The same where a connection has a norm of its own, whose time means backward wants: its sums are read once for both.
+extern "C" __global__ void __launch_bounds__(256)
+neurons_with_means(uint32_t* __restrict__ spikes,        // as above
+                   uint8_t* __restrict__ counts,
+                   float* __restrict__ mean_normed,
+                   float* __restrict__ weighted_normed,
+                   unsigned long long* __restrict__ fired,
+                   const float* __restrict__ normalizer,
+                   const float* __restrict__ threshold,
+                   const float* __restrict__ step_weights,
+                   const uint32_t* __restrict__ dropped,
+                   AnySummand first, AnySummand second, Neurons layer, Place p, OwnMeans means) {
+    neurons_body<true>({spikes, counts, mean_normed, weighted_normed, fired}, normalizer, threshold, step_weights, dropped, first, second,
+                       layer, p, means);
 }
 
 // --- Backward -----------------------------------------------------------------------------------------------------------------------
@@ -173,48 +242,6 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
     store_partial(partial, 2, product, between, part, p.columns);
 }
 
-// Field for field `ClampReduceArgs` in src/ops/neuron/cuda.rs.
-struct ClampReduce {
-    float threshold_factor;    // of the threshold gradient
-    int time_steps;            // T
-    int blocks;                // of rows, in the partial sums
-    int rows;                  // B*P
-    int channels;
-    int padded;
-};
-static_assert(sizeof(ClampReduce) == 24, "ClampReduce is one layout on both sides");
-
-// Adds the gradients of threshold, gamma and beta; leaves mean g and k. The last block adds up the threshold's.
-extern "C" __global__ void __launch_bounds__(256)
-clamp_mapping_reduce(float* __restrict__ grad_threshold,      // [1]; null where the layer has no neurons
-                     float* __restrict__ grad_gamma,          // [C]; null without batch norm, as the next three
-                     float* __restrict__ grad_beta,           // [C]
-                     float* __restrict__ mean,                // [padded]
-                     float* __restrict__ k,                   // [padded]
-                     const double* __restrict__ partial,      // [3][blocks][C]
-                     const float* __restrict__ normalizer,    // [6][padded]
-                     ClampReduce p) {
-    SHARED(double, between, 256);
-    const double steps = p.time_steps, rows = p.rows;
-    if (blockIdx.x + 1 == gridDim.x) {
-        if (grad_threshold == nullptr) return;
-        double above = 0.0;
-        for (size_t i = threadIdx.x; i < (size_t)p.blocks * p.channels; i += 256) above += partial[i];
-        above = block_sum<256>(above);
-        if (threadIdx.x == 0) *grad_threshold += (float)((double)p.threshold_factor * steps * above);
-        return;
-    }
-    if (grad_gamma == nullptr) return;
-    const int c = blockIdx.x * 32 + threadIdx.x % 32;
-    const double sum = sum_of_partials(partial, 1, p.blocks, p.channels, c, between);
-    const double product = sum_of_partials(partial, 2, p.blocks, p.channels, c, between);
-    if (threadIdx.x >= 32 || c >= p.channels) return;
-    grad_beta[c] += (float)(steps * sum);
-    grad_gamma[c] += (float)(steps * product);
-    mean[c] = (float)(sum / rows);
-    k[c] = (float)((double)normalizer[5 * p.padded + c] * product / rows);
-}
-
 KERNEL(neurons, 256)
+KERNEL(neurons_with_means, 256)
 KERNEL(clamp_mapping_backward, 256)
-KERNEL(clamp_mapping_reduce, 256)

@@ -10,12 +10,14 @@
 //            as many as fit 128 rows; where T takes several tiles, the block goes through them in order and keeps the potentials in
 //            shared memory in between. So a weight is read once for all steps of a tile, and a potential never leaves the block.
 // Traffic    per tile and K step: spike_tile.cuh. `sums` writes 4 bytes a row and channel; `neurons` 1/8, and 1 to 9 a neuron in training.
-//            Statistics: 6 to 16 atomic additions a column and tile.
+//            Statistics: 6 to 16 atomic additions a column and tile; where asked, the last block of 64 channels turns them into constants
+//            (normalizer.cuh), for which every block waits once until its additions have arrived.
 // Exactness  sums and statistics are integers: equal to ops/spike_conv/cpu.rs in any order; neurons as in neuron.cuh
 // Tests      tests/spike_conv_cuda.rs
 
 #include "include/geometry.cuh"
 #include "include/neuron.cuh"
+#include "include/normalizer.cuh"
 #include "include/spike_tile.cuh"
 
 enum Kind { NONE, CONV_OF_BITS, CONV_OF_BYTES, BITS, SUMS };
@@ -262,8 +264,10 @@ spike_conv_sums_16(int* __restrict__ first_sums,                    // [m][strid
                    int* __restrict__ second_sums,                   // [m][stride]
                    unsigned long long* __restrict__ statistics,     // [8][C]
                    const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
-                   const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer) {
+                   const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer,
+                   Finish finish) {
     sums_body<16>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+    finish_statistics(finish);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
@@ -271,8 +275,10 @@ spike_conv_sums_8(int* __restrict__ first_sums,                     // as above
                   int* __restrict__ second_sums,
                   unsigned long long* __restrict__ statistics,
                   const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
-                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer) {
+                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer,
+                  Finish finish) {
     sums_body<8>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+    finish_statistics(finish);
 }
 
 // A layer's neurons from the spikes of its sources, nothing stored in between. All outputs but `spikes` may be null.

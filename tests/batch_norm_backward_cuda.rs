@@ -18,6 +18,7 @@ use dsr::device::{Gpu, Isa, Memory};
 use dsr::ops::batch_norm::cuda::{DeviceInner, PADDING};
 use dsr::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient, inner_backward};
 use dsr::ops::batch_norm::{center, subtract_scaled};
+use dsr::ops::neuron::cuda::partial_len;
 use half::bf16;
 
 fn rounded(values: &[f32]) -> Vec<u16> {
@@ -42,6 +43,7 @@ fn outputs(gpu: &Arc<Gpu>, neurons: usize, channels: usize) -> Outputs {
         plain_f32: floats[0].slice(),
         weighted_f32: floats[1].slice(),
         biases: biases.each_ref().map(|bias| bias.slice()),
+        ..CurrentGradient::default()
     };
     Outputs { halves, floats, biases, out }
 }
@@ -130,10 +132,12 @@ fn the_gradient_through_a_norm_of_its_own_is_that_of_the_cpu() {
 
         for unrolled in [false, true] {
             let what = if unrolled { "own norm, unrolled" } else { "own norm, rate" };
-            let outputs = outputs(&gpu, neurons, channels);
+            let [outputs, mut shared] = [(); 2].map(|()| outputs(&gpu, neurons, channels));
+            let room = gpu.zeroed::<f64>(partial_len(case.rows, channels)).unwrap();
+            shared.out.bias_partial = room.slice();
             let grad_gamma = gpu.zeroed::<f32>(channels).unwrap();
             let (grad, layer) = (case.device.grad.slice(), &case.device.layer);
-            inner_backward(&gpu, &outputs.out, grad_gamma.slice(), grad, layer, &kept, unrolled).unwrap();
+            inner_backward(&gpu, [&outputs.out, &shared.out], grad_gamma.slice(), grad, layer, &kept, unrolled).unwrap();
             let expected = times(&covariance, steps * rows);
             assert_rounded(
                 &grad_gamma.to_vec().unwrap(),
@@ -161,6 +165,41 @@ fn the_gradient_through_a_norm_of_its_own_is_that_of_the_cpu() {
             let weighted = subtracted(&case.representation, &weighted_u);
             let plain = if unrolled { scaled.clone() } else { subtracted(&case.mean_normed, &plain_u) };
             outputs.assert(&plain, &weighted, &case, what);
+            // And what the other connections share, from the same pass.
+            let (mut plain, mut weighted) = (base.clone(), base.clone());
+            if !unrolled {
+                subtract_scaled(Isa::detect(), &k, &case.mean_normed, &mut plain);
+            }
+            subtract_scaled(Isa::detect(), &k, &case.representation, &mut weighted);
+            shared.assert(&plain, &weighted, &case, &format!("{what}: shared"));
+            // Without others nothing is written there.
+            let none = CurrentGradient::default();
+            inner_backward(&gpu, [&outputs.out, &none], grad_gamma.slice(), grad, layer, &kept, unrolled).unwrap();
+            let refused = inner_backward(&gpu, [&outputs.out, &outputs.out], grad_gamma.slice(), grad, layer, &kept, unrolled).unwrap_err();
+            assert!(refused.to_string().contains("room of its own"), "{refused}");
+        }
+    }
+}
+
+/// An identity without pool: its gradient is added to what its source has from others, or is the first there.
+#[test]
+fn the_gradient_of_an_identity_goes_to_its_source() {
+    let gpu = device::gpu();
+    for case in cases(&gpu) {
+        run_clamp(&gpu, &case);
+        let mut weighted = centered(&case);
+        if case.has_norm {
+            let k = &case.device.k.to_vec().unwrap()[..case.channels];
+            subtract_scaled(Isa::detect(), k, &case.representation, &mut weighted);
+        }
+        for adds in [false, true] {
+            let before = seeded::values(20, weighted.len(), -1e-3..1e-3);
+            let source = gpu.memory_of(&before).unwrap();
+            let out = CurrentGradient { weighted_f32: source.slice(), source_adds: Some(adds), ..CurrentGradient::default() };
+            current_gradient(&gpu, &out, case.device.grad.slice(), &case.device.layer, false).unwrap();
+            let of_source = |(&before, &g): (&f32, &f32)| if adds { before + g } else { 0.0 + g };
+            let expected: Vec<f32> = before.iter().zip(&weighted).map(of_source).collect();
+            assert_eq!(bits_of(&source.to_vec().unwrap()), bits_of(&expected), "{}, adds {adds}", case.name);
         }
     }
 }

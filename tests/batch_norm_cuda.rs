@@ -10,7 +10,9 @@ mod stored;
 use std::sync::Arc;
 
 use dsr::device::{Gpu, Isa, Memory, Slice};
-use dsr::ops::batch_norm::cuda::{self, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING};
+use dsr::ops::batch_norm::cuda::{
+    self, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING,
+};
 use dsr::ops::batch_norm::{self, Contribution, IntegerSums, Moments, Norm, Normalizer, accumulate, normalize, update_running};
 use dsr::ops::neuron::{LANES, Neuron};
 use dsr::ops::spike_conv::{DeviceNormalizer, Summand};
@@ -174,9 +176,10 @@ fn assert_normalizer(got: &[f32], expected: &Normalizer, channels: usize, case: 
     }
 }
 
-/// Runs one layer through both normalizers, with `rows` = B·P·T values a channel.
-fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, largest: i32) {
-    let case = format!("{}, {rows} rows, {channels} channels", layer.name);
+/// Runs one layer through both normalizers, with `rows` = B·P·T values a channel; where it `finishes`, the kernel of the statistics computes
+/// the constants.
+fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, largest: i32, finishes: bool) {
+    let case = format!("{}, {rows} rows, {channels} channels, finishes {finishes}", layer.name);
     let count = layer.thresholds.len();
     let scales: Vec<Both> = (0..count)
         .map(|k| {
@@ -230,6 +233,11 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
     let expected = batch_norm::running_normalizer(channels, &contributions, host_norm, host_inner);
     assert_normalizer(&values.to_vec().unwrap(), &expected, channels, &format!("{case}, evaluation"));
 
+    let inner_values = gpu.zeroed::<f32>(5 * padded).unwrap();
+    let correlation = gpu.zeroed::<f64>(padded).unwrap();
+    let inner_out = DeviceInner { values: inner_values.slice(), correlation: correlation.slice(), padded };
+    let counters = gpu.zeroed::<u64>(channels.div_ceil(PADDING)).unwrap();
+
     // The statistics, by the kernels and on the host. A static input has a third of the frames here.
     let batch = 1 + usize::from(rows.is_multiple_of(2));
     let (integers, reals) = (gpu.zeroed::<u64>(8 * channels).unwrap(), gpu.zeroed::<f64>(batch * 2 * channels).unwrap());
@@ -253,7 +261,14 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
             Some(false) => "bits",
         };
         let (x, y) = (stored(gpu, kind(0), 51, [rows, channels], largest), stored(gpu, kind(1), 52, [rows, channels], largest));
-        cuda::statistics_of_sums(gpu, integers.slice(), &x.summand, &y.summand, rows, channels).unwrap();
+        if finishes {
+            let statistics = DeviceStatistics::Integers(integers.slice());
+            let constants = BatchConstants::new(&out, &inner_out, &norms, statistics, [rows, rows], counters.slice()).unwrap();
+            let (first, second) = (&x.summand, &y.summand);
+            cuda::statistics_of_sums_and_constants(gpu, integers.slice(), first, second, rows, channels, &constants).unwrap();
+        } else {
+            cuda::statistics_of_sums(gpu, integers.slice(), &x.summand, &y.summand, rows, channels).unwrap();
+        }
         let mut sums = IntegerSums::new(channels, i64::from(largest));
         sums.add(Isa::detect(), &x.sums, &y.sums, stride);
         (sums.moments(rows as u64), rows)
@@ -263,10 +278,9 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
         (true, false) => DeviceStatistics::Integers(integers.slice()),
         (true, true) => DeviceStatistics::Reals { sums: reals.slice(), batch },
     };
-    let inner_values = gpu.zeroed::<f32>(5 * padded).unwrap();
-    let correlation = gpu.zeroed::<f64>(padded).unwrap();
-    let inner_out = DeviceInner { values: inner_values.slice(), correlation: correlation.slice(), padded };
-    cuda::batch_normalizer(gpu, &out, &inner_out, &norms, statistics, [rows, n]).unwrap();
+    if !finishes {
+        cuda::batch_normalizer(gpu, &out, &inner_out, &norms, statistics, [rows, n]).unwrap();
+    }
     let expected = batch_norm::batch_normalizer(channels, &contributions, &moments, host_norm, host_inner);
     assert_normalizer(&values.to_vec().unwrap(), &expected.normalizer, channels, &format!("{case}, training"));
     if let Some(of_batch) = &expected.statistics {
@@ -293,7 +307,10 @@ fn constants_and_running_statistics_have_the_bits_of_the_cpu() {
     let gpu = device::gpu();
     for layer in layers() {
         for ([rows, channels], largest) in [([1, 1], 5), ([6, 33], 1000), ([45, 70], 1 << 20), ([300, 5], i32::MAX - 1)] {
-            check_layer(&gpu, &layer, rows, channels, largest);
+            check_layer(&gpu, &layer, rows, channels, largest, false);
+            if layer.has_norm && !layer.is_real {
+                check_layer(&gpu, &layer, rows, channels, largest, true);
+            }
         }
     }
 }
@@ -374,34 +391,22 @@ fn normalised_rows_are_those_of_the_cpu_rounded_to_bf16() {
 }
 
 #[test]
-fn time_means_have_the_bits_of_the_cpu() {
-    let gpu = device::gpu();
-    for (at, shape) in [[1usize, 1, 1], [3, 5, 31], [2, 20, 33], [5, 33, 32], [9, 4, 100]].into_iter().enumerate() {
-        let [positions, time_steps, channels] = shape;
-        let padded = channels.next_multiple_of(PADDING);
-        let inner = seeded::values(1, 5 * padded, -0.5..0.5);
-        let weights = if at % 2 == 0 { IF } else { LIF }.step_weights(time_steps);
-        let x = stored(&gpu, if at == 2 { "bits" } else { "sums" }, 2, [positions * time_steps, channels], 1000);
-        let (mut plain, mut weighted) = (vec![0.0; positions * channels], vec![0.0; positions * channels]);
-        let stride = channels.next_multiple_of(LANES);
-        let (factor, offset) = (&inner[..channels], &inner[padded..padded + channels]);
-        for (acc, means) in x.sums.chunks(time_steps * stride).zip(plain.chunks_mut(channels).zip(weighted.chunks_mut(channels))) {
-            batch_norm::time_means(Isa::detect(), factor, offset, &weights, acc, stride, means.0, means.1);
-        }
-        let (values, weights) = (gpu.memory_of(&inner).unwrap(), gpu.memory_of(&weights).unwrap());
-        let device = DeviceInner { values: values.slice(), correlation: Slice::NONE, padded };
-        let [got, got_weighted] = [(); 2].map(|()| gpu.zeroed::<f32>(positions * channels).unwrap());
-        let out = [got.slice(), got_weighted.slice()];
-        cuda::time_means(&gpu, out, &device, weights.slice(), &x.summand, [positions, channels]).unwrap();
-        assert_same_bits(&got.to_vec().unwrap(), &plain, &format!("{shape:?}"));
-        assert_same_bits(&got_weighted.to_vec().unwrap(), &weighted, &format!("{shape:?}, weighted"));
-    }
-}
-
-#[test]
 fn what_a_kernel_cannot_read_is_refused() {
     let gpu = device::gpu();
     let real = Summand::Real { sums: Slice::NONE, frames: 1 };
     let error = cuda::statistics_of_sums(&gpu, Slice::NONE, &real, &Summand::None, 1, 1).unwrap_err();
     assert_eq!(error.to_string(), r#"statistics_of_sums: expected "stored sums or bits", got "real values""#);
+    // Constants that follow from other statistics, or without a counter.
+    let memory = gpu.zeroed::<u64>(16).unwrap();
+    let connections = [DeviceContribution { threshold: Slice::NONE, weight_scale: Slice::NONE, bias: Slice::NONE, keep: 1.0, area: 1 }];
+    let layer = LayerNorms { connections: &connections, norm: None, inner: None, neuron: IF, channels: 1 };
+    let (out, inner) = (DeviceNormalizer { values: Slice::NONE, padded: PADDING }, DeviceInner::default());
+    let bits = Summand::Bits { spikes: Slice::NONE };
+    for (of, counters) in [(8..16, 1), (0..8, 0)] {
+        let (of, counters) = (DeviceStatistics::Integers(memory.slice().part(of)), memory.slice().part(0..counters));
+        let constants = BatchConstants::new(&out, &inner, &layer, of, [1, 1], counters).unwrap();
+        let statistics = memory.slice().part(0..8);
+        let error = cuda::statistics_of_sums_and_constants(&gpu, statistics, &bits, &Summand::None, 1, 1, &constants).unwrap_err();
+        assert!(error.to_string().contains("constants of these statistics, with a counter"), "{error}");
+    }
 }

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use backward_case::{Case, IF, LIF, THRESHOLD_GRAD_SCALE, assert_rounded, bits_of, case, cases, normalizer, run_clamp};
 use dsr::device::{Gpu, Isa, Slice};
-use dsr::ops::neuron::cuda::NeuronGradients;
+use dsr::ops::batch_norm;
+use dsr::ops::batch_norm::cuda::DeviceInner;
+use dsr::ops::neuron::cuda::{NeuronGradients, OwnMeans};
 use dsr::ops::neuron::{
     self, Currents, DeviceNeurons, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, cuda, drop_spikes, neuron_at,
 };
@@ -114,6 +116,63 @@ fn check_neurons(gpu: &Arc<Gpu>, neuron: Neuron, shape: [usize; 3], kinds: [&str
     gpu.fill_zero(got_spikes.slice()).unwrap();
     cuda::neurons(gpu, &from, &none, &[x.summand, y.summand], positions).unwrap();
     assert_eq!(got_spikes.to_vec().unwrap(), spikes, "{case}: spikes alone");
+}
+
+/// The time means of a connection with a norm of its own, from either summand; the neurons are what they are without them.
+#[test]
+fn means_of_an_own_norm_have_the_bits_of_the_cpu() {
+    let gpu = device::gpu();
+    let shapes = [[1, 1, 1], [3, 5, 31], [2, 20, 33], [5, 33, 32], [9, 4, 100]];
+    let kinds = [("sums", "", 0), ("bits", "", 0), ("sums", "sums", 1), ("sums", "sums", 0), ("sums", "bits", 1), ("bits", "sums", 1)];
+    for (at, shape) in shapes.into_iter().enumerate() {
+        for (first, second, summand) in kinds {
+            let [positions, time_steps, channels] = shape;
+            let case = format!("{shape:?}, {first:?} and {second:?}, {summand}");
+            let neuron = if at % 2 == 0 { IF } else { LIF };
+            let (_, _values, normalizer) = normalizer(&gpu, 1, channels);
+            let (padded, stride) = (normalizer.padded, channels.next_multiple_of(LANES));
+            let summands = [stored(&gpu, first, 2, shape), stored(&gpu, second, 3, shape)];
+            let (inner, weights) = (seeded::values(4, 5 * padded, -0.5..0.5), neuron.step_weights(time_steps));
+            let (mut plain, mut weighted) = (vec![0.0; positions * channels], vec![0.0; positions * channels]);
+            let (factor, offset) = (&inner[..channels], &inner[padded..padded + channels]);
+            let means = plain.chunks_mut(channels).zip(weighted.chunks_mut(channels));
+            for (acc, (plain, weighted)) in summands[summand].sums.chunks(time_steps * stride).zip(means) {
+                batch_norm::time_means(Isa::detect(), factor, offset, &weights, acc, stride, plain, weighted);
+            }
+            let (values, weights, threshold) =
+                (gpu.memory_of(&inner).unwrap(), gpu.memory_of(&weights).unwrap(), gpu.memory_of(&[0.5f32]).unwrap());
+            let from = NeuronInputs {
+                normalizer,
+                threshold: threshold.slice(),
+                step_weights: weights.slice(),
+                dropped: Slice::NONE,
+                neurons: DeviceNeurons::new(neuron, time_steps, channels),
+            };
+            let outputs = [(); 2].map(|()| {
+                let spikes = gpu.memory_of(&vec![u32::MAX; positions * time_steps * channels.div_ceil(32)]).unwrap();
+                (spikes, gpu.memory_of(&vec![99u8; positions * channels]).unwrap(), gpu.zeroed::<f32>(positions * channels).unwrap())
+            });
+            let [with, without] = outputs.each_ref().map(|(spikes, counts, mean_normed)| NeuronOutputs {
+                spikes: spikes.slice(),
+                counts: counts.slice(),
+                mean_normed: mean_normed.slice(),
+                weighted_normed: Slice::NONE,
+                fired: Slice::NONE,
+            });
+            let [got, got_weighted] = [(); 2].map(|()| gpu.memory_of(&vec![9.0f32; positions * channels]).unwrap());
+            let inner = DeviceInner { values: values.slice(), correlation: Slice::NONE, padded };
+            let means = OwnMeans { plain: got.slice(), weighted: got_weighted.slice(), inner, step_weights: weights.slice(), summand };
+            let both = summands.each_ref().map(|stored| stored.summand);
+            cuda::neurons_with_means(&gpu, &from, &with, &both, positions, &means).unwrap();
+            cuda::neurons(&gpu, &from, &without, &both, positions).unwrap();
+            assert_eq!(bits_of(&got.to_vec().unwrap()), bits_of(&plain), "{case}: mean");
+            assert_eq!(bits_of(&got_weighted.to_vec().unwrap()), bits_of(&weighted), "{case}: weighted mean");
+            let [with, without] = outputs
+                .each_ref()
+                .map(|(spikes, counts, mean)| (spikes.to_vec().unwrap(), counts.to_vec().unwrap(), bits_of(&mean.to_vec().unwrap())));
+            assert_eq!(with, without, "{case}: neurons");
+        }
+    }
 }
 
 /// A sum of f64 in another order: `magnitude` is the sum of magnitudes.

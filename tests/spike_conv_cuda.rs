@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use dsr::device::{Gpu, Isa, Memory, Slice};
 use dsr::ops::batch_norm::Normalizer;
+use dsr::ops::batch_norm::cuda::{BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
 use dsr::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at};
 use dsr::ops::spike_conv::{
     DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, QuantizedWeights, Source, Summand, WeightTable, conv_at, identity_at,
-    neurons, quantize_weights, statistics, sums,
+    neurons, quantize_weights, statistics, sums, sums_and_constants_in,
 };
 use dsr::spikes::Spikes;
 use packed_weights::{OnDevice, on_device};
@@ -254,6 +255,56 @@ fn sums_and_statistics_equal_the_cpu() {
 }
 
 /// 65536 inputs that all fire, with the largest weights of both signs: sums come close to 2^31, their squares use all of 64 bits.
+/// The constants of a batch norm from the kernel that collects the statistics, by its last block, and from a launch of its own.
+#[test]
+fn the_last_block_computes_the_constants_of_a_launch_of_its_own() {
+    let gpu = device::gpu();
+    for (n, case) in cases().iter().enumerate() {
+        let built = [0, 1].map(|k| build(&gpu, case, case.summands[k], 10 * n as u64 + 2 * k as u64));
+        let layer = layer_of(case, &built);
+        let (channels, padded) = (case.channels, case.channels.next_multiple_of(64));
+        let rows = case.batch * case.out[0] * case.out[1] * case.time_steps;
+        let count = case.summands.iter().filter(|kind| !matches!(kind, NoSummand)).count();
+        let threshold = gpu.memory_of(&[0.75f32]).unwrap();
+        let scales = [1, 2].map(|seed| gpu.memory_of(&seeded::values(seed, channels, 0.5..1.5)).unwrap());
+        let run = |one_launch: bool| {
+            let running = [3, 4, 5, 6].map(|seed| gpu.memory_of(&seeded::values(seed, channels, 0.1..1.0)).unwrap());
+            let norm = |at: usize| DeviceNorm {
+                gamma: scales[at].slice(),
+                beta: scales[1 - at].slice(),
+                running_mean: running[2 * at].slice(),
+                running_var: running[2 * at + 1].slice(),
+            };
+            let contribution = |summand: &Summand| DeviceContribution {
+                threshold: threshold.slice(),
+                weight_scale: if let Summand::Conv { weights, .. } = summand { weights.scale } else { Slice::NONE },
+                bias: Slice::NONE,
+                keep: 1.0,
+                area: 1,
+            };
+            let connections: Vec<DeviceContribution> = layer.summands[..count].iter().map(contribution).collect();
+            let inner = (count == 2).then(|| (n % 2, norm(1)));
+            let norms = LayerNorms { connections: &connections, norm: Some(norm(0)), inner, neuron: case.neuron, channels };
+            let (statistics, counters) = (gpu.zeroed::<u64>(8 * channels).unwrap(), gpu.zeroed::<u64>(padded / 64).unwrap());
+            let (values, own) = (gpu.memory_of(&vec![f32::NAN; 6 * padded]).unwrap(), gpu.zeroed::<f32>(5 * padded).unwrap());
+            let correlation = gpu.zeroed::<f64>(padded).unwrap();
+            let out = DeviceNormalizer { values: values.slice(), padded };
+            let of_inner = DeviceInner { values: own.slice(), correlation: correlation.slice(), padded };
+            let integers = DeviceStatistics::Integers(statistics.slice());
+            let constants = BatchConstants::new(&out, &of_inner, &norms, integers, [rows, rows], counters.slice()).unwrap();
+            sums_and_constants_in(&gpu, &layer, [Slice::NONE; 2], statistics.slice(), &constants, one_launch).unwrap();
+            let blocks = if one_launch { rows.div_ceil(128) as u64 } else { 0 };
+            assert_eq!(counters.to_vec().unwrap(), vec![blocks; padded / 64], "case {n}: {case:?}");
+            let floats: Vec<u32> =
+                [&values, &own].into_iter().chain(&running).flat_map(|m| m.to_vec().unwrap()).map(f32::to_bits).collect();
+            (floats, correlation.to_vec().unwrap().into_iter().map(f64::to_bits).collect::<Vec<u64>>())
+        };
+        let (one, two) = (run(true), run(false));
+        assert!(one == two, "case {n}: {case:?}");
+        assert!(one.0.iter().all(|&bits| !f32::from_bits(bits).is_nan()), "case {n}: {case:?}");
+    }
+}
+
 #[test]
 fn largest_sums_do_not_overflow() {
     let gpu = device::gpu();

@@ -2,8 +2,8 @@
 //
 // A block takes `rows_a_block` rows and 4*quads channels: threads lie as [256 / quads rows][quads], a thread owns four channels, so that
 // a row of f32 or i32 is read by 16 bytes a thread where its start is aligned. What a thread adds up goes through shared memory in
-// the order of its row, then to one partial sum a block; a second kernel adds those in the order of blocks. Shapes alone decide the
-// order, so the same step gives the same bits in every run.
+// the order of its row, then to one partial sum a block; neuron_reduction.cu or another second kernel adds those in the order of
+// blocks. Shapes alone decide the order, so the same step gives the same bits in every run.
 #pragma once
 #include "device.cuh"
 

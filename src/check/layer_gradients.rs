@@ -252,6 +252,7 @@ impl Gradients {
             plain_f32: plain_f32.slice(),
             weighted_f32: weighted_f32.slice(),
             biases: self.biases.each_ref().map(Output::slice),
+            ..CurrentGradient::default()
         }
     }
 
@@ -312,7 +313,9 @@ fn check_own(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, shape:
     for (unrolled, mode) in [(false, "rate"), (true, "unrolled")] {
         let (got, grad_gamma) = (Gradients::new(gpu, neurons, channels)?, Output::of(gpu, &vec![0.0f32; channels])?);
         let (grad, of_layer) = (layer.on_device.grad.slice(), &layer.on_device.layer);
-        inner_backward(gpu, &got.slices(), grad_gamma.slice(), grad, of_layer, &kept, unrolled)?;
+        let (shared, room) = (Gradients::new(gpu, neurons, channels)?, gpu.zeroed::<f64>(partial_len(layer.rows, channels))?);
+        let of_shared = CurrentGradient { bias_partial: room.slice(), ..shared.slices() };
+        inner_backward(gpu, [&got.slices(), &of_shared], grad_gamma.slice(), grad, of_layer, &kept, unrolled)?;
         let name = format!("gradient of the own gamma, {mode} [C]");
         covariance.times(|_| steps * rows).compare_rounded(outcome, &name, &grad_gamma)?;
         let left = values.values("constants of the own norm", outcome)?;
@@ -334,6 +337,12 @@ fn check_own(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, shape:
         let weighted = subtracted(&layer.representation, &own[1]);
         let plain = if unrolled { scaled.clone() } else { subtracted(&layer.mean_normed, &own[0]) };
         got.compare(outcome, [&plain, &weighted], channels, mode)?;
+        let (mut plain, mut weighted) = (base.clone(), base.clone());
+        if !unrolled {
+            subtract_scaled(Isa::detect(), &k, &layer.mean_normed, &mut plain);
+        }
+        subtract_scaled(Isa::detect(), &k, &layer.representation, &mut weighted);
+        shared.compare(outcome, [&plain, &weighted], channels, &format!("{mode}, shared"))?;
     }
     Ok(())
 }

@@ -11,8 +11,9 @@ use crate::device::{Gpu, Isa, Memory, Slice};
 use crate::error::Result;
 use crate::ops::batch_norm::cuda::{self, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING};
 use crate::ops::batch_norm::{self, Contribution, IntegerSums, Moments, Norm, Normalizer, accumulate, normalize, update_running};
-use crate::ops::neuron::{LANES, Neuron};
-use crate::ops::spike_conv::DeviceNormalizer;
+use crate::ops::neuron::cuda::{OwnMeans, neurons_with_means};
+use crate::ops::neuron::{DeviceNeurons, LANES, Neuron, NeuronInputs, NeuronOutputs};
+use crate::ops::spike_conv::{DeviceNormalizer, Summand};
 
 /// What the constants of a layer depend on; two connections at most.
 #[derive(Clone, Copy)]
@@ -310,6 +311,9 @@ fn check_time_means(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome,
     let weights = neuron.step_weights(time_steps);
     let (values, on_device) = (gpu.memory_of(&constants)?, gpu.memory_of(&weights)?);
     let inner = DeviceInner { values: values.slice(), correlation: Slice::NONE, padded };
+    // Of the neurons themselves, which `check neurons` compares, nothing is looked at.
+    let normalizer = gpu.zeroed::<f32>(6 * padded)?;
+    let spikes = gpu.zeroed::<u32>(positions * time_steps * channels.div_ceil(32))?;
     for kind in [Kind::Sums, Kind::Bits] {
         let x = stored(gpu, rng, kind, shape, -1000..=1000)?;
         let (mut plain, mut weighted) = (vec![0.0; positions * channels], vec![0.0; positions * channels]);
@@ -320,7 +324,22 @@ fn check_time_means(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome,
         }
         let got = [Output::unwritten(gpu, plain.len())?, Output::unwritten(gpu, plain.len())?];
         let out = got.each_ref().map(Output::slice);
-        cuda::time_means(gpu, out, &inner, on_device.slice(), &x.summand, [positions, channels])?;
+        let from = NeuronInputs {
+            normalizer: DeviceNormalizer { values: normalizer.slice(), padded },
+            threshold: Slice::NONE,
+            step_weights: Slice::NONE,
+            dropped: Slice::NONE,
+            neurons: DeviceNeurons::new(neuron, time_steps, channels),
+        };
+        let to = NeuronOutputs {
+            spikes: spikes.slice(),
+            counts: Slice::NONE,
+            mean_normed: Slice::NONE,
+            weighted_normed: Slice::NONE,
+            fired: Slice::NONE,
+        };
+        let means = OwnMeans { plain: out[0], weighted: out[1], inner, step_weights: on_device.slice(), summand: 0 };
+        neurons_with_means(gpu, &from, &to, &[x.summand, Summand::None], positions, &means)?;
         got[0].expect(&format!("means of {kind:?} [B][P][C]"), outcome, &plain)?;
         got[1].expect(&format!("weighted means of {kind:?} [B][P][C]"), outcome, &weighted)?;
     }

@@ -16,6 +16,7 @@ use crate::device::occupancy::occupancy;
 use crate::network::{Connection, Kind, Network, Source};
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::cost::{self, Code, LayerWork, Machine, OF_BANDWIDTH};
+use crate::ops::spike_conv::has_few_blocks;
 
 /// Shares that products of floats are expected to reach: of the peak in f32, and of what `mma.sync` reaches in bf16; assumptions.
 const OF_PEAK: f64 = 0.6;
@@ -285,6 +286,10 @@ impl Shape<'_> {
         }
         let has_statistics = is_training && layer.norm.is_some();
         launches += u32::from(has_statistics);
+        // Statistics of few blocks come with the constants that follow from them.
+        let reads_input = layer.connections.iter().any(|c| c.source == Source::Input);
+        let together = convolutions == 0 || has_few_blocks(positions * network.time_steps, channels, sheet.machine().multiprocessors);
+        launches -= u32::from(has_statistics && !reads_input && together);
         if convolutions == 0 {
             return Cost::new(2.0 * float_macs / (OF_PEAK * sheet.fp32), self.bytes(bytes), launches);
         }
@@ -305,7 +310,8 @@ impl Shape<'_> {
         let layer = &network.layers[index];
         let neurons = (batch * layer.neurons()) as f64;
         let means = if self.is_weighted() { 8.0 } else { 4.0 };
-        // Clamp mapping in place, then the gradient of the current in bf16.
+        // Clamp mapping in place, the sums that batch norm wants (with those of the weights of the layer behind), then the gradient of the
+        // current in bf16.
         let mut cost = Cost::new(0.0, self.bytes(neurons * (8.0 + means) + neurons * (4.0 + means + 2.0)), 3);
         for connection in &layer.connections {
             let geometry = &connection.geometry;
@@ -315,11 +321,13 @@ impl Shape<'_> {
             let from_input = connection.source == Source::Input;
             if is_conv {
                 let read = source * if from_input { 4.0 * self.frames as f64 } else { 1.0 };
-                cost = cost.plus(Cost::new(products, self.bytes(2.0 * neurons + read + 8.0 * weights_of(connection)), 2));
+                cost = cost.plus(Cost::new(products, self.bytes(2.0 * neurons + read + 8.0 * weights_of(connection)), 1));
             }
             if !from_input {
                 let products = if is_conv { products } else { 0.0 };
-                cost = cost.plus(Cost::new(products, self.bytes(2.0 * neurons + 4.0 * source + 2.0 * weights_of(connection)), 1));
+                // What an identity without pool passes on comes with the gradient of the current.
+                let launches = u32::from(is_conv || geometry.is_pooled());
+                cost = cost.plus(Cost::new(products, self.bytes(2.0 * neurons + 4.0 * source + 2.0 * weights_of(connection)), launches));
             }
         }
         cost

@@ -6,10 +6,10 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::network::{Connection, Input, Kind, Network, Source, WeightGradient};
-use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient, inner_backward};
+use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient_parts, inner_backward_parts};
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::Neuron;
-use crate::ops::neuron::cuda::{LayerBackward, NeuronGradients, clamp_mapping_backward};
+use crate::ops::neuron::cuda::{LayerBackward, NeuronGradients, Parts, clamp_mapping_parts, reduce};
 use crate::ops::rate::cuda as rate;
 
 impl Network {
@@ -61,36 +61,55 @@ impl Pass<'_> {
         let mut is_begun = vec![false; network.layers.len()];
         is_begun[network.layers.len() - 1] = true;
         let mut input_is_begun = false;
+        // Sums that kernels have left in parts. Those of weights and biases wait for the clamp mapping of the next layer, whose own are
+        // wanted at once: one launch for all.
+        let mut parts = Vec::new();
         for index in (0..network.layers.len()).rev() {
             if !is_begun[index] {
                 continue; // no later layer reads this one
             }
             let _layer = clock::span(Name::Layer(index));
             let _op = clock::span(Name::Op(Op::Kernels));
-            self.neurons_backward(index)?;
+            self.neurons_backward(index, &mut parts)?;
+            let at_once = self.passed_at_once(index);
+            let to_source = at_once.map(|[_, source]| (buffers.layers[source].grad, std::mem::replace(&mut is_begun[source], true)));
+            self.current_gradients(index, to_source, &mut parts)?;
+            // The connection with a norm of its own first, so that a source that others read, too, gets its sums in the order of the CPU.
             let own = own_norm(&network.layers[index]);
-            // The connection with a norm of its own first: it reads the gradient that both start from.
             let order = own.into_iter().chain((0..network.layers[index].connections.len()).filter(|k| Some(*k) != own));
-            let mut shared_is_there = false;
             for k in order {
                 let connection = &network.layers[index].connections[k];
-                if Some(k) == own {
-                    self.inner_gradient(index, k)?;
-                } else if !shared_is_there {
-                    self.shared_gradient(index)?;
-                    shared_is_there = true;
-                }
-                self.weights_backward(index, k)?;
+                self.weights_backward(index, k, &mut parts)?;
                 let (target, begun) = match connection.source {
                     Source::Input if wants_input_grad => (buffers.input_grad, &mut input_is_begun),
                     Source::Input => continue,
+                    Source::Layer(_) if at_once.is_some_and(|[identity, _]| identity == k) => continue,
                     Source::Layer(source) => (buffers.layers[source].grad, &mut is_begun[source]),
                 };
                 self.source_backward(index, k, target, std::mem::replace(begun, true))?;
             }
             settle(self.gpu)?;
         }
-        Ok(())
+        reduce(self.gpu, &parts)?;
+        settle(self.gpu)
+    }
+
+    /// The identity of a layer whose gradient goes to its source with the kernel that computes it, and that source: the only identity,
+    /// without a pool, and the only connection to this source, so that nothing changes the order of the sums there.
+    fn passed_at_once(&self, index: usize) -> Option<[usize; 2]> {
+        let connections = &self.network.layers[index].connections;
+        let mut identities = connections.iter().enumerate().filter(|(_, c)| matches!(c.kind, Kind::Identity));
+        let (Some((k, identity)), None) = (identities.next(), identities.next()) else { return None };
+        let Source::Layer(source) = identity.source else { return None };
+        let is_alone = connections.iter().filter(|c| c.source == identity.source).count() == 1;
+        let is_plain = !identity.geometry.is_pooled() && identity.norm.is_none() && !self.passes_unchanged(index);
+        (is_alone && is_plain).then_some([k, source])
+    }
+
+    /// Whether the gradient of a layer's neurons is that of all its connections: identities without batch norm.
+    fn passes_unchanged(&self, index: usize) -> bool {
+        let layer = &self.network.layers[index];
+        layer.norm.is_none() && layer.connections.iter().all(|c| matches!(c.kind, Kind::Identity) && c.norm.is_none())
     }
 
     fn of_layer(&self, index: usize) -> LayerBackward {
@@ -116,8 +135,8 @@ impl Pass<'_> {
         self.buffers.parameter(self.network, self.buffers.grads, parameter)
     }
 
-    /// Dropout and clamp mapping, in place; gradients of threshold, γ and β.
-    fn neurons_backward(&self, index: usize) -> Result<()> {
+    /// Dropout and clamp mapping, in place; gradients of threshold, γ and β, and all that has waited in parts.
+    fn neurons_backward(&self, index: usize, parts: &mut Vec<Parts>) -> Result<()> {
         let Pass { network, gpu, buffers, .. } = *self;
         let layer = &network.layers[index];
         let norm = layer.norm.map(|norm| &network.norms[norm]);
@@ -128,22 +147,33 @@ impl Pass<'_> {
         };
         let (grad, scale) = (buffers.layers[index].grad, network.threshold_grad_scale);
         let neuron = layer.threshold.map(|_| network.neuron);
-        clamp_mapping_backward(gpu, grad, &into, &self.of_layer(index), neuron, scale, layer.dropout)
+        parts.push(Parts::Clamp(clamp_mapping_parts(gpu, grad, &into, &self.of_layer(index), neuron, scale, layer.dropout)?));
+        self.reduce(parts)
     }
 
-    /// Outputs of the gradient of a current, for these connections of a layer.
+    /// Adds up all parts so far.
+    fn reduce(&self, parts: &mut Vec<Parts>) -> Result<()> {
+        reduce(self.gpu, parts)?;
+        parts.clear();
+        Ok(())
+    }
+
+    /// Outputs of the gradient of a current, for these connections of a layer: those that share it, or the one with a norm of its own.
     fn outputs<'b>(&self, connections: impl Iterator<Item = &'b Connection> + Clone) -> CurrentGradient {
         let scratch = &self.buffers.scratch;
         let is_conv = |c: &&Connection| matches!(c.kind, Kind::Conv { .. });
         let bias = |c: &Connection| if let Kind::Conv { bias: Some(bias), .. } = c.kind { self.grad(bias) } else { Slice::NONE };
         let mut biases = connections.clone().map(bias).filter(|bias| !bias.is_none());
         let has_conv = connections.clone().any(|c| is_conv(&c));
+        let own = usize::from(connections.clone().any(|c| c.norm.is_some()));
         CurrentGradient {
-            plain: if has_conv { scratch.plain } else { Slice::NONE },
-            weighted: if has_conv && self.is_weighted() { scratch.weighted } else { Slice::NONE },
+            plain: if has_conv { scratch.plain[own] } else { Slice::NONE },
+            weighted: if has_conv && (own == 1 || self.is_weighted()) { scratch.weighted[own] } else { Slice::NONE },
             plain_f32: Slice::NONE,
-            weighted_f32: if connections.clone().any(|c| !is_conv(&c)) { scratch.weighted_f32 } else { Slice::NONE },
+            weighted_f32: if connections.clone().any(|c| !is_conv(&c)) { scratch.weighted_f32[own] } else { Slice::NONE },
+            source_adds: None,
             biases: [biases.next().unwrap_or(Slice::NONE), biases.next().unwrap_or(Slice::NONE)],
+            bias_partial: scratch.bias_partial[own],
         }
     }
 
@@ -152,30 +182,35 @@ impl Pass<'_> {
         matches!(self.network.neuron, Neuron::Lif { .. }) || self.training == Some(WeightGradient::Unrolled)
     }
 
-    /// Gradient of the current for the connections without a norm of their own.
-    fn shared_gradient(&self, index: usize) -> Result<()> {
+    /// Gradients of the current: that which connections without a norm of their own share, and that of the connection which has one. The
+    /// gradient of an identity `to_source`, where it is given, is set or added to. Adds the gradient of that norm's γ; its β has that of
+    /// the layer's current, which batch norm makes zero.
+    fn current_gradients(&self, index: usize, to_source: Option<(Slice<f32>, bool)>, parts: &mut Vec<Parts>) -> Result<()> {
         let Pass { network, gpu, buffers, .. } = *self;
-        let out = self.outputs(network.layers[index].connections.iter().filter(|c| c.norm.is_none()));
-        let unrolled = self.training == Some(WeightGradient::Unrolled);
-        current_gradient(gpu, &out, buffers.layers[index].grad, &self.of_layer(index), unrolled)
-    }
-
-    /// The same for the connection that has one; adds the gradient of that norm's γ. Its β has that of the layer's current, which
-    /// batch norm makes zero.
-    fn inner_gradient(&self, index: usize, k: usize) -> Result<()> {
-        let Pass { network, gpu, buffers, .. } = *self;
+        if self.passes_unchanged(index) {
+            return Ok(());
+        }
         let (layer, own) = (&network.layers[index], &buffers.layers[index]);
-        let connection = &layer.connections[k];
-        let (Some(norm), Some(inner)) = (connection.norm, &own.inner) else { return Ok(()) };
-        let out = CurrentGradient { weighted: buffers.scratch.weighted, ..self.outputs(std::iter::once(connection)) };
+        let unrolled = self.training == Some(WeightGradient::Unrolled);
+        let mut shared = self.outputs(layer.connections.iter().filter(|c| c.norm.is_none()));
+        if let Some((grad, adds)) = to_source {
+            (shared.weighted_f32, shared.source_adds) = (grad, Some(adds));
+        }
+        let (of_layer, own_connection) = (self.of_layer(index), layer.connections.iter().find(|c| c.norm.is_some()));
+        let (Some(connection), Some(inner)) = (own_connection, &own.inner) else {
+            parts.extend(current_gradient_parts(gpu, &shared, own.grad, &of_layer, unrolled)?);
+            return Ok(());
+        };
+        let gamma = connection.norm.map_or(Slice::NONE, |norm| self.grad(network.norms[norm].weight));
         let weighted_normed = if inner.weighted_normed.is_none() { inner.mean_normed } else { inner.weighted_normed };
         let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed };
-        let unrolled = self.training == Some(WeightGradient::Unrolled);
-        inner_backward(gpu, &out, self.grad(network.norms[norm].weight), own.grad, &self.of_layer(index), &kept, unrolled)
+        let outputs = [&self.outputs(std::iter::once(connection)), &shared];
+        parts.extend(inner_backward_parts(gpu, outputs, gamma, own.grad, &of_layer, &kept, unrolled)?.into_iter().flatten());
+        Ok(())
     }
 
-    /// Weight gradient of connection `k`, from `scratch.plain`.
-    fn weights_backward(&self, index: usize, k: usize) -> Result<()> {
+    /// Weight gradient of connection `k`, from its part of `scratch.plain`.
+    fn weights_backward(&self, index: usize, k: usize, parts: &mut Vec<Parts>) -> Result<()> {
         let Pass { network, gpu, buffers, batch, frames, .. } = *self;
         let connection = &network.layers[index].connections[k];
         let Kind::Conv { weight, .. } = connection.kind else { return Ok(()) };
@@ -200,12 +235,16 @@ impl Pass<'_> {
             }
         };
         let into = self.grad(weight);
-        conv::weight_gradient(gpu, into, operand, scratch.plain, geometry, connection.replicate, batch, value, factor, scratch.workspace)?;
+        let grad = scratch.plain[usize::from(connection.norm.is_some())];
+        let (workspace, copies) = (scratch.workspace[k], connection.replicate);
+        let of_weights = conv::weight_gradient_parts(gpu, into, operand, grad, geometry, copies, batch, value, factor, workspace)?;
+        parts.push(Parts::Weights(of_weights));
         // What `unrolled` lacks: minus Σ_t x̂[t] ⊗ o[t] times a factor per channel.
         let outer = own.connections[k].outer;
         if self.training != Some(WeightGradient::Unrolled) || outer.is_none() {
             return Ok(());
         }
+        self.reduce(parts)?; // what is subtracted comes last
         match (&own.inner, connection.norm) {
             (Some(inner), Some(_)) => {
                 let constants = own.device_inner();
@@ -221,10 +260,12 @@ impl Pass<'_> {
         let Pass { network, gpu, buffers, batch, .. } = *self;
         let connection = &network.layers[index].connections[k];
         let (own, scratch, geometry) = (&buffers.layers[index], &buffers.scratch, &connection.geometry);
+        let at = usize::from(connection.norm.is_some());
         if matches!(connection.kind, Kind::Identity) {
-            return conv::unpool_add(gpu, target, scratch.weighted_f32, geometry, batch, adds);
+            let grad = if self.passes_unchanged(index) { own.grad } else { scratch.weighted_f32[at] };
+            return conv::unpool_add(gpu, target, grad, geometry, batch, adds);
         }
-        let grad = if self.is_weighted() || connection.norm.is_some() { scratch.weighted } else { scratch.plain };
+        let grad = if self.is_weighted() || connection.norm.is_some() { scratch.weighted[at] } else { scratch.plain[at] };
         let weights = own.connections[k].packed.transposed;
         if geometry.is_pooled() {
             conv::data_gradient(gpu, scratch.pooled_grad, grad, weights, geometry, batch, false)?;

@@ -3,6 +3,7 @@
 use super::Demand;
 use crate::device::{Layout, Slice};
 use crate::network::{Connection, Kind, Network, Source, SpikingLayer, WeightGradient};
+use crate::ops::batch_norm::cuda::PADDING;
 use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::cuda as neuron;
@@ -38,7 +39,7 @@ pub(super) struct Buffers {
     pub losses: Slice<f64>,
     /// Share of each step in the representation, `[T]`.
     pub step_weights: Slice<f32>,
-    /// Statistics of all layers, none of an ANN; cleared before a forward pass in training mode.
+    /// Statistics of all layers with their counters, none of an ANN; cleared before a forward pass in training mode.
     pub statistics: Slice<u64>,
     /// Spikes of each layer; cleared before a forward pass.
     pub fired: Slice<u64>,
@@ -62,6 +63,8 @@ pub(super) struct LayerBuffers {
     pub normalizer: DeviceNormalizer,
     /// `[8][C]`.
     pub statistics: Slice<u64>,
+    /// Blocks that have added to them, one for 64 channels.
+    pub counters: Slice<u64>,
     pub connections: Vec<ConnectionBuffers>,
     // From here on for training only, but for the means of the last layer.
     /// `[B][P][C]`.
@@ -112,20 +115,23 @@ pub(super) struct Scratch {
     pub real_statistics: Slice<f64>,
     /// x̂[t] in `unrolled` mode, `[B][P][T or 1][C]` bf16.
     pub normed: Slice<u16>,
-    /// Backward: partial sums of channels, and constants `[padded]`.
+    /// Backward: partial sums of channels, the same of biases (of the connection with a norm of its own the second), which wait as those
+    /// of weights do, and constants `[padded]`.
     pub partial: Slice<f64>,
+    pub bias_partial: [Slice<f64>; 2],
     pub mean: Slice<f32>,
     pub k: Slice<f32>,
-    /// Gradients of a current, `[B][P][C]`: bf16 for the products, f32 for identities.
-    pub plain: Slice<u16>,
-    pub weighted: Slice<u16>,
-    pub weighted_f32: Slice<f32>,
+    /// Gradients of a current, `[B][P][C]`: bf16 for the products, f32 for identities. First those that connections share, then those of
+    /// the connection with a norm of its own.
+    pub plain: [Slice<u16>; 2],
+    pub weighted: [Slice<u16>; 2],
+    pub weighted_f32: [Slice<f32>; 2],
     /// Gradient of a pooled source, `[B][P_pooled][C]`.
     pub pooled_grad: Slice<f32>,
     /// Counts in pool windows, `[B][P_pooled][C]`; of an ANN bf16 means in the windows, in evaluation, too.
     pub totals: Slice<u16>,
-    /// Partial weight gradients.
-    pub workspace: Slice<f32>,
+    /// Partial weight gradients of either connection: those of a layer are added up behind the clamp mapping of the one before it.
+    pub workspace: [Slice<f32>; 2],
 }
 
 impl Buffers {
@@ -138,7 +144,7 @@ impl Buffers {
         let is_real = network.neuron.is_real();
         let in_training = |len: usize| if is_training { len } else { 0 };
         let norms: usize = network.norms.iter().map(|n| 2 * n.running_mean.len()).sum();
-        let channels: usize = network.layers.iter().map(|l| l.shape[2]).sum();
+        let statistics: usize = network.layers.iter().map(|l| statistics_of(l).iter().sum::<usize>()).sum();
         let mut buffers = Buffers {
             values: layout.take(len),
             grads: take(layout, in_training(len)),
@@ -155,7 +161,7 @@ impl Buffers {
             logits: layout.take(batch * network.classes),
             losses: take(layout, in_training(batch)),
             step_weights: layout.take(time_steps),
-            statistics: take(layout, if is_real { 0 } else { in_training(8 * channels) }),
+            statistics: take(layout, if is_real { 0 } else { in_training(statistics) }),
             fired: layout.take(network.layers.len()),
             thresholds: layout.take(network.firing_layers().count()),
             parameters: layout.take(1),
@@ -167,9 +173,10 @@ impl Buffers {
         for index in 0..network.layers.len() {
             let mut layer = LayerBuffers::lay_out(network, index, demand, layout);
             if is_training && !is_real {
-                let len = 8 * network.layers[index].shape[2];
-                layer.statistics = buffers.statistics.part(statistics..statistics + len);
-                statistics += len;
+                let [sums, counters] = statistics_of(&network.layers[index]);
+                layer.statistics = buffers.statistics.part(statistics..statistics + sums);
+                layer.counters = buffers.statistics.part(statistics + sums..statistics + sums + counters);
+                statistics += sums + counters;
             }
             buffers.layers.push(layer);
         }
@@ -223,6 +230,11 @@ impl Buffers {
     }
 }
 
+/// Statistics of a layer, and their counters.
+fn statistics_of(layer: &SpikingLayer) -> [usize; 2] {
+    [8 * layer.shape[2], layer.shape[2].div_ceil(PADDING)]
+}
+
 impl LayerBuffers {
     fn lay_out(network: &Network, index: usize, demand: &Demand, layout: &mut Layout) -> LayerBuffers {
         let layer = &network.layers[index];
@@ -246,6 +258,7 @@ impl LayerBuffers {
             rounded: take(layout, has(is_real && reads_rounded, neurons)),
             normalizer: DeviceNormalizer { values: layout.take(6 * padded), padded },
             statistics: Slice::NONE,
+            counters: Slice::NONE,
             counts: take(layout, if is_real { 0 } else { in_training(neurons) }),
             mean_normed: take(layout, has(keeps_means, neurons)),
             weighted_normed: take(layout, has(keeps_means && is_weighted, neurons)),
@@ -282,8 +295,9 @@ impl Scratch {
         let is_real = network.neuron.is_real();
         let mut sums = [0; 2];
         let mut pooled = [0; 2];
-        let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, 0, 0);
-        let (mut pooled_grad, mut totals, mut workspace) = (0, 0, 0);
+        let (mut real, mut normed, mut partial, mut neurons, mut padded) = (0, 0, 0, [0; 2], 0);
+        let mut own_identity = false;
+        let (mut pooled_grad, mut totals, mut workspace, mut bias_partial) = (0, 0, [0; 2], [0; 2]);
         for (index, layer) in network.layers.iter().enumerate() {
             let positions = batch * layer.positions();
             let channels = layer.shape[2];
@@ -293,6 +307,10 @@ impl Scratch {
                 let pooled_positions = batch * geometry.pooled().iter().product::<usize>();
                 let is_pooled = geometry.is_pooled();
                 let is_conv = matches!(connection.kind, Kind::Conv { .. });
+                if connection.norm.is_some() {
+                    neurons[1] = neurons[1].max(positions * channels);
+                    own_identity |= !is_conv;
+                }
                 if network.stores_sums(index, k, demand) {
                     sums[k] = sums[k].max(positions * frames * channels.next_multiple_of(LANES));
                 }
@@ -301,12 +319,16 @@ impl Scratch {
                     pooled[k] = if is_real { 0 } else { pooled[k].max(counts) };
                     totals = totals.max(pooled_positions * geometry.cin);
                 }
+                if matches!(connection.kind, Kind::Conv { bias: Some(_), .. }) {
+                    let own = usize::from(connection.norm.is_some());
+                    bias_partial[own] = bias_partial[own].max(neuron::bias_partial_len(positions, channels));
+                }
                 if is_pooled {
                     pooled_grad = pooled_grad.max(pooled_positions * geometry.cin);
                 }
                 if is_conv {
                     let rows = positions * if is_unrolled { frames } else { 1 };
-                    workspace = workspace.max(conv::weight_gradient_workspace(geometry, rows));
+                    workspace[k] = workspace[k].max(conv::weight_gradient_workspace(geometry, rows));
                 }
             }
             if is_real {
@@ -319,7 +341,7 @@ impl Scratch {
                 normed = normed.max(positions * frames * channels);
             }
             partial = partial.max(neuron::partial_len(positions, channels));
-            neurons = neurons.max(positions * channels);
+            neurons[0] = neurons[0].max(positions * channels);
             padded = padded.max(channels.next_multiple_of(64));
         }
         Scratch {
@@ -328,14 +350,15 @@ impl Scratch {
             real_statistics: take(layout, in_training(real)),
             normed: take(layout, in_training(normed)),
             partial: take(layout, in_training(partial)),
+            bias_partial: bias_partial.map(|len| take(layout, in_training(len))),
             mean: take(layout, in_training(padded)),
             k: take(layout, in_training(padded)),
-            plain: take(layout, in_training(neurons)),
-            weighted: take(layout, in_training(neurons)),
-            weighted_f32: take(layout, in_training(neurons)),
+            plain: neurons.map(|len| take(layout, in_training(len))),
+            weighted: neurons.map(|len| take(layout, in_training(len))),
+            weighted_f32: [neurons[0], if own_identity { neurons[1] } else { 0 }].map(|len| take(layout, in_training(len))),
             pooled_grad: take(layout, in_training(pooled_grad)),
             totals: take(layout, if is_real { totals } else { in_training(totals) }),
-            workspace: take(layout, in_training(workspace)),
+            workspace: workspace.map(|len| take(layout, in_training(len))),
         }
     }
 }

@@ -6,7 +6,9 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
 use crate::network::{Connection, Kind, Network, Source, WeightGradient};
-use crate::ops::batch_norm::cuda::{self as batch_norm, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
+use crate::ops::batch_norm::cuda::{
+    self as batch_norm, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms,
+};
 use crate::ops::conv::cuda as conv;
 use crate::ops::dropout;
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
@@ -98,38 +100,11 @@ impl Pass<'_> {
         }
         let summands = self.summands(index)?;
         let is_conv = |summand: &Summand| matches!(summand, Summand::Conv { .. });
-        let has_conv = summands.iter().any(is_conv);
         let sums = LayerSums { summands, batch, positions: layer.positions(), time_steps: network.time_steps, channels };
-        let needs_statistics = is_training && layer.norm.is_some();
         // What the neurons read: the summands themselves, or the stored sums of the convolutions.
         let mut read = summands;
-        let mut statistics = DeviceStatistics::None;
-        if needs_statistics {
-            statistics = DeviceStatistics::Integers(own.statistics);
-            match (&summands[0], has_conv) {
-                (Summand::Real { sums, frames }, _) => {
-                    let real = buffers.scratch.real_statistics;
-                    batch_norm::statistics_of_real(gpu, real, *sums, batch, layer.positions() * frames, channels)?;
-                    statistics = DeviceStatistics::Reals { sums: real, batch };
-                }
-                (_, true) if self.stores[index] => {
-                    let stored = [0, 1].map(|k| if is_conv(&summands[k]) { buffers.scratch.sums[k] } else { Slice::NONE });
-                    spike_conv::sums(gpu, &sums, stored, own.statistics)?;
-                    for k in 0..2 {
-                        if is_conv(&summands[k]) {
-                            read[k] = Summand::Sums { sums: stored[k] };
-                        }
-                    }
-                }
-                (_, true) => spike_conv::statistics(gpu, &sums, own.statistics)?,
-                (_, false) => {
-                    let rows = positions * network.time_steps;
-                    batch_norm::statistics_of_sums(gpu, own.statistics, &summands[0], &summands[1], rows, channels)?;
-                }
-            }
-        }
         if is_training {
-            self.normalizer(index, statistics)?;
+            self.statistics_and_constants(index, &sums, &mut read)?;
         }
         let keeps_means = is_training || index + 1 == network.layers.len();
         let outputs = NeuronOutputs {
@@ -148,17 +123,52 @@ impl Pass<'_> {
         };
         if read.iter().any(is_conv) {
             spike_conv::neurons(gpu, &LayerSums { summands: read, ..sums }, &inputs, &outputs)?;
+        } else if let (true, Some(inner), Some(summand)) = (is_training, &own.inner, own_norm(layer)) {
+            let means = neuron::OwnMeans {
+                plain: inner.mean_normed,
+                weighted: inner.weighted_normed,
+                inner: own.device_inner(),
+                step_weights: buffers.step_weights,
+                summand,
+            };
+            neuron::neurons_with_means(gpu, &inputs, &outputs, &read, positions, &means)?;
         } else {
             neuron::neurons(gpu, &inputs, &outputs, &read, positions)?;
-        }
-        if let (true, Some(inner), Some(k)) = (is_training, &own.inner, own_norm(layer)) {
-            let means = [inner.mean_normed, inner.weighted_normed];
-            batch_norm::time_means(gpu, means, &own.device_inner(), buffers.step_weights, &read[k], [positions, channels])?;
         }
         if self.training == Some(WeightGradient::Unrolled) && layer.norm.is_some() {
             self.outer_products(index, &summands, &read)?;
         }
         Ok(())
+    }
+
+    /// Statistics of a layer where it has a batch norm, and its constants; leaves in `read` the sums that were stored on the way.
+    fn statistics_and_constants(&self, index: usize, sums: &LayerSums, read: &mut [Summand; 2]) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let LayerSums { summands, positions, channels, .. } = *sums;
+        let is_conv = |summand: &Summand| matches!(summand, Summand::Conv { .. });
+        if layer.norm.is_none() {
+            return self.normalizer(index, DeviceStatistics::None);
+        }
+        if let Summand::Real { sums, frames } = summands[0] {
+            let real = buffers.scratch.real_statistics;
+            batch_norm::statistics_of_real(gpu, real, sums, batch, positions * frames, channels)?;
+            return self.normalizer(index, DeviceStatistics::Reals { sums: real, batch });
+        }
+        let constants = self.batch_constants(index, DeviceStatistics::Integers(own.statistics))?;
+        if !summands.iter().any(is_conv) {
+            let rows = batch * positions * network.time_steps;
+            let [first, second] = &summands;
+            return batch_norm::statistics_of_sums_and_constants(gpu, own.statistics, first, second, rows, channels, &constants);
+        }
+        let mut stored = [Slice::NONE; 2];
+        if self.stores[index] {
+            for k in (0..2).filter(|&k| is_conv(&summands[k])) {
+                stored[k] = buffers.scratch.sums[k];
+                read[k] = Summand::Sums { sums: stored[k] };
+            }
+        }
+        spike_conv::sums_and_constants(gpu, sums, stored, own.statistics, &constants)
     }
 
     /// What the connections of a layer add up, with what has to be computed before its own kernels: real convolutions and pools.
@@ -206,7 +216,25 @@ impl Pass<'_> {
 
     /// Constants of a layer: from the statistics of the batch in training, from running ones in evaluation.
     pub(super) fn normalizer(&self, index: usize, statistics: DeviceStatistics) -> Result<()> {
-        let Pass { network, gpu, buffers, batch, frames, .. } = *self;
+        if self.training.is_some() {
+            return self.batch_constants(index, statistics)?.launch(self.gpu);
+        }
+        self.with_norms(index, |norms| batch_norm::running_normalizer(self.gpu, &self.buffers.layers[index].normalizer, norms))
+    }
+
+    /// What computes the constants of training.
+    fn batch_constants(&self, index: usize, statistics: DeviceStatistics) -> Result<BatchConstants> {
+        let Pass { network, buffers, batch, frames, .. } = *self;
+        let (layer, own) = (&network.layers[index], &buffers.layers[index]);
+        let positions = batch * layer.positions();
+        let seen = if layer.connections[0].source == Source::Input { frames } else { network.time_steps };
+        let (inner, values) = (own.device_inner(), [positions * seen, positions * network.time_steps]);
+        self.with_norms(index, |norms| BatchConstants::new(&own.normalizer, &inner, norms, statistics, values, own.counters))
+    }
+
+    /// Calls `then` with what the constants of a layer follow from.
+    fn with_norms<R>(&self, index: usize, then: impl FnOnce(&LayerNorms) -> Result<R>) -> Result<R> {
+        let Pass { network, buffers, .. } = *self;
         let (layer, own) = (&network.layers[index], &buffers.layers[index]);
         let parameter = |index: usize| buffers.parameter(network, buffers.values, index);
         let is_training = self.training.is_some();
@@ -228,20 +256,13 @@ impl Pass<'_> {
             let [running_mean, running_var] = buffers.running_of(network, index);
             DeviceNorm { gamma: parameter(state.weight), beta: parameter(state.bias), running_mean, running_var }
         };
-        let norms = LayerNorms {
+        then(&LayerNorms {
             connections: &connections,
             norm: layer.norm.map(device_norm),
             inner: layer.connections.iter().enumerate().find_map(|(k, c)| Some((k, device_norm(c.norm?)))),
             neuron: network.neuron,
             channels: layer.shape[2],
-        };
-        if !is_training {
-            return batch_norm::running_normalizer(gpu, &own.normalizer, &norms);
-        }
-        let positions = batch * layer.positions();
-        let seen = if layer.connections[0].source == Source::Input { frames } else { network.time_steps };
-        let inner = own.device_inner();
-        batch_norm::batch_normalizer(gpu, &own.normalizer, &inner, &norms, statistics, [positions * seen, positions * network.time_steps])
+        })
     }
 
     /// `Σ_t x̂[t] ⊗ o[t]` of every convolution of a layer, for the unrolled weight gradient.
@@ -254,20 +275,21 @@ impl Pass<'_> {
         let normed = buffers.scratch.normed;
         if let (Some(k), Some(inner)) = (own_norm(layer), &own.inner) {
             batch_norm::normalize_inner_rows(gpu, normed, &own.device_inner(), &read[k], rows, channels)?;
-            self.outer_product(&layer.connections[k], &summands[k], inner.outer, steps)?;
+            self.outer_product(index, k, &summands[k], inner.outer, steps)?;
         }
         batch_norm::normalize_rows(gpu, normed, &own.normalizer, &read[0], &read[1], rows, channels)?;
         for (k, connection) in layer.connections.iter().enumerate() {
             if matches!(connection.kind, Kind::Conv { .. }) {
-                self.outer_product(connection, &summands[k], own.connections[k].outer, steps)?;
+                self.outer_product(index, k, &summands[k], own.connections[k].outer, steps)?;
             }
         }
         Ok(())
     }
 
-    /// Products of one connection's inputs with the rows in `scratch.normed`.
-    fn outer_product(&self, connection: &Connection, summand: &Summand, outer: Slice<f32>, steps: usize) -> Result<()> {
+    /// Products of the inputs of connection `k` with the rows in `scratch.normed`.
+    fn outer_product(&self, index: usize, k: usize, summand: &Summand, outer: Slice<f32>, steps: usize) -> Result<()> {
         let Pass { network, gpu, buffers, batch, .. } = *self;
+        let connection = &network.layers[index].connections[k];
         let geometry = &connection.geometry;
         let operand = match summand {
             Summand::Conv { source: spike_conv::Source::Bits(bits), .. } => conv::Operand::Bits { bits: *bits, steps },
@@ -279,7 +301,7 @@ impl Pass<'_> {
             Source::Layer(source) => self.spike_value(source, geometry.area()),
         };
         gpu.fill_zero(outer)?;
-        conv::weight_gradient(gpu, outer, operand, buffers.scratch.normed, geometry, 1, batch, value, factor, buffers.scratch.workspace)
+        conv::weight_gradient(gpu, outer, operand, buffers.scratch.normed, geometry, 1, batch, value, factor, buffers.scratch.workspace[k])
     }
 
     /// Threshold of a source, and what it is multiplied with to be the value of a spike in a pool window, in training.

@@ -91,14 +91,41 @@ pub fn statistics_of_sums(
     rows: usize,
     channels: usize,
 ) -> Result<()> {
+    launch_statistics(gpu, statistics, first, second, rows, channels, None)
+}
+
+/// The same, and the constants that follow: the last block computes them.
+pub fn statistics_of_sums_and_constants(
+    gpu: &Gpu,
+    statistics: Slice<u64>,
+    first: &Summand,
+    second: &Summand,
+    rows: usize,
+    channels: usize,
+    constants: &BatchConstants,
+) -> Result<()> {
+    launch_statistics(gpu, statistics, first, second, rows, channels, Some(constants))
+}
+
+fn launch_statistics(
+    gpu: &Gpu,
+    statistics: Slice<u64>,
+    first: &Summand,
+    second: &Summand,
+    rows: usize,
+    channels: usize,
+    constants: Option<&BatchConstants>,
+) -> Result<()> {
     let op = "statistics_of_sums";
     let columns = Columns::new(rows, channels);
     let first = StoredSummand::integers(op, first, channels)?;
+    let finish = Finish::of(op, constants, statistics, channels)?;
     if matches!(second, Summand::None) {
-        return gpu.launch(&kernels::STATISTICS_OF_SUMS, columns.grid(), 0, &[&statistics, &scalars(&first), &scalars(&columns)]);
+        let args: [&dyn Arg; 4] = [&statistics, &scalars(&first), &scalars(&columns), &scalars(&finish)];
+        return gpu.launch(&kernels::STATISTICS_OF_SUMS, columns.grid(), 0, &args);
     }
     let second = StoredSummand::integers(op, second, channels)?;
-    let args: [&dyn Arg; 4] = [&statistics, &scalars(&first), &scalars(&second), &scalars(&columns)];
+    let args: [&dyn Arg; 5] = [&statistics, &scalars(&first), &scalars(&second), &scalars(&columns), &scalars(&finish)];
     gpu.launch(&kernels::STATISTICS_OF_PAIRS, columns.grid(), 0, &args)
 }
 
@@ -183,7 +210,7 @@ impl DeviceInner {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 struct ContributionArgs {
     threshold: u64,
     weight_scale: u64,
@@ -193,7 +220,7 @@ struct ContributionArgs {
 }
 
 #[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 struct NormArgs {
     gamma: u64,
     beta: u64,
@@ -201,9 +228,9 @@ struct NormArgs {
     running_var: u64,
 }
 
-/// Field for field `struct NormalizerArgs` in `kernels/batch_norm.cu`.
+/// Field for field `struct NormalizerArgs` in `kernels/include/normalizer.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 struct NormalizerArgs {
     connections: [ContributionArgs; 2],
     norm: NormArgs,
@@ -263,9 +290,75 @@ fn normalizer_grid(padded: usize) -> [u32; 3] {
     [padded.div_ceil(PADDING) as u32, 1, 1]
 }
 
-/// Constants of training, from the statistics of this batch; updates the running statistics (the count of batches is the host's).
-///
-/// `values` is B·P·frames, what the statistics saw of a channel; `n` is B·P·T.
+/// What computes the constants of a layer in training, from the statistics of a batch: a kernel of its own, or the last block of the one
+/// that collects integer statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchConstants {
+    finish: Finish,
+    counters: usize,
+}
+
+/// Field for field `struct Finish` in `kernels/include/normalizer.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct Finish {
+    normalizer: u64,
+    inner: u64,
+    correlation: u64,
+    counters: u64,
+    args: NormalizerArgs,
+}
+const _: () = assert!(size_of::<Finish>() == 224);
+
+impl Finish {
+    /// For a kernel that adds to `statistics`; without constants nothing is to be finished.
+    pub fn of(op: &str, constants: Option<&BatchConstants>, statistics: Slice<u64>, channels: usize) -> Result<Self> {
+        let Some(BatchConstants { finish, counters }) = constants else { return Ok(Finish::zeroed()) };
+        let expected = (statistics.address(), channels as i32, channels.div_ceil(PADDING));
+        let got = (finish.args.integers, finish.args.channels, *counters);
+        if got != expected {
+            return Err(Error::shape(format!("{op}: constants of these statistics, with a counter for 64 channels"), expected, got));
+        }
+        Ok(*finish)
+    }
+}
+
+impl BatchConstants {
+    /// `values` is B·P·frames, what the statistics saw of a channel; `n` is B·P·T. `counters`, one for 64 channels and zero before, are
+    /// for the kernels that finish integer statistics; none for [`BatchConstants::launch`].
+    pub fn new(
+        out: &DeviceNormalizer,
+        inner: &DeviceInner,
+        layer: &LayerNorms,
+        statistics: DeviceStatistics,
+        [values, n]: [usize; 2],
+        counters: Slice<u64>,
+    ) -> Result<Self> {
+        let mut args = normalizer_args(layer, out.padded)?;
+        (args.values, args.n) = (values as i64, n as f64);
+        match statistics {
+            DeviceStatistics::None if layer.norm.is_some() => {
+                return Err(Error::shape("batch_normalizer", "statistics for the batch norm", "none"));
+            }
+            DeviceStatistics::None => {}
+            DeviceStatistics::Integers(sums) => args.integers = sums.address(),
+            DeviceStatistics::Reals { sums, batch } => (args.reals, args.samples) = (sums.address(), batch as i32),
+            DeviceStatistics::Values(sums) => args.pair = sums.address(),
+        }
+        let [normalizer, inner, correlation] = [out.values.address(), inner.values.address(), inner.correlation.address()];
+        let finish = Finish { normalizer, inner, correlation, counters: counters.address(), args };
+        Ok(BatchConstants { finish, counters: counters.len() })
+    }
+
+    /// Computes them in a launch of its own; updates the running statistics (the count of batches is the host's).
+    pub fn launch(&self, gpu: &Gpu) -> Result<()> {
+        let Finish { normalizer, inner, correlation, args, .. } = &self.finish;
+        let grid = normalizer_grid(args.padded as usize);
+        gpu.launch(&kernels::BATCH_NORMALIZER, grid, 0, &[normalizer, inner, correlation, &scalars(args)])
+    }
+}
+
+/// [`BatchConstants::launch`] of constants that no other kernel computes.
 pub fn batch_normalizer(
     gpu: &Gpu,
     out: &DeviceNormalizer,
@@ -274,19 +367,7 @@ pub fn batch_normalizer(
     statistics: DeviceStatistics,
     [values, n]: [usize; 2],
 ) -> Result<()> {
-    let mut args = normalizer_args(layer, out.padded)?;
-    (args.values, args.n) = (values as i64, n as f64);
-    match statistics {
-        DeviceStatistics::None if layer.norm.is_some() => {
-            return Err(Error::shape("batch_normalizer", "statistics for the batch norm", "none"));
-        }
-        DeviceStatistics::None => {}
-        DeviceStatistics::Integers(sums) => args.integers = sums.address(),
-        DeviceStatistics::Reals { sums, batch } => (args.reals, args.samples) = (sums.address(), batch as i32),
-        DeviceStatistics::Values(sums) => args.pair = sums.address(),
-    }
-    let grid = normalizer_grid(out.padded);
-    gpu.launch(&kernels::BATCH_NORMALIZER, grid, 0, &[&out.values, &inner.values, &inner.correlation, &scalars(&args)])
+    BatchConstants::new(out, inner, layer, statistics, [values, n], Slice::NONE)?.launch(gpu)
 }
 
 /// Constants of evaluation, from the running statistics.
@@ -335,19 +416,4 @@ fn normalize(
     let columns = Columns::new(rows, channels);
     let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&columns)];
     gpu.launch(&kernels::NORMALIZE_ROWS, columns.grid(), 0, &args)
-}
-
-/// Plain and weighted time mean of û, `[B][P][C]`, from the stored sums of the connection with a norm of its own.
-pub fn time_means(
-    gpu: &Gpu,
-    [plain, weighted]: [Slice<f32>; 2],
-    inner: &DeviceInner,
-    step_weights: Slice<f32>,
-    sums: &Summand,
-    [positions, channels]: [usize; 2],
-) -> Result<()> {
-    let (columns, sums) = (Columns::new(positions, channels), StoredSummand::integers("time_means", sums, channels)?);
-    let (time_steps, padded) = (step_weights.len() as i32, inner.padded as i32);
-    let args: [&dyn Arg; 8] = [&plain, &weighted, &inner.values, &step_weights, &scalars(&sums), &scalars(&columns), &time_steps, &padded];
-    gpu.launch(&kernels::TIME_MEANS, columns.grid(), 0, &args)
 }

@@ -4,8 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::cuda::{Columns, DeviceInner};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
-use crate::error::Result;
-use crate::ops::neuron::cuda::LayerBackward;
+use crate::error::{Error, Result};
+use crate::ops::neuron::cuda::{BiasParts, LayerBackward, Parts, reduce};
 
 /// Where the gradient of a current goes, `[B][P][C]`; what is none is not written.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,8 +17,12 @@ pub struct CurrentGradient {
     /// The same in f32.
     pub plain_f32: Slice<f32>,
     pub weighted_f32: Slice<f32>,
+    /// Where `weighted_f32` is the gradient of the source of an identity: whether it is added to what is there, or to 0.
+    pub source_adds: Option<bool>,
     /// Gradients of the biases of up to two connections, `[C]`; they are added to.
     pub biases: [Slice<f32>; 2],
+    /// Room for the parts of their sums; none for the layer's `partial`.
+    pub bias_partial: Slice<f64>,
 }
 
 #[repr(C)]
@@ -29,30 +33,42 @@ struct CurrentGradientArgs {
     plain_f32: u64,
     weighted_f32: u64,
     bias_partial: u64,
+    adds: i32,
+    padding: i32,
 }
+const _: () = assert!(size_of::<CurrentGradientArgs>() == 48);
 
 impl CurrentGradient {
     fn has_bias(&self) -> bool {
         self.biases.iter().any(|bias| !bias.is_none())
     }
 
-    fn args(&self, partial: Slice<f64>) -> CurrentGradientArgs {
+    /// Room for the sums of the biases, none where there are no biases.
+    fn partial(&self, layer: &LayerBackward) -> Slice<f64> {
+        match (self.has_bias(), self.bias_partial.is_none()) {
+            (false, _) => Slice::NONE,
+            (true, true) => layer.partial,
+            (true, false) => self.bias_partial,
+        }
+    }
+
+    fn args(&self, layer: &LayerBackward) -> CurrentGradientArgs {
         CurrentGradientArgs {
             plain: self.plain.address(),
             weighted: self.weighted.address(),
             plain_f32: self.plain_f32.address(),
             weighted_f32: self.weighted_f32.address(),
-            bias_partial: if self.has_bias() { partial.address() } else { 0 },
+            bias_partial: self.partial(layer).address(),
+            adds: i32::from(self.source_adds == Some(true)),
+            padding: 0,
         }
     }
 
-    fn add_biases(&self, gpu: &Gpu, layer: &LayerBackward, columns: &Columns) -> Result<()> {
-        if !self.has_bias() {
-            return Ok(());
-        }
-        let (blocks, channels, steps) = (columns.blocks() as i32, layer.channels as i32, layer.time_steps as i32);
-        let args: [&dyn Arg; 6] = [&self.biases[0], &self.biases[1], &layer.partial, &blocks, &channels, &steps];
-        gpu.launch(&kernels::BIAS_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)
+    /// What is left to be added up.
+    fn parts(&self, layer: &LayerBackward, blocks: usize) -> Option<Parts> {
+        let LayerBackward { channels, time_steps, .. } = *layer;
+        let parts = BiasParts { into: self.biases, partial: self.partial(layer), blocks, channels, time_steps };
+        self.has_bias().then_some(Parts::Bias(parts))
     }
 }
 
@@ -60,10 +76,21 @@ impl CurrentGradient {
 ///
 /// IF has one gradient for both uses in `rate` mode: ask for `plain` alone.
 pub fn current_gradient(gpu: &Gpu, out: &CurrentGradient, grad: Slice<f32>, layer: &LayerBackward, unrolled: bool) -> Result<()> {
+    reduce(gpu, current_gradient_parts(gpu, out, grad, layer, unrolled)?.as_slice())
+}
+
+/// The same without the last step: the gradients of biases are there when [`reduce`] has added up what this leaves.
+pub fn current_gradient_parts(
+    gpu: &Gpu,
+    out: &CurrentGradient,
+    grad: Slice<f32>,
+    layer: &LayerBackward,
+    unrolled: bool,
+) -> Result<Option<Parts>> {
     let columns = Columns::new(layer.rows, layer.channels);
     let has_norm = !layer.mean.is_none();
     let of_norm = |means: Slice<f32>| if has_norm { means } else { Slice::NONE };
-    let (outputs, padded) = (out.args(layer.partial), layer.normalizer.padded as i32);
+    let (outputs, padded) = (out.args(layer), layer.normalizer.padded as i32);
     let args: [&dyn Arg; 9] = [
         &scalars(&outputs),
         &grad,
@@ -75,8 +102,9 @@ pub fn current_gradient(gpu: &Gpu, out: &CurrentGradient, grad: Slice<f32>, laye
         &scalars(&columns),
         &padded,
     ];
-    gpu.launch(&kernels::CURRENT_GRADIENT, columns.grid(), 0, &args)?;
-    out.add_biases(gpu, layer, &columns)
+    let kernel = if out.source_adds.is_some() { &kernels::CURRENT_GRADIENT_TO_SOURCE } else { &kernels::CURRENT_GRADIENT };
+    gpu.launch(kernel, columns.grid(), 0, &args)?;
+    Ok(out.parts(layer, columns.blocks()))
 }
 
 /// What forward has kept of û, `[B][P][C]`.
@@ -111,16 +139,38 @@ struct InnerMeans {
 
 /// From g to the gradient of the current of the connection with a norm of its own; adds to the gradient of that norm's γ, `[C]`.
 ///
-/// Leaves scale·k and the norm's own k in rows 3 and 4 of the inner constants, for the unrolled weight gradient.
+/// `shared` is what the other connections want, as [`current_gradient`] gives it; nothing where there are none. Leaves scale·k and the
+/// norm's own k in rows 3 and 4 of the inner constants, for the unrolled weight gradient.
 pub fn inner_backward(
     gpu: &Gpu,
-    out: &CurrentGradient,
+    [out, shared]: [&CurrentGradient; 2],
     grad_gamma: Slice<f32>,
     grad: Slice<f32>,
     layer: &LayerBackward,
     kept: &InnerKept,
     unrolled: bool,
 ) -> Result<()> {
+    let parts = inner_backward_parts(gpu, [out, shared], grad_gamma, grad, layer, kept, unrolled)?;
+    reduce(gpu, &parts.into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// The same without the last step, as [`current_gradient_parts`].
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] where the biases of both have the same room for their sums; those of the launches.
+pub fn inner_backward_parts(
+    gpu: &Gpu,
+    [out, shared]: [&CurrentGradient; 2],
+    grad_gamma: Slice<f32>,
+    grad: Slice<f32>,
+    layer: &LayerBackward,
+    kept: &InnerKept,
+    unrolled: bool,
+) -> Result<[Option<Parts>; 2]> {
+    let rooms = [out.partial(layer).address(), shared.partial(layer).address()];
+    if rooms[0] != 0 && rooms[0] == rooms[1] {
+        return Err(Error::shape("inner_backward", "room of its own for the biases of either current", "one room"));
+    }
     let columns = Columns::new(layer.rows, layer.channels);
     let padded = layer.normalizer.padded as i32;
     let (values, mean, k) = (&layer.normalizer.values, &layer.mean, &layer.k);
@@ -141,9 +191,19 @@ pub fn inner_backward(
         inner_mean_normed: kept.mean_normed.address(),
         inner_representation: kept.weighted_normed.address(),
     };
-    let outputs = out.args(layer.partial);
-    let args: [&dyn Arg; 9] =
-        [&scalars(&outputs), &grad, values, mean, k, &kept.inner.values, &scalars(&means), &scalars(&columns), &padded];
+    let outputs = [out.args(layer), shared.args(layer)];
+    let args: [&dyn Arg; 10] = [
+        &scalars(&outputs[0]),
+        &scalars(&outputs[1]),
+        &grad,
+        values,
+        mean,
+        k,
+        &kept.inner.values,
+        &scalars(&means),
+        &scalars(&columns),
+        &padded,
+    ];
     gpu.launch(&kernels::INNER_GRADIENT, columns.grid(), 0, &args)?;
-    out.add_biases(gpu, layer, &columns)
+    Ok([out, shared].map(|out| out.parts(layer, columns.blocks())))
 }

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 pub use super::cuda_data_gradient::{data_gradient, data_gradient_in_tiles};
 pub use super::cuda_forward::{conv_forward, conv_forward_in_tiles};
-pub use super::cuda_weight_gradient::{Operand, subtract_outer, weight_gradient, weight_gradient_workspace};
+pub use super::cuda_weight_gradient::{Operand, subtract_outer, weight_gradient, weight_gradient_parts, weight_gradient_workspace};
 use super::sizes::{Backward, expect, int, pooled_positions, source_positions, weights_of};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::sizes::{expect, int, weights_of};
 use crate::device::{Arg, Gpu, Kernel, Slice, kernels, scalars};
 use crate::error::{Error, Result};
+use crate::ops::neuron::cuda::{Parts, WeightParts, reduce};
 use crate::ops::spike_conv::{DeviceGeometry, Geometry};
 
 /// What a convolution has read, for the gradient of its weights: one row a position, or one row a position and step.
@@ -56,16 +57,6 @@ struct WeightGradient {
     summed: i32,
 }
 const _: () = assert!(size_of::<WeightGradient>() == 92);
-
-/// Field for field `struct Reduce` there.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Reduce {
-    factor: f32,
-    splits: i32,
-    len: i32,
-    copies: i32,
-}
 
 /// Field for field `struct SubtractOuter` there.
 #[repr(C)]
@@ -164,6 +155,26 @@ pub fn weight_gradient(
     factor: f32,
     workspace: Slice<f32>,
 ) -> Result<()> {
+    let parts = weight_gradient_parts(gpu, into, operand, grad, geometry, replicate, batch, threshold, factor, workspace)?;
+    reduce(gpu, &[Parts::Weights(parts)])
+}
+
+/// The same without the last step: the gradient is there when [`reduce`] has added up what this leaves in `workspace`.
+///
+/// # Errors
+/// As [`weight_gradient`].
+pub fn weight_gradient_parts(
+    gpu: &Gpu,
+    into: Slice<f32>,
+    operand: Operand,
+    grad: Slice<u16>,
+    geometry: &Geometry,
+    replicate: usize,
+    batch: usize,
+    threshold: Slice<f32>,
+    factor: f32,
+    workspace: Slice<f32>,
+) -> Result<WeightParts> {
     const OP: &str = "weight_gradient";
     let reading = operand.reading(geometry, batch);
     let len = weights_of(geometry);
@@ -178,6 +189,7 @@ pub fn weight_gradient(
     expect(OP, "gradient of the weights", replicate * len, into)?;
     expect(OP, "gradient", rows * geometry.cout, grad)?;
     expect(OP, "workspace", splits * len, workspace)?;
+    int(OP, "weights", len)?;
     let p = WeightGradient {
         source: reading.source,
         geometry: geometry.into(),
@@ -192,10 +204,7 @@ pub fn weight_gradient(
     let grid = [(geometry.taps() * cin).div_ceil(TILE[0]) as u32, geometry.cout.div_ceil(TILE[1]) as u32, splits as u32];
     let args: [&dyn Arg; 4] = [&workspace, &reading.address, &grad, &scalars(&p)];
     gpu.launch(&reading.kernel, grid, 0, &args)?;
-    let len = int(OP, "weights", len)?;
-    let p = Reduce { factor, splits: splits as i32, len, copies: replicate as i32 };
-    let grid = [len.unsigned_abs().div_ceil(256), 1, 1];
-    gpu.launch(&kernels::WEIGHT_GRADIENT_REDUCE, grid, 0, &[&into, &workspace, &threshold, &scalars(&p)])
+    Ok(WeightParts { into, partial: workspace, threshold, factor, splits, len, copies: replicate })
 }
 
 /// Subtracts `outer · k` from each copy of a weight gradient: `outer` `[tap][cin][cout]`, `k` a factor per output channel.

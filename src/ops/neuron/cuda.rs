@@ -2,10 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
+pub use super::cuda_reduction::{BiasParts, ClampParts, Parts, WeightParts, reduce};
 use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::cuda::{Columns, PADDING, StoredSummand};
+use crate::ops::batch_norm::cuda::{Columns, DeviceInner, PADDING, StoredSummand};
 use crate::ops::spike_conv::{DeviceNormalizer, Summand};
 
 #[repr(C)]
@@ -21,6 +22,55 @@ struct Place {
 /// [`Error::ShapeMismatch`] for a summand that is not stored or an output that is too short, [`Error::Device`] if the launch fails;
 /// so do all functions below.
 pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[Summand; 2], positions: usize) -> Result<()> {
+    launch_neurons(gpu, from, to, summands, positions, None)
+}
+
+/// Time means of the current û of a connection that has a norm of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnMeans {
+    /// Plain and weighted, `[B][P][C]`.
+    pub plain: Slice<f32>,
+    pub weighted: Slice<f32>,
+    pub inner: DeviceInner,
+    /// `[T]`; for IF, too.
+    pub step_weights: Slice<f32>,
+    /// Which summand holds its sums: 0 or 1.
+    pub summand: usize,
+}
+
+/// Field for field `struct OwnMeans` in `kernels/neuron.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct OwnMeansArgs {
+    plain: u64,
+    weighted: u64,
+    inner: u64,
+    step_weights: u64,
+    is_second: i32,
+    padding: i32,
+}
+const _: () = assert!(size_of::<OwnMeansArgs>() == 40);
+
+/// [`neurons`], and the time means of one of their summands.
+pub fn neurons_with_means(
+    gpu: &Gpu,
+    from: &NeuronInputs,
+    to: &NeuronOutputs,
+    summands: &[Summand; 2],
+    positions: usize,
+    means: &OwnMeans,
+) -> Result<()> {
+    launch_neurons(gpu, from, to, summands, positions, Some(means))
+}
+
+fn launch_neurons(
+    gpu: &Gpu,
+    from: &NeuronInputs,
+    to: &NeuronOutputs,
+    summands: &[Summand; 2],
+    positions: usize,
+    means: Option<&OwnMeans>,
+) -> Result<()> {
     const OP: &str = "neurons";
     let layer = DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons };
     let (channels, time_steps) = (layer.channels as usize, layer.time_steps as usize);
@@ -33,6 +83,9 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
         ("dropped neurons", positions * words, len_or(from.dropped, positions * words)),
         ("step weights", if to.weighted_normed.is_none() { 0 } else { time_steps }, from.step_weights.len()),
         ("normalizer", 6 * channels.next_multiple_of(PADDING), from.normalizer.values.len()),
+        ("own means", positions * channels, means.map_or(usize::MAX, |means| means.plain.len().min(means.weighted.len()))),
+        ("own constants", 5 * from.normalizer.padded, means.map_or(usize::MAX, |means| means.inner.values.len())),
+        ("own step weights", time_steps, means.map_or(usize::MAX, |means| means.step_weights.len())),
     ] {
         if got < expected {
             return Err(Error::shape(format!("{OP}: {what}"), expected, got));
@@ -42,7 +95,16 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
     let (first, second) = (StoredSummand::new(OP, &summands[0], channels)?, StoredSummand::integers(OP, &summands[1], channels)?);
     let place = Place { positions: positions as i32, frames };
     let grid = [(positions * words).div_ceil(8) as u32, 1, 1];
-    let args: [&dyn Arg; 13] = [
+    let own = means.map(|means| OwnMeansArgs {
+        plain: means.plain.address(),
+        weighted: means.weighted.address(),
+        inner: means.inner.values.address(),
+        step_weights: means.step_weights.address(),
+        is_second: i32::from(means.summand == 1),
+        padding: 0,
+    });
+    let (of_first, of_second, of_layer, of_place) = (scalars(&first), scalars(&second), scalars(&layer), scalars(&place));
+    let mut args: Vec<&dyn Arg> = vec![
         &to.spikes,
         &to.counts,
         &to.mean_normed,
@@ -52,12 +114,14 @@ pub fn neurons(gpu: &Gpu, from: &NeuronInputs, to: &NeuronOutputs, summands: &[S
         &from.threshold,
         &from.step_weights,
         &from.dropped,
-        &scalars(&first),
-        &scalars(&second),
-        &scalars(&layer),
-        &scalars(&place),
+        &of_first,
+        &of_second,
+        &of_layer,
+        &of_place,
     ];
-    gpu.launch(&kernels::NEURONS, grid, 0, &args)
+    let own = own.as_ref().map(scalars);
+    args.extend(own.iter().map(|own| own as &dyn Arg));
+    gpu.launch(if means.is_some() { &kernels::NEURONS_WITH_MEANS } else { &kernels::NEURONS }, grid, 0, &args)
 }
 
 /// Length of a buffer, or that of an absent one.
@@ -93,6 +157,11 @@ pub fn partial_len(rows: usize, channels: usize) -> usize {
     3 * Columns::new(rows, channels).blocks() * channels
 }
 
+/// The same for the gradients of biases, which wait for [`reduce`].
+pub fn bias_partial_len(rows: usize, channels: usize) -> usize {
+    Columns::new(rows, channels).blocks() * channels
+}
+
 /// Parameter gradients of a layer's neurons and norm, in the arena of gradients; they are added to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NeuronGradients {
@@ -117,19 +186,6 @@ struct ClampMappingArgs {
 }
 const _: () = assert!(size_of::<ClampMappingArgs>() == 40);
 
-/// Field for field `struct ClampReduce` in `kernels/neuron.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct ClampReduceArgs {
-    threshold_factor: f32,
-    time_steps: i32,
-    blocks: i32,
-    rows: i32,
-    channels: i32,
-    padded: i32,
-}
-const _: () = assert!(size_of::<ClampReduceArgs>() == 24);
-
 /// Dropout and clamp mapping, `grad` in place from r(gradient of the spikes) to r(gradient of the current) g; adds the gradients of
 /// threshold, γ and β, and leaves mean and k of each channel.
 ///
@@ -144,6 +200,20 @@ pub fn clamp_mapping_backward(
     threshold_grad_scale: f32,
     dropout: f32,
 ) -> Result<()> {
+    let parts = clamp_mapping_parts(gpu, grad, into, layer, neuron, threshold_grad_scale, dropout)?;
+    reduce(gpu, &[Parts::Clamp(parts)])
+}
+
+/// The same without the last step: the gradients, mean and k are there when [`reduce`] has added up what this leaves.
+pub fn clamp_mapping_parts(
+    gpu: &Gpu,
+    grad: Slice<f32>,
+    into: &NeuronGradients,
+    layer: &LayerBackward,
+    neuron: Option<Neuron>,
+    threshold_grad_scale: f32,
+    dropout: f32,
+) -> Result<ClampParts> {
     if layer.mean.is_none() != into.gamma.is_none() {
         return Err(Error::shape("clamp_mapping_backward", "mean and k where there is a batch norm, and only there", layer.mean.len()));
     }
@@ -174,15 +244,6 @@ pub fn clamp_mapping_backward(
         &scalars(&p),
     ];
     gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
-    let reduce = ClampReduceArgs {
-        threshold_factor: neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale,
-        time_steps: layer.time_steps as i32,
-        blocks: columns.blocks() as i32,
-        rows: layer.rows as i32,
-        channels: layer.channels as i32,
-        padded: layer.normalizer.padded as i32,
-    };
-    let args: [&dyn Arg; 8] =
-        [&into.threshold, &into.gamma, &into.beta, &layer.mean, &layer.k, &layer.partial, &layer.normalizer.values, &scalars(&reduce)];
-    gpu.launch(&kernels::CLAMP_MAPPING_REDUCE, [layer.channels.div_ceil(32) as u32 + 1, 1, 1], 0, &args)
+    let threshold_factor = neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale;
+    Ok(ClampParts { layer: *layer, into: *into, threshold_factor, blocks: columns.blocks() })
 }

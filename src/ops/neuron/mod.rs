@@ -8,6 +8,7 @@
 mod avx512;
 mod cpu;
 pub mod cuda;
+mod cuda_reduction;
 mod device;
 pub use cpu::{ClampMapping, LANES, clamp_mapping_backward, drop_spikes, neuron_at};
 pub use device::{DeviceNeurons, NeuronInputs, NeuronOutputs};

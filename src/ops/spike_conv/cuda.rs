@@ -2,10 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Geometry, PackedWeights};
+use super::{Geometry, PackedWeights, Tiles};
 use crate::device::{Gpu, Kernel, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
+use crate::ops::batch_norm::cuda::{BatchConstants, Finish};
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs};
 
 /// Field for field `struct Geometry` in `kernels/include/geometry.cuh`.
@@ -161,41 +162,6 @@ const TILE_BYTES: usize = 128 * (64 + 8) * 4;
 /// Bytes that the neurons of a position carry from tile to tile.
 const CARRIED_BYTES: usize = 64 * 16;
 
-/// How the neurons' kernel cuts a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tiles {
-    /// Positions of a block.
-    pub positions: usize,
-    /// Steps of a tile; a block takes ⌈T / steps⌉ tiles one after the other.
-    pub steps: usize,
-}
-
-impl Tiles {
-    /// The cut with the least work for a row: a tile costs its K steps, and the time of about 8 more to fill the pipeline and to run
-    /// the neurons. Rows that hold nothing cost as much as others, so a T that leaves many of them is cut, at most into 16 tiles.
-    pub fn new(time_steps: usize, k_steps: usize) -> Self {
-        const MOST_CARRYING: usize = 8; // positions; bounds the shared memory
-        let cut = |passes: usize| {
-            let steps = time_steps.div_ceil(passes);
-            let fitting = TILE[0] / steps;
-            Tiles { positions: if passes == 1 { fitting } else { fitting.min(MOST_CARRYING) }, steps }
-        };
-        let mut best: Option<(usize, Tiles)> = None;
-        for passes in 1..=16.min(time_steps) {
-            let tiles = cut(passes);
-            if tiles.positions == 0 {
-                continue;
-            }
-            // Work for a position, in units that keep the fractions.
-            let work = time_steps.div_ceil(tiles.steps) * (k_steps + 8) * (1 << 16) / tiles.positions;
-            if best.is_none_or(|(least, _)| work < least) {
-                best = Some((work, tiles));
-            }
-        }
-        best.map_or(Tiles { positions: 1, steps: 1 }, |(_, tiles)| tiles)
-    }
-}
-
 /// A layer ready for launch.
 struct Prepared {
     scalars: SpikeConv,
@@ -309,6 +275,61 @@ fn expect_unless_none<T>(op: &str, what: &str, expected: usize, slice: Slice<T>)
 /// # Errors
 /// [`Error::ShapeMismatch`] naming the buffer that does not fit, or [`Error::Device`].
 pub fn sums(gpu: &Gpu, layer: &LayerSums, sums: [Slice<i32>; 2], statistics: Slice<u64>) -> Result<()> {
+    launch_sums(gpu, layer, sums, statistics, None)
+}
+
+/// Blocks of a multiprocessor up to which the last block of all computes the constants. Each waits for its additions to arrive before it
+/// counts itself, which should take about half a microsecond, and two share a multiprocessor: up to here that is less than the 2 µs of
+/// another launch. An estimate; none of this was measured.
+const FEW_BLOCKS: usize = 4;
+
+/// The same, and the constants that follow from the statistics: where there are few blocks the last of them computes these, otherwise
+/// a launch of its own does. The bits are the same.
+///
+/// # Errors
+/// As [`sums`]; [`Error::ShapeMismatch`] for constants of other statistics.
+pub fn sums_and_constants(
+    gpu: &Gpu,
+    layer: &LayerSums,
+    sums: [Slice<i32>; 2],
+    statistics: Slice<u64>,
+    constants: &BatchConstants,
+) -> Result<()> {
+    let one_launch = has_few_blocks(layer.rows(), layer.channels, gpu.multiprocessors() as usize);
+    sums_and_constants_in(gpu, layer, sums, statistics, constants, one_launch)
+}
+
+/// Whether the sums of a layer with `rows` = B·P·T take so few blocks that the last one computes the constants.
+pub fn has_few_blocks(rows: usize, channels: usize, multiprocessors: usize) -> bool {
+    rows.div_ceil(TILE[0]) * channels.div_ceil(TILE[1]) <= FEW_BLOCKS * multiprocessors
+}
+
+/// The same in one launch or in two: for speed only.
+///
+/// # Errors
+/// As [`sums_and_constants`].
+pub fn sums_and_constants_in(
+    gpu: &Gpu,
+    layer: &LayerSums,
+    sums: [Slice<i32>; 2],
+    statistics: Slice<u64>,
+    constants: &BatchConstants,
+    one_launch: bool,
+) -> Result<()> {
+    if one_launch {
+        return launch_sums(gpu, layer, sums, statistics, Some(constants));
+    }
+    launch_sums(gpu, layer, sums, statistics, None)?;
+    constants.launch(gpu)
+}
+
+fn launch_sums(
+    gpu: &Gpu,
+    layer: &LayerSums,
+    sums: [Slice<i32>; 2],
+    statistics: Slice<u64>,
+    constants: Option<&BatchConstants>,
+) -> Result<()> {
     const OP: &str = "spike_conv sums";
     let prepared = layer.prepare(OP)?;
     for sums in sums {
@@ -318,12 +339,13 @@ pub fn sums(gpu: &Gpu, layer: &LayerSums, sums: [Slice<i32>; 2], statistics: Sli
     let kernel = pick(prepared.bits, &kernels::SPIKE_CONV_SUMS_16, &kernels::SPIKE_CONV_SUMS_8);
     let grid = [layer.rows().div_ceil(TILE[0]) as u32, layer.channels.div_ceil(TILE[1]) as u32, 1];
     let ([first, second], [first_weights, second_weights]) = (prepared.sources, prepared.weights);
-    let scalars = scalars(&prepared.scalars);
+    let finish = Finish::of(OP, constants, statistics, layer.channels)?;
+    let (of_layer, finish) = (scalars(&prepared.scalars), scalars(&finish));
     gpu.launch(
         kernel,
         grid,
         prepared.shared,
-        &[&sums[0], &sums[1], &statistics, &first, &first_weights, &second, &second_weights, &scalars],
+        &[&sums[0], &sums[1], &statistics, &first, &first_weights, &second, &second_weights, &of_layer, &finish],
     )
 }
 
@@ -397,23 +419,6 @@ fn pick(bits: u8, of_16: &'static Kernel, of_8: &'static Kernel) -> &'static Ker
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tiles_leave_few_rows_empty() {
-        // T, K steps, positions, steps
-        let cases = [(1, 18, 128, 1), (4, 18, 32, 4), (5, 18, 25, 5), (20, 18, 6, 20), (20, 144, 6, 20), (128, 18, 1, 128)];
-        for (time_steps, k_steps, positions, steps) in cases {
-            assert_eq!(Tiles::new(time_steps, k_steps), Tiles { positions, steps }, "T = {time_steps}");
-        }
-        for time_steps in 1..=255 {
-            for k_steps in [1, 9, 18, 144, 1000] {
-                let Tiles { positions, steps } = Tiles::new(time_steps, k_steps);
-                assert!(positions >= 1 && positions * steps <= TILE[0], "T = {time_steps}: {positions} x {steps}");
-                let share = (positions * time_steps) as f64 / (time_steps.div_ceil(steps) * TILE[0]) as f64;
-                assert!(share > 0.65, "T = {time_steps}, {k_steps} K steps: {share} of the rows are used");
-            }
-        }
-    }
 
     #[test]
     fn shared_memory_fits_every_device() {
