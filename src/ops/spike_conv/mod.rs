@@ -11,6 +11,7 @@ mod cpu_weights;
 mod cuda;
 mod cuda_weights;
 mod events;
+mod products;
 use std::ops::Range;
 
 use crate::device::lines::Line;
