@@ -1,20 +1,22 @@
 // spike_bf16.cuh: the products of a tile of the spiking convolution in bf16, for tensor cores that hardly multiply integers.
 //
 // Equation   as in spike_tile.cuh; what is added up is twice that: 2*source[row][k] * hi[k][o], and the same of lo
-// Exactness  an operand is an integer of at most 8 bits, or twice one, and exact in bf16; products are exact in f32. `Geometry::is_exact_in_bf16`
-//            of src/ops/spike_conv/products.rs lets only layers in here whose partial sums stay below 2^24 in any order (twice that, even):
-//            then each of them is an f32, and nothing is rounded where tensor cores line up the addends of a step at the largest
-//            of them and keep 24 bits, as those of sm_70 to sm_90 do at least (Fasi et al. 2021, 10.7717/peerj-cs.330;
-//            arXiv 2403.00232). `dsr check` has sums next to the bound. No device of capability 10.3 has run it.
+// Exactness  an operand is an integer of at most 8 bits, or twice one, and exact in bf16; products are exact in f32.
+//            `Geometry::is_exact_in_bf16` of src/ops/spike_conv/products.rs lets only layers in here whose partial sums stay below 2^24 in
+//            any order (here twice that, and even): each of them is an f32. Tensor cores line up the addends of a step at the largest and
+//            keep the 24 bits of an f32, or more (Fasi et al. 2021, doi 10.7717/peerj-cs.330; V100 to B200: arXiv 2512.07004), so
+//            nothing is cut off. `dsr check` has sums next to the bound; no device of capability 10.3 has run it.
 // Shapes     the stages of spike_tile.cuh, byte for byte: weights become bf16 in registers. Each register of the operand of
 //            m16n8k32 has the k of one m16n8k16: its bytes 0 and 2 are one pair, its bytes 1 and 3 the other; A has the same pairs.
 // Bits       bf16 2.0 is the one bit 14, so a bit of a spike that is moved there is a value, and a pair costs two instructions, as the
 //            bytes of integers do: that is why sums are doubled
-// Costs      of one K step with 16-bit weights (8 bits: half the mma and half the widening), beside what spike_tile.cuh has:
-//              tensor   256 mma.m16n8k16 = 512 cycles of an SM of sm_80, twice those of integers; where mma.sync reaches 0.23 of the sheet's
-//                       4096 multiply-adds, as cost.rs assumes for 10.x, 557, and integers at a thirtieth of the rate of FP8 take 1920
-//              issue    of a scheduler: 64 mma, 112 to widen weights (7 for 4 bytes; two warps widen the same ones), 56 to expand bits
-//              memory   the same bytes
+// Costs      of one K step with 16-bit weights, in place of those of spike_tile.cuh (8 bits: half the tensor cycles):
+//              tensor   256 mma.m16n8k16 = 512 cycles of an SM of sm_80, twice those of integers; where mma.sync reaches 942 multiply-adds
+//                       a cycle, as cost.rs assumes for 10.x, 557, and integers at a thirtieth of the rate of FP8 take 1920
+//              issue    381 of a scheduler by the SASS of sm_80 (8 bits: 258; of counts: 509): 64 mma, 112 to widen weights (7 for 4
+//                       bytes; two warps widen the same ones), 56 to expand bits
+//              memory   the same bytes, from L2 and in shared memory
+//            On sm_80 the tensor cores are the limit; on 10.x, with its neurons, a tile takes about as long to issue.
 #pragma once
 #include "spike_tile.cuh"
 
