@@ -30,8 +30,8 @@ pub fn of(nvcc: &Nvcc, source: &Source, messages: &str, image: &Path) -> Result<
         let _ = writeln!(
             rows,
             "Limits {{ kernel: {kernel:?}, target: {target:?}, registers: {registers}, spill_bytes: {spill_bytes}, \
-             local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, integer_products: {:?}, stage_instructions: {:?}, step_instructions: {:?} }},",
-            loops.integer_products, loops.stage, loops.step
+             local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, products: {:?}, stage_instructions: {:?}, step_instructions: {:?} }},",
+            loops.products, loops.stage, loops.step
         );
     }
     Ok(rows)
@@ -78,9 +78,10 @@ fn disassembled(nvcc: &Nvcc, image: &Path) -> Result<Option<String>, String> {
 /// What the machine code of a spike convolution shows.
 #[derive(Default)]
 struct Loops {
-    /// Instructions of the integer tensor cores.
-    integer_products: Option<usize>,
-    /// Instructions of the loop over stages that reads bits: of the loops with products, the one that has to expand its operands.
+    /// Instructions of the tensor cores: of integers, or, in kernels called `*_bf16`, of bf16.
+    products: Option<usize>,
+    /// Instructions of the loop over stages that reads bits. Of the loops with products it is the one that has to expand its operands,
+    /// unless both have to: in bf16, counts take more.
     stage: Option<usize>,
     /// Instructions of a step of a warp's neurons, in their shortest loop; a step has a ballot and two additions of floats.
     step: Option<usize>,
@@ -89,7 +90,8 @@ struct Loops {
 impl Loops {
     fn of(code: &str, kernel: &str, target: &str) -> Loops {
         let instructions = instructions(code, kernel, target);
-        let is_product = |text: &str| text.contains("IMMA") || text.contains("IGMMA");
+        let in_bf16 = kernel.ends_with("_bf16");
+        let is_product = |text: &str| if in_bf16 { text.contains("HMMA") } else { text.contains("IMMA") || text.contains("IGMMA") };
         let count = |range: &(usize, usize), is: &dyn Fn(&str) -> bool| {
             instructions.iter().filter(|(at, text)| (range.0..=range.1).contains(at) && is(text)).count()
         };
@@ -99,9 +101,10 @@ impl Loops {
         let steps = |range: &(usize, usize)| count(range, &|text| text.contains("VOTE"));
         let additions = |range: &(usize, usize)| count(range, &|text| text.contains("FADD"));
         let of_steps = inner.iter().filter(|range| steps(range) > 0 && additions(range) >= 2 * steps(range));
+        let stages = || inner.iter().filter(|range| count(range, &is_product) > 0).map(|range| count(range, &|_| true));
         Loops {
-            integer_products: Some(instructions.iter().filter(|(_, text)| is_product(text)).count()),
-            stage: inner.iter().filter(|range| count(range, &is_product) > 0).map(|range| count(range, &|_| true)).max(),
+            products: Some(instructions.iter().filter(|(_, text)| is_product(text)).count()),
+            stage: if in_bf16 { stages().min() } else { stages().max() },
             step: of_steps.map(|range| count(range, &|_| true).div_ceil(steps(range))).min(),
         }
     }

@@ -1,4 +1,4 @@
-// spike_conv.cu: the convolution of spikes over all time steps on integer tensor cores, alone or with the neurons behind it.
+// spike_conv.cu: the convolution of spikes over all time steps on tensor cores, alone or with the neurons behind it.
 //
 // Equation   acc[m][o] = sum over taps k and channels c of spikes[position of m and k][t][c] * q[k][c][o],  q = 256*hi + lo
 //            neurons: neuron.cuh, from acc of up to two summands
@@ -12,12 +12,14 @@
 // Traffic    per tile and K step: spike_tile.cuh. `sums` writes 4 bytes a row and channel; `neurons` 1/8, and 1 to 9 a neuron in training.
 //            Statistics: 6 to 16 atomic additions a column and tile; where asked, the last block of 64 channels turns them into constants
 //            (normalizer.cuh), for which every block waits once until its additions have arrived.
+// Products   of integers; the kernels called *_bf16 multiply in bf16 (spike_bf16.cuh), with the same sums: `Gpu::products` decides
 // Exactness  sums and statistics are integers: equal to ops/spike_conv/cpu.rs in any order; neurons as in neuron.cuh
 // Tests      tests/spike_conv_cuda.rs
 
 #include "include/geometry.cuh"
 #include "include/neuron.cuh"
 #include "include/normalizer.cuh"
+#include "include/spike_bf16.cuh"
 #include "include/spike_tile.cuh"
 
 enum Kind { NONE, CONV_OF_BITS, CONV_OF_BYTES, BITS, SUMS };
@@ -50,7 +52,7 @@ static_assert(sizeof(SpikeConvNeurons) == 176, "SpikeConvNeurons is one layout o
 __device__ __forceinline__ bool is_conv(int kind) { return kind == CONV_OF_BITS || kind == CONV_OF_BYTES; }
 
 // Sums of every convolution of the layer, a tile each, the first one's at `shared`. Ends with a barrier.
-template <int WEIGHT_BITS>
+template <int WEIGHT_BITS, class Sum>
 __device__ __forceinline__ void convolve_summands(unsigned char* shared, const SpikeConv& layer, Row row,
                                                   const unsigned char* first_source, const uint4* first_weights,
                                                   const unsigned char* second_source, const uint4* second_weights) {
@@ -62,7 +64,7 @@ __device__ __forceinline__ void convolve_summands(unsigned char* shared, const S
         const Summand summand = is_second ? layer.second : layer.first;
         const unsigned char* source = is_second ? second_source : first_source;
         const uint4* weights = is_second ? second_weights : first_weights;
-        Accumulators<WEIGHT_BITS> acc = {};
+        Accumulators<WEIGHT_BITS, Sum> acc = {};
         if (summand.kind == CONV_OF_BITS) {
             convolve<WEIGHT_BITS, false>(acc, stages, source, weights, summand.geometry, row, layer.time_steps);
         } else {
@@ -128,7 +130,7 @@ __device__ __forceinline__ void add_statistics(unsigned long long* __restrict__ 
     atomicAdd(of_channel + 7 * channels, second_squares.high);
 }
 
-template <int WEIGHT_BITS>
+template <int WEIGHT_BITS, class Sum>
 __device__ __forceinline__ void sums_body(int* first_sums, int* second_sums, unsigned long long* statistics,
                                           const unsigned char* first_source, const uint4* first_weights,
                                           const unsigned char* second_source, const uint4* second_weights, const SpikeConv& layer) {
@@ -137,7 +139,7 @@ __device__ __forceinline__ void sums_body(int* first_sums, int* second_sums, uns
     const int first_row = blockIdx.x * ROWS;
     const int m = first_row + threadIdx.x;
     const Row row{m < rows, m / layer.time_steps, m % layer.time_steps};
-    convolve_summands<WEIGHT_BITS>(shared, layer, row, first_source, first_weights, second_source, second_weights);
+    convolve_summands<WEIGHT_BITS, Sum>(shared, layer, row, first_source, first_weights, second_source, second_weights);
     const int* tile = reinterpret_cast<const int*>(shared);
     const bool first_is_conv = is_conv(layer.first.kind);
     const bool both = first_is_conv && is_conv(layer.second.kind);
@@ -237,7 +239,7 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
     if (threadIdx.x % 32 == 0 && of_warp > 0) atomicAdd(to.fired, (unsigned long long)of_warp);
 }
 
-template <int WEIGHT_BITS>
+template <int WEIGHT_BITS, class Sum>
 __device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& from, const unsigned char* first_source,
                                              const uint4* first_weights, const unsigned char* second_source, const uint4* second_weights,
                                              const SpikeConvNeurons& p) {
@@ -252,7 +254,7 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& fr
         const int q = blockIdx.x * p.tile_positions + at;
         const int t = first + threadIdx.x % p.tile_steps;
         const Row row{at < p.tile_positions && q < p.layer.positions && t < time_steps, q, t};
-        convolve_summands<WEIGHT_BITS>(tiles, p.layer, row, first_source, first_weights, second_source, second_weights);
+        convolve_summands<WEIGHT_BITS, Sum>(tiles, p.layer, row, first_source, first_weights, second_source, second_weights);
         run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first);
     }
 }
@@ -266,7 +268,7 @@ spike_conv_sums_16(int* __restrict__ first_sums,                    // [m][strid
                    const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
                    const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer,
                    Finish finish) {
-    sums_body<16>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+    sums_body<16, int>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
     finish_statistics(finish);
 }
 
@@ -277,7 +279,7 @@ spike_conv_sums_8(int* __restrict__ first_sums,                     // as above
                   const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
                   const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer,
                   Finish finish) {
-    sums_body<8>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+    sums_body<8, int>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
     finish_statistics(finish);
 }
 
@@ -295,7 +297,7 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                       const float* __restrict__ step_weights,       // [T], or null
                       const uint32_t* __restrict__ dropped,         // [B][P][words], or null
                       SpikeConvNeurons p) {
-    neurons_body<16>({spikes, counts, mean_normed, weighted_normed, fired},
+    neurons_body<16, int>({spikes, counts, mean_normed, weighted_normed, fired},
                      {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                       weighted_normed == nullptr ? nullptr : step_weights, dropped},
                      first_source, first_weights, second_source, second_weights, p);
@@ -314,7 +316,66 @@ spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      const float* __restrict__ step_weights,
                      const uint32_t* __restrict__ dropped,
                      SpikeConvNeurons p) {
-    neurons_body<8>({spikes, counts, mean_normed, weighted_normed, fired},
+    neurons_body<8, int>({spikes, counts, mean_normed, weighted_normed, fired},
+                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                    first_source, first_weights, second_source, second_weights, p);
+}
+
+// The same with products in bf16, for layers within their bound.
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_sums_16_bf16(int* __restrict__ first_sums,                     // as above
+                  int* __restrict__ second_sums,
+                  unsigned long long* __restrict__ statistics,
+                  const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer, Finish finish) {
+    sums_body<16, float>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+    finish_statistics(finish);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_sums_8_bf16(int* __restrict__ first_sums,                     // as above
+                  int* __restrict__ second_sums,
+                  unsigned long long* __restrict__ statistics,
+                  const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer, Finish finish) {
+    sums_body<8, float>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
+    finish_statistics(finish);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_neurons_16_bf16(uint32_t* __restrict__ spikes,                 // as above
+                     uint8_t* __restrict__ counts,
+                     float* __restrict__ mean_normed,
+                     float* __restrict__ weighted_normed,
+                     unsigned long long* __restrict__ fired,
+                     const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                     const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                     const float* __restrict__ normalizer,
+                     const float* __restrict__ threshold,
+                     const float* __restrict__ step_weights,
+                     const uint32_t* __restrict__ dropped,
+                     SpikeConvNeurons p) {
+    neurons_body<16, float>({spikes, counts, mean_normed, weighted_normed, fired},
+                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                    first_source, first_weights, second_source, second_weights, p);
+}
+
+extern "C" __global__ void __launch_bounds__(128)
+spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as above
+                     uint8_t* __restrict__ counts,
+                     float* __restrict__ mean_normed,
+                     float* __restrict__ weighted_normed,
+                     unsigned long long* __restrict__ fired,
+                     const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                     const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                     const float* __restrict__ normalizer,
+                     const float* __restrict__ threshold,
+                     const float* __restrict__ step_weights,
+                     const uint32_t* __restrict__ dropped,
+                     SpikeConvNeurons p) {
+    neurons_body<8, float>({spikes, counts, mean_normed, weighted_normed, fired},
                     {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                      weighted_normed == nullptr ? nullptr : step_weights, dropped},
                     first_source, first_weights, second_source, second_weights, p);
@@ -324,3 +385,7 @@ KERNEL(spike_conv_sums_16, 128)
 KERNEL(spike_conv_sums_8, 128)
 KERNEL(spike_conv_neurons_16, 128)
 KERNEL(spike_conv_neurons_8, 128)
+KERNEL(spike_conv_sums_16_bf16, 128)
+KERNEL(spike_conv_sums_8_bf16, 128)
+KERNEL(spike_conv_neurons_16_bf16, 128)
+KERNEL(spike_conv_neurons_8_bf16, 128)

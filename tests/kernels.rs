@@ -42,13 +42,14 @@ fn no_kernel_spills_or_uses_local_memory() {
 }
 
 #[test]
-fn spike_convolutions_use_integer_tensor_cores() {
+fn spike_convolutions_use_tensor_cores() {
     none_at_fault(|kernel, limits| {
         let of_spikes = kernel.name.starts_with("spike_conv");
-        (of_spikes && limits.integer_products == Some(0)).then(|| "no integer tensor-core instruction".into())
+        let operands = if kernel.name.ends_with("_bf16") { "bf16" } else { "integer" };
+        (of_spikes && limits.products == Some(0)).then(|| format!("no {operands} tensor-core instruction"))
     });
     let of_spikes = |limits: &&Limits| limits.kernel.starts_with("spike_conv");
-    if limits::ALL.iter().filter(of_spikes).any(|limits| limits.integer_products.is_none()) {
+    if limits::ALL.iter().filter(of_spikes).any(|limits| limits.products.is_none()) {
         println!("no cuobjdump beside nvcc: instructions were not looked at");
     }
 }

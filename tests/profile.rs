@@ -11,7 +11,7 @@ use std::path::Path;
 use command::dsr;
 use dsr::bench::Work;
 use dsr::clock::{Name, Op, Phase, Sampler, Span, listen, op, span};
-use dsr::device::Device;
+use dsr::device::{Device, Products};
 use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, WeightGradient, preact_resnet};
 use dsr::ops::neuron::Neuron;
 use dsr::ops::spike_conv::cost::Code;
@@ -363,7 +363,7 @@ fn predictions_worked_by_hand() {
     narrow.weight_bits = 8;
     let narrow = predict(GpuName::A100, &narrow, Work::Infer, [128, 1], false).layers[1].forward.operations_s;
     // 203 blocks on the fullest multiprocessor, 9 stages; 0.7751 ms with the code of nvcc 13.0.
-    let [Code { stage, step }, _] = Code::of((8, 0));
+    let [Code { stage, step }, _] = Code::of((8, 0), Products::Integer);
     near(narrow, 203.0 * (9.0 * stage + 64.0 * step + 200.0) / (624e12 / 2.0 / 108.0 / 2048.0), "8 bits");
     let train = |gpu| predict(gpu, &network, Work::Train, [128, 1], false);
     assert!(train(GpuName::A100).seconds > prediction.seconds && train(GpuName::A100).seconds > train(GpuName::B200).seconds);

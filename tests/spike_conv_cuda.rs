@@ -9,7 +9,7 @@ mod seeded;
 
 use std::sync::Arc;
 
-use dsr::device::{Gpu, Isa, Memory, Slice};
+use dsr::device::{Gpu, Isa, Memory, Products, Slice};
 use dsr::ops::batch_norm::Normalizer;
 use dsr::ops::batch_norm::cuda::{BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
 use dsr::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at};
@@ -218,18 +218,23 @@ fn layer_of(case: &Case, built: &[Built; 2]) -> LayerSums {
     }
 }
 
+/// The device with either kind of products, and every case with each.
+fn with_both_products() -> Vec<(Arc<Gpu>, usize, Case)> {
+    let both = [Products::Integer, Products::Bf16].map(|products| device::gpu().multiplying(products).unwrap());
+    both.into_iter().flat_map(|gpu| cases().into_iter().enumerate().map(move |(n, case)| (gpu.clone(), n, case))).collect()
+}
+
 #[test]
 fn sums_and_statistics_equal_the_cpu() {
-    let gpu = device::gpu();
-    for (n, case) in cases().iter().enumerate() {
-        let built = [0, 1].map(|k| build(&gpu, case, case.summands[k], 10 * n as u64 + 2 * k as u64));
+    for (gpu, n, case) in &with_both_products() {
+        let built = [0, 1].map(|k| build(gpu, case, case.summands[k], 10 * *n as u64 + 2 * k as u64));
         let layer = layer_of(case, &built);
         let rows = case.batch * case.out[0] * case.out[1] * case.time_steps;
         let stride = layer.stride();
         let stored = [0, 1].map(|_| gpu.memory_of(&vec![i32::MIN; rows * stride]).unwrap());
         let counted = [0, 1].map(|_| gpu.zeroed::<u64>(8 * case.channels).unwrap());
-        sums(&gpu, &layer, [stored[0].slice(), stored[1].slice()], counted[0].slice()).unwrap();
-        statistics(&gpu, &layer, counted[1].slice()).unwrap();
+        sums(gpu, &layer, [stored[0].slice(), stored[1].slice()], counted[0].slice()).unwrap();
+        statistics(gpu, &layer, counted[1].slice()).unwrap();
         for k in 0..2 {
             if matches!(case.summands[k], Conv(..)) {
                 assert!(stored[k].to_vec().unwrap() == built[k].sums, "case {n}, summand {k}: {case:?}");
@@ -380,12 +385,11 @@ fn on_cpu(case: &Case, built: &[Built; 2], norm: &Normalizer, args: &NeuronArgs,
 
 #[test]
 fn neurons_equal_the_cpu_bit_for_bit() {
-    let gpu = device::gpu();
     let mut fired = 0;
-    for (n, case) in cases().iter().enumerate() {
-        let built = [0, 1].map(|k| build(&gpu, case, case.summands[k], 10 * n as u64 + 2 * k as u64));
+    for (gpu, n, case) in &with_both_products() {
+        let built = [0, 1].map(|k| build(gpu, case, case.summands[k], 10 * *n as u64 + 2 * k as u64));
         let layer = layer_of(case, &built);
-        let norm = normalizer(case, &built, n as u64);
+        let norm = normalizer(case, &built, *n as u64);
         let args = NeuronArgs {
             neuron: case.neuron,
             threshold: 0.7,
@@ -396,7 +400,7 @@ fn neurons_equal_the_cpu_bit_for_bit() {
         };
         let positions = case.batch * layer.positions;
         let words = case.channels.div_ceil(32);
-        let mut rng = seeded::rng(n as u64);
+        let mut rng = seeded::rng(*n as u64);
         let dropped: Vec<u32> =
             (0..if case.dropped { positions * words } else { 0 }).map(|_| rng.random::<u32>() & rng.random::<u32>()).collect();
         let expected = on_cpu(case, &built, &norm, &args, &dropped);
@@ -428,7 +432,7 @@ fn neurons_equal_the_cpu_bit_for_bit() {
             weighted_normed: weighted.slice(),
             fired: counter.slice(),
         };
-        neurons(&gpu, &layer, &from, &to).unwrap();
+        neurons(gpu, &layer, &from, &to).unwrap();
         let bits = |memory: &Memory<f32>| memory.to_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
         let got = Written {
             spikes: spikes.to_vec().unwrap(),
@@ -446,7 +450,7 @@ fn neurons_equal_the_cpu_bit_for_bit() {
         // Evaluation wants the spikes alone.
         let none = NeuronOutputs { counts: Slice::NONE, mean_normed: Slice::NONE, weighted_normed: Slice::NONE, fired: Slice::NONE, ..to };
         gpu.upload(&vec![u32::MAX; expected.spikes.len()], spikes.slice()).unwrap();
-        neurons(&gpu, &layer, &NeuronInputs { step_weights: Slice::NONE, ..from }, &none).unwrap();
+        neurons(gpu, &layer, &NeuronInputs { step_weights: Slice::NONE, ..from }, &none).unwrap();
         assert!(spikes.to_vec().unwrap() == expected.spikes, "case {n}: spikes alone, {case:?}");
     }
     assert!(fired > 1000, "{fired} spikes show little");

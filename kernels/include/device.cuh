@@ -100,6 +100,13 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     return bits;
 }
 
+// a*b + c of two pairs of bf16, rounded once. The stand-in rounds to f32 before: use it where the result is a bf16.
+__device__ __forceinline__ uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t bits;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(bits) : "r"(a), "r"(b), "r"(c));
+    return bits;
+}
+
 #endif
 
 __device__ __forceinline__ float bf16_to_float(uint16_t bits) { return __uint_as_float((uint32_t)bits << 16); }

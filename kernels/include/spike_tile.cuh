@@ -30,9 +30,10 @@ struct Row {
     int q, t;               // position of the batch, step
 };
 
-template <int WEIGHT_BITS>
+// `Sum` is int, or float where products are those of spike_bf16.cuh.
+template <int WEIGHT_BITS, class Sum = int>
 struct Accumulators {
-    int of[WEIGHT_BITS / 8][4][4][4];                // [hi, lo][16 rows][8 columns][fragment] of a warp's 64 x 32
+    Sum of[WEIGHT_BITS / 8][4][4][4];                // [hi, lo][16 rows][8 columns][fragment] of a warp's 64 x 32
 };
 
 // Two K steps of a tile in shared memory, the source's rows first.
@@ -167,9 +168,13 @@ __device__ __forceinline__ void multiply(Accumulators<WEIGHT_BITS>& acc, const u
     }
 }
 
-// All K steps of one summand; when it returns, the block has done with `stages`.
+// The same in bf16, in spike_bf16.cuh.
 template <int WEIGHT_BITS, bool OF_BYTES>
-__device__ __forceinline__ void convolve(Accumulators<WEIGHT_BITS>& acc, unsigned char* stages, const unsigned char* source,
+__device__ __forceinline__ void multiply(Accumulators<WEIGHT_BITS, float>& acc, const unsigned char* stage);
+
+// All K steps of one summand; when it returns, the block has done with `stages`.
+template <int WEIGHT_BITS, bool OF_BYTES, class Sum>
+__device__ __forceinline__ void convolve(Accumulators<WEIGHT_BITS, Sum>& acc, unsigned char* stages, const unsigned char* source,
                                          const uint4* weights, const Geometry& g, Row row, int time_steps) {
     using Size = Stage<WEIGHT_BITS, OF_BYTES>;
     constexpr int STAGE_BYTES = Size::SOURCE + Size::WEIGHTS;
@@ -194,9 +199,13 @@ __device__ __forceinline__ void convolve(Accumulators<WEIGHT_BITS>& acc, unsigne
     __syncthreads();                                 // every stage has come and gone: the groups still open are empty
 }
 
+// What an accumulator stands for.
+__device__ __forceinline__ int whole(int sum) { return sum; }
+__device__ __forceinline__ int whole(float doubled);
+
 // Combines hi and lo and writes the tile [128][PITCH].
-template <int WEIGHT_BITS>
-__device__ __forceinline__ void store_tile(int* tile, const Accumulators<WEIGHT_BITS>& acc) {
+template <int WEIGHT_BITS, class Sum>
+__device__ __forceinline__ void store_tile(int* tile, const Accumulators<WEIGHT_BITS, Sum>& acc) {
     const int lane = threadIdx.x % 32;
     const int warp = threadIdx.x / 32;
     int* of_lane = tile + (warp / 2 * 64 + lane / 4) * PITCH + warp % 2 * 32 + lane % 4 * 2;
@@ -209,8 +218,8 @@ __device__ __forceinline__ void store_tile(int* tile, const Accumulators<WEIGHT_
                 uint32_t sum[2];
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    sum[i] = (uint32_t)acc.of[0][m][n][2 * h + i];
-                    if (WEIGHT_BITS == 16) sum[i] = sum[i] * 256u + (uint32_t)acc.of[WEIGHT_BITS / 8 - 1][m][n][2 * h + i];
+                    sum[i] = (uint32_t)whole(acc.of[0][m][n][2 * h + i]);
+                    if (WEIGHT_BITS == 16) sum[i] = sum[i] * 256u + (uint32_t)whole(acc.of[WEIGHT_BITS / 8 - 1][m][n][2 * h + i]);
                 }
                 *reinterpret_cast<int2*>(of_lane + (m * 16 + h * 8) * PITCH + n * 8) = make_int2((int)sum[0], (int)sum[1]);
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
@@ -9,7 +10,7 @@ use super::inputs::{IF, LIF, NO_POOL, bits, floats, identity, spikes, window};
 use super::neurons;
 use super::weights::OnDevice;
 use super::{Check, Outcome, Output, Size};
-use crate::device::{Gpu, Isa, Memory};
+use crate::device::{Gpu, Isa, Memory, Products, Slice};
 use crate::error::Result;
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
@@ -207,6 +208,7 @@ fn on_device(layer: &Layer, built: &[Built; 2]) -> LayerSums {
     }
 }
 
+/// Every layer with the products that the device has chosen, and some with the others.
 pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     let of_layer = |layer: Layer| {
         let [of_sums, of_neurons] = [gpu.clone(), gpu.clone()];
@@ -215,7 +217,51 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             Check::bits("spike_conv neurons", layer.shape(), move |rng, outcome| check_neurons(&of_neurons, &layer, rng, outcome)),
         ]
     };
-    layers(size).into_iter().flat_map(of_layer).collect()
+    let (others, [op_of_sums, op_of_neurons]) = match gpu.products() {
+        Products::Integer => (Products::Bf16, ["spike_conv sums in bf16", "spike_conv neurons in bf16"]),
+        Products::Bf16 => (Products::Integer, ["spike_conv sums of integers", "spike_conv neurons of integers"]),
+    };
+    let of_others = |layer: Layer| {
+        let [of_sums, of_neurons] = [gpu.clone(), gpu.clone()];
+        let sums = move |rng: &mut _, outcome: &mut _| check_sums(&of_sums.multiplying(others)?, &layer, rng, outcome);
+        let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&of_neurons.multiplying(others)?, &layer, rng, outcome);
+        [Check::bits(op_of_sums, layer.shape(), sums), Check::bits(op_of_neurons, layer.shape(), neurons)]
+    };
+    let is_pooled = |kind: &Kind| matches!(kind, Kind::Conv(geometry) if geometry.is_pooled());
+    let is_telling = |layer: &Layer| [31, 33].contains(&layer.channels) || layer.summands.iter().any(is_pooled);
+    let largest = gpu.clone();
+    let shape = format!("{LARGEST_CIN} 2x2 pool 2 -> 2, T2 B1, 16 bits, next to 2^24");
+    let largest = Check::bits("spike_conv sums in bf16", shape, move |rng, outcome| check_largest(&largest, rng, outcome));
+    let of_others = layers(Size::Small).into_iter().filter(is_telling).flat_map(of_others);
+    layers(size).into_iter().flat_map(of_layer).chain(of_others).chain([largest]).collect()
+}
+
+/// The most channels behind a 2x2 pool that are multiplied in bf16.
+const LARGEST_CIN: usize = (1 << 15) - 1;
+
+/// Sums in bf16 whose bytes add up to nearly 2^24, odd ones and even ones: a device that keeps less than 24 bits of a sum shows it here.
+fn check_largest(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
+    let gpu = gpu.multiplying(Products::Bf16)?;
+    let geometry = Geometry { cin: LARGEST_CIN, cout: 2, source: [2, 2], pool: [2, 2, 0], kernel: [1, 1], stride: 1, pad: 0 };
+    // 256 * 63 + 127 and 256 * -63 - 128.
+    let weights = [16_255, -16_256];
+    let master: Vec<f32> = (0..2 * LARGEST_CIN).map(|at| weights[at % 2] as f32 / 16_384.0).collect();
+    let weights_there = OnDevice::new(&gpu, &master, geometry, 1, 16)?;
+    quantize_weights(&gpu, &WeightTable::new(&gpu, &[weights_there.source])?)?;
+    let stride = LARGEST_CIN.next_multiple_of(32);
+    let counts: Vec<u8> =
+        (0..2 * stride).map(|at| if at % stride == LARGEST_CIN { 0 } else { 4 - u8::from(rng.random_ratio(1, 50)) }).collect();
+    let there = gpu.memory_of(&counts)?;
+    let summand = Summand::Conv { source: Source::Counts(there.slice()), weights: weights_there.source.weights, geometry };
+    let layer = LayerSums { summands: [summand, Summand::None], batch: 1, positions: 1, time_steps: 2, channels: 2 };
+    let stored = Output::unwritten(&gpu, 2 * LANES)?;
+    spike_conv::sums(&gpu, &layer, [stored.slice(), Slice::NONE], Slice::NONE)?;
+    let of_step = |counts: &[u8]| {
+        let total: i32 = counts.iter().map(|&count| i32::from(count)).sum();
+        (0..LANES).map(move |c| weights.get(c).map_or(0, |weight| weight * total))
+    };
+    let expected: Vec<i32> = counts.chunks_exact(stride).flat_map(of_step).collect();
+    stored.expect("sums [B][P][T][stride]", outcome, &expected)
 }
 
 /// Sums, and their statistics with and without the sums.

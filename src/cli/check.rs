@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::check::{self, Check, Outcome, Size};
 use crate::device::driver::{self, Listed};
 use crate::device::machine::{Machine, machine};
-use crate::device::{Device, kernels};
+use crate::device::{Device, Products, kernels};
 
 use super::info::{built, described, listed};
 use super::records::Records;
@@ -99,7 +99,9 @@ impl Report {
         let cpu = format!("{cpu}, {isa}, {threads} threads");
         let (device, build_of_kernels) = match &self.gpu {
             Some((ordinal, listed, driver)) => {
-                (format!("device: {}, driver for CUDA {driver}", described(*ordinal, listed)), format!(", kernels: {}", built()))
+                let products = self.products().map_or(String::new(), |products| format!(", {} products of spikes", products.name()));
+                let device = format!("device: {}, driver for CUDA {driver}{products}", described(*ordinal, listed));
+                (device, format!(", kernels: {}", built()))
             }
             None => ("device: the CPU; its instruction sets are compared with plain Rust".into(), String::new()),
         };
@@ -109,6 +111,10 @@ impl Report {
             format!("compared on: {cpu}; seed {}, {} checks", self.seed, self.checks.len()),
             "op, what is compared; below it: shape, share of the tolerance that was used".into(),
         ]
+    }
+
+    fn products(&self) -> Option<Products> {
+        if let Device::Cuda(gpu) = &self.device { Some(gpu.products()) } else { None }
     }
 
     /// One check; without an outcome it is a fault.
@@ -158,7 +164,7 @@ impl Report {
         let passed = rows.iter().filter(|row| row["ok"] == true).count();
         let fault = rows.last().filter(|row| row["ok"] == false);
         let gpu = self.gpu.as_ref().map(|(ordinal, gpu, driver)| {
-            json!({ "index": ordinal, "driver": driver, "listed": listed(gpu), "nvcc": kernels::NVCC, "targets": kernels::TARGETS })
+            json!({ "index": ordinal, "driver": driver, "listed": listed(gpu), "products": self.products(), "nvcc": kernels::NVCC, "targets": kernels::TARGETS })
         });
         json!({
             "header": self.about,

@@ -93,7 +93,8 @@ fn machine(global: &Global, peaks: bool, output: Output) -> anyhow::Result<()> {
                 "driver": driver,
                 "devices": gpus.as_ref().map_or(Vec::new(), |gpus| gpus.iter().map(listed).collect()),
                 "problem": gpus.as_ref().err().map(ToString::to_string),
-                "opened": opened.map(|gpu| gpu.ordinal()),
+                "opened": opened.as_ref().map(|gpu| gpu.ordinal()),
+                "products": opened.as_ref().map(|gpu| gpu.products()),
                 "nvcc": kernels::NVCC,
                 "kernels": kernels::ALL.len(),
                 "targets": kernels::TARGETS,
@@ -124,7 +125,7 @@ fn machine(global: &Global, peaks: bool, output: Output) -> anyhow::Result<()> {
         Err(problem) => rows.push(("CUDA device", format!("none: {problem}"))),
     }
     if let Some(gpu) = opened {
-        rows.push(("opened", format!("{gpu:?}, every kernel is loaded")));
+        rows.push(("opened", format!("{gpu:?}, every kernel is loaded, {} products of spikes", gpu.products().name())));
     }
     rows.extend([
         ("CUDA kernels", built()),

@@ -15,6 +15,7 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError,
 use super::driver::{self, Listed, explain};
 use super::kernels::{self, Kernel};
 use super::loaded::{Loaded, load};
+use super::products::Products;
 use super::slice::{Arg, Slice};
 use crate::error::{Error, Result};
 
@@ -25,6 +26,7 @@ const OLDEST_CAPABILITY: (u32, u32) = (8, 0);
 pub struct Gpu {
     ordinal: usize,
     listed: Listed,
+    products: Products,
     shared_limit: usize,
     pub(super) context: Arc<CudaContext>,
     pub(super) compute: Arc<CudaStream>,
@@ -59,6 +61,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`]: no driver, driver too old, no such device, or one that this build has no kernels for.
+    /// [`Error::Config`] for a value of `DSR_KERNELS` or `DSR_PRODUCTS` that there is not.
     pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
         let mut devices = driver::devices().map_err(and_without_kernels)?;
         if ordinal >= devices.len() {
@@ -73,6 +76,7 @@ impl Gpu {
             let problem = format!("no kernels for compute capability {major}.{minor}: 8.0 (Ampere) or newer is needed; use --device cpu");
             return Err(Error::device(device, problem));
         }
+        let products = Products::chosen(listed.capability)?;
         let failed = |doing: &str| {
             let (device, doing) = (device.clone(), doing.to_string());
             move |error| Error::device(device, format!("{doing} failed: {}", explain(error)))
@@ -82,19 +86,37 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         let limit = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
         let limit = limit.map_err(failed("asking for the shared memory"))?;
+        let shared_limit = usize::try_from(limit).unwrap_or(0);
+        let loaded = Arc::new(load(&context, &device, listed.capability)?);
+        Gpu::with_streams(ordinal, listed, products, shared_limit, context, loaded)
+    }
+
+    /// The same device with streams of its own, on which spikes are multiplied as `products`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver makes no streams.
+    pub fn multiplying(&self, products: Products) -> Result<Arc<Gpu>> {
+        let Gpu { ordinal, listed, shared_limit, context, loaded, .. } = self;
+        Gpu::with_streams(*ordinal, listed.clone(), products, *shared_limit, context.clone(), loaded.clone())
+    }
+
+    fn with_streams(
+        ordinal: usize,
+        listed: Listed,
+        products: Products,
+        shared_limit: usize,
+        context: Arc<CudaContext>,
+        loaded: Arc<HashMap<&'static str, Loaded>>,
+    ) -> Result<Arc<Gpu>> {
+        let failed = |doing: &'static str| {
+            let device = format!("cuda:{ordinal} ({})", listed.name);
+            move |error| Error::device(device, format!("{doing} failed: {}", explain(error)))
+        };
         let stream = || context.new_stream().map_err(failed("making a stream"));
         let event = || context.new_event(None).map_err(failed("making an event"));
-        Ok(Arc::new(Gpu {
-            ordinal,
-            shared_limit: usize::try_from(limit).unwrap_or(0),
-            compute: stream()?,
-            copies: stream()?,
-            compute_done: event()?,
-            copies_done: event()?,
-            loaded: Arc::new(load(&context, &device, listed.capability)?),
-            context,
-            listed,
-        }))
+        let [compute, copies] = [stream()?, stream()?];
+        let [compute_done, copies_done] = [event()?, event()?];
+        Ok(Arc::new(Gpu { ordinal, listed, products, shared_limit, context, compute, copies, compute_done, copies_done, loaded }))
     }
 
     /// As the driver calls it.
@@ -110,6 +132,11 @@ impl Gpu {
     /// Compute capability, major and minor.
     pub fn capability(&self) -> (u32, u32) {
         self.listed.capability
+    }
+
+    /// What spikes and weights are multiplied as, in layers whose sums are exact so.
+    pub fn products(&self) -> Products {
+        self.products
     }
 
     pub fn multiprocessors(&self) -> u32 {

@@ -17,8 +17,9 @@ pub struct Limits {
     pub local_bytes: u32,
     /// Static shared memory of a block.
     pub shared_bytes: u32,
-    /// Instructions of the integer tensor cores; none where the code was not looked at.
-    pub integer_products: Option<u32>,
+    /// Of a spike convolution: instructions of the tensor cores, of integers or, in kernels called `*_bf16`, of bf16; none where the code
+    /// was not looked at.
+    pub products: Option<u32>,
     /// Of a spike convolution: instructions of a warp for a stage, which is two K steps, reading bits.
     pub stage_instructions: Option<u32>,
     /// Of the same: instructions of a warp for a step of its neurons.

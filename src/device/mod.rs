@@ -10,6 +10,7 @@ mod loaded;
 pub mod machine;
 mod memory;
 pub mod occupancy;
+mod products;
 pub mod room;
 mod slice;
 
@@ -19,6 +20,7 @@ pub use arena::Layout;
 pub use gpu::{Gpu, Graph};
 pub use kernels::Kernel;
 pub use memory::{Arriving, Mark, Memory, Pinned};
+pub use products::Products;
 pub use slice::{Arg, Scalars, Slice, scalars};
 
 /// Where to compute.
@@ -29,11 +31,12 @@ pub enum Device {
 }
 
 impl std::fmt::Display for Device {
-    /// `cpu`, or `cuda:0 (name)`.
+    /// `cpu`, or `cuda:0 (name)`; products that are not of integers are said.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Device::Cpu => write!(f, "cpu"),
-            Device::Cuda(gpu) => write!(f, "{gpu:?}"),
+            Device::Cuda(gpu) if gpu.products() == Products::Integer => write!(f, "{gpu:?}"),
+            Device::Cuda(gpu) => write!(f, "{gpu:?}, {} products", gpu.products().name()),
         }
     }
 }

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::bench::Work;
+use crate::device::Products;
 use crate::device::kernels::{self, Kernel};
 use crate::device::limits::Limits;
 use crate::device::occupancy::occupancy;
@@ -115,7 +116,7 @@ impl DataSheet {
             clock: self.int8 / 2.0 / (f64::from(self.multiprocessors) * rate),
             rate: rate * share,
             bandwidth: self.bandwidth,
-            code: Code::of(self.capability),
+            code: Code::of(self.capability, Products::Integer),
         }
     }
 

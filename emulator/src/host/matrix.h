@@ -38,3 +38,9 @@ inline uint16_t float_to_bf16(float value) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 inline uint32_t pack_bf16(float low, float high) { return (uint32_t)float_to_bf16(high) << 16 | float_to_bf16(low); }
+// Rounded to f32 first: device.cuh says where that is the same.
+inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    const float low = fmaf(__uint_as_float(a << 16), __uint_as_float(b << 16), __uint_as_float(c << 16));
+    const uint32_t mask = 0xffff0000u;
+    return pack_bf16(low, fmaf(__uint_as_float(a & mask), __uint_as_float(b & mask), __uint_as_float(c & mask)));
+}

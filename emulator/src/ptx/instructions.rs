@@ -97,6 +97,7 @@ pub fn form(opcode: &str) -> Option<Form> {
         }
         // 9.7.3 and 9.7.5 floating point; the rounding is always said
         (["add" | "sub" | "mul" | "div", "rn", _], Some(F(bits))) => make(F(bits), vec![F(bits); 2]),
+        (["fma", "rn", "bf16x2"], _) => make(B(32), vec![B(32); 3]),
         (["fma", "rn", _], Some(F(bits))) => make(F(bits), vec![F(bits); 3]),
         (["rcp" | "sqrt", "rn", _], Some(F(bits))) => make(F(bits), vec![F(bits)]),
         (["rcp", "approx", "ftz", "f64"], _) => make(F(64), vec![F(64)]),

@@ -106,6 +106,13 @@ extern "C" __global__ void __launch_bounds__(64) through_bf16(uint32_t* __restri
     to[count + i] = __float_as_uint(bf16_to_float((uint16_t)(pack_bf16(0.0f, from[i]) >> 16)));
 }
 
+// 0..255 as signed bytes, by a difference of two bf16 that the byte's bits name; in the upper half of a pair, and 1 * 1 + 2 in the lower.
+extern "C" __global__ void __launch_bounds__(256) differences(uint32_t* __restrict__ to) {
+    const uint32_t byte = threadIdx.x;
+    const uint32_t above = (byte & 0x7fu) | 0x4300u, base = (byte & 0x80u) | 0x4300u;
+    to[byte] = fma_bf16x2(base << 16 | 0x3f80u, 0xbf803f80u, above << 16 | 0x4000u);
+}
+
 // Where each thread is, in one number, for a block and a grid of three dimensions.
 extern "C" __global__ void __launch_bounds__(24) places(unsigned* __restrict__ to) {
     const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
@@ -126,5 +133,6 @@ KERNEL(product_u8s8, 32)
 KERNEL(product_bf16, 32)
 KERNEL(transpose, 32)
 KERNEL(through_bf16, 64)
+KERNEL(differences, 256)
 KERNEL(places, 24)
 KERNEL(parameters, 1)

@@ -230,6 +230,19 @@ fn rounding_to_bf16() {
 }
 
 #[test]
+fn fused_pairs_of_bf16() {
+    let d = device();
+    let mut to = d.stream.alloc_zeros::<u32>(256).unwrap();
+    let kernel = d.kernel("differences");
+    // SAFETY: the kernel's parameters, in order.
+    unsafe { d.stream.launch_builder(&kernel).arg(&mut to).launch(shape(1, 256, 0)).unwrap() };
+    let found = d.stream.clone_dtoh(&to).unwrap();
+    for (byte, pair) in (0..=255u8).zip(found) {
+        assert_eq!([f32::from_bits(pair & 0xffff_0000), f32::from_bits(pair << 16)], [f32::from(byte as i8), 3.0], "{byte}");
+    }
+}
+
+#[test]
 fn three_dimensions() {
     let d = device();
     let (block, grid) = ((2, 3, 4), (3, 2, 2));

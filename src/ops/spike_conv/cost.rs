@@ -12,9 +12,12 @@
 //! alone    = s · (max(tensor / s, stage) + 60) + 64 · step + 1500      of a tile that has its multiprocessor to itself
 //! cycles   = ⌈b/M⌉ · t · max(tensor, issue), and at least t · alone · ⌈⌈b/M⌉ / 2⌉
 //! ```
-//! `rate` is multiply-adds of 8-bit integers a cycle and multiprocessor that `mma.sync` reaches: that of the data sheet on compute
-//! capability 8.x and 12.0, 0.63 of it on 9.0 and about 0.23 on 10.x, whose sheets count newer instructions. 60 is a barrier and
-//! the first loads of a stage, 1500 the first loads of a block, 200 what surrounds the loops: assumptions. Two blocks share a multiprocessor.
+//! `rate` is multiply-adds of a byte of a weight a cycle and multiprocessor that `mma.sync` reaches, in what the device multiplies
+//! ([`Products`]). In 8-bit integers: that of the data sheet on compute capability 8.x and 12.0, 0.63 of it on 9.0 and about 0.23 on
+//! 10.0, whose sheets count newer instructions; on 10.3 a thirtieth of that of FP8. In bf16: half of the sheet's integers, a quarter
+//! where there are 1024 of them, and as much on 10.3 as on 10.0. A layer of 10.3 that is beyond the bound of bf16 is taken for one
+//! within. 60 is a barrier and the first loads of a
+//! stage, 1500 the first loads of a block, 200 what surrounds the loops: assumptions. Two blocks share a multiprocessor.
 //!
 //! With rows `m = B·P·T`, `n` output channels and `c` convolutions, memory at 0.8 of its bandwidth:
 //! ```text
@@ -25,9 +28,9 @@
 //! ```
 //! None of this was measured on a device.
 
-use super::Tiles;
+use super::{Tiles, products};
 use crate::device::limits::Limits;
-use crate::device::{Gpu, kernels};
+use crate::device::{Gpu, Products, kernels};
 use crate::error::Result;
 
 /// Share of the bandwidth of the memory that kernels are expected to reach.
@@ -45,7 +48,7 @@ pub struct Machine {
     pub multiprocessors: usize,
     /// Cycles a second.
     pub clock: f64,
-    /// Multiply-adds of 8-bit integers a cycle and multiprocessor that `mma.sync` reaches.
+    /// Multiply-adds of a byte of a weight a cycle and multiprocessor that `mma.sync` reaches.
     pub rate: f64,
     /// Bytes of device memory a second.
     pub bandwidth: f64,
@@ -64,33 +67,51 @@ pub struct Code {
 
 /// What nvcc 13.0 made for sm_80, where a build has no code for the device.
 const SM_80: [Code; 2] = [Code { stage: 242.0, step: 47.0 }, Code { stage: 282.0, step: 47.0 }];
+/// The same with products in bf16.
+const SM_80_BF16: [Code; 2] = [Code { stage: 516.0, step: 47.0 }, Code { stage: 762.0, step: 47.0 }];
 
 impl Code {
     /// For 8-bit and 16-bit weights on a device: the code of the latest target of its generation that is not above it runs there.
-    pub fn of((major, minor): (u32, u32)) -> [Code; 2] {
+    pub fn of((major, minor): (u32, u32), products: Products) -> [Code; 2] {
         let runs = |target: &&&str| {
             let digits = target.trim_start_matches("sm_").trim_end_matches(char::is_alphabetic);
             digits.parse().is_ok_and(|number: u32| number / 10 == major && number % 10 <= minor)
         };
         let target = kernels::TARGETS.iter().filter(runs).max().copied().unwrap_or_default();
-        let of = |(kernel, usual): (&kernels::Kernel, Code)| {
-            let limits = Limits::of(kernel, target);
+        let of = |(bits, usual): (u8, Code)| {
+            let limits = Limits::of(products::of_neurons(bits, products), target);
             let found = |of: fn(&Limits) -> Option<u32>, usual: f64| limits.and_then(of).map_or(usual, f64::from);
             Code { stage: found(|l| l.stage_instructions, usual.stage), step: found(|l| l.step_instructions, usual.step) }
         };
-        [(&kernels::SPIKE_CONV_NEURONS_8, SM_80[0]), (&kernels::SPIKE_CONV_NEURONS_16, SM_80[1])].map(of)
+        let [of_8, of_16] = if products == Products::Bf16 { SM_80_BF16 } else { SM_80 };
+        [(8, of_8), (16, of_16)].map(of)
     }
 }
 
 /// Multiply-adds of 8-bit integers a cycle and multiprocessor by the data sheets, and the share of them that `mma.sync` reaches: all on
 /// Ampere, Ada and the small Blackwells; 0.63 on Hopper (arXiv 2402.13499, table of mma); about 0.23 on the large Blackwells, which
-/// is an assumption.
+/// is an assumption. Of B300 (10.3), which has about a thirtieth of its rate of FP8, all is assumed to be reached.
 pub fn sheet_rate(capability: (u32, u32)) -> (f64, f64) {
     match capability {
         (8, 0) => (2048.0, 1.0),
         (8, _) | (12, _) => (1024.0, 1.0),
         (9, _) => (4096.0, 0.63),
+        (10, 3) => (8192.0 / 30.0, 1.0),
         _ => (8192.0, 0.23),
+    }
+}
+
+/// What `mma.sync` reaches of multiply-adds with a byte of a weight, a cycle and multiprocessor.
+pub fn reached_rate(capability: (u32, u32), products: Products) -> f64 {
+    let integers = |capability| {
+        let (rate, share) = sheet_rate(capability);
+        rate * share
+    };
+    match (products, capability) {
+        (Products::Integer, _) => integers(capability),
+        (Products::Bf16, (8, 1..) | (12, _)) => integers(capability) / 4.0,
+        (Products::Bf16, (10, _)) => integers((10, 0)) / 2.0,
+        (Products::Bf16, _) => integers(capability) / 2.0,
     }
 }
 
@@ -101,18 +122,17 @@ impl Machine {
     /// [`crate::error::Error::Device`] if the driver does not say.
     pub fn of(gpu: &Gpu) -> Result<Self> {
         let [clock, memory_clock, bus] = gpu.clocks()?;
-        Ok(Machine::new(gpu.capability(), gpu.multiprocessors(), clock, memory_clock, bus))
+        Ok(Machine::new(gpu.capability(), gpu.products(), gpu.multiprocessors(), [clock, memory_clock, bus]))
     }
 
     /// From the driver's attributes: clocks in kHz, width of the memory's bus in bits.
-    pub fn new(capability: (u32, u32), multiprocessors: u32, clock: u32, memory_clock: u32, bus: u32) -> Self {
-        let (rate, share) = sheet_rate(capability);
+    pub fn new(capability: (u32, u32), products: Products, multiprocessors: u32, [clock, memory_clock, bus]: [u32; 3]) -> Self {
         Machine {
             multiprocessors: multiprocessors as usize,
             clock: f64::from(clock) * 1e3,
-            rate: rate * share,
+            rate: reached_rate(capability, products),
             bandwidth: 2.0 * f64::from(memory_clock) * 1e3 * f64::from(bus) / 8.0, // two transfers a cycle
-            code: Code::of(capability),
+            code: Code::of(capability, products),
         }
     }
 
@@ -203,7 +223,7 @@ mod tests {
 
     /// 108 multiprocessors at 1.41 GHz, 5120 bits at 1.215 GHz; the code of nvcc 13.0, whatever this build has.
     fn a100() -> Machine {
-        Machine { code: SM_80, ..Machine::new((8, 0), 108, 1_410_000, 1_215_000, 5120) }
+        Machine { code: SM_80, ..Machine::new((8, 0), Products::Integer, 108, [1_410_000, 1_215_000, 5120]) }
     }
 
     /// 64 to 64 channels on 32x32 positions, batch 128, T = 20.
@@ -216,9 +236,32 @@ mod tests {
         let Machine { multiprocessors, clock, rate, bandwidth, .. } = a100();
         assert!((multiprocessors as f64 * clock * rate / 311.87e12 - 1.0).abs() < 1e-4, "{rate}");
         assert!((bandwidth / 1555.2e9 - 1.0).abs() < 1e-4, "{bandwidth}");
-        for (capability, rate) in [((8, 6), 1024.0), ((8, 9), 1024.0), ((9, 0), 2580.48), ((10, 3), 1884.16), ((12, 0), 1024.0)] {
-            assert_eq!(Machine::new(capability, 1, 1, 1, 1).rate, rate, "{capability:?}");
+        let cases = [
+            ((8, 0), 2048.0, 1024.0),
+            ((8, 6), 1024.0, 256.0),
+            ((8, 9), 1024.0, 256.0),
+            ((9, 0), 2580.48, 1290.24),
+            ((10, 0), 1884.16, 942.08),
+            ((10, 3), 8192.0 / 30.0, 942.08),
+            ((12, 0), 1024.0, 256.0),
+        ];
+        for (capability, integer, bf16) in cases {
+            let rate = |products| Machine::new(capability, products, 1, [1; 3]).rate;
+            assert_eq!([rate(Products::Integer), rate(Products::Bf16)], [integer, bf16], "{capability:?}");
         }
+    }
+
+    /// A B300 of 1.9 GHz, 3x3 of 64 channels, cycles of a tile. In integers the tensor cores take 9 * 3840 = 34560; in bf16 9 * 1113 =
+    /// 10017, and instructions 9 * 762 + 64 * 47 + 200 = 10066.
+    #[test]
+    fn b300_gains_by_bf16() {
+        let seconds = |products| {
+            let code = if products == Products::Bf16 { SM_80_BF16 } else { SM_80 };
+            let b300 = Machine { code, ..Machine::new((10, 3), products, 148, [1_900_000, 4_000_000, 8192]) };
+            neurons(&wide(18), &b300)
+        };
+        let gain = seconds(Products::Integer) / seconds(Products::Bf16);
+        assert!((gain - 34_560.0 / 10_066.0).abs() < 1e-3, "{gain}");
     }
 
     /// By hand. 3x3: 9 stages of 512 cycles, 4608; issue 9 * 282 + 64 * 47 + 200 = 5746. Sums: 20480 blocks, 190 on the fullest:

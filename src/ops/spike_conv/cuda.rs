@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Geometry, PackedWeights, Tiles};
-use crate::device::{Gpu, Kernel, Slice, kernels, scalars};
+use super::{Geometry, PackedWeights, Tiles, products};
+use crate::device::{Gpu, Slice, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::batch_norm::cuda::{BatchConstants, Finish};
@@ -336,7 +336,7 @@ fn launch_sums(
         expect_unless_none(OP, "sums", layer.rows() * layer.stride(), sums)?;
     }
     expect_unless_none(OP, "statistics", 8 * layer.channels, statistics)?;
-    let kernel = pick(prepared.bits, &kernels::SPIKE_CONV_SUMS_16, &kernels::SPIKE_CONV_SUMS_8);
+    let kernel = products::of_sums(prepared.bits, layer.products(gpu.products()));
     let grid = [layer.rows().div_ceil(TILE[0]) as u32, layer.channels.div_ceil(TILE[1]) as u32, 1];
     let ([first, second], [first_weights, second_weights]) = (prepared.sources, prepared.weights);
     let finish = Finish::of(OP, constants, statistics, layer.channels)?;
@@ -381,7 +381,7 @@ pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOut
     let tiles = Tiles::new(layer.time_steps, prepared.k_steps);
     let carried = if tiles.steps < layer.time_steps { tiles.positions * CARRIED_BYTES } else { 0 };
     let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, 1];
-    let kernel = pick(prepared.bits, &kernels::SPIKE_CONV_NEURONS_16, &kernels::SPIKE_CONV_NEURONS_8);
+    let kernel = products::of_neurons(prepared.bits, layer.products(gpu.products()));
     let ([first, second], [first_weights, second_weights]) = (prepared.sources, prepared.weights);
     let of_neurons = SpikeConvNeurons {
         layer: prepared.scalars,
@@ -410,10 +410,6 @@ pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOut
             &scalars(&of_neurons),
         ],
     )
-}
-
-fn pick(bits: u8, of_16: &'static Kernel, of_8: &'static Kernel) -> &'static Kernel {
-    if bits == 8 { of_8 } else { of_16 }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod cpu_weights;
 mod cuda;
 mod cuda_weights;
 mod events;
+mod products;
 mod tiles;
 use std::ops::Range;
 

@@ -98,6 +98,13 @@ inline uint16_t cvt_rn_bf16_f32(float a) {
 // The first source goes into the upper half.
 inline uint32_t cvt_rn_bf16x2_f32(float a, float b) { return static_cast<uint32_t>(cvt_rn_bf16_f32(a)) << 16 | cvt_rn_bf16_f32(b); }
 
+// 9.7.4.3: rounded to f32 first, which is the same where the result is a bf16; the kernels promise that.
+inline uint32_t fma_rn_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    const uint32_t upper = 0xffff0000u;
+    const float low = __builtin_fmaf(f32_of(a << 16), f32_of(b << 16), f32_of(c << 16));
+    return cvt_rn_bf16x2_f32(__builtin_fmaf(f32_of(a & upper), f32_of(b & upper), f32_of(c & upper)), low);
+}
+
 inline uint64_t cvta_to_global_u64(uint64_t a) { return a; }          // generic addresses of global memory are its addresses
 inline uint64_t cvta_global_u64(uint64_t a) { return a; }
 
