@@ -160,10 +160,11 @@ fn settings_may_change_between_steps() {
     let network = small(IF, 0.0);
     let (data, of) = (images(3, 8), labels(3, 8));
     let input = Input { data: &data, batch: 8, frames: 1 };
-    let changes: [(&str, fn(&mut Network, &mut Optimizer)); 4] = [
+    let changes: [(&str, fn(&mut Network, &mut Optimizer)); 5] = [
         ("weight decay", |_, optimizer| optimizer.weight_decay = 0.5),
         ("momentum", |_, optimizer| optimizer.rule = Rule::Sgd { momentum: 0.1, nesterov: true }),
         ("threshold_grad_scale", |network, _| network.threshold_grad_scale = 0.001),
+        ("label_smoothing", |network, _| network.label_smoothing = 0.3),
         ("threshold_bound", |network, _| network.threshold_bound = 3.0),
     ];
     for (name, change) in changes {

@@ -11,8 +11,8 @@ use crate::data::{Augment, Dataset, Images, Pixels, Split};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
 use crate::ops::augment::{DeviceDraw, augment};
-use crate::ops::cross_entropy::cuda::{self as cross_entropy, Outputs};
-use crate::ops::cross_entropy::{cross_entropy as cross_entropy_on_cpu, first_largest};
+use crate::ops::cross_entropy::cuda::{self as cross_entropy, DeviceTargets, Outputs};
+use crate::ops::cross_entropy::{Targets, cross_entropy_of, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
 use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 use crate::ops::optimizer::{Optimizer, Rule};
@@ -55,8 +55,10 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     }));
     for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0), (40, 600, 5.0)] {
         let gpu = gpu.clone();
-        checks.push(Check::within("2^-23 of the value", "cross-entropy", format!("{classes} classes, B{batch}"), move |rng, outcome| {
-            check_loss(&gpu, rng, outcome, classes, batch, range)
+        let smoothing = if batch == 7 { 0.1 } else { 0.0 };
+        let text = format!("{classes} classes, B{batch}{}", if smoothing > 0.0 { ", smoothed" } else { "" });
+        checks.push(Check::within("2^-23 of the value", "cross-entropy", text, move |rng, outcome| {
+            check_loss(&gpu, rng, outcome, [classes, batch], range, smoothing)
         }));
     }
     for (rule, name) in [(SGD, "SGD"), (NESTEROV, "SGD, Nesterov"), (ADAM, "Adam")] {
@@ -120,20 +122,28 @@ fn check_augment(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, sh
 }
 
 /// Only exp, log and the order of a sample's sum may differ.
-fn check_loss(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, classes: usize, batch: usize, range: f32) -> Result<()> {
+fn check_loss(
+    gpu: &Arc<Gpu>,
+    rng: &mut ChaCha8Rng,
+    outcome: &mut Outcome,
+    [classes, batch]: [usize; 2],
+    range: f32,
+    smoothing: f64,
+) -> Result<()> {
     const FACTOR: f32 = 0.3;
     let logits = floats(rng, classes * batch, -range..range);
     // Halves meet each other often.
     let logits: Vec<f32> = if classes == 33 { logits.iter().map(|v| (v / 20.0).round() / 2.0).collect() } else { logits };
     let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..classes as u32)).collect();
     let mut grad = vec![0.0; logits.len()];
-    let loss = cross_entropy_on_cpu(&logits, &labels, classes, &mut grad);
+    let loss = cross_entropy_of(&logits, &Targets { labels: &labels, smoothing }, classes, &mut grad);
     let correct = logits.chunks_exact(classes).zip(&labels).filter(|(row, label)| first_largest(row) == **label as usize).count();
     let (got, losses) = (Output::<f32>::unwritten(gpu, logits.len())?, Output::<f64>::unwritten(gpu, batch)?);
     let result = Output::of(gpu, &[StepResult::default()])?;
     let (on_device, on_labels) = (gpu.memory_of(&logits)?, gpu.memory_of(&labels)?);
     let out = Outputs { grad: got.slice(), losses: losses.slice(), result: result.slice() };
-    cross_entropy::cross_entropy(gpu, &out, on_device.slice(), on_labels.slice(), [batch, classes], FACTOR)?;
+    let targets = DeviceTargets { labels: on_labels.slice(), smoothing };
+    cross_entropy::cross_entropy(gpu, &out, on_device.slice(), &targets, [batch, classes], FACTOR)?;
     losses.values("losses", outcome)?;
     let reported = result.values("the result", outcome)?[0];
     outcome.bits("number of correct samples", &[reported.correct], &[correct as u32]);

@@ -190,6 +190,9 @@ pub struct TrainingFlags {
     /// Random horizontal flip; `--flip=false` turns it off.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     flip: Option<bool>,
+    /// Share of a training target that all classes have in equal parts; 0 without this.
+    #[arg(long, value_name = "X", alias = "label_smoothing")]
+    label_smoothing: Option<f64>,
     /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
     /// this the test split chooses it, so that its accuracy says too much.
     #[arg(long, value_name = "X", alias = "val_share")]

@@ -4,7 +4,7 @@ use super::{Forward, Input, Mode, Network};
 use crate::clock::{self, Name, Op, Phase};
 use crate::data::{Batch, Draw};
 use crate::error::{Error, Result};
-use crate::ops::cross_entropy::{cross_entropy, first_largest};
+use crate::ops::cross_entropy::{Targets, cross_entropy_of, first_largest};
 use crate::ops::optimizer::Optimizer;
 
 /// What one training step gave.
@@ -130,7 +130,8 @@ impl Network {
         let forward = self.forward(input, mode, |_| false)?;
         let mut grad_logits = vec![0.0; forward.logits.len()];
         let phase = clock::span(Name::Phase(Phase::Loss));
-        let loss = clock::op(Op::CrossEntropy, || cross_entropy(&forward.logits, labels, self.classes, &mut grad_logits));
+        let targets = Targets { labels, smoothing: self.label_smoothing };
+        let loss = clock::op(Op::CrossEntropy, || cross_entropy_of(&forward.logits, &targets, self.classes, &mut grad_logits));
         clock::op(Op::ClearGradients, || self.grads.fill(0.0));
         drop(phase);
         self.backward(input, &grad_logits, None)?;

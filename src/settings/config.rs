@@ -102,6 +102,9 @@ pub struct Config {
     pub crop_pad: usize,
     /// Random horizontal flip. Paper: true (CIFAR, ImageNet), false (events).
     pub flip: bool,
+    /// Share of a training target that all classes have in equal parts, 0 ≤ share < 1. Paper: 0.
+    #[serde(skip_serializing_if = "is_off")]
+    pub label_smoothing: f64,
     /// Share of each class of the training split that is held out of it as a validation split, on which `best` is then chosen; without
     /// this there is none, and the test split decides, as in the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,6 +175,7 @@ impl Default for Config {
             dropout: 0.0,
             crop_pad: 4,
             flip: true,
+            label_smoothing: 0.0,
             val_share: None,
             event_split: EventSplit::Dsr,
             event_frames: FrameRule::Number,
@@ -208,6 +212,10 @@ fn is_usual_peak(peak_share: &f64) -> bool {
     *peak_share == PEAK_SHARE
 }
 
+fn is_off(share: &f64) -> bool {
+    *share == 0.0
+}
+
 /// A setting that is not written, as text.
 fn unwritten(key: &str) -> String {
     match key {
@@ -216,6 +224,7 @@ fn unwritten(key: &str) -> String {
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
+        "label_smoothing" => "0".into(),
         _ => "nothing".into(),
     }
 }
@@ -296,6 +305,7 @@ impl Config {
         at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
         at_most("threads", self.threads, MAX_THREADS)?;
         share("dropout", self.dropout)?;
+        share("label-smoothing", self.label_smoothing)?;
         require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
         require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
         let resized = (self.image_size..=MAX_SIDE).contains(&self.image_resize);
@@ -351,6 +361,7 @@ impl Config {
         let mut network = builder.finish(self.neuron(), self.time_steps, self.vth_bound as f32, self.seed)?;
         network.weight_bits = self.weight_bits;
         network.threshold_grad_scale = self.threshold_grad_scale as f32;
+        network.label_smoothing = self.label_smoothing;
         let last = network.layers.len() - 1;
         for index in 0..=last {
             let layer = &network.layers[index];

@@ -63,6 +63,7 @@ pub(super) struct Demand {
     pub weight_bits: u8,
     pub threshold_bound: f32,
     pub threshold_grad_scale: f32,
+    pub label_smoothing: f64,
 }
 
 /// A network's place on a device.
@@ -199,6 +200,7 @@ impl Network {
             weight_bits: self.weight_bits,
             threshold_bound: self.threshold_bound,
             threshold_grad_scale: self.threshold_grad_scale,
+            label_smoothing: self.label_smoothing,
         };
         let mut demand = match session.resident.as_ref().map(|resident| resident.demand) {
             Some(has) if has.covers(&wanted) => return Ok(()),

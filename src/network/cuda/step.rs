@@ -197,9 +197,10 @@ impl Network {
         let Buffers { values, grads, first, second, losses, result, .. } = *buffers;
         let phase = clock::span(Name::Phase(Phase::Loss));
         let out = cross_entropy::Outputs { grad: buffers.layers[buffers.layers.len() - 1].grad, losses, result };
+        let targets = cross_entropy::DeviceTargets { labels: buffers.labels, smoothing: self.label_smoothing };
         let shape = [batch, self.classes];
         clock::op(Op::CrossEntropy, || {
-            cross_entropy::cross_entropy(gpu, &out, buffers.logits, buffers.labels, shape, self.squares())?;
+            cross_entropy::cross_entropy(gpu, &out, buffers.logits, &targets, shape, self.squares())?;
             settle(gpu)
         })?;
         drop(phase);

@@ -1,16 +1,30 @@
 //! Cross-entropy on the CPU.
 
+use super::Targets;
+
 /// Mean loss over the batch and its gradient, `logits` and `grad` are `[B][classes]`.
 pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut [f32]) -> f64 {
-    let batch = labels.len();
+    cross_entropy_of(logits, &Targets::plain(labels), classes, grad)
+}
+
+/// The same for targets that are shared between classes.
+pub fn cross_entropy_of(logits: &[f32], targets: &Targets, classes: usize, grad: &mut [f32]) -> f64 {
+    let &Targets { labels, smoothing } = targets;
+    let (batch, own, each) = (labels.len(), 1.0 - smoothing, smoothing / classes as f64);
     let mut loss = 0.0f64;
     for ((logits, grad), &label) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).zip(labels) {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|&v| f64::from(v - largest).exp()).sum();
-        loss += total.ln() - f64::from(logits[label as usize] - largest);
+        let log_total = total.ln();
+        let of_class = |logit: f32| log_total - f64::from(logit - largest);
+        let mut of_sample = own * of_class(logits[label as usize]);
+        if smoothing > 0.0 {
+            of_sample += each * logits.iter().map(|&logit| of_class(logit)).sum::<f64>();
+        }
+        loss += of_sample;
         for (class, (grad, &logit)) in grad.iter_mut().zip(logits).enumerate() {
             let share = f64::from(logit - largest).exp() / total;
-            let target = f64::from(u8::from(class == label as usize));
+            let target = each + if class == label as usize { own } else { 0.0 };
             *grad = ((share - target) / batch as f64) as f32;
         }
     }
