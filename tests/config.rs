@@ -220,6 +220,7 @@ fn impossible_settings_are_refused() {
         ("eps = 0", "eps"),
         ("weight_decay = -1e-4", "weight-decay"),
         ("dropout = 1", "dropout"),
+        ("cutout = 4097", "cutout"),
         ("label_smoothing = 1", "label-smoothing"),
         ("label_smoothing = -0.1", "label-smoothing"),
         ("label_smoothing = nan", "label-smoothing"),

@@ -8,7 +8,7 @@ mod placed;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::data::{Augment, Dataset, Draw, Form, Images, Loader, Pixels, Split};
+use dsr::data::{Augment, Dataset, Draw, Form, Hole, Images, Loader, Pixels, Split};
 use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, Samples, Staged, WeightGradient};
 use dsr::ops::cross_entropy::cross_entropy;
@@ -105,7 +105,7 @@ fn a_staged_batch_whose_place_was_given_away_is_refused() {
         assert!(step(&mut network, &Samples::Staged(staged[at]), &of).is_err(), "it was taken");
     }
     assert!(network.stage(&input, &[10; 8]).is_err(), "no class");
-    assert!(network.stage(&Samples::Pictures { bytes: &[0; 8 * 64], batch: 7 }, &of).is_err(), "another size");
+    assert!(network.stage(&Samples::Pictures { bytes: &[0; 8 * 64], batch: 7, holes: &[] }, &of).is_err(), "another size");
 }
 
 /// A larger batch takes new memory; parameters and the optimiser's state go on.
@@ -263,7 +263,7 @@ fn held_images_and_bytes_are_those_of_the_host() {
     let pixels = seeded::values(1, 12 * 64, 0.0..255.0).iter().map(|v| *v as u8).collect();
     let split = Split { images: Images { shape, pixels }, labels: vec![0; 12] };
     let dataset = Dataset::new("random", vec!["all".into()], split.clone(), split, 255).unwrap();
-    let how = Augment { crop_pad: 2, flip: true };
+    let how = Augment { crop_pad: 2, flip: true, ..Augment::default() };
     let draws: Vec<(u32, Draw)> = (0..8).map(|n| (n, how.draw(9, 1, u64::from(n)))).collect();
     let (mut data, mut bytes, pixels) = (Vec::new(), Vec::new(), Pixels::of(&dataset));
     for &(image, draw) in &draws {
@@ -282,8 +282,18 @@ fn held_images_and_bytes_are_those_of_the_host() {
         (loss, bits(&network.values))
     };
     let expected = run(&Samples::Real(Input { data: &data, batch: 8, frames: 1 }));
-    assert!(run(&Samples::Images(&draws)) == expected, "held");
-    assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8 }) == expected, "bytes");
+    assert!(run(&Samples::Images { draws: &draws, holes: &[] }) == expected, "held");
+    assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8, holes: &[] }) == expected, "bytes");
+
+    let holes: Vec<Hole> = (0..8).map(|n| Hole::draw(3, shape, 9, 1, n)).collect();
+    data.chunks_exact_mut(64).zip(&holes).for_each(|(image, hole)| hole.clear(image, shape));
+    let cut = run(&Samples::Real(Input { data: &data, batch: 8, frames: 1 }));
+    assert!(cut != expected);
+    assert!(run(&Samples::Images { draws: &draws, holes: &holes }) == cut, "held, with holes");
+    assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8, holes: &holes }) == cut, "bytes with holes");
+    let few = Samples::Pictures { bytes: &bytes, batch: 8, holes: &holes[..7] };
+    let refused = placed(&network).stage(&few, &labels(1, 8)).unwrap_err().to_string();
+    assert_eq!(refused, "holes of a batch: expected 8, got 7");
 }
 
 /// Bytes stand for the values of the data set that was named last.
@@ -301,7 +311,7 @@ fn bytes_are_those_of_the_data_set_at_work() {
         let mut data = Vec::new();
         bytes.chunks_exact(64).for_each(|image| Pixels::of(set).append(image, &mut data));
         assert_eq!(gpu.form_of(set).unwrap(), Form::Bytes);
-        gpu.begin_evaluation(&Samples::Pictures { bytes, batch: 8 }, |_| false).unwrap();
+        gpu.begin_evaluation(&Samples::Pictures { bytes, batch: 8, holes: &[] }, |_| false).unwrap();
         let expected = cpu.forward(&Input { data: &data, batch: 8, frames: 1 }, Mode::Eval, |_| false).unwrap();
         assert_eq!(gpu.finish_evaluation().unwrap().logits, expected.logits);
     }
@@ -344,12 +354,14 @@ fn evaluations_see_what_has_changed_before_them() {
 #[test]
 fn batches_as_bytes_stand_for_those_as_values() {
     let dataset = std::sync::Arc::new(dsr::data::load("digits-8x8", None).unwrap());
-    let (pixels, how) = (Pixels::of(&dataset), Augment { crop_pad: 2, flip: true });
+    let (pixels, how) = (Pixels::of(&dataset), Augment { crop_pad: 2, flip: true, cutout: 3, ..Augment::default() });
     let training = |form| Loader::train_as(form, dataset.clone(), 100, how, 3, 1, 2);
     let test = |form| Loader::test_as(form, dataset.clone(), 100);
     for (values, bytes) in training(Form::Values).zip(training(Form::Bytes)).chain(test(Form::Values).zip(test(Form::Bytes))) {
         let mut looked_up = Vec::new();
         bytes.bytes.chunks_exact(64).for_each(|image| pixels.append(image, &mut looked_up));
+        looked_up.chunks_exact_mut(64).zip(&bytes.holes).for_each(|(image, hole)| hole.clear(image, [8, 8, 1]));
+        assert!(values.holes.is_empty());
         assert!(looked_up == values.data && bytes.data.is_empty() && bytes.labels == values.labels);
     }
 }

@@ -10,7 +10,7 @@ use super::{Check, Outcome, Output, Size};
 use crate::data::{Augment, Dataset, Images, Pixels, Split};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
-use crate::ops::augment::{DeviceDraw, augment};
+use crate::ops::augment::{DeviceDraw, Pictures, augment};
 use crate::ops::cross_entropy::cuda::{self as cross_entropy, DeviceTargets, Outputs};
 use crate::ops::cross_entropy::{Targets, cross_entropy_of, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
@@ -26,8 +26,8 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     let mut checks = Vec::new();
     for (shape, crop_pad, flip) in [([1, 1, 1], 0, false), ([5, 7, 3], 2, true), ([8, 8, 1], 4, false), ([9, 6, 4], 5, true)] {
         let (gpu, [height, width, channels]) = (gpu.clone(), shape);
-        let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip" } else { "" });
-        let how = Augment { crop_pad, flip };
+        let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip, holes" } else { "" });
+        let how = Augment { crop_pad, flip, cutout: if flip { 3 } else { 0 } };
         checks.push(Check::bits("augmentation", text, move |rng, outcome| check_augment(&gpu, rng, outcome, shape, how)));
     }
     for (shape, share) in [([1, 1, 1], 0.5), ([3, 7, 31], 0.1), ([2, 5, 33], 0.999), ([1, 2, 130], 0.25)] {
@@ -104,20 +104,29 @@ fn check_augment(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, sh
     let split = Split { images: Images { shape, pixels: pixels.collect() }, labels: vec![0; IMAGES] };
     let dataset = Dataset::new("random", vec!["all".into()], split.clone(), split, 255)?;
     let (pixels, images) = (Pixels::of(&dataset), &dataset.train.images);
-    let (mut expected, mut draws) = (Vec::new(), Vec::new());
+    let (mut expected, mut draws, mut holes) = (Vec::new(), Vec::new(), Vec::new());
     for place in 0..9 {
         let (image, draw) = (rng.random_range(0..IMAGES), how.draw(9, 1, place));
         pixels.append_drawn(images.image(image), how.crop_pad, draw, &mut expected);
         draws.push(DeviceDraw::new(image, draw));
+        if let Some(hole) = how.hole(shape, 9, 1, place) {
+            let start = expected.len() - size;
+            hole.clear(&mut expected[start..], shape);
+            holes.push(hole);
+        }
     }
     let (bytes, table, draws) = (gpu.memory_of(&images.pixels)?, gpu.memory_of(&pixels.table())?, gpu.memory_of(&draws)?);
+    let holes = gpu.memory_of(&holes)?;
+    let holes = if how.cutout > 0 { holes.slice() } else { Slice::NONE };
     let out = Output::unwritten(gpu, expected.len())?;
-    augment(gpu, out.slice(), bytes.slice(), draws.slice(), table.slice(), shape, draws.slice().len(), how.crop_pad)?;
+    let pictures = Pictures { images: bytes.slice(), draws: draws.slice(), holes, table: table.slice() };
+    augment(gpu, out.slice(), &pictures, shape, draws.slice().len(), how.crop_pad)?;
     out.expect("input [B][H][W][C]", outcome, &expected)?;
     let mut plain = Vec::new();
     (0..4).for_each(|image| pixels.append(images.image(image), &mut plain));
     let out = Output::unwritten(gpu, plain.len())?;
-    augment(gpu, out.slice(), bytes.slice(), Slice::NONE, table.slice(), shape, 4, 0)?;
+    let pictures = Pictures { draws: Slice::NONE, holes: Slice::NONE, ..pictures };
+    augment(gpu, out.slice(), &pictures, shape, 4, 0)?;
     out.expect("images as they are [B][H][W][C]", outcome, &plain)
 }
 

@@ -193,6 +193,9 @@ pub struct TrainingFlags {
     /// Share of a training target that all classes have in equal parts; 0 without this.
     #[arg(long, value_name = "X", alias = "label_smoothing")]
     label_smoothing: Option<f64>,
+    /// Side of a square of each training image that is zero for the network, at a random place, pixels; 0 without this.
+    #[arg(long, value_name = "N")]
+    cutout: Option<usize>,
     /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
     /// this the test split chooses it, so that its accuracy says too much.
     #[arg(long, value_name = "X", alias = "val_share")]

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::Dataset;
+use super::{Dataset, Hole};
 use crate::error::{Error, Result};
 
 /// Random changes of a training image.
@@ -16,6 +16,8 @@ pub struct Augment {
     pub crop_pad: usize,
     /// Mirrors every second image, left to right.
     pub flip: bool,
+    /// Pixels a side of the square that is zero for the network ([`Hole`]); 0 for none.
+    pub cutout: usize,
 }
 
 /// What happens to one image.
@@ -53,6 +55,11 @@ impl Augment {
             let problem = format!("a padding of {} pixels could cut an image of {}x{} away; lower it", self.crop_pad, shape[0], shape[1]);
             return Err(Error::config("crop-pad", problem));
         }
+        let most = shape[0].min(shape[1]);
+        if self.cutout > most {
+            let problem = format!("{} is not in 0..={most}: images are {}x{}", self.cutout, shape[0], shape[1]);
+            return Err(Error::config("cutout", problem));
+        }
         Ok(())
     }
 
@@ -64,6 +71,11 @@ impl Augment {
         let (top, left) = (below(&mut rng, offsets), below(&mut rng, offsets));
         Draw { top: top as usize, left: left as usize, flip: self.flip && below(&mut rng, 2) == 1 }
     }
+
+    /// The square of image `index` that is zero for the network; none without cutout.
+    pub fn hole(&self, shape: [usize; 3], seed: u64, epoch: u64, index: u64) -> Option<Hole> {
+        (self.cutout > 0).then(|| Hole::draw(self.cutout, shape, seed, epoch, index))
+    }
 }
 
 /// What random numbers are for; each purpose has its own.
@@ -72,6 +84,7 @@ pub(super) enum Purpose {
     Order = 0,
     Augment = 1,
     HoldOut = 2,
+    Cutout = 3,
 }
 
 /// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.

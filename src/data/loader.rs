@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::augment::{Purpose, below, generator};
 use super::stream::Chance;
-use super::{Augment, Dataset, Draw, Part, Pixels, Split};
+use super::{Augment, Dataset, Draw, Hole, Part, Pixels, Split};
 use crate::error::{Error, Result};
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
@@ -23,6 +23,8 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// Only of [`Form::Draws`]: images of the training split by index, and what happens to each, `[B]`.
     pub draws: Vec<(u32, Draw)>,
+    /// Of [`Form::Bytes`] and [`Form::Draws`]: what is to be zero of each image, `[B]`; empty without cutout. Values have it done.
+    pub holes: Vec<Hole>,
     /// Classes, `[B]`.
     pub labels: Vec<u32>,
     /// Images a sample: 1 for static images, T for recordings of an event camera.
@@ -35,7 +37,8 @@ pub enum Form {
     /// Values, as a network takes them.
     #[default]
     Values,
-    /// Pictures of one byte a value, cut and mirrored, for a device that makes the same values of them. Recordings stay values.
+    /// Pictures of one byte a value, cut and mirrored, for a device that makes the same values of them with [`Batch::holes`]. Recordings
+    /// stay values.
     Bytes,
     /// What to do with which image of the training split, for a device that has them all. Other samples are as for `Bytes`.
     Draws,
@@ -253,7 +256,16 @@ impl Plan {
                 }
             }
         }
-        Ok(Batch { data, bytes, draws, labels, frames: self.dataset.frames })
+        let hole = |&index: &usize| {
+            let Chance { augment, seed, epoch } = chance?;
+            augment.hole(self.dataset.shape, *seed, *epoch, index as u64)
+        };
+        let mut holes: Vec<Hole> = samples.iter().filter_map(hole).collect();
+        if !data.is_empty() {
+            let samples = data.chunks_exact_mut(self.dataset.sample_values());
+            samples.zip(holes.drain(..)).for_each(|(sample, hole)| hole.clear(sample, self.dataset.shape));
+        }
+        Ok(Batch { data, bytes, draws, holes, labels, frames: self.dataset.frames })
     }
 
     /// What `fill` makes of some samples of a streamed set; of several errors, that of the first sample.
@@ -277,7 +289,7 @@ mod tests {
     #[test]
     fn without_its_thread_a_loader_gives_the_same_batches() {
         let dataset = Arc::new(crate::data::load("digits-8x8", None).unwrap());
-        let augment = Augment { crop_pad: 1, flip: true };
+        let augment = Augment { crop_pad: 1, flip: true, ..Augment::default() };
         let loader = || Loader::train(Arc::clone(&dataset), 100, augment, 1, 2, 3);
         let mut alone = loader();
         alone.ready = Some(sync_channel(1).1);

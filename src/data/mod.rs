@@ -12,6 +12,7 @@ mod camera;
 mod catalogue;
 pub mod cifar;
 mod class_folders;
+mod cutout;
 pub mod events;
 mod frame_cache;
 mod guard;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use augment::{Augment, Draw, Pixels};
 pub use catalogue::names;
+pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;
 pub use loader::{Batch, Form, Loader, check_batch, epoch_order};

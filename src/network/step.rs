@@ -2,7 +2,7 @@
 
 use super::{Forward, Input, Mode, Network};
 use crate::clock::{self, Name, Op, Phase};
-use crate::data::{Batch, Draw};
+use crate::data::{Batch, Draw, Hole};
 use crate::error::{Error, Result};
 use crate::ops::cross_entropy::{Targets, cross_entropy_of, first_largest};
 use crate::ops::optimizer::Optimizer;
@@ -26,9 +26,10 @@ pub enum Samples<'a> {
     /// Real values.
     Real(Input<'a>),
     /// Pictures `[B][H][W][C]` of one byte a value, for a device that knows what bytes stand for ([`Network::form_of`]).
-    Pictures { bytes: &'a [u8], batch: usize },
-    /// Images that [`Network::hold_images`] has brought to the device, by index, and how each is cropped and mirrored.
-    Images(&'a [(u32, Draw)]),
+    /// `holes` are zero for the network, `[B]`, or none.
+    Pictures { bytes: &'a [u8], batch: usize, holes: &'a [Hole] },
+    /// Images that [`Network::hold_images`] has brought to the device, by index, and how each is cropped and mirrored; `holes` as above.
+    Images { draws: &'a [(u32, Draw)], holes: &'a [Hole] },
     /// A batch that is on the device already, or on its way.
     Staged(Staged),
 }
@@ -48,8 +49,16 @@ impl Samples<'_> {
         match self {
             Samples::Real(input) => [input.batch, input.frames],
             Samples::Pictures { batch, .. } => [*batch, 1],
-            Samples::Images(draws) => [draws.len(), 1],
+            Samples::Images { draws, .. } => [draws.len(), 1],
             Samples::Staged(Staged { batch, frames, .. }) => [*batch, *frames],
+        }
+    }
+
+    /// What a device has to make zero of each sample; none where nothing is.
+    pub(super) fn holes(&self) -> &[Hole] {
+        match self {
+            Samples::Pictures { holes, .. } | Samples::Images { holes, .. } => holes,
+            Samples::Real(_) | Samples::Staged(_) => &[],
         }
     }
 }
@@ -57,11 +66,11 @@ impl Samples<'_> {
 impl<'a> Samples<'a> {
     /// Those of a batch, in the form that it has.
     pub fn of(batch: &'a Batch) -> Self {
-        let Batch { data, bytes, draws, labels, frames } = batch;
+        let Batch { data, bytes, draws, holes, labels, frames } = batch;
         if !draws.is_empty() {
-            Samples::Images(draws)
+            Samples::Images { draws, holes }
         } else if !bytes.is_empty() {
-            Samples::Pictures { bytes, batch: labels.len() }
+            Samples::Pictures { bytes, batch: labels.len(), holes }
         } else {
             Samples::Real(Input { data, batch: labels.len(), frames: *frames })
         }

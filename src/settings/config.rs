@@ -105,6 +105,9 @@ pub struct Config {
     /// Share of a training target that all classes have in equal parts, 0 ≤ share < 1. Paper: 0.
     #[serde(skip_serializing_if = "is_off")]
     pub label_smoothing: f64,
+    /// Pixels a side of a square of each training image that is zero, up to 4096; 0 for none. Paper: 0.
+    #[serde(skip_serializing_if = "is_none")]
+    pub cutout: usize,
     /// Share of each class of the training split that is held out of it as a validation split, on which `best` is then chosen; without
     /// this there is none, and the test split decides, as in the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,6 +179,7 @@ impl Default for Config {
             crop_pad: 4,
             flip: true,
             label_smoothing: 0.0,
+            cutout: 0,
             val_share: None,
             event_split: EventSplit::Dsr,
             event_frames: FrameRule::Number,
@@ -212,6 +216,10 @@ fn is_usual_peak(peak_share: &f64) -> bool {
     *peak_share == PEAK_SHARE
 }
 
+fn is_none(pixels: &usize) -> bool {
+    *pixels == 0
+}
+
 fn is_off(share: &f64) -> bool {
     *share == 0.0
 }
@@ -224,7 +232,7 @@ fn unwritten(key: &str) -> String {
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
-        "label_smoothing" => "0".into(),
+        "label_smoothing" | "cutout" => "0".into(),
         _ => "nothing".into(),
     }
 }
@@ -236,7 +244,7 @@ const MAX_WARMUP: usize = 1_000_000_000;
 /// Samples computed at once.
 const MAX_BATCH: usize = 1 << 20;
 /// Pixels.
-const MAX_SIDE: usize = 4096;
+pub(super) const MAX_SIDE: usize = 4096;
 /// Threads: more than any machine has cores.
 pub const MAX_THREADS: usize = 1024;
 
@@ -303,9 +311,9 @@ impl Config {
         count("epochs", self.epochs, MAX_EPOCHS)?;
         count("batch", self.batch, MAX_BATCH)?;
         at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
+        self.check_augmentation()?;
         at_most("threads", self.threads, MAX_THREADS)?;
         share("dropout", self.dropout)?;
-        share("label-smoothing", self.label_smoothing)?;
         require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
         require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
         let resized = (self.image_size..=MAX_SIDE).contains(&self.image_resize);

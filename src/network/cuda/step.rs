@@ -94,16 +94,20 @@ impl Network {
         if labels.iter().any(|&label| label as usize >= self.classes) {
             return Err(Error::shape("train_step: labels", format!("below {}", self.classes), labels));
         }
+        let ([batch, _], holes) = (samples.shape(), samples.holes().len());
+        if holes != 0 && holes != batch {
+            return Err(Error::shape("holes of a batch", batch, holes));
+        }
         match samples {
             Samples::Real(input) => self.check_input(input),
-            Samples::Pictures { bytes, batch } => {
+            Samples::Pictures { bytes, batch, .. } => {
                 let expected = batch * self.input.iter().product::<usize>();
                 if bytes.len() == expected { Ok(()) } else { Err(Error::shape("a batch of pictures", expected, bytes.len())) }
             }
             Samples::Staged(staged) if staged.labels != labels.len() => {
                 Err(Error::shape("labels of a staged batch", staged.labels, labels.len()))
             }
-            Samples::Images(_) | Samples::Staged(_) => Ok(()),
+            Samples::Images { .. } | Samples::Staged(_) => Ok(()),
         }
     }
 

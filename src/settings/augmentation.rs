@@ -1,0 +1,21 @@
+//! How training samples and their targets are changed at random.
+
+use super::Config;
+use super::config::MAX_SIDE;
+use crate::data::Augment;
+use crate::error::{Error, Result};
+
+impl Config {
+    /// Random changes of training samples.
+    pub fn augment(&self) -> Augment {
+        Augment { crop_pad: self.crop_pad, flip: self.flip, cutout: self.cutout }
+    }
+
+    /// Refuses settings that no run can have; what depends on the samples is refused by [`Augment::check`].
+    pub(super) fn check_augmentation(&self) -> Result<()> {
+        let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
+        let smoothing = self.label_smoothing;
+        require((0.0..1.0).contains(&smoothing), "label-smoothing", format!("{smoothing} is not in 0 ≤ label-smoothing < 1"))?;
+        require(self.cutout <= MAX_SIDE, "cutout", format!("{} is above {MAX_SIDE}", self.cutout))
+    }
+}
