@@ -1,8 +1,8 @@
 // cross_entropy.cu: softmax cross-entropy of a batch, and the gradient that backward starts from.
 //
-// Equation   n_k = log(sum_j exp(z_j - max z)) - (z_k - max z);  t_k = (1 - smoothing) * [k = label] + smoothing / K
+// Equation   n_k = log(sum_j exp(z_j - max z)) - (z_k - max z);  t_k = (1 - smoothing) * (share * [k = label] + (1 - share) * [k = other]) + smoothing / K
 //            loss = mean over b of sum_k t_k * n_k;  grad_k = (softmax_k - t_k) / B, times `factor`
-// Shapes     logits and grad [B][classes] f32;  labels [B] u32;  losses [B] f64
+// Shapes     logits and grad [B][classes] f32;  labels [B] u32;  blends [B] of (other, share), or null: then share is 1;  losses [B] f64
 // Launch     cross_entropy: a warp = one sample, block 256, grid ceil(B / 8);  loss_reduce: one block of 256
 // Traffic    reads 4 bytes a logit twice (with smoothing three times), writes 4; `factor` is the sum of the squared step weights, which turns the gradient of a logit
 //            into its weighted mean over time
@@ -11,6 +11,13 @@
 // Tests      tests/cross_entropy_cuda.rs
 
 #include "include/step.cuh"
+
+// Another class of a sample, and the share of its own one.
+struct Blend {
+    uint32_t other;
+    float share;
+};
+static_assert(sizeof(Blend) == 8, "Blend in src/ops/cross_entropy/mod.rs");
 
 struct CrossEntropy {
     int batch, classes;
@@ -23,6 +30,7 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
               StepResult* __restrict__ result,       // counts the samples whose first largest logit is that of their label
               const float* __restrict__ logits,      // [B][classes]
               const uint32_t* __restrict__ labels,   // [B]
+              const Blend* __restrict__ blends,      // [B]
               CrossEntropy p,
               double smoothing) {                    // share of a target that all classes have in equal parts
     const int b = (blockIdx.x * 256 + threadIdx.x) / 32, lane = threadIdx.x % 32;
@@ -48,10 +56,13 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
     for (int k = lane; k < p.classes; k += 32) total += exp((double)(z[k] - largest));
     total = warp_sum(total);
     const int label = (int)labels[b];
-    const double own = 1.0 - smoothing, each = smoothing / (double)p.classes, log_total = log(total);
+    const int other = blends == nullptr ? label : (int)blends[b].other;
+    const double part = blends == nullptr ? 1.0 : (double)blends[b].share;
+    const double own = (1.0 - smoothing) * part, rest = (1.0 - smoothing) * (1.0 - part);
+    const double each = smoothing / (double)p.classes, log_total = log(total);
     for (int k = lane; k < p.classes; k += 32) {
         const double share = exp((double)(z[k] - largest)) / total;
-        const double target = each + (k == label ? own : 0.0);
+        const double target = each + (k == label ? own : 0.0) + (k == other ? rest : 0.0);
         grad[(size_t)b * p.classes + k] = (float)((share - target) / (double)p.batch) * p.factor;
     }
     double all = 0.0;
@@ -60,7 +71,8 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
         all = warp_sum(all);
     }
     if (lane == 0) {
-        const double loss = own * (log_total - (double)(z[label] - largest));
+        double loss = own * (log_total - (double)(z[label] - largest));
+        if (rest > 0.0) loss += rest * (log_total - (double)(z[other] - largest));
         losses[b] = smoothing > 0.0 ? loss + each * all : loss;
         if (first == p.classes || z[0] != z[0]) first = 0;   // no number is larger than the first
         if (first == label) atomicAdd(&result->correct, 1u);

@@ -37,7 +37,7 @@ fn batches_have_the_bits_of_the_cpu() {
         let pixels = Pixels::of(&dataset);
         let images = &dataset.train.images;
         let order = [3, 0, 0, 5, 1, 4, 2, 3, 3];
-        let how = Augment { crop_pad, flip, cutout };
+        let how = Augment { crop_pad, flip, cutout, ..Augment::default() };
         let (mut expected, mut draws, mut holes) = (Vec::new(), Vec::new(), Vec::new());
         for (place, &image) in order.iter().enumerate() {
             let draw = how.draw(9, 1, place as u64);

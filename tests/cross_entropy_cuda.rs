@@ -7,20 +7,23 @@ mod output;
 #[path = "support/seeded.rs"]
 mod seeded;
 
+use dsr::device::Slice;
 use dsr::ops::cross_entropy::cuda::{self, DeviceTargets, Outputs};
-use dsr::ops::cross_entropy::{Targets, cross_entropy, cross_entropy_of, first_largest};
+use dsr::ops::cross_entropy::{Blend, Targets, cross_entropy, cross_entropy_of, first_largest};
 use dsr::ops::optimizer::cuda::StepResult;
 use emulator::Order;
 use output::Output;
 
 /// Loss, number of correct samples and gradient.
 fn on_device(logits: &[f32], targets: &Targets, classes: usize, factor: f32) -> (f64, u32, Vec<f32>) {
-    let (gpu, &Targets { labels, smoothing }) = (device::gpu(), targets);
+    let (gpu, &Targets { labels, blends, smoothing }) = (device::gpu(), targets);
+    let on_blends = (!blends.is_empty()).then(|| gpu.memory_of(blends).unwrap());
     let (grad, losses) = (Output::of(&gpu, &vec![f32::NAN; logits.len()]), Output::of(&gpu, &vec![f64::NAN; labels.len()]));
     let result = Output::of(&gpu, &[StepResult::default()]);
     let (logits, on_gpu) = (gpu.memory_of(logits).unwrap(), gpu.memory_of(labels).unwrap());
     let out = Outputs { grad: grad.slice(), losses: losses.slice(), result: result.slice() };
-    let targets = DeviceTargets { labels: on_gpu.slice(), smoothing };
+    let blends = on_blends.as_ref().map_or(Slice::NONE, |memory| memory.slice());
+    let targets = DeviceTargets { labels: on_gpu.slice(), blends, smoothing };
     cuda::cross_entropy(&gpu, &out, logits.slice(), &targets, [labels.len(), classes], factor).unwrap();
     losses.values();
     let [result] = result.values().try_into().unwrap();
@@ -45,8 +48,12 @@ fn loss_gradient_and_correct_samples_are_those_of_the_cpu() {
         // Halves meet each other often.
         let logits: Vec<f32> = if classes == 33 { logits.iter().map(|v| (v / 20.0).round() / 2.0).collect() } else { logits };
         let labels: Vec<u32> = (0..batch).map(|b| (b * 7 % classes) as u32).collect();
+        let blend = |(b, share): (usize, f32)| Blend { other: (b * 5 % classes) as u32, share };
+        let blends: Vec<Blend> = seeded::values(2, batch, 0.0..1.0).into_iter().enumerate().map(blend).collect();
         for smoothing in [0.0, 0.1] {
-            check(&logits, &Targets { labels: &labels, smoothing }, classes);
+            for blends in [&[], &blends[..]] {
+                check(&logits, &Targets { labels: &labels, blends, smoothing }, classes);
+            }
         }
     }
 }
@@ -54,7 +61,7 @@ fn loss_gradient_and_correct_samples_are_those_of_the_cpu() {
 fn check(logits: &[f32], targets: &Targets, classes: usize) {
     let (loss, correct, grad) = on_device(logits, targets, classes, 0.3);
     let (expected_loss, expected_correct, expected) = on_cpu(logits, targets, classes, 0.3);
-    let what = format!("{classes} classes, {} samples, {}", targets.labels.len(), targets.smoothing);
+    let what = format!("{classes} classes, {} samples, {}, {} mixed", targets.labels.len(), targets.smoothing, targets.blends.len());
     assert!((loss - expected_loss).abs() <= 1e-13 * expected_loss.abs().max(1.0), "{what}: {loss} {expected_loss}");
     assert_eq!(correct, expected_correct, "{what}");
     for (got, expected) in grad.iter().zip(&expected) {
@@ -99,7 +106,7 @@ fn losses_of_many_samples_in_every_order() {
     let mut expected_grad = vec![0.0; logits.len()];
     let expected = cross_entropy(&logits, &labels, classes, &mut expected_grad);
     let (on_logits, on_labels) = (gpu.memory_of(&logits).unwrap(), gpu.memory_of(&labels).unwrap());
-    let targets = DeviceTargets { labels: on_labels.slice(), smoothing: 0.0 };
+    let targets = DeviceTargets { labels: on_labels.slice(), blends: Slice::NONE, smoothing: 0.0 };
     for order in [Order::Fifo, Order::Lifo, Order::Random(1)] {
         let (grad, losses) = (Output::of(&gpu, &vec![0.0f32; logits.len()]), Output::of(&gpu, &vec![0.0f64; batch]));
         let result = Output::of(&gpu, &[StepResult::default()]);

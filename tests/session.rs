@@ -11,7 +11,7 @@ mod seeded;
 use dsr::data::{Augment, Dataset, Draw, Form, Hole, Images, Loader, Pixels, Split};
 use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, Samples, Staged, WeightGradient};
-use dsr::ops::cross_entropy::cross_entropy;
+use dsr::ops::cross_entropy::{Blend, cross_entropy};
 use dsr::ops::optimizer::{Optimizer, Rule};
 use emulator::Streams;
 use placed::{IF, LIF, bits, labels, mode, placed, small};
@@ -216,6 +216,39 @@ fn steps_draw_the_masks_of_their_seed() {
         let expected = cross_entropy(&forward.logits, &of, 10, &mut vec![0.0; 80]);
         let got = gpu.train_step(&mut optimizer, 0.0, &input, &of, mode(seed)).unwrap().loss; // nothing moves
         assert!((got - expected).abs() < 1e-9 * expected, "seed {seed}: {got}, on the CPU {expected}");
+    }
+}
+
+/// Mixed samples on the device have the loss of the CPU, also with smoothed targets and when they were staged; a plain step after them
+/// is plain.
+#[test]
+fn mixed_samples_have_the_loss_of_the_cpu() {
+    let mut network = small(IF, 0.0);
+    network.label_smoothing = 0.1;
+    let (data, of) = (images(3, 8), labels(3, 8));
+    let input = Input { data: &data, batch: 8, frames: 1 };
+    let blends: Vec<Blend> = (0..8).map(|n| Blend { other: n % 7, share: 0.1 * n as f32 }).collect();
+    let mixed = Samples::Mixed { input, blends: &blends };
+    let step = |network: &mut Network, samples: &Samples| {
+        let mut optimizer = Optimizer::new(SGD, 0.0, network.len());
+        network.begin_step(&mut optimizer, 0.0, samples, &of, mode(0)).unwrap(); // nothing moves
+        network.finish_step(&mut optimizer).unwrap().loss
+    };
+    let expected = [&mixed, &Samples::Real(input)].map(|samples| step(&mut network.clone(), samples));
+    assert!((expected[0] - expected[1]).abs() > 1e-3, "{expected:?}");
+    let mut gpu = placed(&network);
+    let near = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-9 * expected, "{got}, on the CPU {expected}");
+    near(step(&mut gpu, &mixed), expected[0]);
+    near(step(&mut gpu, &Samples::Real(input)), expected[1]);
+    let staged = gpu.stage(&mixed, &of).unwrap().unwrap();
+    near(step(&mut gpu, &Samples::Staged(staged)), expected[0]);
+    for (blends, words) in [(&blends[..7], "expected 8, got 7"), (&[Blend { other: 10, share: 0.5 }; 8], "classes below 10")] {
+        for network in [&mut gpu, &mut network] {
+            let samples = Samples::Mixed { input, blends };
+            let mut optimizer = Optimizer::new(SGD, 0.0, network.len());
+            let error = network.begin_step(&mut optimizer, 0.0, &samples, &of, mode(0)).unwrap_err().to_string();
+            assert!(error.starts_with("train_step: blends: ") && error.contains(words), "{error}");
+        }
     }
 }
 

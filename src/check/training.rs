@@ -12,7 +12,7 @@ use crate::device::{Gpu, Slice};
 use crate::error::Result;
 use crate::ops::augment::{DeviceDraw, Pictures, augment};
 use crate::ops::cross_entropy::cuda::{self as cross_entropy, DeviceTargets, Outputs};
-use crate::ops::cross_entropy::{Targets, cross_entropy_of, first_largest};
+use crate::ops::cross_entropy::{Blend, Targets, cross_entropy_of, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
 use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult};
 use crate::ops::optimizer::{Optimizer, Rule};
@@ -27,7 +27,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     for (shape, crop_pad, flip) in [([1, 1, 1], 0, false), ([5, 7, 3], 2, true), ([8, 8, 1], 4, false), ([9, 6, 4], 5, true)] {
         let (gpu, [height, width, channels]) = (gpu.clone(), shape);
         let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip, holes" } else { "" });
-        let how = Augment { crop_pad, flip, cutout: if flip { 3 } else { 0 } };
+        let how = Augment { crop_pad, flip, cutout: if flip { 3 } else { 0 }, ..Augment::default() };
         checks.push(Check::bits("augmentation", text, move |rng, outcome| check_augment(&gpu, rng, outcome, shape, how)));
     }
     for (shape, share) in [([1, 1, 1], 0.5), ([3, 7, 31], 0.1), ([2, 5, 33], 0.999), ([1, 2, 130], 0.25)] {
@@ -56,7 +56,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0), (40, 600, 5.0)] {
         let gpu = gpu.clone();
         let smoothing = if batch == 7 { 0.1 } else { 0.0 };
-        let text = format!("{classes} classes, B{batch}{}", if smoothing > 0.0 { ", smoothed" } else { "" });
+        let text = format!("{classes} classes, B{batch}{}", if smoothing > 0.0 { ", smoothed and mixed" } else { "" });
         checks.push(Check::within("2^-23 of the value", "cross-entropy", text, move |rng, outcome| {
             check_loss(&gpu, rng, outcome, [classes, batch], range, smoothing)
         }));
@@ -144,14 +144,19 @@ fn check_loss(
     // Halves meet each other often.
     let logits: Vec<f32> = if classes == 33 { logits.iter().map(|v| (v / 20.0).round() / 2.0).collect() } else { logits };
     let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..classes as u32)).collect();
+    let mut blends: Vec<Blend> = Vec::new();
+    if batch == 7 {
+        blends.extend((0..batch).map(|_| Blend { other: rng.random_range(0..classes as u32), share: rng.random() }));
+    }
     let mut grad = vec![0.0; logits.len()];
-    let loss = cross_entropy_of(&logits, &Targets { labels: &labels, smoothing }, classes, &mut grad);
+    let loss = cross_entropy_of(&logits, &Targets { labels: &labels, blends: &blends, smoothing }, classes, &mut grad);
     let correct = logits.chunks_exact(classes).zip(&labels).filter(|(row, label)| first_largest(row) == **label as usize).count();
     let (got, losses) = (Output::<f32>::unwritten(gpu, logits.len())?, Output::<f64>::unwritten(gpu, batch)?);
     let result = Output::of(gpu, &[StepResult::default()])?;
     let (on_device, on_labels) = (gpu.memory_of(&logits)?, gpu.memory_of(&labels)?);
+    let on_blends = gpu.memory_of(&blends)?;
     let out = Outputs { grad: got.slice(), losses: losses.slice(), result: result.slice() };
-    let targets = DeviceTargets { labels: on_labels.slice(), smoothing };
+    let targets = DeviceTargets { labels: on_labels.slice(), blends: if batch == 7 { on_blends.slice() } else { Slice::NONE }, smoothing };
     cross_entropy::cross_entropy(gpu, &out, on_device.slice(), &targets, [batch, classes], FACTOR)?;
     losses.values("losses", outcome)?;
     let reported = result.values("the result", outcome)?[0];

@@ -196,6 +196,9 @@ pub struct TrainingFlags {
     /// Side of a square of each training image that is zero for the network, at a random place, pixels; 0 without this.
     #[arg(long, value_name = "N")]
     cutout: Option<usize>,
+    /// Mix the samples of a training batch, and their targets, in shares of the distribution Beta(X, X); 0 without this.
+    #[arg(long, value_name = "X")]
+    mixup: Option<f64>,
     /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
     /// this the test split chooses it, so that its accuracy says too much.
     #[arg(long, value_name = "X", alias = "val_share")]

@@ -5,11 +5,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Hole};
+use super::{Dataset, Form, Hole};
 use crate::error::{Error, Result};
 
 /// Random changes of a training image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augment {
     /// Pixels of black (byte 0, before normalisation) put around an image before a part of its old size is cut out.
@@ -18,6 +18,8 @@ pub struct Augment {
     pub flip: bool,
     /// Pixels a side of the square that is zero for the network ([`Hole`]); 0 for none.
     pub cutout: usize,
+    /// α of the distribution of shares in which the samples of a batch are mixed ([`super::Mix`]); 0 for none.
+    pub mixup: f64,
 }
 
 /// What happens to one image.
@@ -72,6 +74,11 @@ impl Augment {
         Draw { top: top as usize, left: left as usize, flip: self.flip && below(&mut rng, 2) == 1 }
     }
 
+    /// The form of batches in which these changes can be made, where `wanted` is asked for: samples are mixed as values.
+    pub fn form(&self, wanted: Form) -> Form {
+        if self.mixup > 0.0 { Form::Values } else { wanted }
+    }
+
     /// The square of image `index` that is zero for the network; none without cutout.
     pub fn hole(&self, shape: [usize; 3], seed: u64, epoch: u64, index: u64) -> Option<Hole> {
         (self.cutout > 0).then(|| Hole::draw(self.cutout, shape, seed, epoch, index))
@@ -85,6 +92,7 @@ pub(super) enum Purpose {
     Augment = 1,
     HoldOut = 2,
     Cutout = 3,
+    Mixup = 4,
 }
 
 /// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.

@@ -8,8 +8,9 @@ use rayon::prelude::*;
 
 use super::augment::{Purpose, below, generator};
 use super::stream::Chance;
-use super::{Augment, Dataset, Draw, Hole, Part, Pixels, Split};
+use super::{Augment, Dataset, Draw, Hole, Mix, Part, Pixels, Split};
 use crate::error::{Error, Result};
+use crate::ops::cross_entropy::Blend;
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
 const AHEAD: usize = 2;
@@ -25,6 +26,8 @@ pub struct Batch {
     pub draws: Vec<(u32, Draw)>,
     /// Of [`Form::Bytes`] and [`Form::Draws`]: what is to be zero of each image, `[B]`; empty without cutout. Values have it done.
     pub holes: Vec<Hole>,
+    /// The other class of each sample that was mixed, `[B]`; empty without mixup.
+    pub blends: Vec<Blend>,
     /// Classes, `[B]`.
     pub labels: Vec<u32>,
     /// Images a sample: 1 for static images, T for recordings of an event camera.
@@ -112,8 +115,9 @@ impl Loader {
         Self::train_as(Form::Values, dataset, batch, augment, seed, epoch, first_step)
     }
 
-    /// The same batches in another form.
+    /// The same batches in another form, as far as [`Augment::form`] allows.
     pub fn train_as(form: Form, dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
+        let form = augment.form(form);
         let epoch = epoch as u64;
         let order = epoch_order(dataset.train.len(), seed, epoch);
         Self::start(form, dataset, batch, Some(Training { chance: Chance { augment, seed, epoch }, order }), first_step)
@@ -229,7 +233,7 @@ impl Plan {
 
     fn prepare(&self, step: usize) -> Result<Batch> {
         let (split, samples) = (self.split(), self.samples(step));
-        let labels = samples.iter().map(|&index| split.labels[index]).collect();
+        let labels: Vec<u32> = samples.iter().map(|&index| split.labels[index]).collect();
         let (mut data, mut bytes, mut draws) = (Vec::new(), Vec::new(), Vec::new());
         let chance = self.training.as_ref().map(|training| &training.chance);
         let (size, pixels) = (split.images.size(), &self.pixels);
@@ -265,7 +269,13 @@ impl Plan {
             let samples = data.chunks_exact_mut(self.dataset.sample_values());
             samples.zip(holes.drain(..)).for_each(|(sample, hole)| hole.clear(sample, self.dataset.shape));
         }
-        Ok(Batch { data, bytes, draws, holes, labels, frames: self.dataset.frames })
+        let mut blends = Vec::new();
+        if let Some(&Chance { augment, seed, epoch }) = chance.filter(|chance| chance.augment.mixup > 0.0) {
+            let mix = Mix::draw(augment.mixup, samples.len(), seed, epoch, step as u64);
+            mix.mix(&mut data, self.dataset.sample_values());
+            blends.extend(mix.partners.iter().map(|&partner| Blend { other: labels[partner], share: mix.share }));
+        }
+        Ok(Batch { data, bytes, draws, holes, blends, labels, frames: self.dataset.frames })
     }
 
     /// What `fill` makes of some samples of a streamed set; of several errors, that of the first sample.

@@ -10,7 +10,7 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::data::{Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::network::{Forward, Init, Input, Mode, Network};
+use crate::network::{Forward, Init, Input, Mode, Network, Samples};
 use crate::ops::optimizer::Optimizer;
 use crate::settings::{Config, Use};
 use crate::training::checkpoint;
@@ -69,9 +69,15 @@ impl Subject {
         }
         let batch = match &images {
             Images::Random { .. } => random_batch(&config, shape, classes),
-            Images::Dataset(_) => {
-                Batch { data: Vec::new(), bytes: Vec::new(), draws: Vec::new(), holes: Vec::new(), labels: Vec::new(), frames: 1 }
-            }
+            Images::Dataset(_) => Batch {
+                data: Vec::new(),
+                bytes: Vec::new(),
+                draws: Vec::new(),
+                holes: Vec::new(),
+                blends: Vec::new(),
+                labels: Vec::new(),
+                frames: 1,
+            },
         };
         let mut subject = Subject { network, config, work, optimizer, images, loader: None, epoch: 0, batch, iteration: 0 };
         subject.next_batch()?;
@@ -103,7 +109,8 @@ impl Subject {
             return network.forward(&input, Mode::Eval, |_| false).map(|_| ());
         };
         let mode = Mode::Train { gradient: config.gradient(), seed: *iteration };
-        let step = network.train_step(optimizer, config.lr as f32, &input, &batch.labels, mode)?;
+        network.begin_step(optimizer, config.lr as f32, &Samples::of(batch), &batch.labels, mode)?;
+        let step = network.finish_step(optimizer)?;
         step.not_finite.map_or(Ok(()), |layer| Err(Error::NotFinite { step: *iteration, layer, checkpoint: None }))
     }
 
@@ -171,5 +178,5 @@ fn random_batch(config: &Config, shape: [usize; 3], classes: usize) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     Init::Normal(1.0).fill(&mut data, &mut rng);
     let labels = (0..config.batch).map(|_| rng.random_range(0..classes as u32)).collect();
-    Batch { data, bytes: Vec::new(), draws: Vec::new(), holes: Vec::new(), labels, frames }
+    Batch { data, bytes: Vec::new(), draws: Vec::new(), holes: Vec::new(), blends: Vec::new(), labels, frames }
 }

@@ -5,10 +5,13 @@ use super::config::MAX_SIDE;
 use crate::data::Augment;
 use crate::error::{Error, Result};
 
+/// With a larger α every share is close to 1/2.
+const MAX_ALPHA: f64 = 100.0;
+
 impl Config {
     /// Random changes of training samples.
     pub fn augment(&self) -> Augment {
-        Augment { crop_pad: self.crop_pad, flip: self.flip, cutout: self.cutout }
+        Augment { crop_pad: self.crop_pad, flip: self.flip, cutout: self.cutout, mixup: self.mixup }
     }
 
     /// Refuses settings that no run can have; what depends on the samples is refused by [`Augment::check`].
@@ -16,6 +19,8 @@ impl Config {
         let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
         let smoothing = self.label_smoothing;
         require((0.0..1.0).contains(&smoothing), "label-smoothing", format!("{smoothing} is not in 0 ≤ label-smoothing < 1"))?;
-        require(self.cutout <= MAX_SIDE, "cutout", format!("{} is above {MAX_SIDE}", self.cutout))
+        require(self.cutout <= MAX_SIDE, "cutout", format!("{} is above {MAX_SIDE}", self.cutout))?;
+        let alpha = self.mixup;
+        require((0.0..=MAX_ALPHA).contains(&alpha), "mixup", format!("{alpha} is not in 0 ≤ mixup ≤ {MAX_ALPHA}"))
     }
 }

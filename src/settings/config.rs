@@ -108,6 +108,9 @@ pub struct Config {
     /// Pixels a side of a square of each training image that is zero, up to 4096; 0 for none. Paper: 0.
     #[serde(skip_serializing_if = "is_none")]
     pub cutout: usize,
+    /// α of mixup, which mixes the samples of a training batch in shares of Beta(α, α), up to 100; 0 for none. Paper: 0.
+    #[serde(skip_serializing_if = "is_off")]
+    pub mixup: f64,
     /// Share of each class of the training split that is held out of it as a validation split, on which `best` is then chosen; without
     /// this there is none, and the test split decides, as in the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +183,7 @@ impl Default for Config {
             flip: true,
             label_smoothing: 0.0,
             cutout: 0,
+            mixup: 0.0,
             val_share: None,
             event_split: EventSplit::Dsr,
             event_frames: FrameRule::Number,
@@ -232,7 +236,7 @@ fn unwritten(key: &str) -> String {
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
-        "label_smoothing" | "cutout" => "0".into(),
+        "label_smoothing" | "cutout" | "mixup" => "0".into(),
         _ => "nothing".into(),
     }
 }

@@ -112,7 +112,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
     network.place(device)?;
-    if dataset.stream.is_none() {
+    if dataset.stream.is_none() && config.augment().form(Form::Draws) == Form::Draws {
         network.hold_images(&dataset, config.crop_pad)?;
     }
     network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;

@@ -10,6 +10,7 @@ use crate::device::{Gpu, Mark, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 use crate::network::Samples;
 use crate::ops::augment::{DeviceDraw, Pictures, augment};
+use crate::ops::cross_entropy::Blend;
 use crate::ops::optimizer::cuda::StepParameters;
 
 /// Both places for a batch.
@@ -27,6 +28,7 @@ struct Place {
     draws: Transfer<DeviceDraw>,
     holes: Transfer<Hole>,
     labels: Transfer<u32>,
+    blends: Transfer<Blend>,
     parameters: Transfer<StepParameters>,
     /// Behind the last work that reads the place on the device.
     read: Mark,
@@ -40,6 +42,8 @@ struct Waiting {
     samples: Sent,
     /// Holes that came with it, one a sample or none.
     holes: usize,
+    /// Other classes that came with it, one a sample or none.
+    blends: usize,
     /// Labels that came with it, one a sample in training; none in evaluation.
     labels: usize,
 }
@@ -90,6 +94,7 @@ impl Staging {
                 draws: Transfer::new(gpu, batch)?,
                 holes: Transfer::new(gpu, batch)?,
                 labels: Transfer::new(gpu, batch)?,
+                blends: Transfer::new(gpu, batch)?,
                 parameters: Transfer::new(gpu, 1)?,
                 read: gpu.mark()?,
                 waiting: None,
@@ -107,12 +112,15 @@ impl Staging {
         let place = &mut self.places[self.next];
         place.waiting = None;
         gpu.copies_after(&place.read)?;
-        let holes = samples.holes();
+        let (holes, blends) = (samples.holes(), samples.blends());
+        if !blends.is_empty() {
+            place.blends.send(gpu, blends)?;
+        }
         if !holes.is_empty() {
             place.holes.send(gpu, holes)?;
         }
         let samples = match samples {
-            Samples::Real(input) => {
+            Samples::Real(input) | Samples::Mixed { input, .. } => {
                 place.input.send(gpu, bytemuck::cast_slice(input.data))?;
                 Sent::Values(size_of_val(input.data))
             }
@@ -129,7 +137,7 @@ impl Staging {
         };
         place.labels.send(gpu, labels)?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        place.waiting = Some(Waiting { number, samples, holes: holes.len(), labels: labels.len() });
+        place.waiting = Some(Waiting { number, samples, holes: holes.len(), blends: blends.len(), labels: labels.len() });
         self.next = 1 - self.next;
         Ok(number)
     }
@@ -139,11 +147,14 @@ impl Staging {
         let is_it = |place: &&mut Place| place.waiting.is_some_and(|waiting| waiting.number == number);
         let gone = || Error::shape("a staged batch", "one of the last two", format!("batch {number}, whose place was given to another"));
         let place = self.places.iter_mut().find(is_it).ok_or_else(gone)?;
-        let Waiting { samples, holes, labels, .. } = place.waiting.take().ok_or_else(gone)?;
+        let Waiting { samples, holes, blends, labels, .. } = place.waiting.take().ok_or_else(gone)?;
         let parameters = place.parameters.send(gpu, &[parameters])?;
         gpu.after_copies()?;
         gpu.copy(parameters, buffers.parameters)?;
         gpu.copy(place.labels.device.slice().part(0..labels), buffers.labels.part(0..labels))?;
+        if blends > 0 {
+            gpu.copy(place.blends.device.slice().part(0..blends), buffers.blends.part(0..blends))?;
+        }
         let input = place.input.device.slice();
         let holes = if holes > 0 { place.holes.device.slice().part(0..holes) } else { Slice::NONE };
         match samples {

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::Blend;
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
 use crate::ops::optimizer::cuda::StepResult;
@@ -30,6 +31,8 @@ pub struct Outputs {
 pub struct DeviceTargets {
     /// Classes, `[B]`, below the number of classes.
     pub labels: Slice<u32>,
+    /// The other class of each sample, `[B]`, or none.
+    pub blends: Slice<Blend>,
     /// Share of a target that all classes have in equal parts.
     pub smoothing: f64,
 }
@@ -48,8 +51,8 @@ pub fn cross_entropy(
 ) -> Result<()> {
     let p = Scalars { batch: batch as i32, classes: classes as i32, factor };
     let Outputs { grad, losses, result } = out;
-    let DeviceTargets { labels, smoothing } = targets;
+    let DeviceTargets { labels, blends, smoothing } = targets;
     let grid = [batch.div_ceil(8) as u32, 1, 1];
-    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, labels, &scalars(&p), smoothing])?;
+    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, labels, blends, &scalars(&p), smoothing])?;
     gpu.launch(&kernels::LOSS_REDUCE, [1, 1, 1], 0, &[result, losses, &(batch as i32)])
 }
