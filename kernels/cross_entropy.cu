@@ -1,8 +1,10 @@
 // cross_entropy.cu: softmax cross-entropy of a batch, and the gradient that backward starts from.
 //
-// Equation   n_k = log(sum_j exp(z_j - max z)) - (z_k - max z);  t_k = (1 - smoothing) * (share * [k = label] + (1 - share) * [k = other]) + smoothing / K
+// Equation   n_k = log(sum_j exp(z_j - max z)) - (z_k - max z)
+//            t_k = (1 - smoothing) * (share * [k = label] + (1 - share) * [k = other]) + smoothing / K
 //            loss = mean over b of sum_k t_k * n_k;  grad_k = (softmax_k - t_k) / B, times `factor`
-// Shapes     logits and grad [B][classes] f32;  labels [B] u32;  blends [B] of (other, share), or null: then share is 1;  losses [B] f64
+// Shapes     logits and grad [B][classes] f32;  labels [B] u32;  blends [B] of (other, share), or null: then share is 1;
+//            losses [B] f64
 // Launch     cross_entropy: a warp = one sample, block 256, grid ceil(B / 8);  loss_reduce: one block of 256
 // Traffic    reads 4 bytes a logit twice (with smoothing three times), writes 4; `factor` is the sum of the squared step weights, which turns the gradient of a logit
 //            into its weighted mean over time
