@@ -223,6 +223,7 @@ fn impossible_settings_are_refused() {
         ("mixup = -0.2", "mixup"),
         ("mixup = 101", "mixup"),
         ("mixup = nan", "mixup"),
+        ("dataset = 'dvs-cifar10'\nauto_augment = 'cifar10'", "auto-augment"),
         ("cutout = 4097", "cutout"),
         ("label_smoothing = 1", "label-smoothing"),
         ("label_smoothing = -0.1", "label-smoothing"),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::{EventSplit, FrameRule, Orientation};
+use crate::data::{AutoAugment, EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
@@ -193,6 +193,9 @@ pub struct TrainingFlags {
     /// Share of a training target that all classes have in equal parts; 0 without this.
     #[arg(long, value_name = "X", alias = "label_smoothing")]
     label_smoothing: Option<f64>,
+    /// Operations of AutoAugment on training pictures: those found on CIFAR-10 or on ImageNet; off without this.
+    #[arg(long, value_enum, alias = "auto_augment")]
+    auto_augment: Option<AutoAugment>,
     /// Side of a square of each training image that is zero for the network, at a random place, pixels; 0 without this.
     #[arg(long, value_name = "N")]
     cutout: Option<usize>,

@@ -250,12 +250,19 @@ impl Plan {
             }
             (None, Some(Chance { augment, seed, epoch })) => {
                 data.reserve_exact(if self.form == Form::Values { samples.len() * size } else { 0 });
+                let mut picture = Vec::new();
                 for &index in &samples {
                     let (image, draw) = (split.images.image(index), augment.draw(*seed, *epoch, index as u64));
                     match self.form {
+                        Form::Draws => draws.push((index as u32, draw)),
+                        Form::Values | Form::Bytes if !augment.auto_augment.is_off() => {
+                            picture.clear();
+                            pixels.append_drawn_bytes(image, augment.crop_pad, draw, &mut picture);
+                            augment.auto_augment.augment(&mut picture, pixels.shape(), *seed, *epoch, index as u64);
+                            if self.form == Form::Values { pixels.append(&picture, &mut data) } else { bytes.extend(&picture) }
+                        }
                         Form::Values => pixels.append_drawn(image, augment.crop_pad, draw, &mut data),
                         Form::Bytes => pixels.append_drawn_bytes(image, augment.crop_pad, draw, &mut bytes),
-                        Form::Draws => draws.push((index as u32, draw)),
                     }
                 }
             }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use super::models::{self, Architecture};
-use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
+use crate::data::{AutoAugment, EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
@@ -105,6 +105,9 @@ pub struct Config {
     /// Share of a training target that all classes have in equal parts, 0 ≤ share < 1. Paper: 0.
     #[serde(skip_serializing_if = "is_off")]
     pub label_smoothing: f64,
+    /// Operations of AutoAugment on training pictures. Paper: off.
+    #[serde(skip_serializing_if = "AutoAugment::is_off")]
+    pub auto_augment: AutoAugment,
     /// Pixels a side of a square of each training image that is zero, up to 4096; 0 for none. Paper: 0.
     #[serde(skip_serializing_if = "is_none")]
     pub cutout: usize,
@@ -182,6 +185,7 @@ impl Default for Config {
             crop_pad: 4,
             flip: true,
             label_smoothing: 0.0,
+            auto_augment: AutoAugment::Off,
             cutout: 0,
             mixup: 0.0,
             val_share: None,
@@ -236,6 +240,7 @@ fn unwritten(key: &str) -> String {
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
+        "auto_augment" => "\"off\"".into(),
         "label_smoothing" | "cutout" | "mixup" => "0".into(),
         _ => "nothing".into(),
     }

@@ -100,6 +100,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
     };
     check_batch(&dataset, config.batch)?;
     config.augment().check(dataset.shape)?;
+    config.augment().check_pictures(&dataset)?;
     config.check_memory(Use::Train, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let started = match origin {
