@@ -7,9 +7,9 @@ mod output;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::data::{Augment, Dataset, Draw, Images, Pixels, Split};
+use dsr::data::{Augment, Dataset, Draw, Hole, Images, Pixels, Split};
 use dsr::device::Slice;
-use dsr::ops::augment::{DeviceDraw, augment};
+use dsr::ops::augment::{DeviceDraw, Pictures, augment};
 use output::Output;
 
 /// A few random images, each channel brighter than the one before.
@@ -24,31 +24,46 @@ fn dataset(shape: [usize; 3], images: usize) -> Dataset {
 #[test]
 fn batches_have_the_bits_of_the_cpu() {
     let gpu = device::gpu();
-    let cases = [([1, 1, 1], 0, false), ([5, 7, 3], 2, true), ([8, 8, 1], 4, false), ([4, 3, 2], 0, true), ([9, 6, 4], 5, true)];
-    for (shape, crop_pad, flip) in cases {
+    let cases = [
+        ([1, 1, 1], 0, false, 0),
+        ([1, 1, 1], 0, false, 1),
+        ([5, 7, 3], 2, true, 3),
+        ([8, 8, 1], 4, false, 4),
+        ([4, 3, 2], 0, true, 0),
+        ([9, 6, 4], 5, true, 1),
+    ];
+    for (shape, crop_pad, flip, cutout) in cases {
         let dataset = dataset(shape, 6);
         let pixels = Pixels::of(&dataset);
         let images = &dataset.train.images;
         let order = [3, 0, 0, 5, 1, 4, 2, 3, 3];
-        let how = Augment { crop_pad, flip };
-        let (mut expected, mut draws) = (Vec::new(), Vec::new());
+        let how = Augment { crop_pad, flip, cutout, ..Augment::default() };
+        let (mut expected, mut draws, mut holes) = (Vec::new(), Vec::new(), Vec::new());
         for (place, &image) in order.iter().enumerate() {
             let draw = how.draw(9, 1, place as u64);
             pixels.append_drawn(images.image(image), crop_pad, draw, &mut expected);
             draws.push(DeviceDraw::new(image, draw));
+            if let Some(hole) = how.hole(shape, 9, 1, place as u64) {
+                let start = expected.len() - images.size();
+                hole.clear(&mut expected[start..], shape);
+                holes.push(hole);
+            }
         }
         let (bytes, table) = (gpu.memory_of(&images.pixels).unwrap(), gpu.memory_of(&pixels.table()).unwrap());
-        let draws = gpu.memory_of(&draws).unwrap();
-        let run = |draws: Slice<DeviceDraw>, batch: usize, pad: usize| {
+        let (draws, is_cut) = (gpu.memory_of(&draws).unwrap(), cutout > 0);
+        let holes = if is_cut { gpu.memory_of(&holes).unwrap() } else { gpu.zeroed(0).unwrap() };
+        let holes = if is_cut { holes.slice() } else { Slice::NONE };
+        let run = |draws: Slice<DeviceDraw>, holes: Slice<Hole>, batch: usize, pad: usize| {
             let out = Output::of(&gpu, &vec![f32::NAN; batch * images.size()]);
-            augment(&gpu, out.slice(), bytes.slice(), draws, table.slice(), shape, batch, pad).unwrap();
+            let pictures = Pictures { images: bytes.slice(), draws, holes, table: table.slice() };
+            augment(&gpu, out.slice(), &pictures, shape, batch, pad).unwrap();
             out.values()
         };
-        assert_eq!(run(draws.slice(), order.len(), crop_pad), expected, "{shape:?}, {how:?}");
+        assert_eq!(run(draws.slice(), holes, order.len(), crop_pad), expected, "{shape:?}, {how:?}");
 
         let mut plain = Vec::new();
         (0..4).for_each(|image| pixels.append(images.image(image), &mut plain));
-        assert_eq!(run(Slice::NONE, 4, 0), plain, "{shape:?}, as they are");
+        assert_eq!(run(Slice::NONE, Slice::NONE, 4, 0), plain, "{shape:?}, as they are");
     }
 }
 
@@ -56,8 +71,12 @@ fn batches_have_the_bits_of_the_cpu() {
 fn buffers_that_are_too_small_are_refused() {
     let gpu = device::gpu();
     let (out, images, table) = (gpu.zeroed::<f32>(150).unwrap(), gpu.zeroed::<u8>(149).unwrap(), gpu.zeroed::<f32>(768).unwrap());
-    let problem = augment(&gpu, out.slice(), images.slice(), Slice::NONE, table.slice(), [5, 5, 3], 2, 0).unwrap_err();
+    let pictures = Pictures { images: images.slice(), draws: Slice::NONE, holes: Slice::NONE, table: table.slice() };
+    let problem = augment(&gpu, out.slice(), &pictures, [5, 5, 3], 2, 0).unwrap_err();
     assert_eq!(problem.to_string(), "augment: images: expected 150, got 149");
+    let one = gpu.zeroed::<Hole>(1).unwrap();
+    let problem = augment(&gpu, out.slice(), &Pictures { holes: one.slice(), ..pictures }, [5, 5, 2], 2, 0).unwrap_err();
+    assert_eq!(problem.to_string(), "augment: holes: expected 2, got 1");
 }
 
 /// Images that lie more than 2^31 bytes into a data set.
@@ -79,6 +98,7 @@ fn an_image_past_two_gigabytes_is_found() {
     let draw = DeviceDraw::new(images - 1, Draw { top: 0, left: 0, flip: false });
     let draws = gpu.memory_of(&[draw]).unwrap();
     let out = Output::of(&gpu, &vec![f32::NAN; size]);
-    augment(&gpu, out.slice(), bytes.slice(), draws.slice(), table.slice(), shape, 1, 0).unwrap();
+    let pictures = Pictures { images: bytes.slice(), draws: draws.slice(), holes: Slice::NONE, table: table.slice() };
+    augment(&gpu, out.slice(), &pictures, shape, 1, 0).unwrap();
     assert_eq!(out.values(), last.iter().map(|byte| f32::from(*byte)).collect::<Vec<f32>>());
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsr::data::{
-    Augment, Batch, Dataset, Draw, Images, Loader, Part, Pixels, Split, check_batch, contact_sheet, epoch_order, load, moments, names,
-    problems, summarize,
+    Augment, AutoAugment, Batch, Dataset, Draw, Images, Loader, Part, Pixels, Split, check_batch, contact_sheet, epoch_order, load,
+    moments, names, problems, summarize,
 };
 use proptest::prelude::*;
 
@@ -232,7 +232,7 @@ fn padding_is_black_before_normalisation() {
 
 #[test]
 fn draws_cover_every_offset_evenly_and_depend_on_everything() {
-    let augment = Augment { crop_pad: 2, flip: true };
+    let augment = Augment { crop_pad: 2, flip: true, ..Augment::default() };
     let draws: Vec<Draw> = (0..5000).map(|index| augment.draw(3, 1, index)).collect();
     // 50 cells expect 100 draws each; 60..=140 is four standard deviations.
     for top in 0..=4 {
@@ -257,15 +257,18 @@ fn draws_cover_every_offset_evenly_and_depend_on_everything() {
 fn a_seed_means_what_it_always_meant() {
     assert_eq!(epoch_order(8, 1, 0), [6, 1, 0, 7, 5, 4, 2, 3]);
     assert_eq!(epoch_order(8, 1, 3), [1, 6, 2, 3, 5, 7, 0, 4]);
-    assert_eq!(Augment { crop_pad: 4, flip: true }.draw(1, 2, 3), Draw { top: 3, left: 8, flip: true });
+    assert_eq!(Augment { crop_pad: 4, flip: true, ..Augment::default() }.draw(1, 2, 3), Draw { top: 3, left: 8, flip: true });
 }
 
 #[test]
 fn crops_that_could_miss_the_image_are_refused() {
-    assert!(Augment { crop_pad: 4, flip: false }.check([8, 8, 1]).is_ok());
+    assert!(Augment { crop_pad: 4, ..Augment::default() }.check([8, 8, 1]).is_ok());
     assert!(Augment::default().check([1, 1, 1]).is_ok());
-    let error = Augment { crop_pad: 8, flip: false }.check([8, 9, 1]).unwrap_err().to_string();
+    let error = Augment { crop_pad: 8, ..Augment::default() }.check([8, 9, 1]).unwrap_err().to_string();
     assert!(error.contains("crop-pad") && error.contains("8x9"), "{error}");
+    assert!(Augment { cutout: 8, ..Augment::default() }.check([8, 9, 1]).is_ok());
+    let error = Augment { cutout: 9, ..Augment::default() }.check([8, 9, 1]).unwrap_err().to_string();
+    assert_eq!(error, "cutout: 9 is not in 0..=8: images are 8x9");
 }
 
 #[test]
@@ -278,7 +281,7 @@ fn batch_sizes_are_checked() {
     }
 }
 
-const AUGMENT: Augment = Augment { crop_pad: 1, flip: true };
+const AUGMENT: Augment = Augment { crop_pad: 1, flip: true, auto_augment: AutoAugment::Off, cutout: 0, mixup: 0.0 };
 
 fn epoch(dataset: &Arc<Dataset>, batch: usize, seed: u64, epoch: usize, first_step: usize) -> Vec<Batch> {
     Loader::train(Arc::clone(dataset), batch, AUGMENT, seed, epoch, first_step).collect()

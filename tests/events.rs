@@ -130,7 +130,7 @@ fn frames_are_resized_as_by_pytorch() {
 
 fn batches(dataset: &Dataset, threads: usize, crop_pad: usize) -> Vec<Batch> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let augment = Augment { crop_pad, flip: false };
+    let augment = Augment { crop_pad, ..Augment::default() };
     let dataset = Arc::new(dataset.clone());
     pool.install(|| Loader::train(Arc::clone(&dataset), 8, augment, 1, 2, 0).chain(Loader::test(dataset, 7)).collect())
 }

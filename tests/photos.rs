@@ -45,7 +45,7 @@ fn classes_are_folders_in_order() {
 
 fn batches(dataset: &Dataset, threads: usize, batch: usize, epoch: usize) -> Vec<Batch> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let augment = Augment { crop_pad: 0, flip: true };
+    let augment = Augment { flip: true, ..Augment::default() };
     let dataset = Arc::new(dataset.clone());
     pool.install(|| Loader::train(Arc::clone(&dataset), batch, augment, 1, epoch, 0).chain(Loader::test(dataset, batch)).collect())
 }
@@ -86,7 +86,7 @@ fn a_flip_mirrors_and_nothing_else() {
     let folder = set();
     let dataset = Arc::new(opened(folder.path()).unwrap());
     let epoch = |flip: bool| -> Vec<f32> {
-        let augment = Augment { crop_pad: 0, flip };
+        let augment = Augment { flip, ..Augment::default() };
         Loader::train(Arc::clone(&dataset), 4, augment, 1, 0, 0).flat_map(|batch| batch.data).collect()
     };
     let (plain, flipped) = (epoch(false), epoch(true));

@@ -8,10 +8,10 @@ mod placed;
 #[path = "support/seeded.rs"]
 mod seeded;
 
-use dsr::data::{Augment, Dataset, Draw, Form, Images, Loader, Pixels, Split};
+use dsr::data::{Augment, Dataset, Draw, Form, Hole, Images, Loader, Pixels, Split};
 use dsr::device::Device;
 use dsr::network::{Input, Mode, Network, Samples, Staged, WeightGradient};
-use dsr::ops::cross_entropy::cross_entropy;
+use dsr::ops::cross_entropy::{Blend, cross_entropy};
 use dsr::ops::optimizer::{Average, Optimizer, Rule};
 use emulator::Streams;
 use placed::{IF, LIF, bits, labels, mode, placed, small};
@@ -105,7 +105,7 @@ fn a_staged_batch_whose_place_was_given_away_is_refused() {
         assert!(step(&mut network, &Samples::Staged(staged[at]), &of).is_err(), "it was taken");
     }
     assert!(network.stage(&input, &[10; 8]).is_err(), "no class");
-    assert!(network.stage(&Samples::Pictures { bytes: &[0; 8 * 64], batch: 7 }, &of).is_err(), "another size");
+    assert!(network.stage(&Samples::Pictures { bytes: &[0; 8 * 64], batch: 7, holes: &[] }, &of).is_err(), "another size");
 }
 
 /// An optimiser that keeps all that one can keep.
@@ -169,13 +169,14 @@ fn settings_may_change_between_steps() {
     let network = small(IF, 0.0);
     let (data, of) = (images(3, 8), labels(3, 8));
     let input = Input { data: &data, batch: 8, frames: 1 };
-    let changes: [(&str, fn(&mut Network, &mut Optimizer)); 7] = [
+    let changes: [(&str, fn(&mut Network, &mut Optimizer)); 8] = [
         ("bound of the gradients", |_, optimizer| optimizer.clip_norm = Some(1e-3)),
         ("parameters that do not decay", |network, optimizer| optimizer.spared = vec![0x5555_5555; network.len().div_ceil(32)]),
         ("an average", |_, optimizer| optimizer.average = Some(Average { decay: 0.5, ..Average::default() })),
         ("weight decay", |_, optimizer| optimizer.weight_decay = 0.5),
         ("momentum", |_, optimizer| optimizer.rule = Rule::Sgd { momentum: 0.1, nesterov: true }),
         ("threshold_grad_scale", |network, _| network.threshold_grad_scale = 0.001),
+        ("label_smoothing", |network, _| network.label_smoothing = 0.3),
         ("threshold_bound", |network, _| network.threshold_bound = 3.0),
     ];
     for (name, change) in changes {
@@ -230,6 +231,39 @@ fn steps_draw_the_masks_of_their_seed() {
     }
 }
 
+/// Mixed samples on the device have the loss of the CPU, also with smoothed targets and when they were staged; a plain step after them
+/// is plain.
+#[test]
+fn mixed_samples_have_the_loss_of_the_cpu() {
+    let mut network = small(IF, 0.0);
+    network.label_smoothing = 0.1;
+    let (data, of) = (images(3, 8), labels(3, 8));
+    let input = Input { data: &data, batch: 8, frames: 1 };
+    let blends: Vec<Blend> = (0..8).map(|n| Blend { other: n % 7, share: 0.1 * n as f32 }).collect();
+    let mixed = Samples::Mixed { input, blends: &blends };
+    let step = |network: &mut Network, samples: &Samples| {
+        let mut optimizer = Optimizer::new(SGD, 0.0, network.len());
+        network.begin_step(&mut optimizer, 0.0, samples, &of, mode(0)).unwrap(); // nothing moves
+        network.finish_step(&mut optimizer).unwrap().loss
+    };
+    let expected = [&mixed, &Samples::Real(input)].map(|samples| step(&mut network.clone(), samples));
+    assert!((expected[0] - expected[1]).abs() > 1e-3, "{expected:?}");
+    let mut gpu = placed(&network);
+    let near = |got: f64, expected: f64| assert!((got - expected).abs() < 1e-9 * expected, "{got}, on the CPU {expected}");
+    near(step(&mut gpu, &mixed), expected[0]);
+    near(step(&mut gpu, &Samples::Real(input)), expected[1]);
+    let staged = gpu.stage(&mixed, &of).unwrap().unwrap();
+    near(step(&mut gpu, &Samples::Staged(staged)), expected[0]);
+    for (blends, words) in [(&blends[..7], "expected 8, got 7"), (&[Blend { other: 10, share: 0.5 }; 8], "classes below 10")] {
+        for network in [&mut gpu, &mut network] {
+            let samples = Samples::Mixed { input, blends };
+            let mut optimizer = Optimizer::new(SGD, 0.0, network.len());
+            let error = network.begin_step(&mut optimizer, 0.0, &samples, &of, mode(0)).unwrap_err().to_string();
+            assert!(error.starts_with("train_step: blends: ") && error.contains(words), "{error}");
+        }
+    }
+}
+
 /// Thresholds fall by a large learning rate and stay at their bound, as on the CPU.
 #[test]
 fn steps_keep_thresholds_above_their_bound() {
@@ -274,7 +308,7 @@ fn held_images_and_bytes_are_those_of_the_host() {
     let pixels = seeded::values(1, 12 * 64, 0.0..255.0).iter().map(|v| *v as u8).collect();
     let split = Split { images: Images { shape, pixels }, labels: vec![0; 12] };
     let dataset = Dataset::new("random", vec!["all".into()], split.clone(), split, 255).unwrap();
-    let how = Augment { crop_pad: 2, flip: true };
+    let how = Augment { crop_pad: 2, flip: true, ..Augment::default() };
     let draws: Vec<(u32, Draw)> = (0..8).map(|n| (n, how.draw(9, 1, u64::from(n)))).collect();
     let (mut data, mut bytes, pixels) = (Vec::new(), Vec::new(), Pixels::of(&dataset));
     for &(image, draw) in &draws {
@@ -293,8 +327,18 @@ fn held_images_and_bytes_are_those_of_the_host() {
         (loss, bits(&network.values))
     };
     let expected = run(&Samples::Real(Input { data: &data, batch: 8, frames: 1 }));
-    assert!(run(&Samples::Images(&draws)) == expected, "held");
-    assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8 }) == expected, "bytes");
+    assert!(run(&Samples::Images { draws: &draws, holes: &[] }) == expected, "held");
+    assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8, holes: &[] }) == expected, "bytes");
+
+    let holes: Vec<Hole> = (0..8).map(|n| Hole::draw(3, shape, 9, 1, n)).collect();
+    data.chunks_exact_mut(64).zip(&holes).for_each(|(image, hole)| hole.clear(image, shape));
+    let cut = run(&Samples::Real(Input { data: &data, batch: 8, frames: 1 }));
+    assert!(cut != expected);
+    assert!(run(&Samples::Images { draws: &draws, holes: &holes }) == cut, "held, with holes");
+    assert!(run(&Samples::Pictures { bytes: &bytes, batch: 8, holes: &holes }) == cut, "bytes with holes");
+    let few = Samples::Pictures { bytes: &bytes, batch: 8, holes: &holes[..7] };
+    let refused = placed(&network).stage(&few, &labels(1, 8)).unwrap_err().to_string();
+    assert_eq!(refused, "holes of a batch: expected 8, got 7");
 }
 
 /// Bytes stand for the values of the data set that was named last.
@@ -312,7 +356,7 @@ fn bytes_are_those_of_the_data_set_at_work() {
         let mut data = Vec::new();
         bytes.chunks_exact(64).for_each(|image| Pixels::of(set).append(image, &mut data));
         assert_eq!(gpu.form_of(set).unwrap(), Form::Bytes);
-        gpu.begin_evaluation(&Samples::Pictures { bytes, batch: 8 }, |_| false).unwrap();
+        gpu.begin_evaluation(&Samples::Pictures { bytes, batch: 8, holes: &[] }, |_| false).unwrap();
         let expected = cpu.forward(&Input { data: &data, batch: 8, frames: 1 }, Mode::Eval, |_| false).unwrap();
         assert_eq!(gpu.finish_evaluation().unwrap().logits, expected.logits);
     }
@@ -355,12 +399,14 @@ fn evaluations_see_what_has_changed_before_them() {
 #[test]
 fn batches_as_bytes_stand_for_those_as_values() {
     let dataset = std::sync::Arc::new(dsr::data::load("digits-8x8", None).unwrap());
-    let (pixels, how) = (Pixels::of(&dataset), Augment { crop_pad: 2, flip: true });
+    let (pixels, how) = (Pixels::of(&dataset), Augment { crop_pad: 2, flip: true, cutout: 3, ..Augment::default() });
     let training = |form| Loader::train_as(form, dataset.clone(), 100, how, 3, 1, 2);
     let test = |form| Loader::test_as(form, dataset.clone(), 100);
     for (values, bytes) in training(Form::Values).zip(training(Form::Bytes)).chain(test(Form::Values).zip(test(Form::Bytes))) {
         let mut looked_up = Vec::new();
         bytes.bytes.chunks_exact(64).for_each(|image| pixels.append(image, &mut looked_up));
+        looked_up.chunks_exact_mut(64).zip(&bytes.holes).for_each(|(image, hole)| hole.clear(image, [8, 8, 1]));
+        assert!(values.holes.is_empty());
         assert!(looked_up == values.data && bytes.data.is_empty() && bytes.labels == values.labels);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::times::{Limits, repeat, timed};
-use crate::data::{Augment, Dataset, Loader};
+use crate::data::{Dataset, Loader};
 use crate::error::{Error, Result};
 use crate::settings::Config;
 
@@ -22,7 +22,7 @@ pub enum Pass {
 /// # Errors
 /// That of a sample that cannot be read.
 pub fn time_passes(dataset: &Arc<Dataset>, pass: Pass, config: &Config, loaders: usize, limits: &Limits) -> Result<Vec<f64>> {
-    let augment = Augment { crop_pad: config.crop_pad, flip: config.flip };
+    let augment = config.augment();
     let mut epoch = 0;
     repeat(limits, || {
         epoch += 1;

@@ -10,9 +10,9 @@ use super::{Check, Outcome, Output, Size};
 use crate::data::{Augment, Dataset, Images, Pixels, Split};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
-use crate::ops::augment::{DeviceDraw, augment};
-use crate::ops::cross_entropy::cuda::{self as cross_entropy, Outputs};
-use crate::ops::cross_entropy::{cross_entropy as cross_entropy_on_cpu, first_largest};
+use crate::ops::augment::{DeviceDraw, Pictures, augment};
+use crate::ops::cross_entropy::cuda::{self as cross_entropy, DeviceTargets, Outputs};
+use crate::ops::cross_entropy::{Blend, Targets, cross_entropy_of, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
 use crate::ops::optimizer::cuda::{self as update, Arenas, StepParameters, StepResult, clip_len};
 use crate::ops::optimizer::{Average, Optimizer, Rule};
@@ -27,8 +27,8 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     let mut checks = Vec::new();
     for (shape, crop_pad, flip) in [([1, 1, 1], 0, false), ([5, 7, 3], 2, true), ([8, 8, 1], 4, false), ([9, 6, 4], 5, true)] {
         let (gpu, [height, width, channels]) = (gpu.clone(), shape);
-        let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip" } else { "" });
-        let how = Augment { crop_pad, flip };
+        let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip, holes" } else { "" });
+        let how = Augment { crop_pad, flip, cutout: if flip { 3 } else { 0 }, ..Augment::default() };
         checks.push(Check::bits("augmentation", text, move |rng, outcome| check_augment(&gpu, rng, outcome, shape, how)));
     }
     for (shape, share) in [([1, 1, 1], 0.5), ([3, 7, 31], 0.1), ([2, 5, 33], 0.999), ([1, 2, 130], 0.25)] {
@@ -56,8 +56,10 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     }));
     for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0), (40, 600, 5.0)] {
         let gpu = gpu.clone();
-        checks.push(Check::within("2^-23 of the value", "cross-entropy", format!("{classes} classes, B{batch}"), move |rng, outcome| {
-            check_loss(&gpu, rng, outcome, classes, batch, range)
+        let smoothing = if batch == 7 { 0.1 } else { 0.0 };
+        let text = format!("{classes} classes, B{batch}{}", if smoothing > 0.0 { ", smoothed and mixed" } else { "" });
+        checks.push(Check::within("2^-23 of the value", "cross-entropy", text, move |rng, outcome| {
+            check_loss(&gpu, rng, outcome, [classes, batch], range, smoothing)
         }));
     }
     for (rule, name, aids) in [
@@ -109,38 +111,60 @@ fn check_augment(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, sh
     let split = Split { images: Images { shape, pixels: pixels.collect() }, labels: vec![0; IMAGES] };
     let dataset = Dataset::new("random", vec!["all".into()], split.clone(), split, 255)?;
     let (pixels, images) = (Pixels::of(&dataset), &dataset.train.images);
-    let (mut expected, mut draws) = (Vec::new(), Vec::new());
+    let (mut expected, mut draws, mut holes) = (Vec::new(), Vec::new(), Vec::new());
     for place in 0..9 {
         let (image, draw) = (rng.random_range(0..IMAGES), how.draw(9, 1, place));
         pixels.append_drawn(images.image(image), how.crop_pad, draw, &mut expected);
         draws.push(DeviceDraw::new(image, draw));
+        if let Some(hole) = how.hole(shape, 9, 1, place) {
+            let start = expected.len() - size;
+            hole.clear(&mut expected[start..], shape);
+            holes.push(hole);
+        }
     }
     let (bytes, table, draws) = (gpu.memory_of(&images.pixels)?, gpu.memory_of(&pixels.table())?, gpu.memory_of(&draws)?);
+    let holes = gpu.memory_of(&holes)?;
+    let holes = if how.cutout > 0 { holes.slice() } else { Slice::NONE };
     let out = Output::unwritten(gpu, expected.len())?;
-    augment(gpu, out.slice(), bytes.slice(), draws.slice(), table.slice(), shape, draws.slice().len(), how.crop_pad)?;
+    let pictures = Pictures { images: bytes.slice(), draws: draws.slice(), holes, table: table.slice() };
+    augment(gpu, out.slice(), &pictures, shape, draws.slice().len(), how.crop_pad)?;
     out.expect("input [B][H][W][C]", outcome, &expected)?;
     let mut plain = Vec::new();
     (0..4).for_each(|image| pixels.append(images.image(image), &mut plain));
     let out = Output::unwritten(gpu, plain.len())?;
-    augment(gpu, out.slice(), bytes.slice(), Slice::NONE, table.slice(), shape, 4, 0)?;
+    let pictures = Pictures { draws: Slice::NONE, holes: Slice::NONE, ..pictures };
+    augment(gpu, out.slice(), &pictures, shape, 4, 0)?;
     out.expect("images as they are [B][H][W][C]", outcome, &plain)
 }
 
 /// Only exp, log and the order of a sample's sum may differ.
-fn check_loss(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, classes: usize, batch: usize, range: f32) -> Result<()> {
+fn check_loss(
+    gpu: &Arc<Gpu>,
+    rng: &mut ChaCha8Rng,
+    outcome: &mut Outcome,
+    [classes, batch]: [usize; 2],
+    range: f32,
+    smoothing: f64,
+) -> Result<()> {
     const FACTOR: f32 = 0.3;
     let logits = floats(rng, classes * batch, -range..range);
     // Halves meet each other often.
     let logits: Vec<f32> = if classes == 33 { logits.iter().map(|v| (v / 20.0).round() / 2.0).collect() } else { logits };
     let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..classes as u32)).collect();
+    let mut blends: Vec<Blend> = Vec::new();
+    if batch == 7 {
+        blends.extend((0..batch).map(|_| Blend { other: rng.random_range(0..classes as u32), share: rng.random() }));
+    }
     let mut grad = vec![0.0; logits.len()];
-    let loss = cross_entropy_on_cpu(&logits, &labels, classes, &mut grad);
+    let loss = cross_entropy_of(&logits, &Targets { labels: &labels, blends: &blends, smoothing }, classes, &mut grad);
     let correct = logits.chunks_exact(classes).zip(&labels).filter(|(row, label)| first_largest(row) == **label as usize).count();
     let (got, losses) = (Output::<f32>::unwritten(gpu, logits.len())?, Output::<f64>::unwritten(gpu, batch)?);
     let result = Output::of(gpu, &[StepResult::default()])?;
     let (on_device, on_labels) = (gpu.memory_of(&logits)?, gpu.memory_of(&labels)?);
+    let on_blends = gpu.memory_of(&blends)?;
     let out = Outputs { grad: got.slice(), losses: losses.slice(), result: result.slice() };
-    cross_entropy::cross_entropy(gpu, &out, on_device.slice(), on_labels.slice(), [batch, classes], FACTOR)?;
+    let targets = DeviceTargets { labels: on_labels.slice(), blends: if batch == 7 { on_blends.slice() } else { Slice::NONE }, smoothing };
+    cross_entropy::cross_entropy(gpu, &out, on_device.slice(), &targets, [batch, classes], FACTOR)?;
     losses.values("losses", outcome)?;
     let reported = result.values("the result", outcome)?[0];
     outcome.bits("number of correct samples", &[reported.correct], &[correct as u32]);

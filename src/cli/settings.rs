@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::{EventSplit, FrameRule, Orientation};
+use crate::data::{AutoAugment, EventSplit, FrameRule, Orientation};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
@@ -202,6 +202,18 @@ pub struct TrainingFlags {
     /// Random horizontal flip; `--flip=false` turns it off.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     flip: Option<bool>,
+    /// Share of a training target that all classes have in equal parts; 0 without this.
+    #[arg(long, value_name = "X", alias = "label_smoothing")]
+    label_smoothing: Option<f64>,
+    /// Operations of AutoAugment on training pictures: those found on CIFAR-10 or on ImageNet; off without this.
+    #[arg(long, value_enum, alias = "auto_augment")]
+    auto_augment: Option<AutoAugment>,
+    /// Side of a square of each training image that is zero for the network, at a random place, pixels; 0 without this.
+    #[arg(long, value_name = "N")]
+    cutout: Option<usize>,
+    /// Mix the samples of a training batch, and their targets, in shares of the distribution Beta(X, X); 0 without this.
+    #[arg(long, value_name = "X")]
+    mixup: Option<f64>,
     /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
     /// this the test split chooses it, so that its accuracy says too much.
     #[arg(long, value_name = "X", alias = "val_share")]

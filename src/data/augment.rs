@@ -5,17 +5,23 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::Dataset;
+use super::{AutoAugment, Dataset, Form, Hole};
 use crate::error::{Error, Result};
 
 /// Random changes of a training image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augment {
     /// Pixels of black (byte 0, before normalisation) put around an image before a part of its old size is cut out.
     pub crop_pad: usize,
     /// Mirrors every second image, left to right.
     pub flip: bool,
+    /// Pixels a side of the square that is zero for the network ([`Hole`]); 0 for none.
+    pub cutout: usize,
+    /// Operations on whole pictures, after crop and flip and before all else.
+    pub auto_augment: AutoAugment,
+    /// α of the distribution of shares in which the samples of a batch are mixed ([`super::Mix`]); 0 for none.
+    pub mixup: f64,
 }
 
 /// What happens to one image.
@@ -53,6 +59,11 @@ impl Augment {
             let problem = format!("a padding of {} pixels could cut an image of {}x{} away; lower it", self.crop_pad, shape[0], shape[1]);
             return Err(Error::config("crop-pad", problem));
         }
+        let most = shape[0].min(shape[1]);
+        if self.cutout > most {
+            let problem = format!("{} is not in 0..={most}: images are {}x{}", self.cutout, shape[0], shape[1]);
+            return Err(Error::config("cutout", problem));
+        }
         Ok(())
     }
 
@@ -64,6 +75,41 @@ impl Augment {
         let (top, left) = (below(&mut rng, offsets), below(&mut rng, offsets));
         Draw { top: top as usize, left: left as usize, flip: self.flip && below(&mut rng, 2) == 1 }
     }
+
+    /// Checks that a data set has pictures for [`AutoAugment`], whose magnitudes are for bytes up to 255.
+    ///
+    /// # Errors
+    /// [`Error::Config`] otherwise.
+    pub fn check_pictures(&self, dataset: &Dataset) -> Result<()> {
+        let Dataset { name, shape, max_value, .. } = dataset;
+        let problem = match (self.auto_augment, shape[2]) {
+            (AutoAugment::Off, _) => return Ok(()),
+            _ if !dataset.has_bytes() => format!("{name} has recordings of events"),
+            (_, channels) if !matches!(channels, 1 | 3) => format!("pictures of {name} have {channels} channels"),
+            _ if *max_value != u8::MAX => format!("pictures of {name} have bytes in 0..={max_value}"),
+            _ => return Ok(()),
+        };
+        let name = self.auto_augment.name();
+        Err(Error::config(
+            "auto-augment",
+            format!("{name}: {problem}, and it is for pictures, grey or RGB, of bytes in 0..=255; turn it off"),
+        ))
+    }
+
+    /// The form of batches in which these changes can be made, where `wanted` is asked for: samples are mixed as values, and the host does
+    /// the operations of AutoAugment.
+    pub fn form(&self, wanted: Form) -> Form {
+        match wanted {
+            _ if self.mixup > 0.0 => Form::Values,
+            Form::Draws if !self.auto_augment.is_off() => Form::Bytes,
+            _ => wanted,
+        }
+    }
+
+    /// The square of image `index` that is zero for the network; none without cutout.
+    pub fn hole(&self, shape: [usize; 3], seed: u64, epoch: u64, index: u64) -> Option<Hole> {
+        (self.cutout > 0).then(|| Hole::draw(self.cutout, shape, seed, epoch, index))
+    }
 }
 
 /// What random numbers are for; each purpose has its own.
@@ -72,6 +118,9 @@ pub(super) enum Purpose {
     Order = 0,
     Augment = 1,
     HoldOut = 2,
+    Cutout = 3,
+    Mixup = 4,
+    AutoAugment = 5,
 }
 
 /// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.

@@ -8,8 +8,9 @@ use rayon::prelude::*;
 
 use super::augment::{Purpose, below, generator};
 use super::stream::Chance;
-use super::{Augment, Dataset, Draw, Part, Pixels, Split};
+use super::{Augment, Dataset, Draw, Hole, Mix, Part, Pixels, Split};
 use crate::error::{Error, Result};
+use crate::ops::cross_entropy::Blend;
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
 const AHEAD: usize = 2;
@@ -23,6 +24,10 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// Only of [`Form::Draws`]: images of the training split by index, and what happens to each, `[B]`.
     pub draws: Vec<(u32, Draw)>,
+    /// Of [`Form::Bytes`] and [`Form::Draws`]: what is to be zero of each image, `[B]`; empty without cutout. Values have it done.
+    pub holes: Vec<Hole>,
+    /// The other class of each sample that was mixed, `[B]`; empty without mixup.
+    pub blends: Vec<Blend>,
     /// Classes, `[B]`.
     pub labels: Vec<u32>,
     /// Images a sample: 1 for static images, T for recordings of an event camera.
@@ -35,7 +40,8 @@ pub enum Form {
     /// Values, as a network takes them.
     #[default]
     Values,
-    /// Pictures of one byte a value, cut and mirrored, for a device that makes the same values of them. Recordings stay values.
+    /// Pictures of one byte a value, cut and mirrored, for a device that makes the same values of them with [`Batch::holes`]. Recordings
+    /// stay values.
     Bytes,
     /// What to do with which image of the training split, for a device that has them all. Other samples are as for `Bytes`.
     Draws,
@@ -109,8 +115,9 @@ impl Loader {
         Self::train_as(Form::Values, dataset, batch, augment, seed, epoch, first_step)
     }
 
-    /// The same batches in another form.
+    /// The same batches in another form, as far as [`Augment::form`] allows.
     pub fn train_as(form: Form, dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
+        let form = augment.form(form);
         let epoch = epoch as u64;
         let order = epoch_order(dataset.train.len(), seed, epoch);
         Self::start(form, dataset, batch, Some(Training { chance: Chance { augment, seed, epoch }, order }), first_step)
@@ -226,7 +233,7 @@ impl Plan {
 
     fn prepare(&self, step: usize) -> Result<Batch> {
         let (split, samples) = (self.split(), self.samples(step));
-        let labels = samples.iter().map(|&index| split.labels[index]).collect();
+        let labels: Vec<u32> = samples.iter().map(|&index| split.labels[index]).collect();
         let (mut data, mut bytes, mut draws) = (Vec::new(), Vec::new(), Vec::new());
         let chance = self.training.as_ref().map(|training| &training.chance);
         let (size, pixels) = (split.images.size(), &self.pixels);
@@ -243,17 +250,39 @@ impl Plan {
             }
             (None, Some(Chance { augment, seed, epoch })) => {
                 data.reserve_exact(if self.form == Form::Values { samples.len() * size } else { 0 });
+                let mut picture = Vec::new();
                 for &index in &samples {
                     let (image, draw) = (split.images.image(index), augment.draw(*seed, *epoch, index as u64));
                     match self.form {
+                        Form::Draws => draws.push((index as u32, draw)),
+                        Form::Values | Form::Bytes if !augment.auto_augment.is_off() => {
+                            picture.clear();
+                            pixels.append_drawn_bytes(image, augment.crop_pad, draw, &mut picture);
+                            augment.auto_augment.augment(&mut picture, pixels.shape(), *seed, *epoch, index as u64);
+                            if self.form == Form::Values { pixels.append(&picture, &mut data) } else { bytes.extend(&picture) }
+                        }
                         Form::Values => pixels.append_drawn(image, augment.crop_pad, draw, &mut data),
                         Form::Bytes => pixels.append_drawn_bytes(image, augment.crop_pad, draw, &mut bytes),
-                        Form::Draws => draws.push((index as u32, draw)),
                     }
                 }
             }
         }
-        Ok(Batch { data, bytes, draws, labels, frames: self.dataset.frames })
+        let hole = |&index: &usize| {
+            let Chance { augment, seed, epoch } = chance?;
+            augment.hole(self.dataset.shape, *seed, *epoch, index as u64)
+        };
+        let mut holes: Vec<Hole> = samples.iter().filter_map(hole).collect();
+        if !data.is_empty() {
+            let samples = data.chunks_exact_mut(self.dataset.sample_values());
+            samples.zip(holes.drain(..)).for_each(|(sample, hole)| hole.clear(sample, self.dataset.shape));
+        }
+        let mut blends = Vec::new();
+        if let Some(&Chance { augment, seed, epoch }) = chance.filter(|chance| chance.augment.mixup > 0.0) {
+            let mix = Mix::draw(augment.mixup, samples.len(), seed, epoch, step as u64);
+            mix.mix(&mut data, self.dataset.sample_values());
+            blends.extend(mix.partners.iter().map(|&partner| Blend { other: labels[partner], share: mix.share }));
+        }
+        Ok(Batch { data, bytes, draws, holes, blends, labels, frames: self.dataset.frames })
     }
 
     /// What `fill` makes of some samples of a streamed set; of several errors, that of the first sample.
@@ -277,7 +306,7 @@ mod tests {
     #[test]
     fn without_its_thread_a_loader_gives_the_same_batches() {
         let dataset = Arc::new(crate::data::load("digits-8x8", None).unwrap());
-        let augment = Augment { crop_pad: 1, flip: true };
+        let augment = Augment { crop_pad: 1, flip: true, ..Augment::default() };
         let loader = || Loader::train(Arc::clone(&dataset), 100, augment, 1, 2, 3);
         let mut alone = loader();
         alone.ready = Some(sync_channel(1).1);

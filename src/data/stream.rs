@@ -37,11 +37,18 @@ pub(super) struct Chance {
 }
 
 /// The bytes of a photo, and whether it is mirrored.
-fn picture(photos: &Photos, part: Part, index: usize, chance: Option<&Chance>) -> Result<(Vec<u8>, bool)> {
+fn picture(photos: &Photos, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>) -> Result<(Vec<u8>, bool)> {
     let Some(Chance { augment, seed, epoch }) = chance else { return Ok((photos.middle(part, index)?, false)) };
     let mut rng = generator(*seed, Purpose::Augment, *epoch, index as u64);
     let cropped = photos.training(index, &mut rng)?;
-    Ok((cropped, augment.flip && below(&mut rng, 2) == 1))
+    let flip = augment.flip && below(&mut rng, 2) == 1;
+    if augment.auto_augment.is_off() {
+        return Ok((cropped, flip));
+    }
+    let mut picture = vec![0; cropped.len()];
+    pixels.fill_bytes(&cropped, flip, &mut picture);
+    augment.auto_augment.augment(&mut picture, pixels.shape(), *seed, *epoch, index as u64);
+    Ok((picture, false))
 }
 
 /// What a long piece of work tells.
@@ -77,7 +84,7 @@ impl Stream {
     pub(super) fn fill(&self, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>, out: &mut [f32]) -> Result<()> {
         match (self, chance) {
             (Stream::Photos(photos), _) => {
-                let (picture, flip) = picture(photos, part, index, chance)?;
+                let (picture, flip) = picture(photos, pixels, part, index, chance)?;
                 pixels.fill(&picture, flip, out);
             }
             (Stream::Events(events), None) => out.copy_from_slice(&events.frames(part, index)?),
@@ -96,7 +103,7 @@ impl Stream {
     /// The same as bytes, which [`Pixels`] makes the same values of; for a set of pictures.
     pub(super) fn fill_bytes(&self, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>, out: &mut [u8]) -> Result<()> {
         let Stream::Photos(photos) = self else { return Err(Error::shape("a sample as bytes", "a picture", "a recording")) };
-        let (picture, flip) = picture(photos, part, index, chance)?;
+        let (picture, flip) = picture(photos, pixels, part, index, chance)?;
         pixels.fill_bytes(&picture, flip, out);
         Ok(())
     }

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
@@ -194,7 +193,7 @@ impl Gpu {
             return Err(refused(format!("the device has {} bytes of shared memory for a block", self.shared_limit)));
         }
         self.bind()?;
-        if shared_bytes > loaded.shared.load(Ordering::Relaxed) {
+        if shared_bytes > 0 {
             let asked = loaded.ask_for_shared(shared_bytes);
             asked.map_err(|e| refused(format!("has no room in shared memory: {}", explain(e))))?;
         }

@@ -1,8 +1,7 @@
 //! The kernels of this build on a device.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{self, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError};
@@ -21,15 +20,20 @@ const SHARED_OF_LARGE_BLOCKS: usize = 16 << 10;
 pub(super) struct Loaded {
     pub function: CudaFunction,
     /// Dynamic shared memory that was asked for so far.
-    pub shared: AtomicUsize,
+    pub shared: Mutex<usize>,
     /// Bytes of each parameter; read in debug builds only.
     pub parameters: Option<Vec<usize>>,
 }
 
 impl Loaded {
-    /// Asks for dynamic shared memory, and for as much of the cache as can be shared memory, so that several blocks fit.
+    /// Asks for dynamic shared memory, unless as much was asked for before, and for as much of the cache as can be shared memory, so that several blocks fit.
     pub fn ask_for_shared(&self, bytes: usize) -> std::result::Result<(), DriverError> {
         use CUfunction_attribute::{CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT};
+        // One thread at a time: what another one has asked for since must not become less.
+        let mut asked = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes <= *asked {
+            return Ok(());
+        }
         if bytes > SHARED_WITHOUT_ASKING {
             self.function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as i32)?;
         }
@@ -37,7 +41,7 @@ impl Loaded {
             let all = sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32;
             self.function.set_attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, all)?;
         }
-        self.shared.fetch_max(bytes, Ordering::Relaxed);
+        *asked = bytes;
         Ok(())
     }
 }
@@ -73,7 +77,7 @@ pub(super) fn load(context: &Arc<CudaContext>, device: &str, (major, minor): (u3
             let missing = |e| Error::device(device, format!("kernel {} is not in its image {}: {}", kernel.name, image.file, explain(e)));
             let function = module.load_function(kernel.name).map_err(missing)?;
             let parameters = (cfg!(debug_assertions) && knows_parameters).then(|| parameters(&function));
-            loaded.insert(kernel.name, Loaded { function, shared: AtomicUsize::new(0), parameters });
+            loaded.insert(kernel.name, Loaded { function, shared: Mutex::new(0), parameters });
         }
     }
     Ok(loaded)

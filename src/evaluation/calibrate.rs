@@ -26,7 +26,7 @@ pub fn activations(
     mut seen: impl FnMut(usize),
 ) -> Result<Vec<QuantileSketch>> {
     let mut sketches = vec![QuantileSketch::default(); ann.layers.len()];
-    let mut parts = Loader::train(Arc::clone(dataset), batch, Augment { crop_pad: 0, flip: false }, seed, 0, 0);
+    let mut parts = Loader::train(Arc::clone(dataset), batch, Augment::default(), seed, 0, 0);
     let mut images = 0;
     for part in parts.by_ref().take(batches) {
         let input = Input { data: &part.data, batch: part.labels.len(), frames: part.frames };

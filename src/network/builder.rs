@@ -200,6 +200,7 @@ impl Builder {
             time_steps,
             threshold_bound,
             threshold_grad_scale: 1.0,
+            label_smoothing: 0.0,
             weight_bits: 16,
             input: self.input,
             classes,

@@ -170,6 +170,8 @@ pub struct Network {
     pub threshold_bound: f32,
     /// Further factor of threshold gradients (0.001 for the reference's ImageNet IF, else 1).
     pub threshold_grad_scale: f32,
+    /// Share of a training target that all classes have in equal parts ([`crate::ops::cross_entropy::Targets`]); evaluation has none.
+    pub label_smoothing: f64,
     /// 16 or 8: width of the weights in the forward pass.
     pub weight_bits: u8,
     /// Height, width, channels of the input.

@@ -2,9 +2,9 @@
 
 use super::{Forward, Input, Mode, Network};
 use crate::clock::{self, Name, Op, Phase};
-use crate::data::{Batch, Draw};
+use crate::data::{Batch, Draw, Hole};
 use crate::error::{Error, Result};
-use crate::ops::cross_entropy::{cross_entropy, first_largest};
+use crate::ops::cross_entropy::{Blend, Targets, cross_entropy_of, first_largest};
 use crate::ops::optimizer::Optimizer;
 
 /// What one training step gave.
@@ -25,10 +25,13 @@ pub struct Step {
 pub enum Samples<'a> {
     /// Real values.
     Real(Input<'a>),
+    /// Real values of samples that were mixed, with their other classes, `[B]`.
+    Mixed { input: Input<'a>, blends: &'a [Blend] },
     /// Pictures `[B][H][W][C]` of one byte a value, for a device that knows what bytes stand for ([`Network::form_of`]).
-    Pictures { bytes: &'a [u8], batch: usize },
-    /// Images that [`Network::hold_images`] has brought to the device, by index, and how each is cropped and mirrored.
-    Images(&'a [(u32, Draw)]),
+    /// `holes` are zero for the network, `[B]`, or none.
+    Pictures { bytes: &'a [u8], batch: usize, holes: &'a [Hole] },
+    /// Images that [`Network::hold_images`] has brought to the device, by index, and how each is cropped and mirrored; `holes` as above.
+    Images { draws: &'a [(u32, Draw)], holes: &'a [Hole] },
     /// A batch that is on the device already, or on its way.
     Staged(Staged),
 }
@@ -40,37 +43,59 @@ pub struct Staged {
     pub(super) batch: usize,
     pub(super) frames: usize,
     pub(super) labels: usize,
+    pub(super) is_mixed: bool,
 }
 
 impl Samples<'_> {
     /// Number of samples and of frames of each.
     pub(super) fn shape(&self) -> [usize; 2] {
         match self {
-            Samples::Real(input) => [input.batch, input.frames],
+            Samples::Real(input) | Samples::Mixed { input, .. } => [input.batch, input.frames],
             Samples::Pictures { batch, .. } => [*batch, 1],
-            Samples::Images(draws) => [draws.len(), 1],
+            Samples::Images { draws, .. } => [draws.len(), 1],
             Samples::Staged(Staged { batch, frames, .. }) => [*batch, *frames],
         }
+    }
+
+    /// What a device has to make zero of each sample; none where nothing is.
+    pub(super) fn holes(&self) -> &[Hole] {
+        match self {
+            Samples::Pictures { holes, .. } | Samples::Images { holes, .. } => holes,
+            Samples::Real(_) | Samples::Mixed { .. } | Samples::Staged(_) => &[],
+        }
+    }
+
+    /// The other classes of the samples, which come with their labels; none where they were not mixed.
+    pub(super) fn blends(&self) -> &[Blend] {
+        if let Samples::Mixed { blends, .. } = self { blends } else { &[] }
+    }
+
+    /// Whether the step is one of mixed samples.
+    pub(super) fn is_mixed(&self) -> bool {
+        matches!(self, Samples::Mixed { .. } | Samples::Staged(Staged { is_mixed: true, .. }))
     }
 }
 
 impl<'a> Samples<'a> {
     /// Those of a batch, in the form that it has.
     pub fn of(batch: &'a Batch) -> Self {
-        let Batch { data, bytes, draws, labels, frames } = batch;
+        let Batch { data, bytes, draws, holes, blends, labels, frames } = batch;
+        let input = Input { data, batch: labels.len(), frames: *frames };
         if !draws.is_empty() {
-            Samples::Images(draws)
+            Samples::Images { draws, holes }
         } else if !bytes.is_empty() {
-            Samples::Pictures { bytes, batch: labels.len() }
+            Samples::Pictures { bytes, batch: labels.len(), holes }
+        } else if !blends.is_empty() {
+            Samples::Mixed { input, blends }
         } else {
-            Samples::Real(Input { data, batch: labels.len(), frames: *frames })
+            Samples::Real(input)
         }
     }
 
     /// Real values, which is all that the CPU takes.
     pub(super) fn on_the_cpu(&self) -> Result<&Input<'a>> {
         match self {
-            Samples::Real(input) => Ok(input),
+            Samples::Real(input) | Samples::Mixed { input, .. } => Ok(input),
             _ => Err(Error::shape("a batch on the CPU", "real values", "a batch of a device")),
         }
     }
@@ -96,7 +121,7 @@ impl Network {
             return self.begin_step_on_device(optimizer, lr, samples, labels, mode);
         }
         let input = samples.on_the_cpu()?;
-        let (loss, forward) = self.gradients(input, labels, mode)?;
+        let (loss, forward) = self.gradients_of(input, labels, samples.blends(), mode)?;
         let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
         let correct = forward.logits.chunks_exact(self.classes).zip(labels).filter(|&pair| right(pair)).count() as u64;
         let _phase = clock::span(Name::Phase(Phase::Optimizer));
@@ -130,10 +155,16 @@ impl Network {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the input does not fit the network.
     pub fn gradients(&mut self, input: &Input, labels: &[u32], mode: Mode) -> Result<(f64, Forward)> {
+        self.gradients_of(input, labels, &[], mode)
+    }
+
+    fn gradients_of(&mut self, input: &Input, labels: &[u32], blends: &[Blend], mode: Mode) -> Result<(f64, Forward)> {
+        check_blends(blends, labels.len(), self.classes)?;
         let forward = self.forward(input, mode, |_| false)?;
         let mut grad_logits = vec![0.0; forward.logits.len()];
         let phase = clock::span(Name::Phase(Phase::Loss));
-        let loss = clock::op(Op::CrossEntropy, || cross_entropy(&forward.logits, labels, self.classes, &mut grad_logits));
+        let targets = Targets { labels, blends, smoothing: self.label_smoothing };
+        let loss = clock::op(Op::CrossEntropy, || cross_entropy_of(&forward.logits, &targets, self.classes, &mut grad_logits));
         clock::op(Op::ClearGradients, || self.grads.fill(0.0));
         drop(phase);
         self.backward(input, &grad_logits, None)?;
@@ -176,5 +207,16 @@ impl Network {
         let neurons: usize = self.layers.iter().map(super::SpikingLayer::neurons).sum();
         let spikes: f64 = self.layers.iter().zip(rates).map(|(l, &r)| l.neurons() as f64 * f64::from(r)).sum();
         (spikes / neurons as f64) as f32
+    }
+}
+
+/// Refuses other classes that are none, and too few or too many of them.
+pub(super) fn check_blends(blends: &[Blend], batch: usize, classes: usize) -> Result<()> {
+    if !blends.is_empty() && blends.len() != batch {
+        return Err(Error::shape("train_step: blends", batch, blends.len()));
+    }
+    match blends.iter().find(|blend| blend.other as usize >= classes || !(0.0..=1.0).contains(&blend.share)) {
+        Some(blend) => Err(Error::shape("train_step: blends", format!("classes below {classes} and shares in 0..=1"), blend)),
+        None => Ok(()),
     }
 }

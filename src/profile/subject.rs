@@ -7,10 +7,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::bench::{Work, settle_batch_norm};
 use crate::clock::{self, Name, Op, Phase};
-use crate::data::{Augment, Batch, Dataset, Loader, check_batch};
+use crate::data::{Batch, Dataset, Loader, check_batch};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::network::{Forward, Init, Input, Mode, Network};
+use crate::network::{Forward, Init, Input, Mode, Network, Samples};
 use crate::ops::optimizer::Optimizer;
 use crate::settings::{Config, Use};
 use crate::training::checkpoint;
@@ -69,7 +69,15 @@ impl Subject {
         }
         let batch = match &images {
             Images::Random { .. } => random_batch(&config, shape, classes),
-            Images::Dataset(_) => Batch { data: Vec::new(), bytes: Vec::new(), draws: Vec::new(), labels: Vec::new(), frames: 1 },
+            Images::Dataset(_) => Batch {
+                data: Vec::new(),
+                bytes: Vec::new(),
+                draws: Vec::new(),
+                holes: Vec::new(),
+                blends: Vec::new(),
+                labels: Vec::new(),
+                frames: 1,
+            },
         };
         let mut subject = Subject { network, config, work, optimizer, images, loader: None, epoch: 0, batch, iteration: 0 };
         subject.next_batch()?;
@@ -101,7 +109,8 @@ impl Subject {
             return network.forward(&input, Mode::Eval, |_| false).map(|_| ());
         };
         let mode = Mode::Train { gradient: config.gradient(), seed: *iteration };
-        let step = network.train_step(optimizer, config.lr as f32, &input, &batch.labels, mode)?;
+        network.begin_step(optimizer, config.lr as f32, &Samples::of(batch), &batch.labels, mode)?;
+        let step = network.finish_step(optimizer)?;
         step.not_finite.map_or(Ok(()), |layer| Err(Error::NotFinite { step: *iteration, layer, checkpoint: None }))
     }
 
@@ -139,9 +148,9 @@ impl Subject {
         let _phase = clock::span(Name::Phase(Phase::Data));
         let _op = clock::span(Name::Op(Op::Wait));
         loop {
-            let Config { batch, crop_pad, flip, seed, .. } = self.config;
+            let (batch, seed, augment) = (self.config.batch, self.config.seed, self.config.augment());
             let loader = self.loader.get_or_insert_with(|| match self.work {
-                Work::Train => Loader::train(Arc::clone(dataset), batch, Augment { crop_pad, flip }, seed, self.epoch, 0),
+                Work::Train => Loader::train(Arc::clone(dataset), batch, augment, seed, self.epoch, 0),
                 Work::Infer => Loader::test(Arc::clone(dataset), batch),
             });
             match loader.next() {
@@ -169,5 +178,5 @@ fn random_batch(config: &Config, shape: [usize; 3], classes: usize) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     Init::Normal(1.0).fill(&mut data, &mut rng);
     let labels = (0..config.batch).map(|_| rng.random_range(0..classes as u32)).collect();
-    Batch { data, bytes: Vec::new(), draws: Vec::new(), labels, frames }
+    Batch { data, bytes: Vec::new(), draws: Vec::new(), holes: Vec::new(), blends: Vec::new(), labels, frames }
 }

@@ -12,7 +12,7 @@ const MAX_WARMUP: usize = 1_000_000_000;
 /// Samples computed at once.
 const MAX_BATCH: usize = 1 << 20;
 /// Pixels.
-const MAX_SIDE: usize = 4096;
+pub(super) const MAX_SIDE: usize = 4096;
 
 impl Config {
     /// Refuses settings that no run can have.
@@ -77,6 +77,7 @@ impl Config {
         count("epochs", self.epochs, MAX_EPOCHS)?;
         count("batch", self.batch, MAX_BATCH)?;
         at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
+        self.check_augmentation()?;
         at_most("threads", self.threads, MAX_THREADS)?;
         share("dropout", self.dropout)?;
         require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use super::models::{self, Architecture};
-use crate::data::{EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
+use crate::data::{AutoAugment, EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
@@ -114,6 +114,18 @@ pub struct Config {
     pub crop_pad: usize,
     /// Random horizontal flip. Paper: true (CIFAR, ImageNet), false (events).
     pub flip: bool,
+    /// Share of a training target that all classes have in equal parts, 0 ≤ share < 1. Paper: 0.
+    #[serde(skip_serializing_if = "is_off")]
+    pub label_smoothing: f64,
+    /// Operations of AutoAugment on training pictures. Paper: off.
+    #[serde(skip_serializing_if = "AutoAugment::is_off")]
+    pub auto_augment: AutoAugment,
+    /// Pixels a side of a square of each training image that is zero, up to 4096; 0 for none. Paper: 0.
+    #[serde(skip_serializing_if = "is_none")]
+    pub cutout: usize,
+    /// α of mixup, which mixes the samples of a training batch in shares of Beta(α, α), up to 100; 0 for none. Paper: 0.
+    #[serde(skip_serializing_if = "is_off")]
+    pub mixup: f64,
     /// Share of each class of the training split that is held out of it as a validation split, on which `best` is then chosen; without
     /// this there is none, and the test split decides, as in the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,6 +200,10 @@ impl Default for Config {
             dropout: 0.0,
             crop_pad: 4,
             flip: true,
+            label_smoothing: 0.0,
+            auto_augment: AutoAugment::Off,
+            cutout: 0,
+            mixup: 0.0,
             val_share: None,
             event_split: EventSplit::Dsr,
             event_frames: FrameRule::Number,
@@ -224,6 +240,14 @@ fn is_usual_peak(peak_share: &f64) -> bool {
     *peak_share == PEAK_SHARE
 }
 
+fn is_none(pixels: &usize) -> bool {
+    *pixels == 0
+}
+
+fn is_off(share: &f64) -> bool {
+    *share == 0.0
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -238,6 +262,8 @@ fn unwritten(key: &str) -> String {
         "milestones" => format!("{MILESTONES:?}"),
         "gamma" => GAMMA.to_string(),
         "peak_share" => PEAK_SHARE.to_string(),
+        "auto_augment" => "\"off\"".into(),
+        "label_smoothing" | "cutout" | "mixup" => "0".into(),
         _ => "nothing".into(),
     }
 }
@@ -292,6 +318,7 @@ impl Config {
         let mut network = builder.finish(self.neuron(), self.time_steps, self.vth_bound as f32, self.seed)?;
         network.weight_bits = self.weight_bits;
         network.threshold_grad_scale = if self.freeze_thresholds { 0.0 } else { self.threshold_grad_scale as f32 };
+        network.label_smoothing = self.label_smoothing;
         let last = network.layers.len() - 1;
         for index in 0..=last {
             let layer = &network.layers[index];

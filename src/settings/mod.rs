@@ -1,5 +1,6 @@
 //! What a run is: every hyper-parameter, the recipes that have a name, and the networks that have one.
 
+mod augmentation;
 mod check;
 mod config;
 mod kinds;

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use self::checkpoint::{About, EpochSums, Progress, Started};
 use self::metrics::{EpochMetrics, LayerMetrics};
 use self::run_folder::RunFolder;
-use crate::data::{Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
+use crate::data::{Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Ties, evaluate};
@@ -99,7 +99,8 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         }
     };
     check_batch(&dataset, config.batch)?;
-    Augment { crop_pad: config.crop_pad, flip: config.flip }.check(dataset.shape)?;
+    config.augment().check(dataset.shape)?;
+    config.augment().check_pictures(&dataset)?;
     config.check_memory(Use::Train, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let started = match origin {
@@ -112,7 +113,7 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
     network.place(device)?;
-    if dataset.stream.is_none() {
+    if dataset.stream.is_none() && config.augment().form(Form::Draws) == Form::Draws {
         network.hold_images(&dataset, config.crop_pad)?;
     }
     network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;
@@ -122,9 +123,8 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
 
 /// Chooses thresholds from the first training samples.
 fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Network) -> Result<Vec<ChosenThreshold>> {
-    let augment = Augment { crop_pad: config.crop_pad, flip: config.flip };
     let samples = THRESHOLD_SAMPLES.min(dataset.train.len());
-    let mut batches = Loader::train(Arc::clone(dataset), samples, augment, config.seed, 0, 0);
+    let mut batches = Loader::train(Arc::clone(dataset), samples, config.augment(), config.seed, 0, 0);
     let Some(batch) = batches.next() else {
         batches.outcome()?;
         return Err(Error::config("threshold-init", "auto needs training samples, and there are none"));
@@ -201,7 +201,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
     while run.progress.epoch < run.config.epochs {
         let started = Instant::now();
         let (epoch, before) = (run.progress.epoch, run.progress.sums.seen);
-        let augment = Augment { crop_pad: run.config.crop_pad, flip: run.config.flip };
+        let augment = run.config.augment();
         let form = if run.network.holds_images() { Form::Draws } else { run.network.form_of(&run.dataset)? };
         let mut batches =
             Loader::train_as(form, Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);

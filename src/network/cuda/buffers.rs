@@ -6,6 +6,7 @@ use crate::network::{Connection, Kind, Network, Source, SpikingLayer, WeightGrad
 use crate::ops::batch_norm::cuda::PADDING;
 use crate::ops::batch_norm::cuda_values as batch_norm;
 use crate::ops::conv::cuda as conv;
+use crate::ops::cross_entropy::Blend;
 use crate::ops::neuron::cuda as neuron;
 use crate::ops::neuron::{LANES, Neuron};
 use crate::ops::optimizer::cuda::{StepParameters, StepResult, clip_len};
@@ -33,6 +34,8 @@ pub(super) struct Buffers {
     /// r(gradient of the input), `[B][H][W][C]`.
     pub input_grad: Slice<f32>,
     pub labels: Slice<u32>,
+    /// Of mixed samples, `[B]`.
+    pub blends: Slice<Blend>,
     /// `[B][classes]`.
     pub logits: Slice<f32>,
     /// `[B]`.
@@ -158,6 +161,7 @@ impl Buffers {
             input: layout.take(batch * demand.frames * frame),
             input_grad: take(layout, in_training(batch * frame)),
             labels: layout.take(batch),
+            blends: take(layout, in_training(batch)),
             logits: layout.take(batch * network.classes),
             losses: take(layout, in_training(batch)),
             step_weights: layout.take(time_steps),

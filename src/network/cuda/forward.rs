@@ -34,7 +34,7 @@ impl Network {
 
     /// [`Network::begin_evaluation`] on the device.
     pub(in crate::network) fn begin_evaluation_on_device(&mut self, samples: &Samples, keep_spikes: impl Fn(usize) -> bool) -> Result<()> {
-        if let Samples::Real(input) = samples {
+        if let Samples::Real(input) | Samples::Mixed { input, .. } = samples {
             self.check_input(input)?;
         }
         self.begin_forward_on_device(samples, Mode::Eval, keep_spikes)
@@ -46,7 +46,7 @@ impl Network {
         self.reserve(batch, frames, mode.gradient(), None)?;
         self.bring()?;
         let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
-        let what = What { batch, frames, training: None };
+        let what = What { batch, frames, is_mixed: false, training: None };
         let is_replayed = mode == Mode::Eval && is_replayed();
         if is_replayed {
             self.record(what)?;

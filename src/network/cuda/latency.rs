@@ -36,7 +36,7 @@ impl Network {
         self.check_input(input)?;
         self.reserve_for(input, Mode::Eval, None)?;
         self.bring()?;
-        let what = What { batch: input.batch, frames: input.frames, training: None };
+        let what = What { batch: input.batch, frames: input.frames, is_mixed: false, training: None };
         if replays {
             self.record(what)?;
         }

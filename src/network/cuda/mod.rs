@@ -62,6 +62,7 @@ pub(super) struct Demand {
     pub weight_bits: u8,
     pub threshold_bound: f32,
     pub threshold_grad_scale: f32,
+    pub label_smoothing: f64,
 }
 
 /// What an optimiser keeps beside one value a parameter.
@@ -211,6 +212,7 @@ impl Network {
             weight_bits: self.weight_bits,
             threshold_bound: self.threshold_bound,
             threshold_grad_scale: self.threshold_grad_scale,
+            label_smoothing: self.label_smoothing,
         };
         let mut demand = match session.resident.as_ref().map(|resident| resident.demand) {
             Some(has) if has.covers(&wanted) => return Ok(()),

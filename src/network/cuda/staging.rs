@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::buffers::Buffers;
-use crate::data::{Dataset, Pixels};
+use crate::data::{Dataset, Hole, Pixels};
 use crate::device::{Gpu, Mark, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 use crate::network::Samples;
-use crate::ops::augment::{DeviceDraw, augment};
+use crate::ops::augment::{DeviceDraw, Pictures, augment};
+use crate::ops::cross_entropy::Blend;
 use crate::ops::optimizer::cuda::StepParameters;
 
 /// Both places for a batch.
@@ -25,7 +26,9 @@ struct Place {
     /// Real values, or bytes of pictures.
     input: Transfer<u8>,
     draws: Transfer<DeviceDraw>,
+    holes: Transfer<Hole>,
     labels: Transfer<u32>,
+    blends: Transfer<Blend>,
     parameters: Transfer<StepParameters>,
     /// Behind the last work that reads the place on the device.
     read: Mark,
@@ -37,6 +40,10 @@ struct Place {
 struct Waiting {
     number: u64,
     samples: Sent,
+    /// Holes that came with it, one a sample or none.
+    holes: usize,
+    /// Other classes that came with it, one a sample or none.
+    blends: usize,
     /// Labels that came with it, one a sample in training; none in evaluation.
     labels: usize,
 }
@@ -85,7 +92,9 @@ impl Staging {
             Ok(Place {
                 input: Transfer::new(gpu, values * size_of::<f32>())?,
                 draws: Transfer::new(gpu, batch)?,
+                holes: Transfer::new(gpu, batch)?,
                 labels: Transfer::new(gpu, batch)?,
+                blends: Transfer::new(gpu, batch)?,
                 parameters: Transfer::new(gpu, 1)?,
                 read: gpu.mark()?,
                 waiting: None,
@@ -103,16 +112,23 @@ impl Staging {
         let place = &mut self.places[self.next];
         place.waiting = None;
         gpu.copies_after(&place.read)?;
+        let (holes, blends) = (samples.holes(), samples.blends());
+        if !blends.is_empty() {
+            place.blends.send(gpu, blends)?;
+        }
+        if !holes.is_empty() {
+            place.holes.send(gpu, holes)?;
+        }
         let samples = match samples {
-            Samples::Real(input) => {
+            Samples::Real(input) | Samples::Mixed { input, .. } => {
                 place.input.send(gpu, bytemuck::cast_slice(input.data))?;
                 Sent::Values(size_of_val(input.data))
             }
-            Samples::Pictures { bytes, batch } => {
+            Samples::Pictures { bytes, batch, .. } => {
                 place.input.send(gpu, bytes)?;
                 Sent::Pictures(*batch)
             }
-            Samples::Images(draws) => {
+            Samples::Images { draws, .. } => {
                 let draws: Vec<DeviceDraw> = draws.iter().map(|&(image, draw)| DeviceDraw::new(image as usize, draw)).collect();
                 place.draws.send(gpu, &draws)?;
                 Sent::Draws(draws.len())
@@ -121,7 +137,7 @@ impl Staging {
         };
         place.labels.send(gpu, labels)?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        place.waiting = Some(Waiting { number, samples, labels: labels.len() });
+        place.waiting = Some(Waiting { number, samples, holes: holes.len(), blends: blends.len(), labels: labels.len() });
         self.next = 1 - self.next;
         Ok(number)
     }
@@ -131,19 +147,23 @@ impl Staging {
         let is_it = |place: &&mut Place| place.waiting.is_some_and(|waiting| waiting.number == number);
         let gone = || Error::shape("a staged batch", "one of the last two", format!("batch {number}, whose place was given to another"));
         let place = self.places.iter_mut().find(is_it).ok_or_else(gone)?;
-        let Waiting { samples, labels, .. } = place.waiting.take().ok_or_else(gone)?;
+        let Waiting { samples, holes, blends, labels, .. } = place.waiting.take().ok_or_else(gone)?;
         let parameters = place.parameters.send(gpu, &[parameters])?;
         gpu.after_copies()?;
         gpu.copy(parameters, buffers.parameters)?;
         gpu.copy(place.labels.device.slice().part(0..labels), buffers.labels.part(0..labels))?;
+        if blends > 0 {
+            gpu.copy(place.blends.device.slice().part(0..blends), buffers.blends.part(0..blends))?;
+        }
         let input = place.input.device.slice();
+        let holes = if holes > 0 { place.holes.device.slice().part(0..holes) } else { Slice::NONE };
         match samples {
             Sent::Values(bytes) => {
                 let values = input.part(0..bytes).cast();
                 gpu.copy(values, buffers.input.part(0..values.len()))?;
             }
-            Sent::Pictures(batch) => held.pixels()?.look_up(gpu, buffers.input, input, batch)?,
-            Sent::Draws(batch) => held.images()?.draw(gpu, buffers.input, place.draws.device.slice(), batch)?,
+            Sent::Pictures(batch) => held.pixels()?.look_up(gpu, buffers.input, input, holes, batch)?,
+            Sent::Draws(batch) => held.images()?.draw(gpu, buffers.input, place.draws.device.slice(), holes, batch)?,
         }
         gpu.set(&place.read)
     }
@@ -185,8 +205,9 @@ impl DevicePixels {
     }
 
     /// Values of a batch, `[B][1][H][W][C]`, from bytes of this shape.
-    fn look_up(&self, gpu: &Gpu, out: Slice<f32>, bytes: Slice<u8>, batch: usize) -> Result<()> {
-        augment(gpu, out, bytes, Slice::NONE, self.table.slice(), self.pixels.shape(), batch, 0)
+    fn look_up(&self, gpu: &Gpu, out: Slice<f32>, images: Slice<u8>, holes: Slice<Hole>, batch: usize) -> Result<()> {
+        let pictures = Pictures { images, draws: Slice::NONE, holes, table: self.table.slice() };
+        augment(gpu, out, &pictures, self.pixels.shape(), batch, 0)
     }
 }
 
@@ -206,8 +227,9 @@ impl DeviceImages {
     }
 
     /// Crops, mirrors and normalises a batch, `[B][1][H][W][C]`.
-    fn draw(&self, gpu: &Gpu, out: Slice<f32>, draws: Slice<DeviceDraw>, batch: usize) -> Result<()> {
+    fn draw(&self, gpu: &Gpu, out: Slice<f32>, draws: Slice<DeviceDraw>, holes: Slice<Hole>, batch: usize) -> Result<()> {
         let DevicePixels { table, pixels } = &self.pixels;
-        augment(gpu, out, self.bytes.slice(), draws, table.slice(), pixels.shape(), batch, self.crop_pad)
+        let pictures = Pictures { images: self.bytes.slice(), draws, holes, table: table.slice() };
+        augment(gpu, out, &pictures, pixels.shape(), batch, self.crop_pad)
     }
 }

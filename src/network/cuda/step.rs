@@ -8,6 +8,7 @@ use crate::clock::{self, Name, Op, Phase};
 use crate::data::{Dataset, Form, Pixels};
 use crate::device::{Gpu, Graph, Slice};
 use crate::error::{Error, Result};
+use crate::network::step::check_blends;
 use crate::network::{Kind, Mode, Network, NormState, Samples, Staged, Step, WeightGradient};
 use crate::ops::cross_entropy::cuda as cross_entropy;
 use crate::ops::optimizer::cuda::{self as optimizer, Arenas, StepParameters};
@@ -26,6 +27,8 @@ pub(super) struct Recorded {
 pub(super) struct What {
     pub batch: usize,
     pub frames: usize,
+    /// Whether the loss is that of mixed samples.
+    pub is_mixed: bool,
     /// None for an evaluation.
     pub training: Option<(WeightGradient, Update)>,
 }
@@ -53,7 +56,7 @@ impl Network {
         self.bring()?;
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
-        let what = What { batch, frames, training: Some((gradient, optimizer.update())) };
+        let what = What { batch, frames, is_mixed: samples.is_mixed(), training: Some((gradient, optimizer.update())) };
         let is_replayed = is_replayed();
         if is_replayed {
             self.record(what)?;
@@ -86,7 +89,13 @@ impl Network {
         self.check_batch(samples, labels)?;
         let Some(Session { gpu, resident: Some(resident), .. }) = &mut self.session else { return Ok(None) };
         let [batch, frames] = samples.shape();
-        Ok(Some(Staged { number: resident.staging.send(gpu, samples, labels)?, batch, frames, labels: labels.len() }))
+        Ok(Some(Staged {
+            number: resident.staging.send(gpu, samples, labels)?,
+            batch,
+            frames,
+            labels: labels.len(),
+            is_mixed: samples.is_mixed(),
+        }))
     }
 
     /// Refuses samples and labels that do not fit the network.
@@ -94,16 +103,21 @@ impl Network {
         if labels.iter().any(|&label| label as usize >= self.classes) {
             return Err(Error::shape("train_step: labels", format!("below {}", self.classes), labels));
         }
+        let ([batch, _], holes) = (samples.shape(), samples.holes().len());
+        if holes != 0 && holes != batch {
+            return Err(Error::shape("holes of a batch", batch, holes));
+        }
+        check_blends(samples.blends(), batch, self.classes)?;
         match samples {
-            Samples::Real(input) => self.check_input(input),
-            Samples::Pictures { bytes, batch } => {
+            Samples::Real(input) | Samples::Mixed { input, .. } => self.check_input(input),
+            Samples::Pictures { bytes, batch, .. } => {
                 let expected = batch * self.input.iter().product::<usize>();
                 if bytes.len() == expected { Ok(()) } else { Err(Error::shape("a batch of pictures", expected, bytes.len())) }
             }
             Samples::Staged(staged) if staged.labels != labels.len() => {
                 Err(Error::shape("labels of a staged batch", staged.labels, labels.len()))
             }
-            Samples::Images(_) | Samples::Staged(_) => Ok(()),
+            Samples::Images { .. } | Samples::Staged(_) => Ok(()),
         }
     }
 
@@ -186,7 +200,7 @@ impl Network {
     pub(super) fn launch(&self, what: What) -> Result<()> {
         let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
         let (gpu, buffers, weights) = (&session.gpu, &resident.buffers, &resident.weights);
-        let What { batch, frames, training } = what;
+        let What { batch, frames, is_mixed, training } = what;
         let gradient = training.map(|(gradient, _)| gradient);
         let stores = self.stores(gradient);
         let pass = Pass { network: self, gpu, buffers, batch, frames, training: gradient, stores: &stores };
@@ -197,9 +211,11 @@ impl Network {
         let Buffers { values, grads, first, second, losses, result, parameters, .. } = *buffers;
         let phase = clock::span(Name::Phase(Phase::Loss));
         let out = cross_entropy::Outputs { grad: buffers.layers[buffers.layers.len() - 1].grad, losses, result };
+        let blends = if is_mixed { buffers.blends } else { Slice::NONE };
+        let targets = cross_entropy::DeviceTargets { labels: buffers.labels, blends, smoothing: self.label_smoothing };
         let shape = [batch, self.classes];
         clock::op(Op::CrossEntropy, || {
-            cross_entropy::cross_entropy(gpu, &out, buffers.logits, buffers.labels, shape, self.squares())?;
+            cross_entropy::cross_entropy(gpu, &out, buffers.logits, &targets, shape, self.squares())?;
             settle(gpu)
         })?;
         drop(phase);

@@ -1,16 +1,38 @@
 //! Cross-entropy on the CPU.
 
+use super::{Blend, Targets};
+
 /// Mean loss over the batch and its gradient, `logits` and `grad` are `[B][classes]`.
 pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut [f32]) -> f64 {
-    let batch = labels.len();
+    cross_entropy_of(logits, &Targets::plain(labels), classes, grad)
+}
+
+/// The same for targets that are shared between classes.
+pub fn cross_entropy_of(logits: &[f32], targets: &Targets, classes: usize, grad: &mut [f32]) -> f64 {
+    let &Targets { labels, blends, smoothing } = targets;
+    let (batch, each) = (labels.len(), smoothing / classes as f64);
     let mut loss = 0.0f64;
-    for ((logits, grad), &label) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).zip(labels) {
+    for (b, (logits, grad)) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).enumerate() {
+        let Blend { other, share } = blends.get(b).copied().unwrap_or(Blend { other: labels[b], share: 1.0 });
+        let (label, other) = (labels[b] as usize, other as usize);
+        // What the target has beside the part that all classes have.
+        let (own, rest) = ((1.0 - smoothing) * f64::from(share), (1.0 - smoothing) * (1.0 - f64::from(share)));
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|&v| f64::from(v - largest).exp()).sum();
-        loss += total.ln() - f64::from(logits[label as usize] - largest);
+        let log_total = total.ln();
+        let of_class = |logit: f32| log_total - f64::from(logit - largest);
+        let mut of_sample = own * of_class(logits[label]);
+        if rest > 0.0 {
+            of_sample += rest * of_class(logits[other]);
+        }
+        if smoothing > 0.0 {
+            of_sample += each * logits.iter().map(|&logit| of_class(logit)).sum::<f64>();
+        }
+        loss += of_sample;
         for (class, (grad, &logit)) in grad.iter_mut().zip(logits).enumerate() {
             let share = f64::from(logit - largest).exp() / total;
-            let target = f64::from(u8::from(class == label as usize));
+            let [own, rest] = [(label, own), (other, rest)].map(|(which, part)| if class == which { part } else { 0.0 });
+            let target = each + own + rest;
             *grad = ((share - target) / batch as f64) as f32;
         }
     }

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::Blend;
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::Result;
 use crate::ops::optimizer::cuda::StepResult;
@@ -25,7 +26,18 @@ pub struct Outputs {
     pub result: Slice<StepResult>,
 }
 
-/// Mean loss over the batch and its gradient by the logits `[B][classes]`, times `factor`. `labels` are below `classes`.
+/// [`super::Targets`] on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceTargets {
+    /// Classes, `[B]`, below the number of classes.
+    pub labels: Slice<u32>,
+    /// The other class of each sample, `[B]`, or none.
+    pub blends: Slice<Blend>,
+    /// Share of a target that all classes have in equal parts.
+    pub smoothing: f64,
+}
+
+/// Mean loss over the batch and its gradient by the logits `[B][classes]`, times `factor`.
 ///
 /// # Errors
 /// [`crate::error::Error::Device`] if a launch fails.
@@ -33,13 +45,14 @@ pub fn cross_entropy(
     gpu: &Gpu,
     out: &Outputs,
     logits: Slice<f32>,
-    labels: Slice<u32>,
+    targets: &DeviceTargets,
     [batch, classes]: [usize; 2],
     factor: f32,
 ) -> Result<()> {
     let p = Scalars { batch: batch as i32, classes: classes as i32, factor };
     let Outputs { grad, losses, result } = out;
+    let DeviceTargets { labels, blends, smoothing } = targets;
     let grid = [batch.div_ceil(8) as u32, 1, 1];
-    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, &labels, &scalars(&p)])?;
+    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, labels, blends, &scalars(&p), smoothing])?;
     gpu.launch(&kernels::LOSS_REDUCE, [1, 1, 1], 0, &[result, losses, &(batch as i32)])
 }
