@@ -122,7 +122,7 @@ change_source() {
     [ -d "$work/tree" ] || git worktree add -q --detach "$work/tree" "$commit"
     if [ ! -d "$work/build" ]; then
         mkdir -p "$work/build/debug"
-        (cd "$target/debug" && tar -cf - --exclude='*dsr-*' --exclude='*emulator-*' .fingerprint build deps/*.d deps/lib*) | tar -C "$work/build/debug" -xf -
+        (cd "$target/debug" && tar -H posix -cf - --exclude='*dsr-*' --exclude='*emulator-*' .fingerprint build deps/*.d deps/lib*) | tar -C "$work/build/debug" -xf -
     fi
     cd "$work/tree"
     git checkout -q . && git checkout -q --detach "$commit" && git apply "$patch"
