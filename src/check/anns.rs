@@ -29,6 +29,8 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         checks.push(Check::bits("ANN own norm", &text, move |rng, outcome| check_own_norm(&of_own, rng, outcome, shape)));
         checks.push(Check::bits("ANN statistics, integers", &text, move |rng, outcome| check_statistics(&of_sums, rng, outcome, shape)));
     }
+    let of_nan = gpu.clone();
+    checks.push(Check::bits("ANN outputs", "currents that are no number", move |rng, outcome| check_nan(&of_nan, rng, outcome)));
     for (channels, pool, source, batch) in
         [(1, NO_POOL, [1, 1], 1), (31, [2, 2, 0], [5, 7], 3), (12, [3, 2, 1], [7, 5], 2), (130, [3, 1, 1], [3, 4], 1)]
     {
@@ -65,6 +67,30 @@ fn check_outputs(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, [r
         values.expect("outputs [B][P][C]", outcome, &expected)?;
         rounded.expect("outputs as bf16 [B][P][C]", outcome, &to_bf16(&expected))?;
         counter.expect("number of outputs above 0", outcome, &[active])?;
+    }
+    Ok(())
+}
+
+/// An output that is no number must stay so, or a training that has diverged would go on. Its bits are the instruction's.
+fn check_nan(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
+    const CHANNELS: usize = 33;
+    let norm = coarse_normalizer(rng, CHANNELS);
+    let (_memory, on_device) = upload_normalizer(gpu, &norm, CHANNELS)?;
+    let currents: Vec<f32> =
+        floats(rng, CHANNELS, -4.0..4.0).into_iter().enumerate().map(|(c, x)| if c % 5 == 2 { f32::NAN } else { x }).collect();
+    let from = gpu.memory_of(&currents)?;
+    let (normed, values) = (Output::of(gpu, &[0.0f32; CHANNELS])?, Output::of(gpu, &[0.0f32; CHANNELS])?);
+    let (rounded, counter) = (Output::of(gpu, &[0u16; CHANNELS])?, gpu.memory_of(&[0u64])?);
+    let out = Activations { normed: normed.slice(), values: values.slice(), rounded: rounded.slice(), active: counter.slice() };
+    let first = Some(RealRows { values: from.slice(), pitch: CHANNELS });
+    relu::activate(gpu, &out, &on_device, [first, None], Slice::NONE, 0.0, [1, CHANNELS])?;
+    let expected: Vec<u8> = currents.iter().map(|x| u8::from(x.is_nan())).collect();
+    let flags = |values: &[f32]| values.iter().map(|x| u8::from(x.is_nan())).collect::<Vec<u8>>();
+    let (normed, values) = (normed.values("normalised currents", outcome)?, values.values("outputs", outcome)?);
+    let rounded: Vec<f32> =
+        rounded.values("outputs as bf16", outcome)?.into_iter().map(|bits| half::bf16::from_bits(bits).to_f32()).collect();
+    for (name, got) in [("normalised currents", normed), ("outputs", values), ("outputs as bf16", rounded)] {
+        outcome.bits(&format!("{name} that are no number, 1 each"), &flags(&got), &expected);
     }
     Ok(())
 }

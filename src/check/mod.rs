@@ -5,6 +5,7 @@
 
 mod anns;
 mod convolutions;
+mod far;
 mod inputs;
 mod instruction_sets;
 mod layer_gradients;
@@ -92,6 +93,7 @@ pub fn checks(device: &Device, size: Size) -> Vec<Check> {
         Device::Cuda(gpu) => [
             machine::checks(gpu),
             weights::checks(gpu),
+            far::checks(gpu, size),
             spikes::checks(gpu, size),
             neurons::checks(gpu, size),
             norms::checks(gpu, size),

@@ -144,7 +144,14 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             check_stored(&gpu, rng, outcome, neuron, shape, &summands, drops)
         })
     };
-    cases.into_iter().map(check).collect()
+    let mut checks: Vec<Check> = cases.into_iter().map(check).collect();
+    let gpu = gpu.clone();
+    checks.push(Check::bits("neurons", "2x33, T255, if of sums that fire at every step", move |rng, outcome| {
+        let shape = [2, 255, 33];
+        let summands = [stored(&gpu, rng, Sums, shape, 1000..=1001)?, stored(&gpu, rng, Nothing, shape, 0..=0)?];
+        check_stored(&gpu, rng, outcome, IF, shape, &summands, false)
+    }));
+    checks
 }
 
 fn check_stored(

@@ -82,6 +82,10 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             shapes.iter().try_for_each(|&shape| check_layer(&gpu, rng, outcome, &layer, shape))
         }));
     }
+    let of_wide = gpu.clone();
+    checks.push(Check::bits("batch_norm constants", "covariances of more than 53 bits", move |rng, outcome| {
+        check_covariances(&of_wide, rng, outcome)
+    }));
     for &(rows, channels, _) in &shapes {
         let gpu = gpu.clone();
         checks.push(Check::bits("normalized rows", format!("{rows}x{channels}"), move |rng, outcome| {
@@ -261,6 +265,42 @@ fn check_layer(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, laye
         }
         outcome.bits(&format!("correlation [C], {shape}"), &got_correlation[..channels], &expected.correlation);
     }
+    Ok(())
+}
+
+/// Integers of more than 53 bits are rounded to an even f64 where they lie between two: random sums hardly ever do, these often.
+fn check_covariances(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
+    let ends = [0, 1, 3, -1, 0x0400_0001, 0x0800_0001, 0x1000_0003, 0x5555_5555, 0x7fff_fffe, -0x7fff_fffe, -0x4000_0001, 0x0123_4567];
+    let pairs: Vec<[i32; 2]> = ends.iter().flat_map(|&x| ends.map(|y| [x, y])).collect();
+    let channels = pairs.len();
+    let (stride, padded) = (channels.next_multiple_of(LANES), channels.next_multiple_of(PADDING));
+    let [x, y] = [(0, -1), (1, 2)].map(|(k, other)| {
+        let mut rows = vec![0; 2 * stride];
+        for (c, pair) in pairs.iter().enumerate() {
+            (rows[c], rows[stride + c]) = (pair[k], other);
+        }
+        rows
+    });
+    let (norm, inner) = (BothNorm::new(gpu, rng, channels)?, BothNorm::new(gpu, rng, channels)?);
+    let mut sums = IntegerSums::new(channels, 1 << 31);
+    sums.add(Isa::detect(), &x, &y, stride);
+    let contributions = [Contribution { value: 1.0, area: 1, weight_scale: None, bias: None }; 2];
+    let expected = batch_norm::batch_normalizer(channels, &contributions, &sums.moments(2), Some(norm.host()), Some((0, inner.host())));
+
+    let connections = [DeviceContribution { threshold: Slice::NONE, weight_scale: Slice::NONE, bias: Slice::NONE, keep: 1.0, area: 1 }; 2];
+    let norms = LayerNorms { connections: &connections, norm: Some(norm.device()), inner: Some((0, inner.device())), neuron: IF, channels };
+    let (statistics, x, y) = (gpu.zeroed::<u64>(8 * channels)?, gpu.memory_of(&x)?, gpu.memory_of(&y)?);
+    let [x, y] = [x.slice(), y.slice()].map(|sums| Summand::Sums { sums });
+    cuda::statistics_of_sums(gpu, statistics.slice(), &x, &y, 2, channels)?;
+    let (constants, inner_values) = (Output::<f32>::unwritten(gpu, 6 * padded)?, gpu.zeroed::<f32>(5 * padded)?);
+    let correlation = gpu.zeroed::<f64>(padded)?;
+    let out = DeviceNormalizer { values: constants.slice(), padded };
+    let inner_out = DeviceInner { values: inner_values.slice(), correlation: correlation.slice(), padded };
+    cuda::batch_normalizer(gpu, &out, &inner_out, &norms, DeviceStatistics::Integers(statistics.slice()), [2, 2])?;
+    let got = constants.values("constants", outcome)?;
+    compare_normalizer(outcome, &got, &expected.normalizer, channels, "covariances");
+    let of_inner = expected.inner.map_or(Vec::new(), |inner| inner.correlation);
+    outcome.bits("correlation [C]", &correlation.to_vec()?[..channels], &of_inner);
     Ok(())
 }
 

@@ -94,6 +94,8 @@ fn layers(size: Size) -> Vec<Layer> {
         layer([conv3(32, [3, 5]), Kind::Bits], [3, 5], 32, 5, 1, 16),
         lif(dropped(layer([Kind::Bits, conv3(33, [3, 3])], [3, 3], 70, 5, 1, 16))),
         layer([Kind::Pooled, conv3(16, [2, 2])], [2, 2], 16, 33, 3, 16),
+        // an odd number of steps of the product, and a second tile of channels behind it
+        layer([conv3(31, [4, 3]), none], [4, 3], 70, 5, 1, 16),
         // linear layers cover their input; pools are counted
         layer([window(33, [7, 7], 7, 1, 0), none], [1, 1], 10, 5, 3, 16),
         layer([pooled(33, [6, 10], [2, 2, 0], 3, 1, 1), none], [3, 5], 31, 5, 1, 16),
