@@ -12,7 +12,7 @@ use super::{Check, Outcome, Output, Size};
 use crate::data::Draw;
 use crate::device::{Gpu, Isa, Slice};
 use crate::error::Result;
-use crate::ops::augment::{DeviceDraw, augment};
+use crate::ops::augment::{DeviceDraw, Pictures, augment};
 use crate::ops::neuron::LANES;
 use crate::ops::spike_conv::{self, Geometry, LayerSums, QuantizedWeights, Source, Summand, WeightTable, quantize_weights};
 
@@ -70,6 +70,7 @@ fn check_image(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> R
     let table = floats(rng, 256, -1.0..1.0);
     let draws = gpu.memory_of(&[DeviceDraw::new(IMAGES - 1, Draw { top: 0, left: 0, flip: false })])?;
     let (on_device, out) = (gpu.memory_of(&table)?, Output::unwritten(gpu, PIXELS)?);
-    augment(gpu, out.slice(), bytes.slice(), draws.slice(), on_device.slice(), IMAGE, 1, 0)?;
+    let pictures = Pictures { images: bytes.slice(), draws: draws.slice(), holes: Slice::NONE, table: on_device.slice() };
+    augment(gpu, out.slice(), &pictures, IMAGE, 1, 0)?;
     out.expect("input [B][H][W][C]", outcome, &image.iter().map(|&byte| table[usize::from(byte)]).collect::<Vec<f32>>())
 }
