@@ -144,7 +144,7 @@ fn wrong_values_are_refused_in_one_line() {
     for (line, words) in [
         ("-d digits-8x8 --label-smoothing 1", "label-smoothing: 1 is not in 0 ≤ label-smoothing < 1"),
         ("-d digits-8x8 --cutout 9", "cutout: 9 is not in 0..=8: images are 8x8"),
-        ("-d digits-8x8 --mixup 100.5", "mixup: 100.5 is not in 0 ≤ mixup ≤ 100"),
+        ("-d digits-8x8 --mixup 100.5", "mixup: 100.5 is neither 0 nor in 0.001 ≤ mixup ≤ 100"),
         ("-d digits-8x8 --auto-augment cifar10", "auto-augment: cifar10: pictures of digits-8x8 have bytes in 0..=16"),
         (&format!("{events} --auto-augment imagenet"), "auto-augment: imagenet: dvs-cifar10 has recordings of events"),
         (&format!("{events} --cutout 17"), "cutout: 17 is not in 0..=16: images are 16x16"),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 /// A network that trains in a fraction of a second: 45 steps an epoch.
-const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1";
+const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 --readout spikes";
 
 fn command(folder: &Path, line: &str) -> std::process::Command {
     let mut command = std::process::Command::new(cargo_bin("dsr"));
@@ -202,7 +202,7 @@ fn a_plain_state_dict_is_evaluated_and_trained_on() {
     let plain = tensors.tensors().into_iter().filter(|(name, _)| !name.starts_with("optimizer."));
     fs::write(folder.path().join("plain.safetensors"), safetensors::serialize(plain, None).unwrap()).unwrap();
     let flags = "-d digits-8x8 --widths 4,8 --blocks 1,1";
-    let theirs = json(&ok(folder.path(), &format!("eval --checkpoint plain.safetensors {flags} -T 2 --output json")));
+    let theirs = json(&ok(folder.path(), &format!("eval --checkpoint plain.safetensors {flags} --readout spikes -T 2 --output json")));
     let ours = json(&ok(folder.path(), "eval --checkpoint run/last.safetensors --output json"));
     assert_eq!(theirs["results"][0]["top1"], ours["results"][0]["top1"]);
     ok(folder.path(), &format!("{TINY} --init-from plain.safetensors --out more"));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 /// A network small enough for the stand-in: six steps an epoch, the last of them smaller.
-const TINY: &str = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --quiet";
+const TINY: &str = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --readout spikes --epochs 1 --quiet";
 
 fn dsr(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(cargo_bin("dsr"));

@@ -11,7 +11,7 @@ use command::{dsr, ok};
 use serde_json::Value;
 use tempfile::tempdir;
 
-const TINY: &str = "--widths 4,8 --blocks 1,2 -T 2 --epochs 1 -q";
+const TINY: &str = "--widths 4,8 --blocks 1,2 -T 2 --epochs 1 --readout spikes -q";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

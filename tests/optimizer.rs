@@ -140,8 +140,9 @@ fn updates_are_those_of_pytorch() {
         };
         let mut values: Vec<f32> = floats(&case["start"]).iter().map(|v| *v as f32).collect();
         let mut optimizer = Optimizer::new(rule, golden["weight_decay"].as_f64().unwrap() as f32, values.len());
-        optimizer.spared = vec![0; values.len().div_ceil(32)];
-        (from..to).for_each(|at| optimizer.spared[at / 32] |= 1 << (at % 32));
+        let mut spared = vec![0u32; values.len().div_ceil(32)];
+        (from..to).for_each(|at| spared[at / 32] |= 1 << (at % 32));
+        optimizer.spared = spared.into();
         optimizer.clip_norm = case["clip_norm"].as_f64().map(|most| most as f32);
         for (step, (grads, expected)) in case["grads"].as_array().unwrap().iter().zip(case["values"].as_array().unwrap()).enumerate() {
             let grads: Vec<f32> = floats(grads).iter().map(|v| *v as f32).collect();

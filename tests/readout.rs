@@ -128,7 +128,7 @@ fn a_run_keeps_its_readout() {
     let accuracies: Vec<f64> = steps.iter().map(|entry| entry["accuracy"].as_f64().unwrap()).collect();
     assert_eq!(accuracies, evaluated);
     assert!(steps.iter().all(|entry| entry["silent"].is_null()), "{by_step}");
-    ok(folder, &format!("train {TINY} --out spikes"));
+    ok(folder, &format!("train {TINY} --readout spikes --out spikes"));
     ok(folder, "export --checkpoint spikes --out spikes.safetensors");
     for (line, words) in [
         (
@@ -143,7 +143,10 @@ fn a_run_keeps_its_readout() {
             "bench throughput --widths 4 --blocks 1 --image 8x8x1 -b 2 -T 2 --readout current --vth-logits 3 --device cpu".into(),
             &["vth-logits", "no output neurons"],
         ),
-        (format!("eval --checkpoint if.safetensors {FOREIGN}"), &["no output neurons (relu3.Vth)", "pass --readout current"]),
+        (
+            format!("eval --checkpoint if.safetensors {FOREIGN} --readout spikes"),
+            &["no output neurons (relu3.Vth)", "pass --readout current"],
+        ),
         (
             format!("eval --checkpoint spikes.safetensors {FOREIGN} --readout current"),
             &["has output neurons (relu3.Vth)", "--readout spikes"],

@@ -111,7 +111,7 @@ fn a_staged_batch_whose_place_was_given_away_is_refused() {
 /// An optimiser that keeps all that one can keep.
 fn with_everything(rule: Rule, network: &Network) -> Optimizer {
     let mut optimizer = Optimizer::new(rule, 5e-4, network.len());
-    optimizer.spared = vec![0x0f0f_3333; network.len().div_ceil(32)];
+    optimizer.spared = vec![0x0f0f_3333; network.len().div_ceil(32)].into();
     optimizer.clip_norm = Some(0.5);
     optimizer.average = Some(Average { decay: 0.8, ..Average::default() });
     optimizer
@@ -171,8 +171,10 @@ fn settings_may_change_between_steps() {
     let input = Input { data: &data, batch: 8, frames: 1 };
     let changes: [(&str, fn(&mut Network, &mut Optimizer)); 8] = [
         ("bound of the gradients", |_, optimizer| optimizer.clip_norm = Some(1e-3)),
-        ("parameters that do not decay", |network, optimizer| optimizer.spared = vec![0x5555_5555; network.len().div_ceil(32)]),
-        ("an average", |_, optimizer| optimizer.average = Some(Average { decay: 0.5, ..Average::default() })),
+        ("parameters that do not decay", |network, optimizer| optimizer.spared = vec![0x5555_5555; network.len().div_ceil(32)].into()),
+        ("decay of the average", |_, optimizer| {
+            optimizer.average.as_mut().unwrap().decay = 0.05;
+        }),
         ("weight decay", |_, optimizer| optimizer.weight_decay = 0.5),
         ("momentum", |_, optimizer| optimizer.rule = Rule::Sgd { momentum: 0.1, nesterov: true }),
         ("threshold_grad_scale", |network, _| network.threshold_grad_scale = 0.001),
@@ -182,7 +184,7 @@ fn settings_may_change_between_steps() {
     for (name, change) in changes {
         // The same two steps, with a fresh session and graph for the second.
         let run = |fresh: bool| {
-            let (mut network, mut optimizer) = (placed(&network), Optimizer::new(SGD, 5e-4, network.len()));
+            let (mut network, mut optimizer) = (placed(&network), with_everything(SGD, &network));
             network.train_step(&mut optimizer, 0.02, &input, &of, mode(0)).unwrap();
             if fresh {
                 network.synchronize(&mut optimizer).unwrap();
@@ -191,7 +193,7 @@ fn settings_may_change_between_steps() {
             change(&mut network, &mut optimizer);
             network.train_step(&mut optimizer, 0.02, &input, &of, mode(1)).unwrap();
             network.synchronize(&mut optimizer).unwrap();
-            bits(&network.values)
+            (bits(&network.values), optimizer.arenas().map(bits))
         };
         assert_eq!(run(false), run(true), "{name}");
     }

@@ -73,7 +73,7 @@ fn between_two_steps_the_host_waits_for_the_result_alone() {
             assert!(counts.launches <= 8 * network.layers.len() as u64 + BESIDE_LAYERS, "{name}: {counts:?}");
             // Batch, labels and what changes from step to step; loss and spikes of each layer.
             assert_eq!(counts.copies_to_device, 3, "{name}");
-            assert_eq!(counts.bytes_to_device, (4 * BATCH * frame + 4 * BATCH + 48) as u64, "{name}");
+            assert_eq!(counts.bytes_to_device, (4 * BATCH * frame + 4 * BATCH + 64) as u64, "{name}");
             assert_eq!((counts.copies_to_host, counts.bytes_to_host), (2, 16 + 8 * network.layers.len() as u64), "{name}");
         }
     }
@@ -134,6 +134,6 @@ fn a_pass_over_a_split_waits_once_a_batch_and_sends_bytes() {
     let images = dataset.test.len();
     println!("{images} images: {counts:?}");
     assert_eq!(waits, images.div_ceil(64) as u64);
-    assert_eq!(counts.bytes_to_device, (images * 64 + images.div_ceil(64) * 48) as u64);
+    assert_eq!(counts.bytes_to_device, (images * 64 + images.div_ceil(64) * 64) as u64);
     assert_eq!(got.logits, run(&mut cpu).logits);
 }

@@ -157,7 +157,8 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     if let Some(time_steps) = args.time_steps {
         flags.insert("time_steps".into(), i64::try_from(time_steps).unwrap_or(i64::MAX).into());
     }
-    let shared = ann.to_table()?.into_iter().filter(|(key, _)| SHARED.contains(&key.as_str())).collect();
+    let mut shared: Table = ann.to_table()?.into_iter().filter(|(key, _)| SHARED.contains(&key.as_str())).collect();
+    shared.insert("readout".into(), ann.readout.name().into()); // not written where it is the usual one
     let mut layers = vec![recipes::given(shared)];
     layers.extend(settings::layers(global, flags.clone())?);
     let config = settings::fresh(args.recipe.as_deref(), layers)?;

@@ -172,7 +172,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
 /// What a user should know about predictions that only the number of a class decided.
 fn ties_note(measured: &Measured, config: &Config) -> Option<String> {
     let (ties, n) = (measured.evaluation.ties(), measured.evaluation.labels.len());
-    (config.neuron != NeuronKind::Relu && ties * 50 > n).then(|| {
+    (config.neuron != NeuronKind::Relu && config.readout == ReadoutKind::Spikes && ties * 50 > n).then(|| {
         let share = 100.0 * ties as f64 / n as f64;
         format!("note: T = {}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart", measured.time_steps)
     })
@@ -251,6 +251,7 @@ impl Shown<'_> {
             "device": self.network.device().to_string(),
             "checkpoint": self.path.display().to_string(),
             "chosen_on": self.chosen_on(),
+            "weights": if self.args.ema { "averaged" } else { "trained" },
             "dataset": self.dataset.name,
             "model": self.config.model_name(),
             "neuron": self.config.neuron.name(),

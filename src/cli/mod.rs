@@ -165,7 +165,7 @@ impl Global {
     /// What a command computes with, on stderr, if the user wants to read more.
     fn tell_settings(&self, config: &Config) -> crate::error::Result<()> {
         if self.verbose {
-            complain(config.to_toml()?.trim_end());
+            complain(config.to_complete_toml()?.trim_end());
         }
         Ok(())
     }

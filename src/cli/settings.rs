@@ -297,13 +297,16 @@ pub fn fresh_on(network: Table, recipe: Option<&str>, mut layers: Vec<Layer>) ->
     recipes::resolve(&Config::default(), &layers)
 }
 
-/// Model, widths and blocks of the network in a checkpoint or run folder; none if it does not say.
+/// Model, widths, blocks and readout of the network in a checkpoint or run folder; none if it does not say.
 pub fn network_of(path: &Path) -> Result<Table> {
     let path = checkpoint_file(path);
     let Some(text) = checkpoint::config(&path)? else { return Ok(Table::new()) };
-    let mut table = recipes::trained(&path, &text)?.to_table()?;
+    let trained = recipes::trained(&path, &text)?;
+    let mut table = trained.to_table()?;
     let is_custom = table.get("model").and_then(|model| model.as_str()) == Some(models::CUSTOM);
-    table.retain(|key, _| key == "readout" || if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
+    table.retain(|key, _| if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
+    // Said where it is the usual one, too: the recipe of the data set may have another.
+    table.insert("readout".into(), trained.readout.name().into());
     Ok(table)
 }
 

@@ -87,7 +87,7 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
         }
     }
     if global.verbose {
-        complain(run.config.to_toml()?.trim_end());
+        complain(run.config.to_complete_toml()?.trim_end());
     }
     let end = go(global, &args, &mut run, &mut folder)?;
     if end == End::Stopped {

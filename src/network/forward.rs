@@ -109,7 +109,7 @@ impl Network {
             if is_last {
                 forward.logits = match self.readout() {
                     Readout::Spikes => clock::op(Op::Readout, || self.logits(&spikes)),
-                    Readout::Current => self.output_currents.clone(),
+                    Readout::Current => clock::op(Op::Readout, || self.output_currents.clone()),
                 };
             }
             forward.spikes.push(Some(spikes));

@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 
 /// With a larger α every share is close to 1/2.
 const MAX_ALPHA: f64 = 100.0;
+/// With a smaller one nothing is mixed, and the logarithms of its draws are too small for a number.
+const MIN_ALPHA: f64 = 1e-3;
 
 impl Config {
     /// Random changes of training samples.
@@ -24,6 +26,7 @@ impl Config {
         require(is_off || self.dataset != "dvs-cifar10", "auto-augment", problem)?;
         require(self.cutout <= MAX_SIDE, "cutout", format!("{} is above {MAX_SIDE}", self.cutout))?;
         let alpha = self.mixup;
-        require((0.0..=MAX_ALPHA).contains(&alpha), "mixup", format!("{alpha} is not in 0 ≤ mixup ≤ {MAX_ALPHA}"))
+        let inside = alpha == 0.0 || (MIN_ALPHA..=MAX_ALPHA).contains(&alpha);
+        require(inside, "mixup", format!("{alpha} is neither 0 nor in {MIN_ALPHA} ≤ mixup ≤ {MAX_ALPHA}"))
     }
 }

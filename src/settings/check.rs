@@ -69,6 +69,11 @@ impl Config {
         let held = self.val_share.is_none_or(inside);
         require(held, "val-share", format!("{} is not in 0 < val-share < 1", self.val_share.unwrap_or_default()))?;
         at_least_0("weight-decay", self.weight_decay)?;
+        let frozen = self.freeze_thresholds;
+        let has_thresholds = !frozen || self.neuron != NeuronKind::Relu;
+        require(has_thresholds, "freeze-thresholds", "with --neuron relu there are none; leave it away".into())?;
+        let has_gradients = !frozen || self.threshold_grad_scale == Config::default().threshold_grad_scale;
+        require(has_gradients, "threshold-grad-scale", "with --freeze-thresholds they have no gradients; leave one of them away".into())?;
         let clip = self.clip_norm.unwrap_or(1.0);
         require(clip as f32 > 0.0 && (clip as f32).is_finite(), "clip-norm", format!("{clip} is not a positive number"))?;
         let ema = self.ema.unwrap_or(0.5);

@@ -252,20 +252,21 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// A setting that is not written, as text.
-fn unwritten(key: &str) -> String {
-    match key {
-        "schedule" => "\"cosine\"".into(),
-        "readout" => "\"spikes\"".into(),
-        "decay_on" => "\"all\"".into(),
-        "freeze_thresholds" => "false".into(),
-        "milestones" => format!("{MILESTONES:?}"),
-        "gamma" => GAMMA.to_string(),
-        "peak_share" => PEAK_SHARE.to_string(),
-        "auto_augment" => "\"off\"".into(),
-        "label_smoothing" | "cutout" | "mixup" => "0".into(),
-        _ => "nothing".into(),
-    }
+/// Settings that are not written where they are these.
+fn unwritten() -> [(&'static str, String); 11] {
+    [
+        ("readout", "\"spikes\"".into()),
+        ("schedule", "\"cosine\"".into()),
+        ("milestones", format!("{MILESTONES:?}")),
+        ("gamma", GAMMA.to_string()),
+        ("peak_share", PEAK_SHARE.to_string()),
+        ("decay_on", "\"all\"".into()),
+        ("freeze_thresholds", "false".into()),
+        ("auto_augment", "\"off\"".into()),
+        ("cutout", "0".into()),
+        ("mixup", "0.0".into()),
+        ("label_smoothing", "0.0".into()),
+    ]
 }
 
 /// Threads: more than any machine has cores.
@@ -341,7 +342,7 @@ impl Config {
             OptimizerKind::AdamW => Rule::AdamW { beta1, beta2, eps },
         };
         let mut optimizer = Optimizer::new(rule, self.weight_decay as f32, network.len());
-        optimizer.spared = self.spared(network);
+        optimizer.spared = self.spared(network).into();
         optimizer.clip_norm = self.clip_norm.map(|most| most as f32);
         optimizer.average = self.ema.map(|decay| Average { decay: decay as f32, ..Average::default() });
         optimizer
@@ -407,6 +408,18 @@ impl Config {
         toml::to_string(self).map_err(|e| Error::config("configuration", e.to_string()))
     }
 
+    /// The same with what is not written where it is the usual: read over a recipe, it gives these settings whatever the recipe says.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn to_complete_toml(&self) -> Result<String> {
+        let (written, mut text) = (self.to_table()?, self.to_toml()?);
+        for (key, usual) in unwritten().iter().filter(|(key, _)| !written.contains_key(*key)) {
+            text.push_str(&format!("{key} = {usual}\n"));
+        }
+        Ok(text)
+    }
+
     /// From a TOML table; `origin` says in errors where it came from.
     ///
     /// # Errors
@@ -423,6 +436,8 @@ impl Config {
         let (ours, theirs) = (self.to_table()?, wanted.to_table()?);
         let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
         let differs = |key: &&String| !FREE_ON_RESUME.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key);
+        let usual = unwritten();
+        let unwritten = |key: &str| usual.iter().find(|(name, _)| *name == key).map_or("nothing".into(), |(_, value)| value.clone());
         let show = |table: &toml::Table, key: &str| table.get(key).map_or_else(|| unwritten(key), toml::Value::to_string);
         let list = |key: &String| format!("{} {} (asked for: {})", key.replace('_', "-"), show(&ours, key), show(&theirs, key));
         let differences: Vec<String> = keys.into_iter().filter(differs).map(list).collect();

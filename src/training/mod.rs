@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use self::checkpoint::{About, EpochSums, Progress, Started};
 use self::metrics::{EpochMetrics, LayerMetrics};
 use self::run_folder::RunFolder;
-use crate::data::{Batch, Dataset, Form, Loader, check_batch, hold_out};
+use crate::data::{Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Ties, evaluate};
@@ -124,7 +124,9 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
 /// Chooses thresholds from the first training samples.
 fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Network) -> Result<Vec<ChosenThreshold>> {
     let samples = THRESHOLD_SAMPLES.min(dataset.train.len());
-    let mut batches = Loader::train(Arc::clone(dataset), samples, config.augment(), config.seed, 0, 0);
+    // Whole samples: a single λ would stand for all of them.
+    let augment = Augment { cutout: 0, mixup: 0.0, ..config.augment() };
+    let mut batches = Loader::train(Arc::clone(dataset), samples, augment, config.seed, 0, 0);
     let Some(batch) = batches.next() else {
         batches.outcome()?;
         return Err(Error::config("threshold-init", "auto needs training samples, and there are none"));
@@ -139,7 +141,7 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
 /// What the checkpoint and the run folder cannot write.
 pub fn begin(run: &mut Run, folder: &RunFolder) -> Result<()> {
     write(run, folder, &folder.last(), true)?;
-    folder.begin(&run.config.to_toml()?, &run.chosen)
+    folder.begin(&run.config.to_complete_toml()?, &run.chosen)
 }
 
 /// Brings a run, and what `folder` says about it, to where the checkpoint at `path` left off. In a folder of its own the run gets both
@@ -166,7 +168,7 @@ pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> 
     if !folder.best().exists() && run.progress.epoch > 0 {
         take_best(run, folder, path)?;
     }
-    let settings = if is_done && folder.has_settings() { None } else { Some(run.config.to_toml()?) };
+    let settings = if is_done && folder.has_settings() { None } else { Some(run.config.to_complete_toml()?) };
     folder.restore(settings.as_deref(), &run.progress.metrics)
 }
 

@@ -37,6 +37,9 @@ pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> 
             (Some(threshold), State::Saturated, ThresholdInit::Fixed) => {
                 format!("raise {flag} (the threshold is {threshold:.4}), or start with --threshold-init auto")
             }
+            (Some(threshold), _, ThresholdInit::Auto) if config.freeze_thresholds => {
+                format!("its threshold, chosen from data, stays at {threshold:.4}: leave --freeze-thresholds away")
+            }
             (Some(threshold), _, ThresholdInit::Auto) => {
                 format!("its threshold, chosen from data, has come to {threshold:.4}: lower --lr")
             }

@@ -98,6 +98,8 @@ pub(super) struct Session {
     host_is_newer: bool,
     /// The same of the optimiser's state.
     optimizer_is_newer: bool,
+    /// Bits of the parameters that are spared from weight decay, as the device has them.
+    spared: Option<Arc<[u32]>>,
     /// Optimiser state that was on the device when its memory was planned anew.
     carried: Option<[Vec<f32>; 4]>,
     /// Training steps have changed them on the device.
@@ -150,6 +152,7 @@ impl Session {
             machine: Machine::of(gpu).ok(),
             host_is_newer: true,
             optimizer_is_newer: true,
+            spared: None,
             carried: None,
             device_is_newer: false,
         }
@@ -251,7 +254,7 @@ impl Network {
         session.sums = demand.sums;
         let report = Report::new(&gpu, &buffers)?;
         session.resident = Some(Resident { demand, buffers, weights, staging, report, gaps, recorded: Vec::new(), memory });
-        (session.host_is_newer, session.optimizer_is_newer, session.evaluates) = (true, true, false);
+        (session.host_is_newer, session.optimizer_is_newer, session.evaluates, session.spared) = (true, true, false, None);
         Ok(())
     }
 
@@ -344,15 +347,20 @@ impl Network {
     /// The same for the optimiser's state.
     fn bring_optimizer(&mut self, optimizer: &Optimizer) -> Result<()> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        let (true, Some(resident)) = (session.optimizer_is_newer, &session.resident) else { return Ok(()) };
+        let Some(resident) = &session.resident else { return Ok(()) };
+        let is_spared = |held: &Option<Arc<[u32]>>| held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &optimizer.spared));
+        if !optimizer.spared.is_empty() && !is_spared(&session.spared) {
+            session.gpu.upload(&optimizer.spared, resident.buffers.spared)?;
+            session.spared = Some(optimizer.spared.clone());
+        }
+        if !session.optimizer_is_newer {
+            return Ok(());
+        }
         let carried = session.carried.as_ref().map(|arenas| arenas.each_ref().map(Vec::as_slice));
         let arenas = carried.unwrap_or_else(|| optimizer.arenas());
         // An average that no step has set yet is empty.
         for (arena, buffer) in arenas.into_iter().zip(resident.buffers.optimizer_arenas()).filter(|(arena, _)| !arena.is_empty()) {
             session.gpu.upload(arena, buffer)?;
-        }
-        if !optimizer.spared.is_empty() {
-            session.gpu.upload(&optimizer.spared, resident.buffers.spared)?;
         }
         (session.optimizer_is_newer, session.carried) = (false, None);
         Ok(())

@@ -152,7 +152,8 @@ impl Staging {
         gpu.after_copies()?;
         gpu.copy(parameters, buffers.parameters)?;
         gpu.copy(place.labels.device.slice().part(0..labels), buffers.labels.part(0..labels))?;
-        if blends > 0 {
+        // An evaluation has no loss to mix.
+        if blends > 0 && !buffers.blends.is_none() {
             gpu.copy(place.blends.device.slice().part(0..blends), buffers.blends.part(0..blends))?;
         }
         let input = place.input.device.slice();

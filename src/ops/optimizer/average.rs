@@ -12,6 +12,8 @@ const START: f64 = 9.0;
 pub struct Average {
     /// Share of the average that a step keeps, later in the run; above 0 and below 1.
     pub decay: f32,
+    /// Steps that the optimiser had taken when the average began; 0 for a run that has one from its start.
+    pub begun: u64,
     /// Average of the arena; empty before the first step.
     pub values: Vec<f32>,
     /// The same of the running statistics, mean and variance of one batch norm after the other.
@@ -19,9 +21,9 @@ pub struct Average {
 }
 
 impl Average {
-    /// Share that the step after `steps` others keeps.
+    /// Share that the next step keeps, after `steps` of the optimiser.
     pub(super) fn share(&self, steps: u64) -> f32 {
-        let steps = steps as f64;
+        let steps = steps.saturating_sub(self.begun) as f64;
         f64::from(self.decay).min(steps / (steps + START)) as f32
     }
 }

@@ -1,5 +1,7 @@
 //! The update of the whole arena on the CPU.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::average::Average;
@@ -13,7 +15,7 @@ pub struct Optimizer {
     /// Factor of weight decay, of every parameter that is not spared, thresholds and batch norm included.
     pub weight_decay: f32,
     /// Bits of the parameters that are spared from weight decay, 32 a word; empty for none.
-    pub spared: Vec<u32>,
+    pub spared: Arc<[u32]>,
     /// Bound of the norm of all gradients, which are made smaller together where it is above that.
     pub clip_norm: Option<f32>,
     /// Moving average of the parameters, if one is kept.
@@ -33,7 +35,7 @@ impl Optimizer {
     /// For `len` parameters, none stepped yet.
     pub fn new(rule: Rule, weight_decay: f32, len: usize) -> Self {
         let second = if rule.has_second() { vec![0.0; len] } else { Vec::new() };
-        Optimizer { rule, weight_decay, spared: Vec::new(), clip_norm: None, average: None, first: vec![0.0; len], second, steps: 0 }
+        Optimizer { rule, weight_decay, spared: Arc::default(), clip_norm: None, average: None, first: vec![0.0; len], second, steps: 0 }
     }
 
     /// What a step does.
@@ -68,9 +70,8 @@ impl Optimizer {
         if self.spared.is_empty() {
             self.step_with(lr, values, grads, clip, |_| false);
         } else {
-            let spared = std::mem::take(&mut self.spared);
+            let spared = self.spared.clone();
             self.step_with(lr, values, grads, clip, |at| spared[at / 32] >> (at % 32) & 1 == 1);
-            self.spared = spared;
         }
     }
 

@@ -82,8 +82,8 @@ fn is_threshold(network: &Network, index: usize) -> bool {
     network.layers.iter().any(|layer| layer.threshold == Some(index))
 }
 
-/// All tensors of a checkpoint by name, with their shapes.
-fn places(network: &Network, optimizer: Option<&Optimizer>) -> BTreeMap<String, (Vec<usize>, Place)> {
+/// All tensors of a checkpoint by name, with their shapes; `has_average` says whether averages are among them.
+fn places(network: &Network, optimizer: Option<&Optimizer>, has_average: bool) -> BTreeMap<String, (Vec<usize>, Place)> {
     let mut places = BTreeMap::new();
     let is_kept = |index: usize| !(network.neuron.is_real() && is_threshold(network, index));
     for (index, parameter) in network.parameters.iter().enumerate().filter(|(index, _)| is_kept(*index)) {
@@ -93,14 +93,14 @@ fn places(network: &Network, optimizer: Option<&Optimizer>) -> BTreeMap<String, 
             if !optimizer.second.is_empty() {
                 places.insert(format!("optimizer.second/{}", parameter.name), (parameter.shape.clone(), Place::Second(index)));
             }
-            if optimizer.has_average() {
+            if has_average {
                 places.insert(averaged(&parameter.name), (parameter.shape.clone(), Place::Average(index)));
             }
         }
     }
     for (index, norm) in network.norms.iter().enumerate() {
         let channels = vec![norm.running_mean.len()];
-        if optimizer.is_some_and(Optimizer::has_average) {
+        if has_average {
             places.insert(averaged(&format!("{}.running_mean", norm.name)), (channels.clone(), Place::AverageMean(index)));
             places.insert(averaged(&format!("{}.running_var", norm.name)), (channels.clone(), Place::AverageVar(index)));
         }
@@ -177,7 +177,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     let config_toml = about.config_toml;
     let version = VERSION.to_string();
 
-    let places = places(network, Some(optimizer));
+    let places = places(network, Some(optimizer), optimizer.has_average());
     // Eight-byte values first, so that every tensor is aligned.
     let (counters, floats): (Vec<_>, Vec<_>) = places.iter().partition(|(_, (_, place))| matches!(place, Place::Batches(_)));
     let mut tensors_checksum = 0;
@@ -239,8 +239,8 @@ fn check_lengths(network: &Network, optimizer: &Optimizer) -> Result<()> {
     let len = network.values.len();
     let second = if optimizer.rule.has_second() { len } else { 0 };
     let average = if optimizer.has_average() { len } else { 0 };
-    let [first, seconds, averages, _] = optimizer.arenas();
-    let (wanted, found) = ([len, second, average], [first.len(), seconds.len(), averages.len()]);
+    let running = if optimizer.has_average() { network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum() } else { 0 };
+    let (wanted, found) = ([len, second, average, running], optimizer.arenas().map(<[f32]>::len));
     if found == wanted { Ok(()) } else { Err(Error::shape("optimiser state", wanted, found)) }
 }
 
@@ -254,8 +254,14 @@ fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result
         let parameter = network.parameters.iter().find(|p| (p.start..p.start + p.len).contains(&index))?;
         Some(format!("{what}{}", parameter.name))
     });
+    let bad_average = || {
+        let has =
+            |range: &std::ops::Range<usize>| optimizer.arenas()[3].get(range.clone()).is_some_and(|v| v.iter().any(|v| !v.is_finite()));
+        let index = (0..network.norms.len()).find(|&index| running_places(network, index).iter().any(has))?;
+        Some(format!("the average of {}", network.norms[index].statistics_name()))
+    };
     let bad_norm = || network.norms.iter().find(|n| n.running_mean.iter().chain(&n.running_var).any(|v| !v.is_finite()));
-    match in_parameters.or_else(|| bad_norm().map(NormState::statistics_name)) {
+    match in_parameters.or_else(|| bad_norm().map(NormState::statistics_name)).or_else(bad_average) {
         None => Ok(()),
         Some(what) => {
             let problem =

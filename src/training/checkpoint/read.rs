@@ -70,13 +70,10 @@ fn read(
         steps = state.steps;
     }
     let mut tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
-    if let Some(average) = optimizer.as_deref_mut().and_then(|optimizer| optimizer.average.as_mut()) {
-        // The first checkpoint of a run has none yet.
-        let is_there = network.parameters.first().is_some_and(|parameter| tensors.has(&averaged(&parameter.name)));
-        average.values = vec![0.0; if is_there { network.values.len() } else { 0 }];
-        average.running = vec![0.0; if is_there { network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum() } else { 0 }];
-    }
-    let mut places = places(network, optimizer.as_deref());
+    // The first checkpoint of a run has no average yet.
+    let has_average = optimizer.as_ref().is_some_and(|optimizer| optimizer.average.is_some())
+        && network.parameters.first().is_some_and(|parameter| tensors.has(&averaged(&parameter.name)));
+    let mut places = places(network, optimizer.as_deref(), has_average);
     if !ours {
         tensors.leave_prefix_away(|name| places.contains_key(name));
         // PyTorch has had these since 0.4.1; nothing here reads them.
@@ -123,6 +120,10 @@ fn read(
     }
 
     // All that can fail has been tried. Tensors are decoded once more, which takes less memory than having kept them.
+    if let Some(average) = optimizer.as_deref_mut().and_then(|optimizer| optimizer.average.as_mut()) {
+        average.values = vec![0.0; if has_average { network.values.len() } else { 0 }];
+        average.running = vec![0.0; if has_average { network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum() } else { 0 }];
+    }
     for (name, (_, place)) in &places {
         match *place {
             Place::Parameter(index) => network.set_parameter(index, &tensors.floats(name)?),
@@ -162,22 +163,33 @@ fn read(
 /// # Errors
 /// As [`load`]; [`Error::File`] for a file without an average.
 pub fn load_average(path: &Path, network: &mut Network) -> Result<()> {
-    load(path, network, None)?;
     let opened = Opened::open(path)?;
-    let tensors = opened.tensors(|_, _| Ok(()))?;
-    let places = places(network, None);
-    if !places.keys().any(|name| tensors.has(&averaged(name))) {
+    check_version(path, &opened)?;
+    let tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
+    let places = places(network, None, true);
+    if !network.parameters.iter().any(|parameter| tensors.has(&averaged(&parameter.name))) {
         return Err(Error::file(path, "holds no average of its weights: leave --ema away, or train with --ema DECAY"));
     }
+    // The network is left as it is until all has been looked at.
     for (name, (shape, place)) in &places {
-        let (name, counts) = (averaged(name), matches!(place, Place::Batches(_)));
-        if !counts {
-            tensors.check_shape(&name, shape)?;
+        match place {
+            Place::AverageVar(_) if tensors.floats(name)?.iter().any(|&v| v < 0.0) => {
+                return Err(Error::file(path, format!("{name} holds a negative variance: it is damaged; use another checkpoint")));
+            }
+            Place::AverageMean(_) | Place::AverageVar(_) => tensors.check_shape(name, shape)?,
+            Place::Parameter(_) => {
+                tensors.check_shape(&averaged(name), shape)?;
+                drop(tensors.floats(&averaged(name))?);
+            }
+            _ => {}
         }
+    }
+    load(path, network, None)?;
+    for (name, (_, place)) in &places {
         match *place {
-            Place::Parameter(index) => network.set_parameter(index, &tensors.floats(&name)?),
-            Place::RunningMean(index) => network.norms[index].running_mean = tensors.floats(&name)?,
-            Place::RunningVar(index) => network.norms[index].running_var = tensors.floats(&name)?,
+            Place::Parameter(index) => network.set_parameter(index, &tensors.floats(&averaged(name))?),
+            Place::AverageMean(index) => network.norms[index].running_mean = tensors.floats(name)?,
+            Place::AverageVar(index) => network.norms[index].running_var = tensors.floats(name)?,
             _ => {}
         }
     }
