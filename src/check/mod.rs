@@ -8,6 +8,7 @@ mod convolutions;
 mod far;
 mod inputs;
 mod instruction_sets;
+mod last_block;
 mod layer_gradients;
 mod machine;
 mod networks;
@@ -97,6 +98,7 @@ pub fn checks(device: &Device, size: Size) -> Vec<Check> {
             spikes::checks(gpu, size),
             neurons::checks(gpu, size),
             norms::checks(gpu, size),
+            last_block::checks(gpu, size),
             rates::checks(gpu),
             convolutions::checks(gpu, size),
             layer_gradients::checks(gpu, size),
