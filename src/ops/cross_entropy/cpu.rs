@@ -2,7 +2,11 @@
 
 /// Mean loss over the batch and its gradient, `logits` and `grad` are `[B][classes]`.
 pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut [f32]) -> f64 {
-    let batch = labels.len();
+    summed_cross_entropy(logits, labels, classes, labels.len(), grad) / labels.len() as f64
+}
+
+/// Sum of the losses of some samples of a batch of `batch`, and the gradient of the mean over the whole batch.
+pub fn summed_cross_entropy(logits: &[f32], labels: &[u32], classes: usize, batch: usize, grad: &mut [f32]) -> f64 {
     let mut loss = 0.0f64;
     for ((logits, grad), &label) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).zip(labels) {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -14,7 +18,7 @@ pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut 
             *grad = ((share - target) / batch as f64) as f32;
         }
     }
-    loss / batch as f64
+    loss
 }
 
 /// Index of the largest value, the first of equals.

@@ -2,4 +2,4 @@
 
 mod cpu;
 pub mod cuda;
-pub use cpu::{cross_entropy, first_largest};
+pub use cpu::{cross_entropy, first_largest, summed_cross_entropy};
