@@ -232,3 +232,18 @@ fn exchanges_and_bytes_are_those_of_the_documents() {
         }
     }
 }
+
+/// Without MPI, what a launcher starts would be as many runs.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn a_build_without_mpi_refuses_to_be_one_of_several() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
+    command.current_dir(folder.path()).args(["train", "-d", "digits-8x8", "--slices", "4"]);
+    let output = command.envs([("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "4")]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let expected = "error: ranks: mpirun has started 4 processes, but this build has no MPI, and they would be 4 runs: \
+                    build with --features mpi, or start one\n";
+    assert_eq!((output.status.code(), stderr.as_str()), (Some(2), expected));
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is written");
+}
