@@ -20,6 +20,9 @@ pub enum Error {
     /// A CUDA device, its driver or a kernel failed.
     #[error("{device}: {problem}")]
     Device { device: String, problem: String },
+    /// Another process that shares the run is gone, late, or at something else.
+    #[error("rank {rank}: {problem}")]
+    Ranks { rank: usize, problem: String },
     /// Training produced a value that is no number.
     #[error("training is not finite at step {step}: the first bad value is in {layer}: lower --lr; {}", kept(checkpoint))]
     NotFinite { step: u64, layer: String, checkpoint: Option<PathBuf> },

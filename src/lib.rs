@@ -90,6 +90,7 @@ pub mod error;
 pub mod evaluation;
 pub mod network;
 pub mod ops;
+pub mod ranks;
 pub mod settings;
 pub mod spikes;
 pub mod training;

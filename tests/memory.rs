@@ -19,7 +19,7 @@ fn step(network: &mut Network, config: &Config, batch: usize, time_steps: usize)
     let labels: Vec<u32> = (0..batch).map(|b| (b % network.classes) as u32).collect();
     let input = Input { data: &data, batch, frames: 1 };
     let mode = Mode::Train { gradient: WeightGradient::Rate, seed: 0 };
-    let mut optimizer = config.optimizer(&network);
+    let mut optimizer = config.optimizer(network);
     let (loss, forward) = network.gradients(&input, &labels, mode).unwrap();
     let rate = network.mean_rate(&forward.rates);
     assert!(loss.is_finite() && rate > 0.02, "a silent network would be no test: loss {loss}, firing rate {rate}");

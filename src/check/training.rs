@@ -37,7 +37,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         checks.push(Check::bits("dropout mask", text, move |rng, outcome| {
             let (seed, index) = (rng.random(), rng.random_range(0..100_000));
             let mut expected = Vec::new();
-            draw_dropped(&mut expected, seed, index, shape, share);
+            draw_dropped(&mut expected, seed, index, 0, shape, share);
             let parameters = gpu.memory_of(&[StepParameters::new(None, 0.0, seed)])?;
             let dropped = Output::unwritten(&gpu, expected.len())?;
             draw(&gpu, dropped.slice(), parameters.slice(), index, shape, share)?;
@@ -48,7 +48,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     checks.push(Check::bits("dropout mask", "a draw that is exactly the share", move |rng, outcome| {
         let (seed, mut expected) = (rng.random(), Vec::new());
         let share = ChaCha8Rng::seed_from_u64(seed).random::<f32>(); // that of the first neuron of the first layer and sample
-        draw_dropped(&mut expected, seed, 0, [1, 1, 33], share);
+        draw_dropped(&mut expected, seed, 0, 0, [1, 1, 33], share);
         let parameters = of_share.memory_of(&[StepParameters::new(None, 0.0, seed)])?;
         let dropped = Output::unwritten(&of_share, expected.len())?;
         draw(&of_share, dropped.slice(), parameters.slice(), 0, [1, 1, 33], share)?;

@@ -16,6 +16,7 @@ mod plan;
 mod ported;
 pub mod profile;
 mod progress;
+mod ranks;
 pub mod recipe;
 mod records;
 pub mod settings;
@@ -74,7 +75,7 @@ enum Command {
 }
 
 /// Flags of every subcommand.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Global {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, global = true, default_value = "auto", value_parser = parse_device, help_heading = "Global")]
@@ -232,7 +233,7 @@ pub fn main() -> ExitCode {
     start_without_stubs();
     let code = match parse() {
         Ok(cli) => run(cli).unwrap_or_else(|error| {
-            complain(&format!("error: {error:#}").replace('\n', " "));
+            complain(&error_line(&error));
             if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }
         }),
         // A wrong flag goes to stderr with 2; help goes to stdout with 0.
@@ -257,6 +258,11 @@ pub fn main() -> ExitCode {
             ExitCode::from(code.max(FAILED))
         }
     }
+}
+
+/// What is said of an error.
+fn error_line(error: &anyhow::Error) -> String {
+    format!("error: {error:#}").replace('\n', " ")
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
@@ -314,7 +320,7 @@ fn keep(written: std::io::Result<()>) {
 
 /// Everything else, on stderr.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", shown(text));
+    let _ = writeln!(std::io::stderr(), "{}{}", ranks::prefix(), shown(text));
 }
 
 /// A text as a terminal may see it: what names and files hold of control characters, and of characters that turn the direction of

@@ -53,6 +53,9 @@ pub struct TrainArgs {
     /// Take the run folder from the process that has it; without this, a lock of another machine counts until it is a minute old.
     #[arg(long, help_heading = "Run")]
     pub break_lock: bool,
+    /// Where several processes share the run: how long one of them may keep the others waiting, in seconds; then all end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, alias = "rank_timeout", help_heading = "Run")]
+    pub rank_timeout: f64,
     /// As if Ctrl-C came after this many steps; for tests.
     #[arg(long, value_name = "N", hide = true)]
     pub stop_after_steps: Option<u64>,

@@ -133,6 +133,9 @@ pub struct TrainingFlags {
     /// Batch size: samples per training step, up to 1,048,576.
     #[arg(short, long, value_name = "N", visible_aliases = ["batch-size", "train-batch"], aliases = ["train_batch", "batch_size"])]
     batch: Option<usize>,
+    /// Slices of a batch: as many processes at most can share one (docs/distributed.md), and their number changes no bit [default: 1].
+    #[arg(long, value_name = "N")]
+    slices: Option<usize>,
     /// Optimizer.
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<OptimizerKind>,

@@ -43,7 +43,7 @@ fn listen(what: &'static str) -> std::io::Result<()> {
     }
     let mut signals = Signals::new(wanted)?;
     let answer = move || {
-        for _ in signals.forever() {
+        for _ in signals.forever().filter(|_| super::ranks::prefix().is_empty()) {
             super::complain(&format!("stopping after {what}; once more to stop at once"));
         }
     };

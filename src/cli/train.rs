@@ -12,10 +12,11 @@ use super::progress::Progress;
 use super::records::Records;
 use super::settings;
 use super::tables::{LINE, fitted};
-use super::{DONE, FAILED, Global, Output, complain, dataset, recipe, say, say_lines, stop};
+use super::{DONE, FAILED, Global, Output, complain, dataset, ranks, recipe, say, say_lines, stop};
 use crate::device::machine::machine;
 use crate::error::Result;
 use crate::network::ChosenThreshold;
+use crate::ranks::{Cost, Ranks};
 use crate::settings::NeuronKind;
 use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
@@ -26,7 +27,15 @@ use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 ///
 /// # Errors
 /// One line that says what is wrong with settings, data, checkpoint or disk.
-pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
+pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
+    let ranks = ranks::join(args.rank_timeout)?;
+    let outcome = run_as(&ranks, &ranks::voice(global, &ranks), args);
+    ranks::leave(&ranks, outcome)
+}
+
+/// Trains as one of `ranks`: the first of them prints and keeps the run folder.
+fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
+    let is_first = ranks.rank() == 0;
     let begin = Instant::now();
     args.ported.answer(global.quiet)?;
     if let Some(name) = args.name.take() {
@@ -36,13 +45,20 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
     let mut planned = plan(global, &args)?;
     if args.dry_run {
         planned.config.check()?;
+        if !is_first {
+            return Ok(DONE);
+        }
         return recipe::print_settings(global.output, &planned.config).map(|()| DONE);
     }
+    training::share_of(&planned.config, ranks.clone())?; // told before data are read
+    ranks.meet("plan of the run")?;
     // A run that goes on is taken before anything else is done, and its settings are read again: until now it was somebody else's.
     let taken = match &planned.out {
-        Out::Same(path) => Some(RunFolder::resume(path, &access)?),
+        Out::Same(path) if is_first => Some(RunFolder::resume(path, &access)?),
+        Out::Same(path) => Some(RunFolder::of_another_rank(path)),
         Out::New(_) | Out::FirstFree => None,
     };
+    ranks.meet("run folder")?;
     if taken.is_some() {
         planned = plan(global, &args)?;
     }
@@ -63,11 +79,14 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
         (None, None) => Origin::Seed,
     };
     let mut run = training::start(planned.config, dataset, &device, origin)?;
+    training::share(&mut run, ranks.clone())?;
+    ranks::greet(ranks, &run, planned.resume.as_deref())?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
         thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
     }
     let mut folder = match (taken, &planned.out) {
         (Some(folder), _) => folder,
+        (None, _) if !is_first => RunFolder::of_another_rank(Path::new("")),
         (None, Out::New(path)) => RunFolder::create(path, &access)?,
         (None, _) => RunFolder::create_first(run_folders(&run.config), &access)?,
     };
@@ -89,12 +108,25 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
     if global.verbose {
         complain(run.config.to_complete_toml()?.trim_end());
     }
+    if is_first && !ranks.is_alone() && !global.quiet {
+        complain(&format!("{} processes share each batch, in {} slices", ranks.size(), run.config.slices));
+    }
     let end = go(global, &args, &mut run, &mut folder)?;
+    if end == End::Stopped && !is_first {
+        return Ok(FAILED);
+    }
     if end == End::Stopped {
         let (epoch, step, steps) = (run.progress.epoch + 1, run.progress.step, training::steps_per_epoch(&run));
         let out = quoted(folder.path());
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
+    }
+    if global.verbose && !ranks.is_alone() {
+        let Cost { exchanges, bytes } = run.step_cost;
+        complain(&format!("a step took {exchanges} exchanges, in which this process sent {bytes} bytes"));
+    }
+    if !is_first {
+        return Ok(DONE);
     }
     report(global, &run, &folder, begin.elapsed())?;
     Ok(DONE)
@@ -103,7 +135,8 @@ pub fn run(global: &Global, mut args: TrainArgs) -> anyhow::Result<u8> {
 /// Runs the loop with a progress bar and a line an epoch.
 fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) -> Result<End> {
     let steps = training::steps_per_epoch(run);
-    let bar = Progress::new(global, steps);
+    let is_first = run.network.share.ranks().rank() == 0;
+    let bar = Progress::new(&Global { quiet: global.quiet || !is_first, ..global.clone() }, steps);
     let highest_rate = run.config.lr;
     let mut on_step = |run: &Run| {
         let progress = &run.progress;
@@ -233,6 +266,12 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
             if let (Some(loss), Some(accuracy)) = (end.val_loss, end.val_accuracy) {
                 result["val_loss"] = loss.into();
                 result["val_accuracy"] = accuracy.into();
+            }
+            let ranks = run.network.share.ranks();
+            if !ranks.is_alone() {
+                result["ranks"] = ranks.size().into();
+                result["step_exchanges"] = run.step_cost.exchanges.into();
+                result["step_bytes_sent"] = run.step_cost.bytes.into();
             }
             let of_average = [
                 ("ema_test_loss", end.ema_test_loss),

@@ -1,5 +1,6 @@
 //! The batches of an epoch, prepared by a thread while the engine works on the batch before.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -14,6 +15,9 @@ use crate::ops::cross_entropy::Blend;
 
 /// Batches that wait, ready, for the engine; one more is in preparation.
 const AHEAD: usize = 2;
+
+/// All places of a batch.
+const WHOLE: Range<usize> = 0..usize::MAX;
 
 /// Input of one step.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +96,10 @@ struct Plan {
     dataset: Arc<Dataset>,
     pixels: Pixels,
     batch: usize,
+    /// Places within each batch that this pass takes; of a short batch what there is, maybe nothing.
+    places: Range<usize>,
+    /// Of every so many batches the pass takes one.
+    every: usize,
     form: Form,
     /// None for a pass through the test split, as it lies.
     training: Option<Training>,
@@ -117,10 +125,24 @@ impl Loader {
 
     /// The same batches in another form, as far as [`Augment::form`] allows.
     pub fn train_as(form: Form, dataset: Arc<Dataset>, batch: usize, augment: Augment, seed: u64, epoch: usize, first_step: usize) -> Self {
+        Self::train_part(form, dataset, batch, WHOLE, augment, seed, epoch, first_step)
+    }
+
+    /// Of the same batches, the samples at some places only.
+    pub fn train_part(
+        form: Form,
+        dataset: Arc<Dataset>,
+        batch: usize,
+        places: Range<usize>,
+        augment: Augment,
+        seed: u64,
+        epoch: usize,
+        first_step: usize,
+    ) -> Self {
         let form = augment.form(form);
         let epoch = epoch as u64;
         let order = epoch_order(dataset.train.len(), seed, epoch);
-        Self::start(form, dataset, batch, Some(Training { chance: Chance { augment, seed, epoch }, order }), first_step)
+        Self::start(form, dataset, batch, places, Some(Training { chance: Chance { augment, seed, epoch }, order }), [first_step, 1])
     }
 
     /// The test images in their order, as they are.
@@ -130,18 +152,30 @@ impl Loader {
 
     /// The same batches in another form.
     pub fn test_as(form: Form, dataset: Arc<Dataset>, batch: usize) -> Self {
-        Self::start(form, dataset, batch, None, 0)
+        Self::test_dealt(form, dataset, batch, [0, 1])
     }
 
-    fn start(form: Form, dataset: Arc<Dataset>, batch: usize, training: Option<Training>, first_step: usize) -> Self {
+    /// Of the same batches, every `every`-th from `first` on.
+    pub fn test_dealt(form: Form, dataset: Arc<Dataset>, batch: usize, [first, every]: [usize; 2]) -> Self {
+        Self::start(form, dataset, batch, WHOLE, None, [first, every])
+    }
+
+    fn start(
+        form: Form,
+        dataset: Arc<Dataset>,
+        batch: usize,
+        places: Range<usize>,
+        training: Option<Training>,
+        [first_step, every]: [usize; 2],
+    ) -> Self {
         // Not the threads that compute: those would wait for a file in the middle of a layer.
         let pool = || rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).build().ok();
         let readers = dataset.stream.as_ref().and_then(|_| pool());
         let samples = dataset.split(if training.is_some() { Part::Train } else { Part::Test }).len();
         let batch = batch.clamp(1, samples.max(1)); // a larger one is the whole split
-        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch, form, training, readers });
+        let plan = Arc::new(Plan { pixels: Pixels::of(&dataset), dataset, batch, places, every: every.max(1), form, training, readers });
         let (sender, ready) = sync_channel(AHEAD);
-        let steps = first_step..plan.steps();
+        let steps = (first_step..plan.steps()).step_by(plan.every);
         let worker = Arc::clone(&plan);
         // Without a thread (the system has none left) the sender is gone, and `next` prepares the batches itself.
         let thread = std::thread::Builder::new()
@@ -179,7 +213,7 @@ impl Iterator for Loader {
         let ready = self.ready.as_ref().and_then(|ready| ready.recv().ok());
         match ready.unwrap_or_else(|| self.plan.prepare(self.step)) {
             Ok(batch) => {
-                self.step += 1;
+                self.step += self.plan.every;
                 Some(batch)
             }
             Err(error) => {
@@ -191,7 +225,7 @@ impl Iterator for Loader {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.plan.steps().saturating_sub(self.step);
+        let left = self.plan.steps().saturating_sub(self.step).div_ceil(self.plan.every);
         (left, Some(left))
     }
 }
@@ -224,7 +258,9 @@ impl Plan {
 
     /// Samples of a step, by index.
     fn samples(&self, step: usize) -> Vec<usize> {
-        let places = step * self.batch..((step + 1) * self.batch).min(self.split().len());
+        let (first, end) = (step * self.batch, ((step + 1) * self.batch).min(self.split().len()));
+        let place = |place: usize| first.saturating_add(place).min(end);
+        let places = place(self.places.start)..place(self.places.end);
         match &self.training {
             Some(training) => training.order[places].iter().map(|&index| index as usize).collect(),
             None => places.collect(),

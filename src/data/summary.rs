@@ -64,7 +64,7 @@ pub fn summarize(dataset: &Dataset) -> Summary {
             return SplitSummary { images, per_class, mean: Vec::new(), std: Vec::new(), crc32c: None };
         }
         let (mean, std) = moments(&split.images, dataset.max_value);
-        SplitSummary { images, per_class, mean, std, crc32c: Some(checksum(split)) }
+        SplitSummary { images, per_class, mean, std, crc32c: Some(split.checksum()) }
     };
     Summary {
         dataset: dataset.name.clone(),
@@ -79,9 +79,12 @@ pub fn summarize(dataset: &Dataset) -> Summary {
     }
 }
 
-fn checksum(split: &Split) -> u32 {
-    let labels: Vec<u8> = split.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-    crc32c::crc32c_append(crc32c::crc32c(&split.images.pixels), &labels)
+impl Split {
+    /// CRC-32C of the pixels, followed by the labels; of a streamed set, of the labels alone.
+    pub fn checksum(&self) -> u32 {
+        let labels: Vec<u8> = self.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+        crc32c::crc32c_append(crc32c::crc32c(&self.images.pixels), &labels)
+    }
 }
 
 /// Where a set differs from the published set of its name, a line each: image size, counts and, for the sets that are built in,

@@ -11,6 +11,7 @@ use crate::data::{Batch, Dataset, Loader};
 use crate::error::Result;
 use crate::network::{Forward, Network, Samples};
 use crate::ops::cross_entropy::cross_entropy;
+use crate::ranks::Ranks;
 
 /// Which of several classes with the same logit comes first. Logits are multiples of the spike value, so ties are common at few steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -118,14 +119,30 @@ pub fn wilson_interval(hits: usize, n: usize) -> [f64; 2] {
     [((center - half) / scale).max(0.0), ((center + half) / scale).min(1.0)]
 }
 
+/// What a batch has given, and its number.
+#[derive(Debug)]
+struct Part {
+    number: usize,
+    /// Sum of the losses.
+    loss: f64,
+    /// Firing rate of each layer.
+    rates: Vec<f32>,
+    /// `[B][classes]`.
+    logits: Vec<f32>,
+    /// As [`Evaluation::currents`].
+    currents: Vec<f32>,
+}
+
 /// Runs the test split through `network` in batches of `batch`, which changes no logit; loss and
-/// firing rate are added up batch by batch, so their last digit may. `ties` says what decides between equal logits.
+/// firing rate are added up batch by batch, so their last digit may. `ties` says what decides between equal logits. Ranks that share
+/// the training of `network` deal the batches out, and each gets what all have found.
 ///
-/// `visit` sees every batch's output, with the spikes of all layers where `keep_spikes`, and says whether to go on;
-/// `None` if it said no.
+/// `visit` sees the output of every batch of this rank, with the spikes of all layers where `keep_spikes`, and says whether to go on;
+/// `None` if it said no, on any rank.
 ///
 /// # Errors
-/// [`crate::error::Error::ShapeMismatch`] if network and data set do not fit; that of a sample that cannot be read.
+/// [`crate::error::Error::ShapeMismatch`] if network and data set do not fit; that of a sample that cannot be read;
+/// [`crate::error::Error::Ranks`] if another rank is missing.
 pub fn evaluate(
     network: &mut Network,
     dataset: &Arc<Dataset>,
@@ -135,9 +152,11 @@ pub fn evaluate(
     visit: &mut dyn FnMut(&Network, &Forward, &Batch) -> bool,
 ) -> Result<Option<Evaluation>> {
     let classes = network.classes;
-    let mut result = Evaluation { classes, rates: vec![0.0; network.layers.len()], ..Evaluation::default() };
+    let ranks = network.share.ranks().clone();
+    let mut found = Vec::new();
+    let mut is_stopped = false;
     let mut unused = Vec::new();
-    let mut parts = Loader::test_as(network.form_of(dataset)?, Arc::clone(dataset), batch);
+    let mut parts = Loader::test_dealt(network.form_of(dataset)?, Arc::clone(dataset), batch, [ranks.rank(), ranks.size()]);
     let mut next = parts.next();
     let mut staged = None;
     while let Some(part) = next {
@@ -150,22 +169,56 @@ pub fn evaluate(
         };
         let forward = network.finish_evaluation()?;
         unused.resize(forward.logits.len(), 0.0);
-        result.loss += cross_entropy(&forward.logits, &part.labels, classes, &mut unused) * samples as f64;
-        for (total, &rate) in result.rates.iter_mut().zip(&forward.rates) {
-            *total += f64::from(rate) * samples as f64;
-        }
-        result.logits.extend_from_slice(&forward.logits);
-        if ties == Ties::Current {
-            result.currents.extend(network.output_currents(samples)?);
-        }
-        result.labels.extend_from_slice(&part.labels);
-        if !visit(network, &forward, &part) {
-            return Ok(None);
+        let loss = cross_entropy(&forward.logits, &part.labels, classes, &mut unused) * samples as f64;
+        let currents = if ties == Ties::Current { network.output_currents(samples)? } else { Vec::new() };
+        is_stopped = !visit(network, &forward, &part);
+        let number = ranks.rank() + found.len() * ranks.size();
+        found.push(Part { number, loss, rates: forward.rates, logits: forward.logits, currents });
+        if is_stopped {
+            break;
         }
     }
     parts.outcome()?;
+    if ranks.any("whether to go on with the evaluation", is_stopped)? {
+        return Ok(None);
+    }
+    let labels = dataset.test.labels.clone();
+    let mut result = Evaluation { classes, rates: vec![0.0; network.layers.len()], labels, ..Evaluation::default() };
+    for part in of_all(&ranks, found)? {
+        let samples = (part.logits.len() / classes) as f64;
+        result.loss += part.loss;
+        result.rates.iter_mut().zip(&part.rates).for_each(|(total, &rate)| *total += f64::from(rate) * samples);
+        result.logits.extend(part.logits);
+        result.currents.extend(part.currents);
+    }
     let n = result.labels.len().max(1) as f64;
     result.loss /= n;
     result.rates.iter_mut().for_each(|rate| *rate /= n);
     Ok(Some(result))
+}
+
+/// The parts of all ranks, in the order of their batches.
+fn of_all(ranks: &Ranks, found: Vec<Part>) -> Result<Vec<Part>> {
+    if ranks.is_alone() {
+        return Ok(found);
+    }
+    // Number of the batch and of values of each kind, then the values, all of them eight bytes.
+    let mut words: Vec<u64> = Vec::new();
+    for Part { number, loss, rates, logits, currents } in found {
+        words.extend([number as u64, rates.len() as u64, logits.len() as u64, currents.len() as u64, loss.to_bits()]);
+        words.extend([rates, logits, currents].iter().flatten().map(|value| u64::from(value.to_bits())));
+    }
+    let mut all = Vec::new();
+    for theirs in ranks.gather("evaluation", bytemuck::cast_slice(&words).to_vec())? {
+        let mut words = theirs.chunks_exact(8).map(bytemuck::pod_read_unaligned::<u64>);
+        while let Some(number) = words.next() {
+            let mut word = || words.next().unwrap_or_default() as usize;
+            let [rates, logits, currents] = [word(), word(), word()];
+            let loss = f64::from_bits(words.next().unwrap_or_default());
+            let mut values = |len: usize| words.by_ref().take(len).map(|word| f32::from_bits(word as u32)).collect();
+            all.push(Part { number: number as usize, loss, rates: values(rates), logits: values(logits), currents: values(currents) });
+        }
+    }
+    all.sort_by_key(|part| part.number);
+    Ok(all)
 }

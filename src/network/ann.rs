@@ -4,6 +4,7 @@
 //! and a clamp mapping without an upper end has the gradient of ReLU. So what is kept has the same meaning and the same names.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -30,16 +31,19 @@ impl Network {
         if self.on_device() {
             return self.activations_on_device(input, visit);
         }
-        Ok(self.forward_real(input, Mode::Eval, &mut visit))
+        self.forward_real(input, Mode::Eval, &mut visit)
     }
 
     /// [`Network::forward`] of an ANN.
-    pub(super) fn forward_real(&mut self, input: &Input, mode: Mode, visit: &mut dyn FnMut(usize, &[f32])) -> Forward {
+    pub(super) fn forward_real(&mut self, input: &Input, mode: Mode, visit: &mut dyn FnMut(usize, &[f32])) -> Result<Forward> {
         let mut forward = Forward { logits: Vec::new(), spikes: vec![None; self.layers.len()], rates: Vec::new() };
         let mut storage = std::mem::take(&mut self.workspace.values);
         let mut kept = std::mem::take(&mut self.kept);
         kept.resize_with(self.layers.len(), LayerKept::default);
         let mut outputs: Vec<Vec<f32>> = Vec::new();
+        let mut active_of = Vec::new();
+        // What a product gives may depend on how many rows it has.
+        let products = if mode == Mode::Eval { vec![(0, 0..input.batch)] } else { self.share.slices(input.batch) };
         for index in 0..self.layers.len() {
             let len = input.batch * self.layers[index].neurons();
             let kept = &mut kept[index];
@@ -53,13 +57,13 @@ impl Network {
             let mut second = if has_second { storage.pop().unwrap_or_default() } else { Vec::new() };
             second.resize(if has_second { len } else { 0 }, 0.0);
             for (connection, x) in self.layers[index].connections.iter().zip([&mut x, &mut second]) {
-                self.current(connection, input, &outputs, x);
+                self.current(connection, input, &outputs, &products, x);
             }
             let (norm, inner) = match mode {
                 Mode::Eval => (self.running_normalizer(index), None),
                 Mode::Train { .. } => {
-                    let moments = self.real_moments(index, input.batch, &x, &second);
-                    self.batch_normalizer(index, &moments, (input.batch * self.layers[index].positions()) as f64)
+                    let moments = self.real_moments(index, input.batch, &x, &second)?;
+                    self.batch_normalizer(index, &moments, (self.share.total(input.batch) * self.layers[index].positions()) as f64)
                 }
             };
             let inner = inner.map(|inner| self.inner_normed(index, inner, &x, &second));
@@ -67,7 +71,7 @@ impl Network {
             if !self.layers[index].fires() {
                 out = norm.currents(&x, self.layers[index].shape[2]);
             }
-            forward.rates.push((active as f64 / len as f64) as f32);
+            active_of.push(active);
             if has_second {
                 storage.push(second);
             }
@@ -75,7 +79,14 @@ impl Network {
                 Mode::Eval => storage.push(x),
                 Mode::Train { seed, .. } => {
                     let layer = &self.layers[index];
-                    draw_dropped(&mut kept.dropped, seed, index, [input.batch, layer.positions(), layer.shape[2]], layer.dropout);
+                    draw_dropped(
+                        &mut kept.dropped,
+                        seed,
+                        index,
+                        self.share.first(),
+                        [input.batch, layer.positions(), layer.shape[2]],
+                        layer.dropout,
+                    );
                     self.drop_outputs(index, &kept.dropped, &mut out);
                     *kept = LayerKept { mean_normed: x, norm, inner, dropped: std::mem::take(&mut kept.dropped), ..LayerKept::default() };
                 }
@@ -100,11 +111,12 @@ impl Network {
         }
         self.kept = kept;
         self.workspace.values = storage;
-        forward
+        forward.rates = self.rates(mode, input.batch, active_of)?;
+        Ok(forward)
     }
 
-    /// What a connection makes of its source, without its bias: `[B][P][C]`.
-    fn current(&self, connection: &Connection, input: &Input, outputs: &[Vec<f32>], x: &mut [f32]) {
+    /// What a connection makes of its source, without its bias: `[B][P][C]`. The samples of one of `products` are multiplied together.
+    fn current(&self, connection: &Connection, input: &Input, outputs: &[Vec<f32>], products: &[(usize, Range<usize>)], x: &mut [f32]) {
         let geometry = &connection.geometry;
         let source: &[f32] = match connection.source {
             Source::Input => input.data,
@@ -119,17 +131,24 @@ impl Network {
         } else {
             Cow::Borrowed(source)
         };
+        let mut multiply = |pooled: &[f32], weights: &[f32]| {
+            let (from, to) = (geometry.pooled().iter().product::<usize>() * geometry.cin, geometry.positions() * geometry.cout);
+            for (_, samples) in products {
+                let of = |values: usize| samples.start * values..samples.end * values;
+                conv(&pooled[of(from)], weights, geometry, &mut x[of(to)]);
+            }
+        };
         match (&connection.kind, connection.source) {
             (Kind::Identity, _) => x.copy_from_slice(&pooled),
             (Kind::Conv { .. }, Source::Layer(_)) if self.bf16_products => {
-                conv(&to_bf16(&pooled), &to_bf16(&self.effective_weights(connection)), geometry, x);
+                multiply(&to_bf16(&pooled), &to_bf16(&self.effective_weights(connection)));
             }
-            (Kind::Conv { .. }, _) => conv(&pooled, &self.effective_weights(connection), geometry, x),
+            (Kind::Conv { .. }, _) => multiply(&pooled, &self.effective_weights(connection)),
         }
     }
 
-    /// Statistics of a layer's currents: f64, positions within a sample, then samples.
-    fn real_moments(&self, index: usize, batch: usize, x: &[f32], second: &[f32]) -> Moments {
+    /// Statistics of a layer's currents: f64, positions within a sample, then samples, then slices.
+    fn real_moments(&self, index: usize, batch: usize, x: &[f32], second: &[f32]) -> Result<Moments> {
         let layer = &self.layers[index];
         let (isa, channels, neurons) = (self.isa, layer.shape[2], layer.neurons());
         let zero = || [(); 5].map(|()| vec![0.0; channels]);
@@ -144,16 +163,24 @@ impl Network {
             }
             [x_sum, y_sum, xx, xy, yy]
         };
-        let samples = if layer.norm.is_some() { batch } else { 0 }; // without a norm nobody asks
-        let parts: Vec<[Vec<f64>; 5]> = (0..samples).into_par_iter().map(of_sample).collect();
-        let mut total = zero();
-        for part in &parts {
-            for (total, part) in total.iter_mut().zip(part) {
-                total.iter_mut().zip(part).for_each(|(total, v)| *total += v);
-            }
+        let mut total = zero().concat();
+        if layer.norm.is_some() {
+            // Without a norm nobody asks.
+            let parts: Vec<[Vec<f64>; 5]> = (0..batch).into_par_iter().map(of_sample).collect();
+            total = self.share.sum(
+                || format!("statistics of layer {index}"),
+                batch,
+                |samples| {
+                    let mut total = vec![0.0; 5 * channels];
+                    for part in &parts[samples] {
+                        total.iter_mut().zip(part.iter().flatten()).for_each(|(total, v)| *total += v);
+                    }
+                    total
+                },
+            )?;
         }
-        let [x_sum, y_sum, xx, xy, yy] = &total;
-        Moments::of_real_pair([x_sum, y_sum], [xx, xy, yy], (batch * layer.positions()) as f64)
+        let [x_sum, y_sum, xx, xy, yy] = [0, 1, 2, 3, 4].map(|kind| &total[kind * channels..(kind + 1) * channels]);
+        Ok(Moments::of_real_pair([x_sum, y_sum], [xx, xy, yy], (self.share.total(batch) * layer.positions()) as f64))
     }
 
     /// û of the connection with a norm of its own, for backward.

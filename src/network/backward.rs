@@ -5,18 +5,21 @@
 //! of batch norm over T·B·H·W follow from `grad_x[t] = γ/σ·(g - mean(g) - x̂[t]·mean(g·mean_t x̂))`.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
+use super::forward::in_order;
 use super::kept::{InnerKept, LayerKept};
-use super::{Connection, Input, Kind, Network, Source, SpikingLayer};
+use super::{Connection, Input, Kind, Network, Source};
 use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, pool_values, unpool_add, weight_gradient};
 use crate::ops::neuron::{ClampMapping, clamp_mapping_backward};
 use crate::ops::spike_conv::add_scaled;
+use crate::ranks::{Node, Tree};
 
 /// Which gradient the weights get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ struct CurrentGrad {
     plain: Vec<f32>,
     /// For the sources: r(gradient); `None` where it equals `plain`.
     weighted: Option<Vec<f32>>,
-    /// What the weight gradient still lacks in `unrolled` mode, `[tap][cin][cout]`; empty otherwise.
+    /// What the weight gradient still lacks in `unrolled` mode, `[slices][tap][cin][cout]`; empty otherwise.
     outer: Vec<f32>,
 }
 
@@ -44,7 +47,7 @@ impl Network {
     /// Adds r(gradient of the input), `[B][H][W][C]`, to `input_grad` where given.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the gradient does not fit the network.
+    /// [`Error::ShapeMismatch`] if the gradient does not fit the network; [`Error::Ranks`] if another rank is missing.
     pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) -> Result<()> {
         if grad_logits.len() != input.batch * self.classes {
             return Err(Error::shape("backward", (input.batch, self.classes), grad_logits.len()));
@@ -56,27 +59,32 @@ impl Network {
         let mut arena = std::mem::take(&mut self.grads);
         let kept = std::mem::take(&mut self.kept);
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
+        let mut is_read = vec![false; self.layers.len()];
+        // Gradients of weights by nodes of slices; none where a batch is one slice, whose gradients go to the arena at once.
+        let mut of_slices = if self.share.is_whole() { Vec::new() } else { self.share.nodes(input.batch, arena.len()) };
         let squares: f32 = self.neuron.step_weights(self.time_steps).iter().map(|w| w * w).sum();
         if let Some(last) = grads.last_mut() {
             *last = grad_logits.iter().map(|g| g * squares).collect();
         }
+        is_read.last_mut().into_iter().for_each(|last| *last = true);
         for (index, state) in kept.iter().enumerate().rev() {
             let mut grad = std::mem::take(&mut grads[index]);
-            if grad.is_empty() {
+            if !is_read[index] {
                 continue; // no later layer reads this one
             }
             let _layer = clock::span(Name::Layer(index));
             let layer = &self.layers[index];
-            let k = clock::op(Op::ClampMapping, || self.neuron_backward(layer, state, &mut grad, &mut arena));
-            let own: Vec<Option<CurrentGrad>> = layer
+            let k = clock::op(Op::ClampMapping, || self.neuron_backward(index, state, input.batch, &mut grad, &mut arena))?;
+            let own = layer
                 .connections
                 .iter()
                 .enumerate()
                 .map(|(at, c)| {
-                    let (norm, inner) = (c.norm?, state.inner.as_ref()?);
-                    Some(clock::op(Op::InnerGradient, || self.inner_backward(norm, inner, state, at, &grad, &k, &mut arena)))
+                    let (Some(_), Some(inner)) = (c.norm, &state.inner) else { return Ok(None) };
+                    let place = [index, at, input.batch];
+                    clock::op(Op::InnerGradient, || self.inner_backward(place, inner, state, &grad, &k, &mut arena)).map(Some)
                 })
-                .collect();
+                .collect::<Result<Vec<Option<CurrentGrad>>>>()?;
             let shared = clock::op(Op::CurrentGradient, || self.time_part(state, grad, &k));
             for (at, (connection, own)) in layer.connections.iter().zip(&own).enumerate() {
                 let current = own.as_ref().unwrap_or(&shared);
@@ -85,16 +93,28 @@ impl Network {
                     (None, Some(outer)) => &scaled_columns(outer, &k),
                     (None, None) => &shared.outer,
                 };
-                clock::op(Op::WeightGradient, || self.weights_backward(connection, input, &kept, &current.plain, outer, &mut arena));
+                let place = [index, at];
+                clock::op(Op::WeightGradient, || {
+                    self.bias_backward(place, input.batch, &current.plain, &mut arena)?;
+                    self.weights_backward(connection, input, &kept, &current.plain, outer, &mut arena, &mut of_slices);
+                    Ok(())
+                })?;
                 let target = match connection.source {
                     Source::Input => input_grad.as_deref_mut(),
-                    Source::Layer(source) => Some(&mut grads[source]),
+                    Source::Layer(source) => {
+                        is_read[source] = true;
+                        Some(&mut grads[source])
+                    }
                 };
                 if let Some(target) = target {
                     let weighted = current.weighted.as_ref().unwrap_or(&current.plain);
                     clock::op(Op::DataGradient, || self.source_backward(connection, weighted, input.batch, target));
                 }
             }
+        }
+        if !self.share.is_whole() {
+            let sum = clock::op(Op::WeightGradient, || self.share.sum_nodes("weight gradients", of_slices, arena.len()))?;
+            arena.par_iter_mut().with_min_len(1 << 14).zip(&sum).for_each(|(into, v)| *into += v);
         }
         self.kept = kept;
         self.grads = arena;
@@ -105,7 +125,8 @@ impl Network {
     ///
     /// Returns `k = γ/σ·mean(g·mean_t x̂)` per channel: the gradient before the norm at step t is `A - k·x̂[t]`. Without batch norm
     /// the gradient stays `g` and `k` is empty. Adds the gradients of threshold, γ and β.
-    fn neuron_backward(&self, layer: &SpikingLayer, kept: &LayerKept, grad: &mut [f32], arena: &mut [f32]) -> Vec<f32> {
+    fn neuron_backward(&self, index: usize, kept: &LayerKept, batch: usize, grad: &mut [f32], arena: &mut [f32]) -> Result<Vec<f32>> {
+        let layer = &self.layers[index];
         let (neurons, channels, isa) = (layer.neurons(), layer.shape[2], self.isa);
         let words = channels.div_ceil(32);
         let keep = 1.0 / (1.0 - layer.dropout);
@@ -129,21 +150,22 @@ impl Network {
                 [above, sum, product]
             })
             .collect();
-        let total = |k: usize| (0..channels).map(|c| parts.iter().map(|part| part[k][c]).sum()).collect::<Vec<f64>>();
-        let [above, sum, product] = [total(0), total(1), total(2)];
+        let name = || format!("gradient sums of layer {index}");
+        let total = self.share.sum(name, batch, |samples| in_order(&parts[samples], channels))?;
+        let [above, sum, product] = [0, 1, 2].map(|kind| &total[kind * channels..(kind + 1) * channels]);
         let steps = self.time_steps as f64;
         let factor = f64::from(self.neuron.threshold_grad_factor() * self.threshold_grad_scale) * steps;
         if let Some(threshold) = layer.threshold {
             arena[self.parameters[threshold].start] += (factor * above.iter().sum::<f64>()) as f32;
         }
-        let Some(norm) = layer.norm else { return Vec::new() };
+        let Some(norm) = layer.norm else { return Ok(Vec::new()) };
         let state = &self.norms[norm];
-        add_to(&mut arena[self.parameters[state.bias].start..], &sum, steps);
-        add_to(&mut arena[self.parameters[state.weight].start..], &product, steps);
-        let rows = (grad.len() / channels) as f64;
+        add_to(&mut arena[self.parameters[state.bias].start..], sum, steps);
+        add_to(&mut arena[self.parameters[state.weight].start..], product, steps);
+        let rows = (self.share.total(batch) * layer.positions()) as f64;
         let mean: Vec<f32> = sum.iter().map(|s| (s / rows) as f32).collect();
         grad.par_chunks_mut(neurons).for_each(|g| center(isa, &kept.norm.scale, &mean, g));
-        product.iter().zip(&kept.norm.scale).map(|(p, &scale)| (f64::from(scale) * p / rows) as f32).collect()
+        Ok(product.iter().zip(&kept.norm.scale).map(|(p, &scale)| (f64::from(scale) * p / rows) as f32).collect())
     }
 
     /// The gradient that connections without a norm of their own share.
@@ -167,18 +189,26 @@ impl Network {
     /// the gradient before it is `γ/σ·(h[t] - K·û[t])` with `K = mean(h·û)`.
     fn inner_backward(
         &self,
-        norm: usize,
+        [index, at, batch]: [usize; 3],
         inner: &InnerKept,
         kept: &LayerKept,
-        at: usize,
         grad: &[f32],
         k: &[f32],
         arena: &mut [f32],
-    ) -> CurrentGrad {
+    ) -> Result<CurrentGrad> {
+        let (layer, channels) = (&self.layers[index], k.len());
+        let Some(norm) = layer.connections[at].norm else {
+            return Err(Error::shape("inner_backward", "a connection with a norm of its own", "one without"));
+        };
         let state = &self.norms[norm];
-        let channels = k.len();
-        let (_, product) = self.channel_sums(grad, &inner.mean_normed, grad.len(), channels);
-        let rows = (grad.len() / channels) as f64;
+        // One sum over a slice, sample after sample.
+        let of_slice = |samples: Range<usize>| {
+            let values = samples.start * layer.neurons()..samples.end * layer.neurons();
+            self.channel_sums(&grad[values.clone()], &inner.mean_normed[values.clone()], values.len().max(1), channels)
+        };
+        let total = self.share.sum(|| format!("inner gradient sums of layer {index}"), batch, of_slice)?;
+        let product = &total[channels..];
+        let rows = (self.share.total(batch) * layer.positions()) as f64;
         let covariance: Vec<f64> = product.iter().zip(k).zip(&inner.correlation).map(|((p, &k), c)| p / rows - f64::from(k) * c).collect();
         add_to(&mut arena[self.parameters[state.weight].start..], &covariance, self.time_steps as f64 * rows);
         let scale = &inner.scale;
@@ -195,22 +225,42 @@ impl Network {
         };
         let weighted = Some(time_mean(kept.representation(), &inner.weighted_normed));
         if kept.outer.is_empty() {
-            return CurrentGrad { plain: time_mean(&kept.mean_normed, &inner.mean_normed), weighted, outer: Vec::new() };
+            return Ok(CurrentGrad { plain: time_mean(&kept.mean_normed, &inner.mean_normed), weighted, outer: Vec::new() });
         }
         let mut outer = scaled_columns(&kept.outer[at], &scaled_k);
         outer.iter_mut().zip(scaled_columns(&inner.outer, &own_k)).for_each(|(sum, v)| *sum += v);
-        CurrentGrad { plain: base, weighted, outer }
+        Ok(CurrentGrad { plain: base, weighted, outer })
     }
 
-    /// Weight and bias gradients of one connection: `grad ⊗ Σ_t o[t] - outer`.
-    fn weights_backward(&self, connection: &Connection, input: &Input, kept: &[LayerKept], grad: &[f32], outer: &[f32], arena: &mut [f32]) {
-        let Kind::Conv { weight, bias } = connection.kind else { return };
+    /// Bias gradient of one connection, if it has a bias.
+    fn bias_backward(&self, [index, at]: [usize; 2], batch: usize, grad: &[f32], arena: &mut [f32]) -> Result<()> {
+        let Connection { kind: Kind::Conv { bias: Some(bias), .. }, geometry, .. } = &self.layers[index].connections[at] else {
+            return Ok(());
+        };
+        let (channels, sample) = (geometry.cout, geometry.positions() * geometry.cout);
+        let of_slice = |samples: Range<usize>| {
+            let grad = &grad[samples.start * sample..samples.end * sample];
+            self.channel_sums(grad, grad, sample, channels)
+        };
+        let sum = self.share.sum(|| format!("bias gradient of layer {index}"), batch, of_slice)?;
+        add_to(&mut arena[self.parameters[*bias].start..], &sum[..channels], self.time_steps as f64);
+        Ok(())
+    }
+
+    /// Weight gradient of one connection: `grad ⊗ Σ_t o[t] - outer`; to the arena, or to the arenas of nodes of slices.
+    fn weights_backward(
+        &self,
+        connection: &Connection,
+        input: &Input,
+        kept: &[LayerKept],
+        grad: &[f32],
+        outer: &[f32],
+        arena: &mut [f32],
+        of_slices: &mut [Node<f32>],
+    ) {
+        let Kind::Conv { weight, .. } = connection.kind else { return };
         let geometry = &connection.geometry;
-        let (isa, channels) = (self.isa, geometry.cout);
-        if let Some(bias) = bias {
-            let (sum, _) = self.channel_sums(grad, grad, geometry.positions() * channels, channels);
-            add_to(&mut arena[self.parameters[bias].start..], &sum, self.time_steps as f64);
-        }
+        let isa = self.isa;
         let pooled = geometry.pooled().iter().product::<usize>() * geometry.cin;
         let mut totals = vec![0.0f32; input.batch * pooled];
         let samples = totals.par_chunks_mut(pooled).enumerate();
@@ -224,7 +274,7 @@ impl Network {
         match connection.source {
             Source::Layer(source) if self.neuron.is_real() => {
                 let activations = &kept[source].activations;
-                let len = activations.len() / input.batch;
+                let len = activations.len() / input.batch.max(1);
                 samples.for_each(|(b, totals)| pool_values(&activations[b * len..][..len], geometry, totals));
                 if self.bf16_products {
                     totals = to_bf16(&totals);
@@ -233,7 +283,7 @@ impl Network {
             Source::Layer(source) => {
                 let value = self.spike_value(source, true);
                 let counts = &kept[source].counts;
-                let len = counts.len() / input.batch;
+                let len = counts.len() / input.batch.max(1);
                 samples.for_each(|(b, totals)| pool_rates(&counts[b * len..][..len], value, geometry, totals));
             }
             Source::Input => {
@@ -249,7 +299,24 @@ impl Network {
             }
         }
         let parameter = &self.parameters[weight];
-        let into = &mut arena[parameter.start..parameter.start + parameter.len];
+        let range = parameter.start..parameter.start + parameter.len;
+        if !self.share.is_whole() {
+            let (len, output) = (parameter.len / connection.replicate, geometry.positions() * geometry.cout);
+            let mut tree = Tree::default();
+            for (at, (slice, samples)) in self.share.slices(input.batch).into_iter().enumerate() {
+                let of = |values: usize| samples.start * values..samples.end * values;
+                let mut sum = vec![0.0; len];
+                weight_gradient(&totals[of(pooled)], &grad[of(output)], geometry, &mut sum);
+                let outer = if outer.is_empty() { outer } else { &outer[at * len..][..len] };
+                sum.iter_mut().zip(outer).for_each(|(sum, outer)| *sum -= outer);
+                tree.push_slice(slice, sum);
+            }
+            for (into, node) in of_slices.iter_mut().zip(tree.into_nodes()) {
+                into.sum[range.clone()].chunks_exact_mut(len).for_each(|copy| copy.copy_from_slice(&node.sum));
+            }
+            return;
+        }
+        let into = &mut arena[range];
         if connection.replicate == 1 && outer.is_empty() {
             weight_gradient(&totals, grad, geometry, into);
             return;
@@ -277,20 +344,28 @@ impl Network {
                 if self.bf16_products {
                     (weights, grad) = (to_bf16(&weights).into(), to_bf16(&grad).into());
                 }
+                // What a product gives may depend on how many rows it has: those of a slice.
+                let (slices, output) = (self.share.slices(batch), geometry.positions() * geometry.cout);
+                let multiply = |out: &mut [f32], len: usize| {
+                    for (_, samples) in &slices {
+                        let of = |values: usize| samples.start * values..samples.end * values;
+                        data_gradient(&grad[of(output)], &weights, geometry, &mut out[of(len)]);
+                    }
+                };
                 if !is_pooled {
-                    data_gradient(&grad, &weights, geometry, target);
+                    multiply(target, source);
                     return;
                 }
                 buffer.resize(batch * pooled, 0.0);
-                data_gradient(&grad, &weights, geometry, &mut buffer);
+                multiply(&mut buffer, pooled);
                 &buffer
             }
         };
         target.par_chunks_mut(source).zip(from.par_chunks(pooled)).for_each(|(target, from)| unpool_add(from, geometry, target));
     }
 
-    /// `Σ g` and `Σ g·m` per channel; samples are added in their order.
-    fn channel_sums(&self, g: &[f32], m: &[f32], sample: usize, channels: usize) -> (Vec<f64>, Vec<f64>) {
+    /// `Σ g` and `Σ g·m` per channel, one behind the other; samples are added in their order.
+    fn channel_sums(&self, g: &[f32], m: &[f32], sample: usize, channels: usize) -> Vec<f64> {
         let zero = || (vec![0.0; channels], vec![0.0; channels]);
         let parts: Vec<(Vec<f64>, Vec<f64>)> = g
             .par_chunks(sample)
@@ -301,11 +376,12 @@ impl Network {
                 (sum, product)
             })
             .collect();
-        parts.iter().fold(zero(), |mut total, part| {
+        let total = parts.iter().fold(zero(), |mut total, part| {
             total.0.iter_mut().zip(&part.0).for_each(|(total, v)| *total += v);
             total.1.iter_mut().zip(&part.1).for_each(|(total, v)| *total += v);
             total
-        })
+        });
+        [total.0, total.1].concat()
     }
 
     /// `g -= k·m` per channel, on all threads.

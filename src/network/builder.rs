@@ -9,6 +9,7 @@ use crate::device::room::{Bytes, Room};
 use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::Geometry;
+use crate::ranks::Share;
 
 /// Settings of one convolution.
 #[derive(Clone, Copy, Debug)]
@@ -209,6 +210,7 @@ impl Builder {
             parameters: self.parameters,
             norms: self.norms,
             bf16_products: false,
+            share: Share::default(),
             isa: Isa::detect(),
             quantized: Vec::new(),
             kept: Vec::new(),

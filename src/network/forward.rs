@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::currents::{Reader, Worker, with_worker};
 use super::kept::{LayerKept, Workspace};
-use super::{Network, Readout, Samples, Source, WeightGradient};
+use super::{Network, Readout, Samples, Source, SpikingLayer, WeightGradient};
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::lines::grown;
 use crate::error::{Error, Result};
@@ -72,9 +72,10 @@ impl Network {
         }
         let _phase = clock::span(Name::Phase(Phase::Forward));
         if self.neuron.is_real() {
-            return Ok(self.forward_real(input, mode, &mut |_, _| {}));
+            return self.forward_real(input, mode, &mut |_, _| {});
         }
         let mut forward = Forward { logits: Vec::new(), spikes: Vec::new(), rates: Vec::new() };
+        let mut fired_of: Vec<u64> = Vec::new();
         let mut workspace = std::mem::take(&mut self.workspace);
         for index in 0..self.layers.len() {
             let _layer = clock::span(Name::Layer(index));
@@ -97,7 +98,7 @@ impl Network {
                     fired
                 }
                 Mode::Train { gradient, seed } => {
-                    let fired = self.train_layer(index, input, &forward.spikes, &mut spikes, gradient, seed, &mut workspace);
+                    let fired = self.train_layer(index, input, &forward.spikes, &mut spikes, gradient, seed, &mut workspace)?;
                     if is_last {
                         let kept = &self.kept[index];
                         self.output_currents = kept.norm.currents(kept.representation(), channels);
@@ -105,7 +106,7 @@ impl Network {
                     fired
                 }
             };
-            forward.rates.push((fired as f64 / (input.batch * height * width * channels * self.time_steps) as f64) as f32);
+            fired_of.push(fired);
             if is_last {
                 forward.logits = match self.readout() {
                     Readout::Spikes => clock::op(Op::Readout, || self.logits(&spikes)),
@@ -122,7 +123,22 @@ impl Network {
             }
         }
         self.workspace = workspace;
+        forward.rates = self.rates(mode, input.batch, fired_of)?;
         Ok(forward)
+    }
+
+    /// Mean firing rate of each layer from what its neurons have fired for this rank's samples: over those of all ranks in training, where
+    /// they share a batch.
+    pub(super) fn rates(&self, mode: Mode, own: usize, mut fired: Vec<u64>) -> Result<Vec<f32>> {
+        let mut batch = own;
+        if mode != Mode::Eval && !self.share.ranks().is_alone() {
+            let mut all: Vec<i128> = fired.iter().map(|&fired| i128::from(fired)).collect();
+            self.share.add(|| "spikes of all layers".into(), &mut all)?;
+            fired = all.iter().map(|&fired| fired as u64).collect();
+            batch = self.share.total(own);
+        }
+        let values = |layer: &SpikingLayer| (batch * layer.neurons() * self.time_steps) as f64;
+        Ok(self.layers.iter().zip(fired).map(|(layer, fired)| (fired as f64 / values(layer)) as f32).collect())
     }
 
     /// Begins an evaluation that [`Network::finish_evaluation`] ends: [`Network::forward`] in two halves. A device computes in between,
@@ -153,7 +169,8 @@ impl Network {
     pub(super) fn check_input(&self, input: &Input) -> Result<()> {
         let Input { data, batch, frames } = *input;
         let frame: usize = self.input.iter().product();
-        if batch == 0 || !(frames == 1 || frames == self.time_steps) || data.len() != batch * frames * frame {
+        let is_missing = batch == 0 && self.share.ranks().is_alone(); // of a short batch, the last ranks have nothing
+        if is_missing || !(frames == 1 || frames == self.time_steps) || data.len() != batch * frames * frame {
             let expected = format!("[B, 1 or {}, {:?}]", self.time_steps, self.input);
             return Err(Error::shape("forward", expected, (batch, frames, data.len())));
         }
@@ -176,7 +193,7 @@ impl Network {
         gradient: WeightGradient,
         seed: u64,
         workspace: &mut Workspace,
-    ) -> u64 {
+    ) -> Result<u64> {
         let batch = input.batch;
         self.kept.resize_with(self.layers.len(), LayerKept::default);
         let mut kept = std::mem::take(&mut self.kept[index]);
@@ -187,16 +204,16 @@ impl Network {
         let len = positions * reader.position_len();
         let stores_second = reader.layer.connections.get(1).is_some_and(|c| matches!(c.kind, super::Kind::Conv { .. }));
         let (first, second) = (grown(first, len), grown(second, if stores_second { len } else { 0 }));
-        let moments = clock::op(reader.sums_op(0), || sums(&reader, batch, first, second));
+        let moments = clock::op(reader.sums_op(0), || sums(&reader, index, batch, first, second))?;
         drop(reader);
-        let n = (positions * self.time_steps) as f64;
+        let n = (self.share.total(batch) * self.layers[index].positions() * self.time_steps) as f64;
         let (norm, inner) = clock::op(Op::Normalizer, || self.batch_normalizer(index, &moments, n));
 
         let reader = Reader::new(self, index, input, sources);
         let (layer, neurons_of_batch) = (reader.layer, batch * reader.layer.neurons());
         kept.counts.resize(neurons_of_batch, 0);
         kept.keep_means(self.neuron, neurons_of_batch);
-        draw_dropped(&mut kept.dropped, seed, index, [batch, layer.positions(), layer.shape[2]], layer.dropout);
+        draw_dropped(&mut kept.dropped, seed, index, self.share.first(), [batch, layer.positions(), layer.shape[2]], layer.dropout);
         let fired = clock::op(Op::Neurons, || neurons(&reader, &norm, Stored { first, second }, spikes, &mut kept));
         kept.norm = norm;
         kept.inner = inner.map(|mut inner| {
@@ -218,18 +235,19 @@ impl Network {
             clock::op(Op::OuterProducts, || reader.keep_outer_products(first, second, &mut kept));
         }
         self.kept[index] = kept;
-        fired
+        Ok(fired)
     }
 }
 
 /// First pass of training: all sums of a layer, stored, and their mean and (co)variances.
-fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) -> Moments {
-    let (layer, isa) = (reader.layer, reader.network.isa);
+fn sums(reader: &Reader, index: usize, batch: usize, first: &mut [i32], second: &mut [i32]) -> Result<Moments> {
+    let (layer, isa, share) = (reader.layer, reader.network.isa, &reader.network.share);
+    let name = || format!("statistics of layer {index}");
     let [height, width, channels] = layer.shape;
     let (position, stride) = (reader.position_len(), reader.stride);
-    let values = (batch * height * width * reader.frames) as u64;
+    let values = (share.total(batch) * height * width * reader.frames) as u64;
     if reader.is_real() {
-        // Sums of f32 depend on their order: positions within a sample, then samples.
+        // Sums of f32 depend on their order: positions within a sample, then samples, then slices.
         let parts: Vec<[Vec<f64>; 2]> = first
             .par_chunks_mut(height * width * position)
             .enumerate()
@@ -245,14 +263,17 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
                 [sum, squares]
             })
             .collect();
-        let total = |k: usize| (0..channels).map(|c| parts.iter().map(|part| part[k][c]).sum()).collect::<Vec<f64>>();
-        return Moments::of_real(&total(0), &total(1), values as f64);
+        if layer.norm.is_none() {
+            return Ok(Moments::of_real(&[], &[], values as f64)); // nobody asks
+        }
+        let total = share.sum(name, batch, |samples| in_order(&parts[samples], channels))?;
+        return Ok(Moments::of_real(&total[..channels], &total[channels..], values as f64));
     }
     let largest = reader.largest_sum();
     let chunk = reader.rows * width * position;
     let tasks = batch * height / reader.rows;
     let zero = || IntegerSums::new(channels, largest);
-    let total = first
+    let mut total = first
         .par_chunks_mut(chunk)
         .zip(chunks_or_empty(second, chunk, tasks))
         .enumerate()
@@ -282,7 +303,18 @@ fn sums(reader: &Reader, batch: usize, first: &mut [i32], second: &mut [i32]) ->
             })
         })
         .reduce(zero, IntegerSums::merge);
-    total.moments(values)
+    if layer.norm.is_some() && !share.ranks().is_alone() {
+        let mut integers = total.to_integers();
+        share.add(name, &mut integers)?;
+        total.set_integers(&integers);
+    }
+    Ok(total.moments(values))
+}
+
+/// Sums per channel of some samples, in the order of samples: one kind after the other, `[N][C]`.
+pub(super) fn in_order<const N: usize>(samples: &[[Vec<f64>; N]], channels: usize) -> Vec<f64> {
+    let kinds = (0..N).flat_map(|kind| (0..channels).map(move |c| (kind, c)));
+    kinds.map(|(kind, c)| samples.iter().map(|sample| sample[kind][c]).sum()).collect()
 }
 
 /// All neurons of a layer; computes the sums where none are stored. Returns the number of spikes.

@@ -21,7 +21,7 @@ pub(super) struct LayerKept {
     pub inner: Option<InnerKept>,
     /// Bits of the neurons whose spikes were dropped, `[B][P][words]`; empty without dropout.
     pub dropped: Vec<u32>,
-    /// `Σ_t x̂[t] ⊗ o[t]` a connection, in `unrolled` mode; empty otherwise.
+    /// `Σ_t x̂[t] ⊗ o[t]` a connection, over each slice of the batch, in `unrolled` mode; empty otherwise.
     pub outer: Vec<Vec<f32>>,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct InnerKept {
     pub mean_normed: Vec<f32>,
     /// Weighted time mean of û.
     pub weighted_normed: Vec<f32>,
-    /// `Σ_t û[t] ⊗ o[t]`, in `unrolled` mode.
+    /// `Σ_t û[t] ⊗ o[t]` over each slice, in `unrolled` mode.
     pub outer: Vec<f32>,
 }
 

@@ -43,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::ops::neuron::Neuron;
 use crate::ops::optimizer::Optimizer;
 use crate::ops::spike_conv::{Geometry, QuantizedWeights};
+use crate::ranks::Share;
 
 /// Where a connection reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +190,8 @@ pub struct Network {
     /// Whether products of real values round their operands to bf16, as a CUDA device does: all of backward, and those between the
     /// layers of an ANN. On the CPU that is no faster; it tells what the rounding does to a training.
     pub bf16_products: bool,
+    /// The part of each training batch that this process works on; all of it, unless several share it.
+    pub share: Share,
     /// Instruction set of the inner loops.
     pub isa: Isa,
     /// Fixed-point weights of every connection from spikes, refreshed when parameters change.

@@ -4,7 +4,7 @@ use super::{Forward, Input, Mode, Network};
 use crate::clock::{self, Name, Op, Phase};
 use crate::data::{Batch, Draw, Hole};
 use crate::error::{Error, Result};
-use crate::ops::cross_entropy::{Blend, Targets, cross_entropy_of, first_largest};
+use crate::ops::cross_entropy::{Blend, Targets, first_largest, summed_cross_entropy};
 use crate::ops::optimizer::Optimizer;
 
 /// What one training step gave.
@@ -123,7 +123,9 @@ impl Network {
         let input = samples.on_the_cpu()?;
         let (loss, forward) = self.gradients_of(input, labels, samples.blends(), mode)?;
         let right = |(logits, &label): (&[f32], &u32)| first_largest(logits) == label as usize;
-        let correct = forward.logits.chunks_exact(self.classes).zip(labels).filter(|&pair| right(pair)).count() as u64;
+        let mut correct = [forward.logits.chunks_exact(self.classes).zip(labels).filter(|&pair| right(pair)).count() as i128];
+        self.share.add(|| "correct samples".into(), &mut correct)?;
+        let correct = correct[0] as u64;
         let _phase = clock::span(Name::Phase(Phase::Optimizer));
         let not_finite =
             clock::op(Op::FiniteCheck, || self.first_not_finite()).or_else(|| (!loss.is_finite()).then(|| "the logits".into()));
@@ -153,18 +155,28 @@ impl Network {
     /// that loss.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`] if the input does not fit the network.
+    /// [`Error::ShapeMismatch`] if the input does not fit the network, or if a label is missing; [`Error::Ranks`] if another rank is.
     pub fn gradients(&mut self, input: &Input, labels: &[u32], mode: Mode) -> Result<(f64, Forward)> {
         self.gradients_of(input, labels, &[], mode)
     }
 
     fn gradients_of(&mut self, input: &Input, labels: &[u32], blends: &[Blend], mode: Mode) -> Result<(f64, Forward)> {
+        if labels.len() != input.batch {
+            return Err(Error::shape("labels", input.batch, labels.len()));
+        }
         check_blends(blends, labels.len(), self.classes)?;
         let forward = self.forward(input, mode, |_| false)?;
         let mut grad_logits = vec![0.0; forward.logits.len()];
         let phase = clock::span(Name::Phase(Phase::Loss));
-        let targets = Targets { labels, blends, smoothing: self.label_smoothing };
-        let loss = clock::op(Op::CrossEntropy, || cross_entropy_of(&forward.logits, &targets, self.classes, &mut grad_logits));
+        let (classes, batch) = (self.classes, self.share.total(labels.len()));
+        let of_slice = |samples: std::ops::Range<usize>| {
+            let blends = if blends.is_empty() { blends } else { &blends[samples.clone()] };
+            let targets = Targets { labels: &labels[samples.clone()], blends, smoothing: self.label_smoothing };
+            let of_logits = samples.start * classes..samples.end * classes;
+            vec![summed_cross_entropy(&forward.logits[of_logits.clone()], &targets, classes, batch, &mut grad_logits[of_logits])]
+        };
+        let loss =
+            clock::op(Op::CrossEntropy, || self.share.sum(|| "loss".into(), labels.len(), of_slice))?.iter().sum::<f64>() / batch as f64;
         clock::op(Op::ClearGradients, || self.grads.fill(0.0));
         drop(phase);
         self.backward(input, &grad_logits, None)?;

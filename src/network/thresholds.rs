@@ -46,7 +46,7 @@ impl Network {
             let [height, width, channels] = self.layers[index].shape;
             let neurons = input.batch * height * width * channels;
             let mut spikes = Spikes::reuse(Vec::new(), self.time_steps, input.batch, height * width, channels);
-            self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace);
+            self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace)?;
             let currents = self.mean_currents(index);
             if let Some(upper) = best_upper(&currents, self.time_steps, self.neuron.alpha()) {
                 let is_last = index + 1 == self.layers.len();
@@ -57,7 +57,7 @@ impl Network {
                     self.set_parameter(parameter, &[threshold.max(self.threshold_bound)]);
                 }
             }
-            let fired = self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace);
+            let fired = self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace)?;
             sources.push(Some(spikes));
             let layer = &self.layers[index];
             let firing_rate = (fired as f64 / (neurons * self.time_steps) as f64) as f32;

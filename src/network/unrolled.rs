@@ -57,7 +57,8 @@ impl Reader<'_> {
         sums
     }
 
-    /// `Σ_t x[t] ⊗ o[t]` of one connection, `[tap][cin][cout]`; `x` is `[B][P][frames][stride]`. A static input counts T times.
+    /// `Σ_t x[t] ⊗ o[t]` of one connection over each slice of the batch, `[slices][tap][cin][cout]`; `x` is `[B][P][frames][stride]`. A
+    /// static input counts T times.
     fn outer_products(&self, connection: &Connection, x: &[f32]) -> Vec<f32> {
         if matches!(connection.kind, Kind::Identity) {
             return Vec::new();
@@ -66,13 +67,15 @@ impl Reader<'_> {
         let (cin, cout) = (geometry.cin, geometry.cout);
         let [height, width] = geometry.out();
         let sample = height * width * self.position_len();
-        let mut outer = vec![0.0; geometry.taps() * cin * cout];
+        let slices = self.network.share.slices(x.len() / sample);
+        let mut outer = vec![0.0; slices.len() * geometry.taps() * cin * cout];
         let pooled_width = geometry.pooled()[1];
-        outer.par_chunks_mut(cin * cout).enumerate().for_each(|(tap, outer)| {
+        outer.par_chunks_mut(cin * cout).enumerate().for_each(|(at, outer)| {
+            let ((_, samples), tap) = (&slices[at / geometry.taps()], at % geometry.taps());
             let (ky, kx) = (tap / geometry.kernel[1], tap % geometry.kernel[1]);
             // A sum a sample: adding a few large values to a few large ones rounds less than millions of small ones to a large one.
             let mut of_sample = vec![0.0f32; cin * cout];
-            for (b, x) in x.chunks_exact(sample).enumerate() {
+            for (b, x) in x.chunks_exact(sample).enumerate().take(samples.end).skip(samples.start) {
                 of_sample.fill(0.0);
                 for (at, x) in x.chunks_exact(self.position_len()).enumerate() {
                     let Some(position) = geometry.tap_position(at / width, at % width, ky, kx) else { continue };

@@ -108,6 +108,10 @@ pub struct Config {
     pub epochs: usize,
     /// Samples a training step, 1..=1,048,576. Paper: 128, 144 (ImageNet).
     pub batch: usize,
+    /// Slices of a batch, 1..=batch: sums over samples are taken within a slice, then over slices in one order, so as many processes at
+    /// most can share a batch, and their number changes no bit.
+    #[serde(skip_serializing_if = "is_one")]
+    pub slices: usize,
     /// Share of spikes dropped while training. Reference: 0, 0.1 (VGG).
     pub dropout: f64,
     /// Zero padding of the random crop, up to 4096 pixels; 0 for no crop. Paper: 4 (CIFAR, DVS-CIFAR10).
@@ -197,6 +201,7 @@ impl Default for Config {
             warmup: 400,
             epochs: 200,
             batch: 128,
+            slices: 1,
             dropout: 0.0,
             crop_pad: 4,
             flip: true,
@@ -248,12 +253,16 @@ fn is_off(share: &f64) -> bool {
     *share == 0.0
 }
 
+fn is_one(value: &usize) -> bool {
+    *value == 1
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
 
 /// Settings that are not written where they are these.
-fn unwritten() -> [(&'static str, String); 11] {
+fn unwritten() -> [(&'static str, String); 12] {
     [
         ("readout", "\"spikes\"".into()),
         ("schedule", "\"cosine\"".into()),
@@ -266,6 +275,7 @@ fn unwritten() -> [(&'static str, String); 11] {
         ("cutout", "0".into()),
         ("mixup", "0.0".into()),
         ("label_smoothing", "0.0".into()),
+        ("slices", "1".into()),
     ]
 }
 

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod curves;
 pub mod metrics;
+mod replicas;
 pub mod run_folder;
 mod run_lock;
 pub mod step_losses;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use self::checkpoint::{About, EpochSums, Progress, Started};
 use self::metrics::{EpochMetrics, LayerMetrics};
+use self::replicas::check_replicas;
 use self::run_folder::RunFolder;
 use crate::data::{Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
@@ -23,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Ties, evaluate};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer, Staged};
 use crate::ops::optimizer::Optimizer;
+use crate::ranks::{Cost, Ranks, Share};
 use crate::settings::{Config, LrDecay, ThresholdInit, Use};
 
 /// A run in memory: what a checkpoint holds, and the data.
@@ -43,6 +46,8 @@ pub struct Run {
     pub chosen: Vec<ChosenThreshold>,
     /// What the run took from the file whose parameters it began with.
     pub started: Started,
+    /// What the last step has cost in exchanges with other ranks.
+    pub step_cost: Cost,
 }
 
 /// What the loop tells while it works, and how it is told to stop.
@@ -107,18 +112,24 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,
         Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, new: Vec::new() },
     };
+    if config.slices > 1 && !matches!(device, Device::Cpu) {
+        let problem =
+            format!("{}: a batch is cut into slices on the CPU only, so far; take --device cpu, or leave --slices away", config.slices);
+        return Err(Error::config("slices", problem));
+    }
     let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
         (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
+    network.share = Share::new(Ranks::Alone, config.batch, config.slices)?;
     network.place(device)?;
     if dataset.stream.is_none() && config.augment().form(Form::Draws) == Form::Draws {
         network.hold_images(&dataset, config.crop_pad)?;
     }
     network.reserve(config.batch, dataset.frames, Some(config.gradient()), Some(&optimizer))?;
     let progress = Progress { seed: config.seed, ..Progress::default() };
-    Ok(Run { config, dataset, validation, network, optimizer, progress, chosen, started })
+    Ok(Run { config, dataset, validation, network, optimizer, progress, chosen, started, step_cost: Cost::default() })
 }
 
 /// Chooses thresholds from the first training samples.
@@ -133,6 +144,28 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
     };
     let input = Input { data: &batch.data, batch: batch.labels.len(), frames: batch.frames };
     network.choose_thresholds(&input, dropout_seed(config.seed, 0))
+}
+
+/// Shares the batches of a run with other processes, each of which has the same run, at the same step.
+///
+/// # Errors
+/// [`Error::Config`] if the run has fewer slices than there are ranks, or mixes samples that are with other ranks.
+pub fn share(run: &mut Run, ranks: Ranks) -> Result<()> {
+    run.network.share = share_of(&run.config, ranks)?;
+    Ok(())
+}
+
+/// The part of each batch that is this process's.
+///
+/// # Errors
+/// As [`share`].
+pub fn share_of(config: &Config, ranks: Ranks) -> Result<Share> {
+    if ranks.size() > 1 && config.mixup > 0.0 {
+        let problem =
+            format!("{}: a sample and its partner may be with two processes, which is not done so far; leave it away", config.mixup);
+        return Err(Error::config("mixup", problem));
+    }
+    Share::new(ranks, config.batch, config.slices)
 }
 
 /// Begins a new run in `folder`. The checkpoint comes first: from then on the folder holds a run that can be resumed.
@@ -200,33 +233,41 @@ pub fn steps_per_epoch(run: &Run) -> usize {
 /// [`Error::NotFinite`] at the first value that is no number; what the checkpoint and the run folder cannot write.
 pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End> {
     let mut steps = 0;
+    let ranks = run.network.share.ranks().clone();
+    check_replicas(run, &ranks)?;
     while run.progress.epoch < run.config.epochs {
         let started = Instant::now();
         let (epoch, before) = (run.progress.epoch, run.progress.sums.seen);
         let augment = run.config.augment();
         let form = if run.network.holds_images() { Form::Draws } else { run.network.form_of(&run.dataset)? };
-        let mut batches =
-            Loader::train_as(form, Arc::clone(&run.dataset), run.config.batch, augment, run.config.seed, epoch, run.progress.step);
+        let places = run.network.share.places();
+        let (dataset, batch) = (Arc::clone(&run.dataset), run.config.batch);
+        let mut batches = Loader::train_part(form, dataset, batch, places, augment, run.config.seed, epoch, run.progress.step);
         let mut next = batches.next();
         let mut staged = None;
         while let Some(batch) = next {
+            let spent = ranks.cost();
             begin_step(run, &batch, staged)?;
             next = batches.next(); // while a device computes
             staged = match &next {
                 Some(next) => run.network.stage(&Samples::of(next), &next.labels)?,
                 None => None,
             };
-            let loss = finish_step(run, &batch, folder)?;
+            let loss = finish_step(run, folder)?;
             folder.step(run.progress.iteration, [run.progress.step, steps_per_epoch(run)], loss);
             (hooks.step)(run);
             steps += 1;
-            if hooks.stop.load(Ordering::Relaxed) || hooks.stop_after.is_some_and(|n| steps >= n) {
+            let is_stopped = ranks.any("whether to go on after the step", hooks.stop.load(Ordering::Relaxed))?;
+            run.step_cost = ranks.cost() - spent;
+            if is_stopped || hooks.stop_after.is_some_and(|n| steps >= n) {
+                check_replicas(run, &ranks)?;
                 save(run, folder, &folder.last())?;
                 folder.write_losses();
                 return Ok(End::Stopped);
             }
         }
         saved_first(batches.outcome(), run, folder)?;
+        check_replicas(run, &ranks)?;
         let images = (run.progress.sums.seen - before) as f64; // of this call: less than the split after a stop within the epoch
         let images_per_second = if images > 0.0 { images / started.elapsed().as_secs_f64() } else { f64::NAN };
         let measured = measure(run, hooks.stop, hooks.measured);
@@ -351,26 +392,33 @@ fn begin_step(run: &mut Run, batch: &Batch, staged: Option<Staged>) -> Result<()
     let lr = learning_rate(run, progress.step, progress.iteration);
     let mode = Mode::Train { gradient: config.gradient(), seed: dropout_seed(config.seed, progress.iteration) };
     let samples = staged.map_or_else(|| Samples::of(batch), Samples::Staged);
+    run.network.share.begin_batch(samples_of_step(run));
     run.network.begin_step(&mut run.optimizer, lr as f32, &samples, &batch.labels, mode)
 }
 
 /// Waits for the step, adds it to the epoch and gives its loss.
-fn finish_step(run: &mut Run, batch: &Batch, folder: &RunFolder) -> Result<f64> {
+fn finish_step(run: &mut Run, folder: &RunFolder) -> Result<f64> {
     let step = run.network.finish_step(&mut run.optimizer)?;
+    let samples = samples_of_step(run);
     let progress = &mut run.progress;
     if let Some(place) = step.not_finite {
         return Err(not_finite(progress.iteration + 1, folder, place));
     }
     progress.sums.rates.resize(step.rates.len(), 0.0);
     for (sum, rate) in progress.sums.rates.iter_mut().zip(&step.rates) {
-        *sum += f64::from(*rate) * batch.labels.len() as f64;
+        *sum += f64::from(*rate) * samples as f64;
     }
-    progress.sums.loss += step.loss * batch.labels.len() as f64;
+    progress.sums.loss += step.loss * samples as f64;
     progress.sums.correct += step.correct;
-    progress.sums.seen += batch.labels.len() as u64;
+    progress.sums.seen += samples as u64;
     progress.step += 1;
     progress.iteration += 1;
     Ok(step.loss)
+}
+
+/// Samples of the step at work, of all ranks.
+fn samples_of_step(run: &Run) -> usize {
+    run.config.batch.min(run.dataset.train.labels.len() - run.progress.step * run.config.batch)
 }
 
 /// Seed of the dropout masks of one iteration.
@@ -397,6 +445,9 @@ fn write(run: &mut Run, folder: &RunFolder, path: &Path, is_first: bool) -> Resu
     run.network.synchronize(&mut run.optimizer)?;
     if let Some(layer) = run.network.first_not_finite() {
         return Err(not_finite(run.progress.iteration, folder, layer));
+    }
+    if !folder.is_ours() {
+        return Ok(());
     }
     let (config_toml, data) = (run.config.without_machine().to_toml()?, run.dataset.card());
     let about = About { config_toml: &config_toml, data: Some(&data), is_first, ..About::default() };

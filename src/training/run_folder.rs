@@ -42,7 +42,8 @@ pub struct RunFolder {
     /// TensorBoard's file of this process; none before the first epoch.
     events: Option<PathBuf>,
     losses: StepLosses,
-    lock: Lock,
+    /// None where rank 0 has the folder: then nothing is written here.
+    lock: Option<Lock>,
     note: fn(&str),
 }
 
@@ -114,7 +115,18 @@ impl RunFolder {
         check_free(path)?; // somebody may have been quicker
         atomic_file::remove_leftovers(path);
         let losses = StepLosses::of_run(path);
-        Ok(RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, losses, lock, note: access.note })
+        Ok(RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, losses, lock: Some(lock), note: access.note })
+    }
+
+    /// The folder of a run that another rank keeps, without writing to it.
+    pub fn of_another_rank(path: &Path) -> RunFolder {
+        let losses = StepLosses::of_run(path);
+        RunFolder { path: path.to_path_buf(), metrics: Vec::new(), events: None, losses, lock: None, note: |_| () }
+    }
+
+    /// Whether this process writes to it.
+    pub fn is_ours(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Takes the first of `paths` that does not exist yet: of several processes that ask at once, each gets one of its own.
@@ -152,7 +164,7 @@ impl RunFolder {
         atomic_file::remove_leftovers(path);
         let metrics = read_jsonl(&path.join(JSONL));
         let losses = StepLosses::of_run(path);
-        Ok(RunFolder { path: path.to_path_buf(), metrics, events: None, losses, lock, note: access.note })
+        Ok(RunFolder { path: path.to_path_buf(), metrics, events: None, losses, lock: Some(lock), note: access.note })
     }
 
     /// Fails if another process has taken the folder with `--break-lock`.
@@ -160,7 +172,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::File`] naming it.
     pub fn check_lock(&self) -> Result<()> {
-        self.lock.check()
+        self.lock.as_ref().map_or(Ok(()), Lock::check)
     }
 
     /// Writes the resolved settings of a new run, and the thresholds that were chosen for it, if any.
@@ -168,6 +180,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error`] with the path of a file that cannot be written.
     pub fn begin(&self, resolved_config_toml: &str, chosen: &[ChosenThreshold]) -> Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
         self.write(CONFIG, resolved_config_toml.as_bytes())?;
         let path = self.path.join(THRESHOLDS);
         if chosen.is_empty() {
@@ -184,6 +199,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error`] with the path of a file that cannot be written.
     pub fn restore(&mut self, resolved_config_toml: Option<&str>, metrics: &[EpochMetrics]) -> Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
         let recorded = std::mem::take(&mut self.metrics);
         let is_same = |a: &EpochMetrics, b: &EpochMetrics| (a.epoch, a.train_loss.to_bits()) == (b.epoch, b.train_loss.to_bits());
         let with_times = |m: &EpochMetrics| match recorded.iter().find(|r| is_same(r, m)) {
@@ -209,6 +227,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error`] with the path of a record that cannot be written; what it held before is unchanged.
     pub fn record(&mut self, metrics: &EpochMetrics) -> Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
         let before = self.metrics.len();
         self.metrics.retain(|m| m.epoch < metrics.epoch);
         let replaced = self.metrics.len() < before;
@@ -225,6 +246,9 @@ impl RunFolder {
     /// Records the loss of a step in TensorBoard's files of steps, at most once a second: `iteration` steps of the run and `step` of
     /// the `steps` of its epoch are done. What cannot be written costs a note.
     pub fn step(&mut self, iteration: u64, [step, steps]: [usize; 2], loss: f64) {
+        if !self.is_ours() {
+            return;
+        }
         self.losses.add(iteration, step, steps, loss);
         if self.losses.is_due() {
             self.write_losses();
@@ -233,7 +257,7 @@ impl RunFolder {
 
     /// Writes the losses of steps that are not written yet, unless another process has taken the folder.
     pub fn write_losses(&mut self) {
-        if self.lock.check().is_ok() {
+        if self.is_ours() && self.check_lock().is_ok() {
             let written = self.losses.write();
             self.note_of(written);
         }
@@ -249,6 +273,9 @@ impl RunFolder {
     /// # Errors
     /// [`Error`] with the path of the file that cannot be read or written.
     pub fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        if !self.is_ours() {
+            return Ok(());
+        }
         self.check_lock()?;
         let mut source = regular_file::open(from)?;
         atomic_file::write_with(to, |mut out| std::io::copy(&mut source, &mut out).map(drop))

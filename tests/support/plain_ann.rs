@@ -27,7 +27,7 @@ pub fn outputs(network: &Network, values: &[f64], data: &[f64], batch: usize, se
             current.iter_mut().for_each(|v| *v = v.max(0.0));
         }
         let mut dropped = Vec::new();
-        draw_dropped(&mut dropped, seed.unwrap_or(0), index, [batch, layer.positions(), channels], layer.dropout);
+        draw_dropped(&mut dropped, seed.unwrap_or(0), index, 0, [batch, layer.positions(), channels], layer.dropout);
         if seed.is_some() && !dropped.is_empty() {
             for (n, value) in current.iter_mut().enumerate() {
                 let word = dropped[n / channels * channels.div_ceil(32) + n % channels / 32];

@@ -67,6 +67,19 @@ impl IntegerSums {
         self
     }
 
+    /// All sums, one after the other, to be added to those of other parts of the batch.
+    pub fn to_integers(&mut self) -> Vec<i128> {
+        self.fold_part();
+        self.sum.iter().flatten().map(|&value| i128::from(value)).chain(self.squares.iter().flatten().copied()).collect()
+    }
+
+    /// Takes what [`IntegerSums::to_integers`] gave, added to that of others.
+    pub fn set_integers(&mut self, integers: &[i128]) {
+        let mut values = integers.iter();
+        self.sum.iter_mut().flatten().zip(&mut values).for_each(|(into, &value)| *into = value as i64); // as `merge`, it fits
+        self.squares.iter_mut().flatten().zip(&mut values).for_each(|(into, &value)| *into = value);
+    }
+
     /// Mean and (co)variances over `n` rows; exact until the last division.
     pub fn moments(mut self, n: u64) -> Moments {
         self.fold_part();

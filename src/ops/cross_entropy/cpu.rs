@@ -9,8 +9,14 @@ pub fn cross_entropy(logits: &[f32], labels: &[u32], classes: usize, grad: &mut 
 
 /// The same for targets that are shared between classes.
 pub fn cross_entropy_of(logits: &[f32], targets: &Targets, classes: usize, grad: &mut [f32]) -> f64 {
+    let batch = targets.labels.len();
+    summed_cross_entropy(logits, targets, classes, batch, grad) / batch as f64
+}
+
+/// Sum of the losses of some samples of a batch of `batch`, and the gradient of the mean over the whole batch.
+pub fn summed_cross_entropy(logits: &[f32], targets: &Targets, classes: usize, batch: usize, grad: &mut [f32]) -> f64 {
     let &Targets { labels, blends, smoothing } = targets;
-    let (batch, each) = (labels.len(), smoothing / classes as f64);
+    let each = smoothing / classes as f64;
     let mut loss = 0.0f64;
     for (b, (logits, grad)) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).enumerate() {
         let Blend { other, share } = blends.get(b).copied().unwrap_or(Blend { other: labels[b], share: 1.0 });
@@ -36,7 +42,7 @@ pub fn cross_entropy_of(logits: &[f32], targets: &Targets, classes: usize, grad:
             *grad = ((share - target) / batch as f64) as f32;
         }
     }
-    loss / batch as f64
+    loss
 }
 
 /// Index of the largest value, the first of equals.

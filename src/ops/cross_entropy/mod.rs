@@ -2,7 +2,7 @@
 
 mod cpu;
 pub mod cuda;
-pub use cpu::{cross_entropy, cross_entropy_of, first_largest};
+pub use cpu::{cross_entropy, cross_entropy_of, first_largest, summed_cross_entropy};
 
 use bytemuck::{Pod, Zeroable};
 

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# The table of docs/distributed.md: which checkpoints are byte-equal on 1, 2, 3, 4 and 8 processes, as Markdown on stdout.
+# Usage: scripts/distributed_table.sh [DSR]   (a dsr that was built with --features mpi)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+dsr=$(realpath "${1:-target/release/dsr}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
+
+on_ranks() { # number of ranks, run folder, flags
+    local ranks=$1 run=$2
+    shift 2
+    mpirun --allow-run-as-root --oversubscribe --bind-to none --quiet -n "$ranks" "$dsr" train "$@" --out "$run" --threads 1 -q >/dev/null 2>"$run.log"
+}
+
+sums() { sha256sum "$work/$1"/{last,best}.safetensors | cut -c1-12 | paste -sd' '; }
+
+tiny="-d digits-8x8 --widths 4,8 --blocks 1,1 -T 4 --epochs 2 -b 80 --slices 8 --warmup 0 --threshold-init auto"
+echo "| run | last, best on one process | the same bytes on |"
+echo "|---|---|---|"
+row() { # name, flags
+    local name=$1 same="" ranks
+    shift
+    rm -rf "$work"/run*
+    for ranks in 1 2 3 4 8; do
+        on_ranks "$ranks" "$work/run$ranks" $tiny "$@" || { echo "$name on $ranks processes:" >&2; cat "$work/run$ranks.log" >&2; exit 1; }
+        [ "$ranks" = 1 ] || { [ "$(sums "run$ranks")" = "$(sums run1)" ] && same+="$ranks, "; } || true
+    done
+    echo "| $name | $(sums run1) | ${same%, } |"
+}
+row "IF"
+row "LIF" --neuron lif
+row "IF, unrolled gradients" --weight-gradient unrolled
+row "LIF, unrolled gradients" --neuron lif --weight-gradient unrolled
+row "IF, 8-bit weights" --weight-bits 8
+row "LIF, 8-bit weights, dropout" --neuron lif --weight-bits 8 --dropout 0.1
+row "IF, Adam" --optimizer adam --lr 0.002
+row "IF, AdamW, bounded gradients, moving average" --optimizer adamw --lr 0.002 --clip-norm 1 --ema 0.9
+row "IF, readout by current" --readout current
+row "an ANN" --neuron relu -T 1 --threshold-init fixed
+row "IF, crop and flip, validation split, 50 images in slices of 7" --crop-pad 1 --flip --val-share 0.1 -b 50 --slices 8
+
+# Ranks that change in mid-run: 8, then 3, then 1.
+rm -rf "$work"/run*
+on_ranks 1 "$work/run1" $tiny
+on_ranks 8 "$work/run" $tiny --stop-after-steps 7 || true
+on_ranks 3 "$work/run" --resume auto --stop-after-steps 13 || true
+on_ranks 1 "$work/run" --resume auto
+[ "$(sums run)" = "$(sums run1)" ] && same="8, then 3, then 1" || same=""
+echo "| IF, stopped twice | $(sums run1) | $same |"
