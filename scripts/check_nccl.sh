@@ -12,4 +12,4 @@ if [ ! -f "$library" ]; then
     python3 -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract("nvidia/nccl/lib/libnccl.so.2", sys.argv[2])' "$folder"/*.whl "$folder"
     library=$folder/nvidia/nccl/lib/libnccl.so.2
 fi
-DSR_TEST_NCCL=$(realpath "$library") cargo nextest run --test nccl --no-capture the_real_library_has_every_call
+DSR_TEST_NCCL=$(realpath "$library") cargo nextest run --test nccl_faults --no-capture the_real_library_has_every_call
