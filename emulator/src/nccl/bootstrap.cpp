@@ -103,15 +103,20 @@ void serve(int file) {
         }
         hellos.push_back(hello);
         ranks.push_back(std::move(rank));
-    } while (wrong.empty() && static_cast<int>(ranks.size()) < hellos.front().size);
+    } while (hellos.empty() || (wrong.empty() && static_cast<int>(ranks.size()) < hellos.front().size));
     std::string path;
     if (wrong.empty() && !make_shared(shared_bytes(hellos.front().size), &path)) wrong = "no memory that processes can share";
     Welcome welcome{wrong.empty() ? OK : INVALID_USAGE, ""};
     snprintf(welcome.text, sizeof welcome.text, "%s", wrong.empty() ? path.c_str() : wrong.c_str());
-    for (const Socket& rank : ranks) write_all(rank.file, &welcome, sizeof welcome);
-    char done;
-    for (const Socket& rank : ranks) read_all(rank.file, &done, 1);
-    if (!path.empty()) unlink(path.c_str());
+    // Rank 0 last: it removes the name of the memory, and its process, in which this runs, may end at once.
+    for (const bool is_last : {false, true}) {
+        for (size_t i = 0; i < ranks.size(); ++i) {
+            if ((hellos[i].rank == 0) != is_last) continue;
+            char done;
+            write_all(ranks[i].file, &welcome, sizeof welcome);
+            read_all(ranks[i].file, &done, 1);
+        }
+    }
 }
 
 // Connects as soon as the root is there; -1 once it is aborted.
@@ -168,10 +173,14 @@ void join(Communicator* c, const Id& id, bool listens) {
     Welcome welcome;
     if (!read_all(root.file, &welcome, sizeof welcome)) return c->fail(REMOTE_ERROR, "the root is gone");
     welcome.text[sizeof welcome.text - 1] = 0;
-    if (welcome.status != OK) return c->fail(static_cast<Status>(welcome.status), welcome.text);
+    if (welcome.status != OK) {
+        write_all(root.file, "d", 1);
+        return c->fail(static_cast<Status>(welcome.status), welcome.text);
+    }
     const int file = open(welcome.text, O_RDWR | O_CLOEXEC);
     void* at = file < 0 ? MAP_FAILED : mmap(nullptr, shared_bytes(c->size), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (file >= 0) close(file);
+    if (c->rank == 0) unlink(welcome.text);
     if (at == MAP_FAILED) return c->fail(SYSTEM_ERROR, std::string("no memory that processes can share: ") + strerror(errno));
     c->shared = static_cast<Shared*>(at);
     c->slot = slot_bytes();
