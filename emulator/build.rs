@@ -1,5 +1,6 @@
-//! Compiles the driver (`src/*.cpp`) into `OUT_DIR/driver/libcuda.so.1`, and each kernel file, with the same `.cu` text that
-//! nvcc gets, into `OUT_DIR/driver/kernels/NAME.so`. Two compilers at a time; only what changed.
+//! Compiles the driver (`src/*.cpp`) into `OUT_DIR/driver/libcuda.so.1`, NCCL (`src/nccl/*.cpp`) into `OUT_DIR/nccl/libnccl.so.2`,
+//! and each kernel file, with the same `.cu` text that nvcc gets, into `OUT_DIR/driver/kernels/NAME.so`. Two compilers at a time; only
+//! what changed.
 //!
 //! Other sets of kernels (`src/kernel_sets.rs`) are made when a test asks for one.
 
@@ -33,18 +34,26 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let kernels = here.join("../kernels");
-    let driver = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("driver");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let (driver, nccl) = (out.join("driver"), out.join("nccl"));
     for path in [here.join("src"), here.join("tests/kernels"), here.join("build.rs"), kernels.clone()] {
         println!("cargo:rerun-if-changed={}", path.display());
     }
     println!("cargo:rerun-if-env-changed=CXX");
     let compiler = env::var("CXX").unwrap_or_else(|_| "g++".into());
     println!("cargo:rustc-env=STANDIN_DRIVER={}", driver.display());
+    println!("cargo:rustc-env=STANDIN_NCCL={}", nccl.display());
     println!("cargo:rustc-env=STANDIN_CXX={compiler}");
 
     let sources = [here.join("src"), here.join("src/host"), here.join("src/ptx"), here.join("src/ptx/runtime")];
     let of_kind = |extension: &str| -> Vec<PathBuf> { sources.iter().flat_map(|folder| files(folder, extension)).collect() };
-    let headers = [of_kind("h"), files(&kernels.join("include"), "cuh"), vec![here.join("build.rs"), here.join("src/compile.rs")]].concat();
+    let headers = [
+        of_kind("h"),
+        files(&here.join("src/nccl"), "h"),
+        files(&kernels.join("include"), "cuh"),
+        vec![here.join("build.rs"), here.join("src/compile.rs")],
+    ]
+    .concat();
     println!("cargo:rustc-env=STANDIN_TEXT={:016x}", hash(&[of_kind("h"), of_kind("rs")].concat())?);
 
     let runs = Command::new(&compiler).arg("--version").output();
@@ -57,8 +66,9 @@ fn build() -> Result<(), String> {
     for unit in planted.iter_mut().filter(|unit| unit.source.ends_with("racy.cu")) {
         unit.kind = Kind::KernelTextRaces;
     }
+    let collectives = units(files(&here.join("src/nccl"), "cpp"), &nccl.join("objects"), Kind::Driver)?;
     let newest = headers.iter().map(|path| changed(path)).max().unwrap_or(SystemTime::UNIX_EPOCH);
-    let all = own.iter().chain(&loaded).chain(&planted);
+    let all = own.iter().chain(&loaded).chain(&planted).chain(&collectives);
     let stale: Vec<&Unit> = all.filter(|unit| changed(&unit.object) <= changed(&unit.source).max(newest)).collect();
     let includes = [here.join("src"), kernels.clone()];
     compile::two_at_a_time(&stale, |unit| compile::compile(&compiler, unit.kind, &includes, &unit.source, &unit.object))?;
@@ -70,6 +80,8 @@ fn build() -> Result<(), String> {
     let second_name = driver.join("libcuda.so");
     let _ = fs::remove_file(&second_name);
     std::os::unix::fs::symlink("libcuda.so.1", &second_name).map_err(|e| format!("{}: {e}", second_name.display()))?;
+    let objects: Vec<&Path> = collectives.iter().map(|unit| unit.object.as_path()).collect();
+    link(&compiler, &objects, &nccl.join("libnccl.so.2"), compile::NCCL_LINK)?;
     for unit in loaded.iter().chain(&planted) {
         link(&compiler, &[&unit.object, &library], &unit.object.with_extension("so"), &["-Wl,-z,defs"])?;
     }

@@ -121,6 +121,7 @@ DRIVER_CALL cuDevicePrimaryCtxRetain(void** context, int device) {
     Lock lock;
     if (int code = device_code(device)) return code;
     ++driver().context.references;
+    driver().context.device = device;
     *context = &context_handle;
     return CUDA_OK;
 }
@@ -162,7 +163,7 @@ DRIVER_CALL cuCtxGetCurrent(void** context) {
 
 DRIVER_CALL cuCtxGetDevice(int* device) {
     Lock lock;
-    *device = 0;
+    *device = driver().context.device;
     return context_code();
 }
 

@@ -65,7 +65,8 @@ DRIVER_CALL cuStreamEndCapture(void* handle, void** graph) {
         report("cuStreamEndCapture: another stream has work in this capture that the first stream does not wait for");
         return CUDA_CAPTURE_UNJOINED;
     }
-    *graph = driver().graphs.add(std::make_shared<Graph>(capture->graph));
+    // Moved: events that were recorded in the capture keep it, and not its work.
+    *graph = driver().graphs.add(std::make_shared<Graph>(std::move(capture->graph)));
     return CUDA_OK;
 }
 
@@ -109,12 +110,16 @@ DRIVER_CALL cuGraphLaunch(void* handle, void* stream_handle) {
     const auto executable = driver().executables.find(handle);
     const StreamPointer stream = driver().stream(stream_handle);
     if (!executable || !stream) return CUDA_INVALID_HANDLE;
+    struct Progress { bool begun = false; size_t next = 0; };
+    auto progress = std::make_shared<Progress>();    // a node that waits for other processes is asked again, those before it are not
     return driver().issue(stream, [=]() -> Problem {
-        ++counts().graphs;
-        for (const Action& node : executable->graph.nodes) {
-            Problem problem = node();
+        if (!progress->begun) ++counts().graphs;
+        progress->begun = true;
+        for (; progress->next < executable->graph.nodes.size(); ++progress->next) {
+            Problem problem = executable->graph.nodes[progress->next]();
             if (problem.code) return problem;
         }
+        *progress = {};
         return {};
     });
 }

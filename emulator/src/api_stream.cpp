@@ -1,6 +1,7 @@
 // api_stream.cpp: driver calls about streams and events.
 #include <chrono>
 
+#include "counts.h"
 #include "cuda_codes.h"
 #include "driver.h"
 
@@ -79,8 +80,13 @@ DRIVER_CALL cuStreamSynchronize(void* handle) {
     return driver().wait_for_stream(stream);
 }
 
-// Runs the work: a program that asks until it is done should come to an end.
-DRIVER_CALL cuStreamQuery(void* handle) { return cuStreamSynchronize(handle); }
+// Runs the work: a program that asks until it is done should come to an end. Only what waits for other processes is not waited for.
+DRIVER_CALL cuStreamQuery(void* handle) {
+    Lock lock;
+    const StreamPointer stream = driver().stream(handle);
+    if (stream && !stream->capture && !context_code() && driver().run_until({stream, stream->issued}, false) == CUDA_NOT_READY) return CUDA_NOT_READY;
+    return cuStreamSynchronize(handle);
+}
 
 DRIVER_CALL cuStreamWaitEvent(void* stream_handle, void* event_handle, unsigned) {
     Lock lock;
@@ -150,7 +156,16 @@ DRIVER_CALL cuEventSynchronize(void* handle) {
     return driver().wait_until(event->recorded);
 }
 
-DRIVER_CALL cuEventQuery(void* handle) { return cuEventSynchronize(handle); }
+DRIVER_CALL cuEventQuery(void* handle) {
+    Lock lock;
+    const auto event = driver().events.find(handle);
+    if (event && !event->capture && event->recorded.stream && !context_code()) {
+        const Point& point = event->recorded;
+        if (point.stream->done < point.count) ++counts().waits;
+        if (driver().run_until(point, false) == CUDA_NOT_READY) return CUDA_NOT_READY;
+    }
+    return cuEventSynchronize(handle);
+}
 
 DRIVER_CALL cuEventElapsedTime(float* milliseconds, void* start, void* end) { return elapsed(milliseconds, start, end); }
 DRIVER_CALL cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) { return elapsed(milliseconds, start, end); }

@@ -11,7 +11,7 @@ const COMMON: &[&str] =
 /// What a unit is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The driver itself.
+    /// The driver itself, and NCCL.
     Driver,
     /// A `.cu` file.
     KernelText,
@@ -48,6 +48,9 @@ const TRANSLATED: &[&str] = &[
 
 /// How the driver library is linked.
 pub const DRIVER_LINK: &[&str] = &["-Wl,-soname,libcuda.so.1", "-Wl,-z,defs", "-lpthread", "-ldl"];
+
+/// How the library of collectives is linked.
+pub const NCCL_LINK: &[&str] = &["-Wl,-soname,libnccl.so.2", "-Wl,-z,defs", "-lpthread", "-ldl"];
 
 impl Kind {
     pub fn flags(self) -> Vec<&'static str> {

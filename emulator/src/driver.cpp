@@ -57,21 +57,28 @@ int Driver::issue(const StreamPointer& stream, Action action, bool is_copy) {
     }
     stream->queue.push_back(std::move(work));
     ++stream->issued;
-    return settings().streams == Streams::Now ? run_all() : CUDA_OK;
+    if (settings().streams != Streams::Now) return CUDA_OK;
+    run_all(false);                                  // what waits for other processes goes on later
+    return context.problem.code;
 }
 
-void Driver::run_next(Stream& stream) {
-    Work work = std::move(stream.queue.front());
-    stream.queue.pop_front();
-    for (const Point& before : work.after) run_until(before);
+bool Driver::run_next(Stream& stream, bool waits) {
+    Work& work = stream.queue.front();               // stays there: what runs before it is work of other streams
+    while (!work.after.empty()) {
+        if (run_until(work.after.back(), waits) == CUDA_NOT_READY) return false;
+        work.after.pop_back();
+    }
     if (!context.problem.code) {
         Problem problem = work.action();
+        if (problem.code == CUDA_NOT_READY) return false;
         if (problem.code) {
             report(problem.text);
             context.problem = problem;               // as on a device: every later call of the context returns it
         }
     }
+    stream.queue.pop_front();
     ++stream.done;
+    return true;
 }
 
 StreamPointer Driver::ready() {
@@ -102,12 +109,16 @@ StreamPointer Driver::ready() {
     return able[drawn_ % able.size()];
 }
 
-int Driver::run_until(const Point& point) {
+int Driver::run_until(const Point& point, bool waits) {
     Stream& stream = *point.stream;
     const bool greedy = settings().streams == Streams::CopiesFirst || settings().streams == Streams::Random;
     while (stream.done < point.count && !stream.queue.empty()) {
         const StreamPointer other = greedy ? ready() : nullptr;
-        run_next(other ? *other : stream);
+        if (run_next(other ? *other : stream, waits)) continue;
+        // Another stream waits for other processes; what is wanted may not.
+        if (other && other != point.stream && run_next(stream, waits)) continue;
+        if (!waits) return context.problem.code ? context.problem.code : CUDA_NOT_READY;
+        usleep(20);
     }
     return context.problem.code;
 }
@@ -124,9 +135,9 @@ int Driver::run_stream(const StreamPointer& stream) {
     return context.problem.code;
 }
 
-int Driver::run_all() {
-    run_until({default_stream, default_stream->issued});
-    for (const auto& [handle, stream] : streams.all()) run_until({stream, stream->issued});
+int Driver::run_all(bool waits) {
+    run_until({default_stream, default_stream->issued}, waits);
+    for (const auto& [handle, stream] : streams.all()) run_until({stream, stream->issued}, waits);
     return context.problem.code;
 }
 

@@ -18,6 +18,7 @@
 
 namespace standin {
 
+// CUDA_NOT_READY says that the work cannot end yet, because other processes have to do their part: it is asked again.
 using Action = std::function<Problem()>;
 
 struct Stream;
@@ -68,7 +69,7 @@ struct Event {
 
 struct Module { int unused; };
 struct GraphExec { Graph graph; };
-struct PrimaryContext { int references = 0; Problem problem; };
+struct PrimaryContext { int references = 0, device = 0; Problem problem; };
 
 // Live objects by their handle.
 template <typename T>
@@ -104,9 +105,10 @@ struct Driver {
     StreamPointer stream(void* handle);
     // Queues it, or makes it a node of the stream's capture.
     int issue(const StreamPointer& stream, Action action, bool is_copy = false);
-    // Runs what has to run; a code of the context's problem, if there is one then.
-    int run_until(const Point& point);
-    int run_all();
+    // Runs what has to run; a code of the context's problem, if there is one then. Where work has to wait for other processes, it is
+    // waited for, or the code is CUDA_NOT_READY.
+    int run_until(const Point& point, bool waits = true);
+    int run_all(bool waits = true);
     int run_stream(const StreamPointer& stream);
     // The same for a call in which the host waits: counted if there is something to wait for.
     int wait_until(const Point& point);
@@ -121,7 +123,8 @@ struct Driver {
 
     // A stream whose next work may run now, in the order of the settings; null if there is none.
     StreamPointer ready();
-    void run_next(Stream& stream);
+    // False if it has to wait for other processes.
+    bool run_next(Stream& stream, bool waits);
 
     void report_leaks(const char* when);
     void end_context();

@@ -32,6 +32,12 @@ pub fn directory() -> &'static Path {
     driver()
 }
 
+/// The folder of `libnccl.so.2`: put it into `LD_LIBRARY_PATH` of child processes as well, and they have collectives; a folder of its
+/// own, so that a test may leave it away.
+pub fn nccl_directory() -> &'static Path {
+    Path::new(env!("STANDIN_NCCL"))
+}
+
 fn driver() -> &'static Path {
     Path::new(env!("STANDIN_DRIVER"))
 }

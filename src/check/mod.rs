@@ -4,6 +4,7 @@
 //! them must have the bits of the CPU; gradients, which add floats in another order, must be within a stated tolerance.
 
 mod anns;
+pub mod collectives;
 mod convolutions;
 mod far;
 mod inputs;

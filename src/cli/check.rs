@@ -1,5 +1,7 @@
 //! `dsr check`: whether a device computes what the CPU does. What a user runs first on a new GPU.
 
+mod devices;
+
 use std::time::Instant;
 
 use clap::Args;
@@ -23,6 +25,12 @@ pub struct CheckArgs {
     /// How much is checked.
     #[arg(long, value_enum, default_value = "full")]
     size: Size,
+    /// Collectives between several devices, a process each: cuda:0,1, cuda:0-3, all.
+    #[arg(long, value_name = "DEVICES", value_parser = devices::parse)]
+    devices: Option<devices::Devices>,
+    /// This process is one of those, of how many.
+    #[arg(long, value_name = "RANK/SIZE", value_parser = devices::parse_rank, hide = true)]
+    rank: Option<devices::Rank>,
 }
 
 /// Checks as asked, and says how it went.
@@ -32,6 +40,11 @@ pub struct CheckArgs {
 pub fn run(global: &Global, args: &CheckArgs) -> anyhow::Result<u8> {
     global.refuse("check", &[Unused::Config])?;
     let seed = settings::checked_seed(global.seed.unwrap_or(0))?;
+    match (&args.devices, args.rank) {
+        (_, Some(rank)) => return devices::run_rank(global, args.size, seed, rank),
+        (Some(wanted), None) => return devices::run(global, args.size, seed, wanted),
+        (None, None) => {}
+    }
     let device = global.open_device()?;
     use_threads(global.threads.map_or(0, usize::from))?;
     let report = Report { about: machine(), gpu: gpu(&device)?, seed, size: args.size, checks: check::checks(&device, args.size), device };
@@ -119,14 +132,8 @@ impl Report {
 
     /// One check; without an outcome it is a fault.
     fn line(&self, check: &Check, outcome: Option<&Outcome>) -> String {
-        let used = match outcome.map(|outcome| outcome.used) {
-            None => "-".into(),
-            Some(0.0) => "0".into(),
-            Some(used) if used < 0.001 => format!("{used:.0e}"),
-            Some(used) => format!("{used:.3}"),
-        };
         let width = self.checks.iter().map(|check| check.shape.len()).max().unwrap_or(0);
-        format!("  {:width$}  {used:>5}  {}", check.shape, if outcome.is_some() { "ok" } else { "FAULT" })
+        line(&check.shape, width, outcome.map(|outcome| outcome.used))
     }
 
     fn verdict(&self, seconds: f64) -> String {
@@ -149,15 +156,7 @@ impl Report {
             "device": self.device.to_string(), "seed": self.seed, "size": self.size, "planned": self.checks.len(),
             "version": version, "commit": commit, "build": build, "cpu": cpu, "isa": isa,
         });
-        let with_about = |mut row: Value| {
-            if let (Some(row), Some(about)) = (row.as_object_mut(), about.as_object()) {
-                row.extend(about.clone());
-            }
-            row
-        };
-        let rows: Vec<Value> = rows.into_iter().map(with_about).collect();
-        say(Records::of_objects(&rows).shown(output)?.trim_end());
-        Ok(())
+        print_rows(output, rows, &about)
     }
 
     fn json(&self, rows: Vec<Value>, seconds: f64) -> Value {
@@ -180,6 +179,30 @@ impl Report {
             "checks": rows,
         })
     }
+}
+
+/// A shape and the share of the tolerance that was used; none is a fault.
+fn line(shape: &str, width: usize, used: Option<f64>) -> String {
+    let share = match used {
+        None => "-".into(),
+        Some(0.0) => "0".into(),
+        Some(used) if used < 0.001 => format!("{used:.0e}"),
+        Some(used) => format!("{used:.3}"),
+    };
+    format!("  {shape:width$}  {share:>5}  {}", if used.is_some() { "ok" } else { "FAULT" })
+}
+
+/// Rows as a table, each with what is about all of them.
+fn print_rows(output: Output, rows: Vec<Value>, about: &Value) -> anyhow::Result<()> {
+    let with_about = |mut row: Value| {
+        if let (Some(row), Some(about)) = (row.as_object_mut(), about.as_object()) {
+            row.extend(about.clone());
+        }
+        row
+    };
+    let rows: Vec<Value> = rows.into_iter().map(with_about).collect();
+    say(Records::of_objects(&rows).shown(output)?.trim_end());
+    Ok(())
 }
 
 fn row(check: &Check, result: &crate::error::Result<Outcome>, seconds: f64) -> Value {

@@ -3,9 +3,10 @@
 //! Kernels and most copies go to the compute stream, in order. The copy stream only brings host memory to the device while the
 //! compute stream works; [`Gpu::after_copies`] and [`Gpu::after_compute`] make one wait for the other.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -33,7 +34,12 @@ pub struct Gpu {
     compute_done: CudaEvent,
     copies_done: CudaEvent,
     loaded: Arc<HashMap<&'static str, Loaded>>,
+    /// While a graph is recorded, what has to live as long as it does.
+    kept: Mutex<Option<Vec<Kept>>>,
 }
+
+/// Something that a graph uses without owning it.
+type Kept = Arc<dyn Any + Send + Sync>;
 
 /// Adds what a driver alone would not mend.
 fn and_without_kernels(error: Error) -> Error {
@@ -115,7 +121,8 @@ impl Gpu {
         let event = || context.new_event(None).map_err(failed("making an event"));
         let [compute, copies] = [stream()?, stream()?];
         let [compute_done, copies_done] = [event()?, event()?];
-        Ok(Arc::new(Gpu { ordinal, listed, products, shared_limit, context, compute, copies, compute_done, copies_done, loaded }))
+        let kept = Mutex::new(None);
+        Ok(Arc::new(Gpu { ordinal, listed, products, shared_limit, context, compute, copies, compute_done, copies_done, loaded, kept }))
     }
 
     /// As the driver calls it.
@@ -324,13 +331,28 @@ impl Gpu {
     pub fn capture(&self, body: impl FnOnce() -> Result<()>) -> Result<Graph> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.compute.begin_capture(mode).map_err(|e| self.failed("starting to capture a graph", e))?;
+        *self.kept() = Some(Vec::new());
         let done = body();
+        let kept = self.kept().take().unwrap_or_default();
         // Ended in any case: a stream that is still capturing does no work.
         let captured = self.compute.end_capture(sys::CUgraphInstantiate_flags(0));
         done?;
         let graph = captured.map_err(|e| self.failed("capturing a graph", e))?;
         let graph = graph.ok_or_else(|| self.error("capturing a graph gave none".into()))?;
-        Ok(Graph { recorded: Mutex::new(Recorded(graph)), device: format!("{self:?}"), _loaded: self.loaded.clone() })
+        Ok(Graph { recorded: Mutex::new(Recorded(graph)), device: format!("{self:?}"), _loaded: self.loaded.clone(), _kept: kept })
+    }
+
+    /// If a graph is recorded, it keeps this from now on; once is enough.
+    pub(super) fn keep_with_graph<T: Any + Send + Sync>(&self, used: &Arc<T>) {
+        if let Some(kept) = self.kept().as_mut()
+            && !kept.iter().any(|other| std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(used)))
+        {
+            kept.push(used.clone());
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Vec<Kept>>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn bind(&self) -> Result<()> {
@@ -367,6 +389,8 @@ pub struct Graph {
     device: String,
     /// Its kernels stay loaded as long as it can be launched.
     _loaded: Arc<HashMap<&'static str, Loaded>>,
+    /// Given back after the graph is destroyed, as the order of these fields has it.
+    _kept: Vec<Kept>,
 }
 
 struct Recorded(CudaGraph);

@@ -9,6 +9,7 @@ pub mod lines;
 mod loaded;
 pub mod machine;
 mod memory;
+pub mod nccl;
 pub mod occupancy;
 mod products;
 pub mod room;
