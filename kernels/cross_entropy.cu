@@ -62,6 +62,7 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
     const double part = blends == nullptr ? 1.0 : (double)blends[b].share;
     const double own = (1.0 - smoothing) * part, rest = (1.0 - smoothing) * (1.0 - part);
     const double each = smoothing / (double)p.classes, log_total = log(total);
+#pragma unroll 1                                     // else what is live around the divisions does not fit the registers of sm_90
     for (int k = lane; k < p.classes; k += 32) {
         const double share = exp((double)(z[k] - largest)) / total;
         const double target = each + (k == label ? own : 0.0) + (k == other ? rest : 0.0);
@@ -69,6 +70,7 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
     }
     double all = 0.0;
     if (smoothing > 0.0) {
+#pragma unroll 1
         for (int k = lane; k < p.classes; k += 32) all += log_total - (double)(z[k] - largest);
         all = warp_sum(all);
     }

@@ -6,8 +6,10 @@
 //            clip = min(1, most / (norm of all gradients + 1e-6)), or 1;  average = share*average + (1 - share)*v
 // Shapes     values, grads, first, second [len] f32, one arena each;  running [statistics] f32, mean and variance of each batch norm;
 //            spared [ceil(len / 32)] bits of the parameters that do not decay, or none
-// Launch     one thread = 4 parameters, block 256, grid ceil(len / 1024);  bound_thresholds: one thread a layer
-// Traffic    SGD reads 12 and writes 8 bytes a parameter, Adam reads 16 and writes 12; first_not_finite reads 8 (4 a statistic): memory-bound
+// Launch     sgd_step, squares: one thread = 4 parameters, block 256, grid ceil(len / 1024);  adam_step, average, first_not_finite: a loop
+//            over the arena by at most 2048 blocks of 256;  clip_factor: one block of 256;  bound_thresholds: one thread a layer
+// Traffic    SGD reads 12 and writes 8 bytes a parameter, Adam reads 16 and writes 12; first_not_finite reads 8 (4 a statistic),
+//            squares reads 4, average reads 8 and writes 4: memory-bound
 // Exactness  bit-equal to src/ops/optimizer/cpu.rs: single operations in the same order, no fused multiply-add
 // Tests      tests/optimizer_cuda.rs
 

@@ -1,5 +1,5 @@
 //! What may be done around an update, on the real binary: an average of the parameters, bounded gradients, thresholds that stay, what
-//! decays. A stopped run ends with the bytes of one that was not, on the CPU and on a device, and both have the same bytes.
+//! decays. A stopped run ends with the bytes of one that was not, on the CPU and on a device.
 
 use std::fs;
 use std::path::Path;
@@ -76,6 +76,7 @@ fn thresholds_stay_and_the_average_can_be_measured_and_exported() {
         serde_json::from_str::<Value>(&ok(at, &format!("eval {last_file} {flags} --output json")).0).unwrap()["results"][0]["top1"].clone()
     };
     assert_eq!((eval(""), eval("--ema")), (last["test_accuracy"].clone(), last["ema_test_accuracy"].clone()));
+    assert!(ok(at, &format!("eval {last_file} --ema --device cpu")).0.contains("last.safetensors, averaged weights:"));
     // What is exported is that average, too.
     ok(at, &format!("export {last_file} --ema --out averaged.safetensors"));
     let exported = fs::read(at.join("averaged.safetensors")).unwrap();

@@ -315,7 +315,8 @@ impl Shown<'_> {
         let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
         let ties = if self.args.ties == Ties::Current { ", ties by current" } else { "" };
         let chosen = self.chosen_on().map_or(String::new(), |split| format!(" (chosen on the {split} split)"));
-        writeln!(out, "{path}{chosen}: {model} on {}, {} test images{ties}", dataset.title(), dataset.test.labels.len())?;
+        let averaged = if self.args.ema { ", averaged weights" } else { "" };
+        writeln!(out, "{path}{chosen}{averaged}: {model} on {}, {} test images{ties}", dataset.title(), dataset.test.labels.len())?;
         let machine = machine();
         let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
         let device = self.network.device();

@@ -26,7 +26,8 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Asks for dynamic shared memory, unless as much was asked for before, and for as much of the cache as can be shared memory, so that several blocks fit.
+    /// Asks for dynamic shared memory, unless as much was asked for before, and for as much of the cache as can be shared memory, so
+    /// that several blocks fit.
     pub fn ask_for_shared(&self, bytes: usize) -> std::result::Result<(), DriverError> {
         use CUfunction_attribute::{CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT};
         // One thread at a time: what another one has asked for since must not become less.

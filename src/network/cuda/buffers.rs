@@ -26,7 +26,7 @@ pub(super) struct Buffers {
     /// Bits of the parameters that are spared from weight decay.
     pub spared: Slice<u32>,
     /// Partial sums of the norm of all gradients.
-    pub squares: Slice<f64>,
+    pub norm_parts: Slice<f64>,
     /// Running mean, then variance, of one norm after the other.
     pub running: Slice<f32>,
     /// `[B][1 or T][H][W][C]`.
@@ -156,7 +156,7 @@ impl Buffers {
             average: take(layout, if demand.optimizer.averages { len } else { 0 }),
             average_running: take(layout, if demand.optimizer.averages { norms } else { 0 }),
             spared: take(layout, if demand.optimizer.spared { len.div_ceil(32) } else { 0 }),
-            squares: take(layout, if demand.optimizer.clips { clip_len(len) } else { 0 }),
+            norm_parts: take(layout, if demand.optimizer.clips { clip_len(len) } else { 0 }),
             running: take(layout, norms),
             input: layout.take(batch * demand.frames * frame),
             input_grad: take(layout, in_training(batch * frame)),

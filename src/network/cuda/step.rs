@@ -227,7 +227,7 @@ impl Network {
         })?;
         clock::op(Op::Update, || {
             if let Some(most) = update.clip_norm {
-                optimizer::clip(gpu, parameters, grads, buffers.squares, most)?;
+                optimizer::clip(gpu, parameters, grads, buffers.norm_parts, most)?;
             }
             let spared = if update.spares { buffers.spared } else { Slice::NONE };
             let arenas = Arenas { values, grads, first, second, spared };
