@@ -189,7 +189,7 @@ fn impossible_settings_are_refused() {
         ("time_steps = 256", "time-steps"),
         ("batch = 0", "batch"),
         ("epochs = 0", "epochs"),
-        ("val_share = 0", "val-share"),
+        ("val_share = -0.1", "val-share"),
         ("val_share = 1", "val-share"),
         ("val_share = nan", "val-share"),
         ("gamma = 0.5", "gamma"),
@@ -314,5 +314,31 @@ fn what_does_not_decay() {
                 assert!(bits.iter().all(|&bit| bit == expected), "{text}, {model}: {}", parameter.name);
             }
         }
+    }
+}
+
+/// What a run writes of its settings gives them again, whatever the recipe below says.
+#[test]
+fn complete_settings_win_over_every_recipe() {
+    for name in recipes::names() {
+        let config = recipes::resolve(&Config::default(), &[recipes::recipe(name).unwrap()]).unwrap();
+        let text = config.to_complete_toml().unwrap();
+        for other in recipes::names() {
+            let layers = [recipes::recipe(other).unwrap(), of(&text)];
+            let Ok(found) = recipes::resolve(&Config::default(), &layers) else { continue }; // a recipe for the other neuron
+            assert_eq!(found, config, "{name} over {other}");
+        }
+    }
+}
+
+/// 0 switches off what a file has switched on, and the recipe's choice of thresholds is not an ANN's.
+#[test]
+fn settings_can_be_switched_off() {
+    let file = of("ema = 0.9\nclip_norm = 1.0\nval_share = 0.1");
+    let off = recipes::resolve(&Config::default(), &[file, of("ema = 0.0\nclip_norm = 0.0\nval_share = 0.0")]).unwrap();
+    assert_eq!((off.ema, off.clip_norm, off.val_share), (None, None, None));
+    for name in ["cifar10-fast", "cifar100-fast", "dvs-cifar10-fast"] {
+        let ann = recipes::resolve(&Config::default(), &[recipes::recipe(name).unwrap(), of("neuron = 'relu'")]);
+        assert!(ann.is_ok(), "{name}: {ann:?}");
     }
 }

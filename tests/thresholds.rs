@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 /// A network that trains in a fraction of a second: 45 steps an epoch.
-const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 --epochs 1";
+const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 --epochs 1 --readout spikes";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()

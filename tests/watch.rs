@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 /// A network that runs in a fraction of a second and hardly moves: its layers stay as their thresholds make them.
-const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 2 --lr 1e-6";
+const TINY: &str = "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 2 --lr 1e-6 --readout spikes";
 
 /// Runs a line that must succeed: the warnings on stderr, and the records of its epochs.
 fn train(folder: &Path, line: &str) -> (Vec<String>, Vec<Value>) {

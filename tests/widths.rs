@@ -31,7 +31,7 @@ fn every_line_for_people_fits() {
     streamed_sets::recordings(&folder.path().join("events"), &[0, 1, 898, 899, 900]);
     let run = "a-run-with-a-name-of-some-length";
     let lines = [
-        format!("train -d digits-8x8 {NETWORK} -T 2 --epochs 2 --val-share 0.1 --out {run}"),
+        format!("train -d digits-8x8 {NETWORK} -T 2 --readout spikes --epochs 2 --val-share 0.1 --out {run}"),
         format!("train -d digits-8x8 {NETWORK} -T 2 --epochs 2 --threshold-init auto --out chosen --progress-every 0"),
         format!("train --resume auto --out {run} --epochs 2"),
         format!("train -d digits-8x8 {NETWORK} --neuron relu --epochs 1 --val-share 0.1 --out ann"),

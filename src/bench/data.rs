@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::times::{Limits, repeat, timed};
 use crate::data::{Dataset, Loader};
+use crate::device::room::{Bytes, Room};
 use crate::error::{Error, Result};
 use crate::settings::Config;
 
@@ -17,11 +18,18 @@ pub enum Pass {
     Test,
 }
 
+/// Addresses of a loader: the stacks of its two threads, and what comes with them.
+const LOADER_BYTES: u64 = 6 << 20;
+
 /// Seconds of whole passes: `loaders` of them at once, each with the thread that every loader has, each through the whole split.
 ///
 /// # Errors
-/// That of a sample that cannot be read.
+/// That of a sample that cannot be read; [`Error::Config`] for more loaders than there is room for.
 pub fn time_passes(dataset: &Arc<Dataset>, pass: Pass, config: &Config, loaders: usize, limits: &Limits) -> Result<Vec<f64>> {
+    // A thread without room for its stack may end the program, and not be refused.
+    let reserved = (loaders as u64).saturating_mul(LOADER_BYTES);
+    let room = Room::now().check(Bytes { written: 0, reserved }, "starting them", "take fewer");
+    room.map_err(|e| Error::config("loaders", format!("{loaders}: {e}")))?;
     let augment = config.augment();
     let mut epoch = 0;
     repeat(limits, || {

@@ -20,7 +20,7 @@ pub struct ExportArgs {
     /// Checkpoint or run folder (its best checkpoint).
     #[arg(long, value_name = "FILE")]
     checkpoint: PathBuf,
-    /// File to write [default: exported.safetensors beside the checkpoint].
+    /// File to write [default: exported.safetensors beside the checkpoint, exported-ema.safetensors with --ema].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Writes the moving average of the weights that a run with --ema keeps, instead of the weights.
@@ -38,7 +38,8 @@ pub struct ExportArgs {
 pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
     global.refuse("export", &[Unused::Config, Unused::Seed, Unused::Device])?;
     let path = settings::checkpoint_file(&args.checkpoint);
-    let out = args.out.clone().unwrap_or_else(|| path.with_file_name("exported.safetensors"));
+    let out =
+        args.out.clone().unwrap_or_else(|| path.with_file_name(if args.ema { "exported-ema.safetensors" } else { "exported.safetensors" }));
     if checkpoint::progress(&out).is_ok() {
         return Err(Error::file(out, "is a checkpoint: choose another --out").into());
     }
@@ -61,7 +62,11 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
                     format!("rounded to {} bits, {} neurons, T = {}", config.weight_bits, kind.name().to_uppercase(), config.time_steps)
                 }
             };
-            say_lines(&format!("wrote {shown}: weights {weights}, batch norms {}", if args.fold_norms { "folded" } else { "kept" }));
+            let averaged = if args.ema { "averaged " } else { "" };
+            say_lines(&format!(
+                "wrote {shown}: {averaged}weights {weights}, batch norms {}",
+                if args.fold_norms { "folded" } else { "kept" }
+            ));
         }
     }
     Ok(DONE)

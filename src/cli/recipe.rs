@@ -81,9 +81,11 @@ fn show(output: Output, name: &str) -> anyhow::Result<()> {
 /// [`crate::error::Error::Config`] for a value that TOML cannot hold.
 pub(super) fn print_settings(output: Output, config: &Config) -> anyhow::Result<()> {
     match output {
-        Output::Text => say(config.to_toml()?.trim_end()),
-        Output::Json => say(&serde_json::to_string(&config.to_table()?)?),
-        Output::Csv | Output::Md => say(Records::of_objects(&[serde_json::to_value(config.to_table()?)?]).shown(output)?.trim_end()),
+        Output::Text => say(config.to_complete_toml()?.trim_end()),
+        Output::Json => say(&serde_json::to_string(&config.to_complete_table()?)?),
+        Output::Csv | Output::Md => {
+            say(Records::of_objects(&[serde_json::to_value(config.to_complete_table()?)?]).shown(output)?.trim_end());
+        }
     }
     Ok(())
 }

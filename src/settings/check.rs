@@ -81,8 +81,7 @@ impl Config {
         at_most("warmup", self.warmup, MAX_WARMUP)?;
         count("epochs", self.epochs, MAX_EPOCHS)?;
         count("batch", self.batch, MAX_BATCH)?;
-        let slices = format!("{} is not in 1..={}: a slice has at least one sample of a batch", self.slices, self.batch);
-        require((1..=self.batch).contains(&self.slices), "slices", slices)?;
+        count("slices", self.slices, MAX_BATCH)?;
         at_most("crop-pad", self.crop_pad, MAX_SIDE)?;
         self.check_augmentation()?;
         at_most("threads", self.threads, MAX_THREADS)?;

@@ -424,10 +424,38 @@ impl Config {
     /// As [`Config::to_toml`].
     pub fn to_complete_toml(&self) -> Result<String> {
         let (written, mut text) = (self.to_table()?, self.to_toml()?);
-        for (key, usual) in unwritten().iter().filter(|(key, _)| !written.contains_key(*key)) {
+        for (key, usual) in self.left_out().iter().filter(|(key, _)| !written.contains_key(*key)) {
             text.push_str(&format!("{key} = {usual}\n"));
         }
         Ok(text)
+    }
+
+    /// The same as a table.
+    ///
+    /// # Errors
+    /// As [`Config::to_toml`].
+    pub fn to_complete_table(&self) -> Result<toml::Table> {
+        toml::from_str(&self.to_complete_toml()?).map_err(|e| Error::config("configuration", e.to_string()))
+    }
+
+    /// What stands for each setting that is not written; thresholds of some layers are then those of all.
+    fn left_out(&self) -> Vec<(&'static str, String)> {
+        let vth = format!("{:?}", self.vth);
+        let off = ["ema", "clip_norm", "val_share"].map(|key| (key, "0.0".to_string()));
+        unwritten().into_iter().chain([("vth_pooled", vth.clone()), ("vth_logits", vth)]).chain(off).collect()
+    }
+
+    /// Settings that say what is so without them are left away, so that one run has one configuration.
+    pub(super) fn normal(self) -> Self {
+        let unless = |value: Option<f64>, usual: f64| value.filter(|&value| value != usual);
+        Config {
+            vth_pooled: unless(self.vth_pooled, self.vth),
+            vth_logits: unless(self.vth_logits, self.vth),
+            ema: unless(self.ema, 0.0),
+            clip_norm: unless(self.clip_norm, 0.0),
+            val_share: unless(self.val_share, 0.0),
+            ..self
+        }
     }
 
     /// From a TOML table; `origin` says in errors where it came from.

@@ -166,7 +166,10 @@ pub fn resolve(base: &Config, layers: &[Layer]) -> Result<Config> {
     if is_ann && !layers.iter().any(|layer| layer.recipe.is_none() && layer.flat.contains_key("time_steps")) {
         table.insert("time_steps".into(), 1.into());
     }
-    let config = Config::from_table(table, "configuration")?;
+    if is_ann && !layers.iter().any(|layer| layer.recipe.is_none() && layer.flat.contains_key("threshold_init")) {
+        table.insert("threshold_init".into(), "fixed".into()); // a recipe's choice is for its spiking networks
+    }
+    let config = Config::from_table(table, "configuration")?.normal();
     config.check()?;
     Ok(config)
 }

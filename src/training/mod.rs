@@ -112,6 +112,10 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,
         Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, new: Vec::new() },
     };
+    if config.slices > config.batch {
+        let problem = format!("{} is above {}: a slice has at least one sample of a batch", config.slices, config.batch);
+        return Err(Error::config("slices", problem));
+    }
     if config.slices > 1 && !matches!(device, Device::Cpu) {
         let problem =
             format!("{}: a batch is cut into slices on the CPU only, so far; take --device cpu, or leave --slices away", config.slices);

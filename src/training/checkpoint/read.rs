@@ -71,8 +71,7 @@ fn read(
     }
     let mut tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
     // The first checkpoint of a run has no average yet.
-    let has_average = optimizer.as_ref().is_some_and(|optimizer| optimizer.average.is_some())
-        && network.parameters.first().is_some_and(|parameter| tensors.has(&averaged(&parameter.name)));
+    let has_average = steps > 0 && optimizer.as_ref().is_some_and(|optimizer| optimizer.average.is_some());
     let mut places = places(network, optimizer.as_deref(), has_average);
     if !ours {
         tensors.leave_prefix_away(|name| places.contains_key(name));
