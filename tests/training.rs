@@ -144,7 +144,8 @@ fn without_a_validation_split_the_test_split_is_named() {
     assert_eq!((&result["best_on"], result.get("val_accuracy")), (&"test".into(), None));
     let [help, _] = ok(root, "train --help");
     assert!(help.contains("chosen on the test split"), "{help}");
-    for (flags, words) in [("--val-share=-0.1", "val-share"), ("--val-share 1", "val-share"), ("--val-share 0.0001", "is none; give more")] {
+    for (flags, words) in [("--val-share=-0.1", "val-share"), ("--val-share 1", "val-share"), ("--val-share 0.0001", "is none; give more")]
+    {
         fails(root, &format!("{TINY} {flags} --out other"), &["error: val-share", words]);
     }
     assert!(!root.join("other").exists());
