@@ -217,7 +217,7 @@ def report(cases, runs, args, date):
     data = args.data_name or ("the full Fashion-MNIST (60,000 + 10,000 images)" if args.data_dir else "fashion-mnist-3k (2,500 + 500 images)")
     has_best = settings["epochs"] > 1
     columns = ["method", "neuron", "T", "readout", "weight gradient", "weight bits", "seeds", "accuracy", *(["best"] if has_best else []),
-               "s an epoch", "peak GB", "firing rate", "ties", "by current"]
+               "s per epoch", "peak GB", "firing rate", "ties", "by current"]
     example = command(next((case for case in cases if case.method == "dsr"), cases[0]), 0, args, Path("RUN"))
     shown = shlex.join(example).replace(str(args.venv), "DIR").replace(f"{REPOSITORY}/", "")
     if args.data_dir:
@@ -306,7 +306,7 @@ def main():
         run["result"] = result = train(case, seed, args)
         with open(path, "a", encoding="utf-8") as log:
             print(json.dumps(run), file=log)
-        seconds = "" if args.untimed else f", {result['seconds_per_epoch']:.1f} s an epoch"
+        seconds = "" if args.untimed else f", {result['seconds_per_epoch']:.1f} s per epoch"
         print(f"{number}/{len(plan)} {case.name} seed {seed}: {100 * result['final_accuracy']:.1f} %{seconds},"
               f" {result['peak_rss_bytes'] / 1e9:.2f} GB", file=sys.stderr)
     runs = [run for run in read_runs(path) if run["settings"] == common["settings"]]
