@@ -105,8 +105,7 @@ impl Network {
 
     /// The parameters that are wanted, of an arena; an ANN has no thresholds.
     fn parameters_of(&self, arena: &[f64], is_wanted: impl Fn(usize) -> bool) -> Vec<Exported> {
-        let is_threshold = |index: usize| self.layers.iter().any(|layer| layer.threshold == Some(index));
-        let wanted = |index: &usize| is_wanted(*index) && !(self.neuron.is_real() && is_threshold(*index));
+        let wanted = |index: &usize| is_wanted(*index) && !(self.neuron.is_real() && self.is_threshold(*index));
         let exported = |index: usize| Exported {
             name: self.parameters[index].name.clone(),
             shape: self.parameters[index].shape.clone(),

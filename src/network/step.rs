@@ -188,6 +188,18 @@ impl Network {
         self.norms.iter().flat_map(|norm| [&norm.running_mean, &norm.running_var]).flatten().copied().collect()
     }
 
+    /// Where mean and variance of norm `index` lie in [`Network::running`].
+    pub(crate) fn running_places(&self, index: usize) -> [std::ops::Range<usize>; 2] {
+        let start: usize = self.norms[..index].iter().map(|norm| 2 * norm.running_mean.len()).sum();
+        let channels = self.norms[index].running_mean.len();
+        [start..start + channels, start + channels..start + 2 * channels]
+    }
+
+    /// Whether parameter `index` is a threshold.
+    pub(crate) fn is_threshold(&self, index: usize) -> bool {
+        self.layers.iter().any(|layer| layer.threshold == Some(index))
+    }
+
     /// Sets the running statistics from those of all norms.
     pub(super) fn set_running(&mut self, mut running: &[f32]) {
         for norm in &mut self.norms {

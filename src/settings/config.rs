@@ -360,11 +360,10 @@ impl Config {
 
     /// Bits of the parameters that do not decay, 32 a word; empty if all do.
     fn spared(&self, network: &Network) -> Vec<u32> {
-        let is_threshold = |index: usize| network.layers.iter().any(|layer| layer.threshold == Some(index));
         let mut bits = Vec::new();
         for (index, parameter) in network.parameters.iter().enumerate() {
             let is_vector = self.decay_on == DecayOn::Weights && parameter.shape.len() < 2;
-            if is_vector || (self.freeze_thresholds && is_threshold(index)) {
+            if is_vector || (self.freeze_thresholds && network.is_threshold(index)) {
                 bits.resize(network.len().div_ceil(32), 0);
                 (parameter.start..parameter.start + parameter.len).for_each(|at| bits[at / 32] |= 1 << (at % 32));
             }

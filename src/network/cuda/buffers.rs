@@ -200,9 +200,7 @@ impl Buffers {
 
     /// Running mean and variance of norm `index`.
     pub fn running_of(&self, network: &Network, index: usize) -> [Slice<f32>; 2] {
-        let start: usize = network.norms[..index].iter().map(|n| 2 * n.running_mean.len()).sum();
-        let channels = network.norms[index].running_mean.len();
-        [self.running.part(start..start + channels), self.running.part(start + channels..start + 2 * channels)]
+        network.running_places(index).map(|place| self.running.part(place))
     }
 
     /// Part of an arena that holds parameter `index`.

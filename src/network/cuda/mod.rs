@@ -335,8 +335,7 @@ impl Network {
         let (true, Some(resident)) = (session.host_is_newer, &session.resident) else { return Ok(()) };
         let (gpu, buffers) = (&session.gpu, &resident.buffers);
         gpu.upload(&self.values, buffers.values)?;
-        let running: Vec<f32> = self.norms.iter().flat_map(|norm| norm.running_mean.iter().chain(&norm.running_var)).copied().collect();
-        gpu.upload(&running, buffers.running)?;
+        gpu.upload(&self.running(), buffers.running)?;
         self.enqueue_weights(gpu, buffers, &resident.weights, resident.demand.training.is_some())?;
         if let Some(session) = &mut self.session {
             (session.host_is_newer, session.evaluates) = (false, false);

@@ -77,15 +77,10 @@ enum Place {
     Batches(usize),
 }
 
-/// Whether a parameter is a threshold.
-fn is_threshold(network: &Network, index: usize) -> bool {
-    network.layers.iter().any(|layer| layer.threshold == Some(index))
-}
-
 /// All tensors of a checkpoint by name, with their shapes; `has_average` says whether averages are among them.
 fn places(network: &Network, optimizer: Option<&Optimizer>, has_average: bool) -> BTreeMap<String, (Vec<usize>, Place)> {
     let mut places = BTreeMap::new();
-    let is_kept = |index: usize| !(network.neuron.is_real() && is_threshold(network, index));
+    let is_kept = |index: usize| !(network.neuron.is_real() && network.is_threshold(index));
     for (index, parameter) in network.parameters.iter().enumerate().filter(|(index, _)| is_kept(*index)) {
         places.insert(parameter.name.clone(), (parameter.shape.clone(), Place::Parameter(index)));
         if let Some(optimizer) = optimizer {
@@ -116,13 +111,6 @@ fn averaged(name: &str) -> String {
     format!("optimizer.average/{name}")
 }
 
-/// Where the averages of running mean and variance of a norm lie in [`crate::ops::optimizer::Average::running`].
-fn running_places(network: &Network, index: usize) -> [std::ops::Range<usize>; 2] {
-    let start: usize = network.norms[..index].iter().map(|norm| 2 * norm.running_mean.len()).sum();
-    let channels = network.norms[index].running_mean.len();
-    [start..start + channels, start + channels..start + 2 * channels]
-}
-
 /// Bytes of a tensor, in PyTorch's order.
 fn bytes_at(place: Place, network: &Network, optimizer: &Optimizer) -> Vec<u8> {
     let [_, _, average, average_running] = optimizer.arenas();
@@ -131,8 +119,8 @@ fn bytes_at(place: Place, network: &Network, optimizer: &Optimizer) -> Vec<u8> {
         Place::First(index) => le_bytes(&network.in_torch_order(index, &optimizer.first)),
         Place::Second(index) => le_bytes(&network.in_torch_order(index, &optimizer.second)),
         Place::Average(index) => le_bytes(&network.in_torch_order(index, average)),
-        Place::AverageMean(index) => le_bytes(&average_running[running_places(network, index)[0].clone()]),
-        Place::AverageVar(index) => le_bytes(&average_running[running_places(network, index)[1].clone()]),
+        Place::AverageMean(index) => le_bytes(&average_running[network.running_places(index)[0].clone()]),
+        Place::AverageVar(index) => le_bytes(&average_running[network.running_places(index)[1].clone()]),
         Place::RunningMean(index) => le_bytes(&network.norms[index].running_mean),
         Place::RunningVar(index) => le_bytes(&network.norms[index].running_var),
         Place::Batches(index) => network.norms[index].batches.to_le_bytes().to_vec(),
@@ -257,7 +245,7 @@ fn check_finite(path: &Path, network: &Network, optimizer: &Optimizer) -> Result
     let bad_average = || {
         let has =
             |range: &std::ops::Range<usize>| optimizer.arenas()[3].get(range.clone()).is_some_and(|v| v.iter().any(|v| !v.is_finite()));
-        let index = (0..network.norms.len()).find(|&index| running_places(network, index).iter().any(has))?;
+        let index = (0..network.norms.len()).find(|&index| network.running_places(index).iter().any(has))?;
         Some(format!("the average of {}", network.norms[index].statistics_name()))
     };
     let bad_norm = || network.norms.iter().find(|n| n.running_mean.iter().chain(&n.running_var).any(|v| !v.is_finite()));

@@ -6,9 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::header::{Opened, Tensors};
-use super::{
-    CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, VERSION, averaged, check_lengths, checksum, places, running_places,
-};
+use super::{CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, VERSION, averaged, check_lengths, checksum, places};
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -128,7 +126,7 @@ fn read(
             Place::Parameter(index) => network.set_parameter(index, &tensors.floats(name)?),
             Place::AverageMean(index) | Place::AverageVar(index) => {
                 let Some([_, _, _, Some(average)]) = optimizer.as_deref_mut().map(Optimizer::arenas_mut) else { continue };
-                let [mean, var] = running_places(network, index);
+                let [mean, var] = network.running_places(index);
                 let into = if matches!(place, Place::AverageMean(_)) { mean } else { var };
                 average[into].copy_from_slice(&tensors.floats(name)?);
             }
