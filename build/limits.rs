@@ -30,8 +30,9 @@ pub fn of(nvcc: &Nvcc, source: &Source, messages: &str, image: &Path) -> Result<
         let _ = writeln!(
             rows,
             "Limits {{ kernel: {kernel:?}, target: {target:?}, registers: {registers}, spill_bytes: {spill_bytes}, \
-             local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, products: {:?}, stage_instructions: {:?}, step_instructions: {:?} }},",
-            loops.products, loops.stage, loops.step
+             local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, products: {:?}, stage_instructions: {:?}, \
+             step_instructions: {:?}, training_step_instructions: {:?} }},",
+            loops.products, loops.stage, loops.step, loops.training_step
         );
     }
     Ok(rows)
@@ -83,8 +84,11 @@ struct Loops {
     /// Instructions of the loop over stages that reads bits. Of the loops with products it is the one that has to expand its operands,
     /// unless both have to: in bf16, counts take more.
     stage: Option<usize>,
-    /// Instructions of a step of a warp's neurons, in their shortest loop; a step has a ballot and two additions of floats.
+    /// Instructions per step of a warp's neurons in evaluation, rounded up, in the shortest loop. A step has a ballot, and two additions or
+    /// multiplications of floats that are no fused ones.
     step: Option<usize>,
+    /// The same in training, with the sum of the currents and a count: four of them.
+    training_step: Option<usize>,
 }
 
 impl Loops {
@@ -99,13 +103,17 @@ impl Loops {
         let is_inner = |range: &&(usize, usize)| !all.iter().any(|other| other != *range && other.0 >= range.0 && other.1 <= range.1);
         let inner: Vec<&(usize, usize)> = all.iter().filter(is_inner).collect();
         let steps = |range: &(usize, usize)| count(range, &|text| text.contains("VOTE"));
-        let additions = |range: &(usize, usize)| count(range, &|text| text.contains("FADD"));
-        let of_steps = inner.iter().filter(|range| steps(range) > 0 && additions(range) >= 2 * steps(range));
+        let plain = |range: &(usize, usize)| count(range, &|text| text.contains("FADD") || text.contains("FMUL"));
+        let shortest = |plain_of_step: usize| {
+            let of_kind = inner.iter().filter(|range| steps(range) > 0 && plain(range) == plain_of_step * steps(range));
+            of_kind.map(|range| count(range, &|_| true).div_ceil(steps(range))).min()
+        };
         let stages = || inner.iter().filter(|range| count(range, &is_product) > 0).map(|range| count(range, &|_| true));
         Loops {
             products: Some(instructions.iter().filter(|(_, text)| is_product(text)).count()),
             stage: if in_bf16 { stages().min() } else { stages().max() },
-            step: of_steps.map(|range| count(range, &|_| true).div_ceil(steps(range))).min(),
+            step: shortest(2),
+            training_step: shortest(4),
         }
     }
 }

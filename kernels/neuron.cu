@@ -22,39 +22,39 @@
 
 // --- Forward ------------------------------------------------------------------------------------------------------------------------
 
-// One summand over time, for the channel of a lane; four steps are loaded ahead, since a warp has little else to wait for.
+// One summand over time, for the channel of a lane.
 struct Train {
-    BitTrain bits;
-    const int* values;   // of this channel at step 0
-    int pitch;           // 0 where one step stands for all
+    BitTrain words;      // of spikes; else `train` is this channel at step 0, and `pitch` 0 where one step stands for all
     int kind;            // as AnySummand
-    int end;
-    bool live;
-    int ahead[4];
 
-    // Value of this lane's channel at step t, in the order of t; the whole warp calls.
-    __device__ __forceinline__ float at(int t) {
-        if (kind == 1) return (float)bits.at(t);
-        const int slot = t % 4;
-        if (slot == 0) {
+    __device__ __forceinline__ void open(int begin, int end) {
+        if (kind == 1) words.open(begin, end);
+    }
+
+    // Values of this lane's channel at the N steps from t on; the whole warp calls.
+    template <int N>
+    __device__ __forceinline__ void load(float (&to)[N], int t) const {
+        if (kind == 1) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) ahead[i] = live && t + i < end ? __ldg(values + (size_t)(t + i) * pitch) : 0;
+            for (int i = 0; i < N; ++i) to[i] = words.at(t + i) ? 1.0f : 0.0f;
+            return;
         }
-        const int value = slot == 0 ? ahead[0] : slot == 1 ? ahead[1] : slot == 2 ? ahead[2] : ahead[3];
-        return kind == 2 ? __int_as_float(value) : (float)value;
+        const uint32_t* of_step = words.train + t * words.pitch;
+#pragma unroll
+        for (int i = 0; i < N; ++i) to[i] = __uint_as_float(__ldg(of_step + i * words.pitch));
+        if (kind == 2) return;
+#pragma unroll
+        for (int i = 0; i < N; ++i) to[i] = (float)__float_as_int(to[i]);
     }
 };
 
+// A lane behind the last channel reads the first one.
 __device__ __forceinline__ Train train_of(const AnySummand& from, size_t q, int frames, int word, const Neurons& layer) {
     const int c = word * 32 + threadIdx.x % 32;
-    Train train = {};
-    train.kind = from.kind;
-    train.bits = {(const uint32_t*)from.values + q * layer.time_steps * from.pitch + word, from.pitch, 0, layer.time_steps, 0u};
-    train.values = (const int*)from.values + q * frames * from.pitch + c;
-    train.pitch = frames == 1 ? 0 : from.pitch;
-    train.end = layer.time_steps;
-    train.live = c < layer.channels;
-    return train;
+    const size_t rows = q * (from.kind == 1 ? layer.time_steps : frames);
+    const int at = from.kind == 1 ? word : c < layer.channels ? c : 0;
+    const int pitch = frames == 1 && from.kind != 1 ? 0 : from.pitch;
+    return {{(const uint32_t*)from.values + rows * from.pitch + at, pitch, 0u, 0}, from.kind};
 }
 
 // Field for field `Place` in src/ops/neuron/cuda.rs.
@@ -96,6 +96,33 @@ struct Outputs {
     unsigned long long* fired;
 };
 
+// Normalised currents of stored sums, for neuron_steps.
+template <bool HAS_OWN, bool HAS_SECOND>
+struct StoredCurrents {
+    const NeuronChannel& channel;
+    Train first, second;
+    const float* step_weights;
+    bool own_is_second;
+    OwnSums own;
+
+    __device__ __forceinline__ void open(int begin, int end) {
+        first.open(begin, end);
+        if (HAS_SECOND) second.open(begin, end);
+    }
+
+    template <int N>
+    __device__ __forceinline__ void load(float (&x)[N], int t) {
+        float value[N], other[N];
+        first.load(value, t);
+        if (HAS_SECOND) second.load(other, t);
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            if (HAS_OWN) own.add(HAS_SECOND && own_is_second ? other[i] : value[i], __ldg(step_weights + t + i));
+            x[i] = HAS_SECOND ? normalize(channel, value[i], other[i]) : normalize(channel, value[i]);
+        }
+    }
+};
+
 template <bool HAS_OWN>
 __device__ __forceinline__ void neurons_body(const Outputs& to, const float* __restrict__ normalizer, const float* __restrict__ threshold,
                                              const float* __restrict__ step_weights, const uint32_t* __restrict__ dropped,
@@ -112,25 +139,22 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const float* __r
         const uint32_t keep = kept_channels(dropped, q, word, layer);
         uint32_t* train = to.spikes + q * layer.time_steps * words + word;
         const float* shares = to.weighted_normed == nullptr ? nullptr : step_weights;
+        const bool trains = to.counts != nullptr || to.mean_normed != nullptr || to.weighted_normed != nullptr;
         NeuronState state{};
         OwnSums own{};
         if (HAS_OWN) own.factor = __ldg(means.inner + c), own.offset = __ldg(means.inner + layer.padded + c);
-        Train x = train_of(first, q, p.frames, word, layer);
+        auto run = [&](auto currents) {
+            spikes_of_thread = run_steps(state, train, keep, layer, channel, trains, shares, 0, layer.time_steps, currents);
+            own = currents.own;
+        };
+        const Train x = train_of(first, q, p.frames, word, layer);
         if (second.values == nullptr) {
-            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps, [&](int t) {
-                const float value = x.at(t);
-                if (HAS_OWN) own.add(value, __ldg(means.step_weights + t));
-                return normalize(channel, value);
-            });
+            run(StoredCurrents<HAS_OWN, false>{channel, x, Train{}, means.step_weights, false, own});
         } else {
-            Train y = train_of(second, q, layer.time_steps, word, layer);
-            neuron_steps(state, train, keep, layer, channel, shares, 0, layer.time_steps, [&](int t) {
-                const float value = x.at(t), other = y.at(t);
-                if (HAS_OWN) own.add(means.is_second ? other : value, __ldg(means.step_weights + t));
-                return normalize(channel, value, other);
-            });
+            const Train y = train_of(second, q, layer.time_steps, word, layer);
+            run(StoredCurrents<HAS_OWN, true>{channel, x, y, means.step_weights, means.is_second != 0, own});
         }
-        spikes_of_thread = neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, layer);
+        neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, layer);
         if (HAS_OWN && c < layer.channels) {
             means.plain[q * layer.channels + c] = own.sum / (float)layer.time_steps;
             means.weighted[q * layer.channels + c] = own.weighted;

@@ -186,6 +186,50 @@ struct Inputs {
     const uint32_t* dropped;             // null where none is
 };
 
+// Normalised currents of a tile's sums, for neuron_steps: of a convolution, and of a summand of kind OTHER.
+template <int OTHER>
+struct TileCurrents {
+    const NeuronChannel& channel;
+    const int* sums;         // of this column at step 0
+    bool conv_is_first;      // of the two summands
+    float without, with;     // BITS as the second summand: what it gives without and with a spike
+    BitTrain bits;           // BITS
+    const int* stored;       // SUMS: of this channel at step 0; a lane behind the last channel reads that of the first
+    int stride;
+
+    __device__ __forceinline__ void open(int begin, int end) {
+        if (OTHER == BITS) bits.open(begin, end);
+    }
+
+    template <int N>
+    __device__ __forceinline__ void load(float (&x)[N], int t) const {
+        const int* of_step = sums + t * PITCH;
+        if (OTHER == NONE) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) x[i] = normalize(channel, (float)of_step[i * PITCH]);
+        } else if (OTHER == BITS && conv_is_first) {
+#pragma unroll
+            for (int i = 0; i < N; ++i) x[i] = fmaf(channel.factor, (float)of_step[i * PITCH], bits.at(t + i) ? with : without);
+        } else {
+            float conv[N], other[N];
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                conv[i] = (float)of_step[i * PITCH];
+                if (OTHER == BITS) other[i] = bits.at(t + i) ? 1.0f : 0.0f;
+                if (OTHER == SUMS) other[i] = (float)__ldg(stored + (t + i) * stride);
+                if (OTHER == CONV_OF_BITS) other[i] = (float)of_step[i * PITCH + TILE_BYTES / 4];
+            }
+            if (conv_is_first) {
+#pragma unroll
+                for (int i = 0; i < N; ++i) x[i] = normalize(channel, conv[i], other[i]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < N; ++i) x[i] = normalize(channel, other[i], conv[i]);
+            }
+        }
+    }
+};
+
 // Runs the neurons of a tile from step `first` on. A warp takes every other position and one word of 32 channels.
 __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
                                             NeuronState* carried, int first) {
@@ -201,6 +245,7 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
     if (word >= words) return;
     const bool first_is_conv = is_conv(layer.first.kind);
     const int other = first_is_conv ? layer.second.kind : layer.first.kind;
+    const bool trains = to.counts != nullptr || to.mean_normed != nullptr || to.weighted_normed != nullptr;
     const NeuronChannel channel = neuron_channel(from.normalizer, from.threshold, p.neurons.padded, c);
     int fired = 0;
     for (int at = threadIdx.x / COLUMNS; at < positions; at += ROWS / COLUMNS) {
@@ -210,31 +255,27 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
         const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
         NeuronState state = {};
         if (first > 0) state = carried[at * COLUMNS + column];
-        auto run = [&](auto normed) {
-            neuron_steps(state, to.spikes + train, keep, p.neurons, channel, from.step_weights, first, end, normed);
-        };
-        auto both = [&](int conv, int second) {
-            return first_is_conv ? normalize(channel, (float)conv, (float)second) : normalize(channel, (float)second, (float)conv);
+        auto run = [&](auto currents) {
+            fired += run_steps(state, to.spikes + train, keep, p.neurons, channel, trains, from.step_weights, first, end, currents);
         };
         if (other == NONE) {
-            run([&](int t) { return normalize(channel, (float)sums[t * PITCH]); });
+            run(TileCurrents<NONE>{channel, sums, first_is_conv});
         } else if (other == BITS) {
-            BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words, first, end, 0};
-            run([&](int t) { return both(sums[t * PITCH], bits.at(t)); });
+            const float without = fmaf(channel.other_factor, 0.0f, channel.offset), with = fmaf(channel.other_factor, 1.0f, channel.offset);
+            run(TileCurrents<BITS>{channel, sums, first_is_conv, without, with, {reinterpret_cast<const uint32_t*>(from.other_source) + train, words}});
         } else if (other == SUMS) {
-            const int* stored = reinterpret_cast<const int*>(from.other_source) + q * time_steps * layer.stride + c;
-            const bool exists = c < layer.stride;
-            run([&](int t) { return both(sums[t * PITCH], exists ? __ldg(stored + (size_t)t * layer.stride) : 0); });
+            const int* stored = reinterpret_cast<const int*>(from.other_source) + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
+            run(TileCurrents<SUMS>{channel, sums, first_is_conv, 0.0f, 0.0f, {}, stored, layer.stride});
         } else {
-            run([&](int t) { return both(sums[t * PITCH], sums[t * PITCH + TILE_BYTES / 4]); });
+            run(TileCurrents<CONV_OF_BITS>{channel, sums, first_is_conv});
         }
         if (end < time_steps) {
             carried[at * COLUMNS + column] = state;
         } else {
-            fired += neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
+            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
         }
     }
-    if (end < time_steps || to.fired == nullptr) return;
+    if (to.fired == nullptr) return;
     const int of_warp = warp_sum(fired);
     if (threadIdx.x % 32 == 0 && of_warp > 0) atomicAdd(to.fired, (unsigned long long)of_warp);
 }
@@ -303,7 +344,8 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                      first_source, first_weights, second_source, second_weights, p);
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+// Three blocks a multiprocessor: for sm_90 the compiler takes 128 registers otherwise, which are two too few.
+extern "C" __global__ void __launch_bounds__(128, 3)
 spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      uint8_t* __restrict__ counts,
                      float* __restrict__ mean_normed,

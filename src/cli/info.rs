@@ -215,6 +215,7 @@ fn kernel_rows() -> Vec<Value> {
                 "shared_bytes": limits.shared_bytes,
                 "stage_instructions": limits.stage_instructions,
                 "step_instructions": limits.step_instructions,
+                "training_step_instructions": limits.training_step_instructions,
                 "occupancy": limits.occupancy(kernel.block),
             })
         })
@@ -268,9 +269,9 @@ fn kernel_table() -> std::result::Result<String, std::fmt::Error> {
 /// Instructions in the loops of the spike convolutions, as their machine code has them: what predictions are made of.
 fn loop_table() -> Table {
     let cell = |limits: Option<&Limits>| {
-        let counts = limits.map(|limits| [limits.stage_instructions, limits.step_instructions]);
-        let text = |count: Option<u32>| count.map_or("-".into(), |count| count.to_string());
-        counts.map_or("-".into(), |[stage, step]| if step.is_none() { text(stage) } else { format!("{}/{}", text(stage), text(step)) })
+        let counts = limits.map(|limits| [limits.stage_instructions, limits.step_instructions, limits.training_step_instructions]);
+        let text = |counts: [Option<u32>; 3]| counts.into_iter().flatten().map(|count| count.to_string()).collect::<Vec<_>>().join("/");
+        counts.map_or("-".into(), text)
     };
     let has_loops = |kernel: &&kernels::Kernel| limits::ALL.iter().any(|l| l.kernel == kernel.name && l.stage_instructions.is_some());
     let row = |kernel: &kernels::Kernel| {
@@ -278,7 +279,7 @@ fn loop_table() -> Table {
         [kernel.name.to_string()].into_iter().chain(cells).collect()
     };
     Table {
-        title: "Instructions of a warp for a stage of two K steps, and for a step of its neurons.".into(),
+        title: "Instructions of a warp for a stage of two K steps, a step of its neurons, and one in training.".into(),
         columns: ["kernel"].into_iter().chain(kernels::TARGETS.iter().copied()).collect(),
         words: 1,
         rows: kernels::ALL.iter().filter(has_loops).map(row).collect(),

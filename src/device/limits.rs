@@ -22,8 +22,10 @@ pub struct Limits {
     pub products: Option<u32>,
     /// Of a spike convolution: instructions of a warp for a stage, which is two K steps, reading bits.
     pub stage_instructions: Option<u32>,
-    /// Of the same: instructions of a warp for a step of its neurons.
+    /// Of the same: instructions of a warp for a step of its neurons in evaluation.
     pub step_instructions: Option<u32>,
+    /// The same in training.
+    pub training_step_instructions: Option<u32>,
 }
 
 /// A row for each kernel and target; empty in a build without nvcc.
