@@ -63,7 +63,7 @@ pub fn voice(global: &Global, ranks: &Ranks) -> Global {
 ///
 /// # Errors
 /// [`Error::Ranks`] naming the first difference, on all of them.
-pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>) -> Result<()> {
+pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>, checkpoint_every: Option<usize>) -> Result<()> {
     if ranks.is_alone() {
         return Ok(());
     }
@@ -75,6 +75,8 @@ pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>) -> Result<()> {
         ("the device".into(), run.network.device().to_string()),
     ];
     ours.extend(settings(&run.config)?);
+    // Before a checkpoint all compare what they have.
+    ours.push(("checkpoint-every".into(), checkpoint_every.map_or("not set".into(), |every| every.to_string())));
     ours.push(("the data".into(), fingerprint(&run.dataset)));
     let step = resume.map(checkpoint::progress).transpose()?.map_or("a new run".into(), |progress| format!("step {}", progress.iteration));
     ours.push(("the checkpoint to go on from".into(), step));

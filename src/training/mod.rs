@@ -56,6 +56,8 @@ pub struct Hooks<'a> {
     pub stop: &'a AtomicBool,
     /// Stops the run after this many steps of this call.
     pub stop_after: Option<u64>,
+    /// Every so many steps of the run its checkpoint is written, too, so that a run that is killed loses no more of them.
+    pub checkpoint_every: Option<u64>,
     /// After every training step.
     pub step: &'a mut dyn FnMut(&Run),
     /// After every batch of the passes that measure: the run, the split, and how many of its samples are done.
@@ -268,6 +270,11 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
                 save(run, folder, &folder.last())?;
                 folder.write_losses();
                 return Ok(End::Stopped);
+            }
+            // The step is whole here: what it changed and what it counted belong together.
+            if hooks.checkpoint_every.is_some_and(|every| run.progress.iteration.is_multiple_of(every)) {
+                check_replicas(run, &ranks)?;
+                save(run, folder, &folder.last())?;
             }
         }
         saved_first(batches.outcome(), run, folder)?;
