@@ -70,7 +70,7 @@ for my $class (0 .. 2) {
     }
 }
 PERL
-tiny="--epochs 2 -b 8 --slices 8 --warmup 0 --threshold-init auto --crop-pad 0"
+tiny="--epochs 1 -b 8 --slices 8 --warmup 0 --threshold-init auto --crop-pad 0"
 row "IF, VGG-11, event frames of 4 steps" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 32 -T 4
 row "LIF, VGG-11, the same, unrolled gradients, dropout" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 32 -T 4 \
     --neuron lif --weight-gradient unrolled --dropout 0.1
