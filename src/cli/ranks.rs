@@ -53,6 +53,13 @@ fn start(launch: &Launch, _patience: Duration) -> Result<Ranks> {
     Err(Error::config("ranks", problem))
 }
 
+/// What rank 0 says where a launcher has started several processes of a command that shares no work; none otherwise. Such a command
+/// asks for no MPI, and variables that make no sense are none of its business.
+pub fn alone_note(command: &str) -> Option<String> {
+    let Launch { launcher, size, .. } = launched().ok().flatten().filter(|launch| launch.rank == 0)?;
+    Some(format!("note: {launcher} has started {size} processes, and each does all of dsr {command}: only dsr train shares its work"))
+}
+
 /// How a rank speaks: those but 0 not at all, unless asked for by -v, and never on stdout.
 pub fn voice(global: &Global, ranks: &Ranks) -> Global {
     let global = global.clone();

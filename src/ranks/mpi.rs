@@ -4,6 +4,7 @@
 //! all ranks add up in their own order. Nothing waits without looking at the time.
 
 use std::mem::ManuallyDrop;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -47,8 +48,10 @@ impl Mpi {
     /// # Errors
     /// [`Error::Config`] if launcher and MPI are not of one kind, or if MPI runs already.
     pub fn start(launch: &Launch, patience: Duration, complain: fn(&str)) -> Result<Ranks> {
+        let begun = watch_the_beginning(launch, patience, complain);
         let (universe, _) =
             initialize_with_threading(Threading::Funneled).ok_or_else(|| Error::config("ranks", "MPI runs already in this process"))?;
+        drop(begun);
         let universe = ManuallyDrop::new(universe);
         let world = universe.world();
         let (rank, size) = (world.rank() as usize, world.size() as usize);
@@ -121,6 +124,25 @@ impl Mpi {
     fn end(&self, error: &Error) -> ! {
         end_all(self.group.rank, &format!("error: {error}"), self.complain)
     }
+}
+
+/// MPI waits for all that its launcher has started, and for as long as it takes: one that never comes would keep the others for ever.
+/// This ends the process unless what it gives is dropped within `patience`.
+fn watch_the_beginning(launch: &Launch, patience: Duration, complain: fn(&str)) -> Sender<()> {
+    let (begun, watch) = channel();
+    let Launch { launcher, rank, size } = launch.clone();
+    let wait = move || {
+        if watch.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            let seconds = patience.as_secs_f64();
+            complain(&format!(
+                "error: rank {rank}: of the {size} processes that {launcher} has started, not all have come within {seconds} s \
+                 (--rank-timeout): look at what the others say, then start again"
+            ));
+            std::process::exit(1);
+        }
+    };
+    let _ = std::thread::Builder::new().name("beginning".into()).spawn(wait); // without it the wait has no end, as before
+    begun
 }
 
 /// Looking again and again, politely.
