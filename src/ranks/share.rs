@@ -21,6 +21,10 @@ pub struct Share {
     slice: usize,
     /// Samples of the batch at work, on all ranks; unknown and not asked for where one process is alone.
     total: usize,
+    /// Place in the batch of the first sample where one process is alone: 0, but for a slice on its own.
+    offset: usize,
+    /// Whether batch norm has the statistics of a slice, not of the batch.
+    norms_by_slice: bool,
 }
 
 impl Share {
@@ -34,7 +38,22 @@ impl Share {
             let problem = format!("{slices}: {size} processes need at least {size} slices; set --slices {size}, or start fewer");
             return Err(Error::config("slices", problem));
         }
-        Ok(Share { ranks, slices, slice: batch.div_ceil(slices.max(1)), total: batch })
+        Ok(Share { ranks, slices, slice: batch.div_ceil(slices.max(1)), total: batch, offset: 0, norms_by_slice: false })
+    }
+
+    /// The same with batch norms that have the statistics of a slice, or not.
+    pub fn with_norms_by_slice(self, norms_by_slice: bool) -> Self {
+        Share { norms_by_slice, ..self }
+    }
+
+    /// Whether batch norm has the statistics of a slice where a batch has several.
+    pub fn has_norms_by_slice(&self) -> bool {
+        self.norms_by_slice && !self.is_whole()
+    }
+
+    /// A slice on its own, as a batch that no other process has a part of: `samples` in this rank's numbering.
+    pub fn slice(&self, samples: &Range<usize>) -> Share {
+        Share { slices: 1, slice: samples.len(), total: samples.len(), offset: self.first() + samples.start, ..Share::default() }
     }
 
     /// Those that share the batch.
@@ -70,7 +89,7 @@ impl Share {
 
     /// Place in the batch of this rank's first sample.
     pub fn first(&self) -> usize {
-        self.places().start.min(if self.ranks.is_alone() { 0 } else { self.total })
+        if self.ranks.is_alone() { self.offset } else { self.places().start.min(self.total) }
     }
 
     /// The slices of this rank's `own` samples: number in the batch, and samples in its own numbering. Empty slices are left out.
