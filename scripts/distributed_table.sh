@@ -76,8 +76,8 @@ row "LIF, VGG-11, the same, unrolled gradients, dropout" -d dvs-cifar10 --data-d
     --neuron lif --weight-gradient unrolled --dropout 0.1
 row "IF, ImageNet's ResNet-18 with its inner norms, photos of 32 pixels" -d imagenet --data-dir "$work/photos" --model imagenet-resnet18 \
     --image-size 32 --image-resize 36 -T 2
-row "LIF, the same, unrolled gradients" -d imagenet --data-dir "$work/photos" --model imagenet-resnet18 \
-    --image-size 32 --image-resize 36 -T 2 --neuron lif --weight-gradient unrolled
+row "IF, the same, unrolled gradients" -d imagenet --data-dir "$work/photos" --model imagenet-resnet18 \
+    --image-size 32 --image-resize 36 -T 2 --weight-gradient unrolled
 
 # Ranks that change in mid-run: 8, then 3, then 1.
 tiny=$digits

@@ -195,7 +195,7 @@ impl Share {
 /// Refuses nodes of which one has another number of bytes than the rest.
 fn same_lengths(what: impl Fn() -> String, nodes: &[View], len: usize) -> Result<()> {
     let other = nodes.iter().find(|node| node.values.len() != len);
-    other.map_or(Ok(()), |node| Err(Error::shape(&what(), len, node.values.len())))
+    other.map_or(Ok(()), |node| Err(Error::shape(what(), len, node.values.len())))
 }
 
 /// Adds values that another rank has written.
