@@ -371,6 +371,30 @@ fn predictions_worked_by_hand() {
     assert!(train(GpuName::H100).layers.iter().all(|layer| layer.backward.seconds > 0.0));
 }
 
+/// The case of docs/predict.md.
+#[test]
+fn exchanges_worked_by_hand() {
+    let builder = dsr::network::preact_resnet([32, 32, 3], 10, &[64, 128, 256, 512], &[2, 2, 2, 2], 4, 0.0, 1.0).unwrap();
+    let network = builder.finish(dsr::ops::neuron::Neuron::If { alpha: 0.5 }, 5, 0.01, 1).unwrap();
+    let predicted = dsr::profile::predict::predict_shared(GpuName::H100, 8, &network, [128, 1], false);
+    let group = predicted.group.as_ref().unwrap();
+    assert_eq!((group.ranks, group.samples, network.len()), (8, 16, 11_176_945));
+    assert!(group.note.contains("not measured"));
+    let weights = group.exchanges.iter().position(|kind| kind.is_large).unwrap();
+    let sent = 7.0 * group.exchanges[weights].bytes_to_each;
+    assert!((sent / 78.24e6 - 1.0).abs() < 1e-3, "{sent}");
+    let near = |got: f64, expected: f64| assert!((got / expected - 1.0).abs() < 1e-3, "{got}, by hand {expected}");
+    near(group.links[0].seconds[weights], 281.7e-6);
+    near(group.links[1].seconds[weights], 7975e-6);
+    for on in &group.links {
+        near(on.step_s[0], predicted.seconds + on.seconds.iter().sum::<f64>());
+        assert!(on.hidden_s > 0.0 && on.step_s[1] < on.step_s[0] && on.efficiency[0] < on.efficiency[1] && on.efficiency[1] < 1.0);
+    }
+    // The slower link costs more; one GPU has no group.
+    assert!(group.links[1].step_s[0] > group.links[0].step_s[0]);
+    assert!(predict(GpuName::H100, &network, Work::Train, [128, 1], false).group.is_none());
+}
+
 /// An estimate by hand from the machine code of every kernel, made apart from this model: both must tell the same story.
 #[test]
 fn predictions_are_near_an_estimate_of_another_hand() {

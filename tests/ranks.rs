@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use assert_cmd::cargo::cargo_bin;
 use tempfile::tempdir;
 
+#[path = "support/streamed_sets.rs"]
+mod streamed_sets;
+
 /// 15 steps an epoch, the last of them of 37 images: eight slices of 13 are then three, and of eight ranks five have nothing.
 const TINY: &str =
     "train -d digits-8x8 --widths 4 --blocks 1 -T 2 --epochs 2 -b 100 --slices 8 --threads 1 --warmup 0 --threshold-init auto";
@@ -84,6 +87,25 @@ fn an_ann_and_a_validation_split() {
 }
 
 #[test]
+fn norms_of_slices_and_mixed_samples() {
+    same_on(&[2, 3, 8], &format!("{TINY} --epochs 1 --sync-batch-norm slice --dropout 0.1"));
+    same_on(&[3, 4], &format!("{TINY} --epochs 1 --mixup 0.4 --label-smoothing 0.1 --crop-pad 1"));
+}
+
+/// Sets that are read from disk, each rank its own samples: T frames, and norms below norms.
+#[test]
+fn event_frames_and_inner_norms() {
+    let folder = tempdir().unwrap();
+    streamed_sets::recordings(&folder.path().join("events"), &[0, 900]);
+    streamed_sets::photos(&folder.path().join("photos"));
+    let line = "train --epochs 1 -b 6 --slices 3 --threads 1 --warmup 0 -T 2 --crop-pad 0";
+    let data = |name: &str| folder.path().join(name).display().to_string();
+    same_on(&[2, 3], &format!("{line} -d dvs-cifar10 --data-dir {} --event-size 32 --model vgg11", data("events")));
+    let photos = format!("{line} -d imagenet --data-dir {} --image-size 32 --image-resize 36 --model imagenet-resnet18", data("photos"));
+    same_on(&[2, 3], &photos);
+}
+
+#[test]
 fn ranks_change_in_mid_run() {
     let expected = trained(1, TINY);
     let folder = tempdir().unwrap();
@@ -135,6 +157,8 @@ fn a_rank_with_another_setting_program_or_data_is_told() {
     let line = format!("{TINY} --out run");
     differs(&[(2, words(&line)), (1, words(&format!("{line} --lr 0.25")))], "lr is 0.1 on rank 0 and 0.25 on rank 2");
     differs(&[(1, words(&line)), (1, words(&format!("{line} --slices 4")))], "slices is 8 on rank 0 and 4 on rank 1");
+    let every = |steps: usize| words(&format!("{line} --checkpoint-every {steps}"));
+    differs(&[(1, every(5)), (1, every(6))], "checkpoint-every is 5 on rank 0 and 6 on rank 1");
     // A program that is longer by a byte does the same, but who knows.
     let folder = tempdir().unwrap();
     let other = folder.path().join("dsr");
@@ -176,6 +200,33 @@ fn more_ranks_than_slices_and_a_foreign_launcher_are_refused() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("torchrun has started 2 processes, this one as rank 1, but MPI sees 1"), "{stderr}");
+}
+
+/// What a launcher says is compared with what MPI sees, and who is missing is not waited for without an end.
+#[test]
+fn a_missing_rank_and_one_that_comes_twice_are_told() {
+    let folder = tempdir().unwrap();
+    let line = format!("{TINY} --out run");
+    let with = |variable: &str| [vec!["env".to_string(), variable.to_string()], words(&line)].concat();
+    let says = |groups: &[(usize, Vec<String>)], expected: &str| {
+        let output = mpirun(folder.path(), groups).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert_ne!(output.status.code(), Some(0), "{stderr}");
+        assert!(stderr.contains(expected), "{expected:?} is missing in {stderr}");
+        assert!(!folder.path().join("run").exists(), "nothing is written");
+    };
+    says(&[(2, with("OMPI_COMM_WORLD_SIZE=3"))], "mpirun has started 3 processes, this one as rank 0, but MPI sees 2, this one as rank 0");
+    says(
+        &[(1, words(&line)), (1, with("OMPI_COMM_WORLD_RANK=0"))],
+        "mpirun has started 2 processes, this one as rank 0, but MPI sees 2, this one as rank 1",
+    );
+    let sleeps = vec!["sleep".to_string(), "300".to_string()];
+    let begin = Instant::now();
+    says(
+        &[(2, words(&format!("{line} --rank-timeout 3"))), (1, sleeps)],
+        "of the 3 processes that mpirun has started, not all have come within 3 s (--rank-timeout)",
+    );
+    assert!(begin.elapsed() < Duration::from_secs(120), "the sleeper is ended with the rest");
 }
 
 /// A run of many epochs on some ranks, in a folder of its own.
@@ -248,6 +299,34 @@ fn a_rank_that_is_killed_ends_all_and_the_run_goes_on_with_fewer() {
     long.signal(2, libc::SIGKILL);
     assert_ne!(long.end().status.code(), Some(0));
     long.goes_on(2);
+}
+
+/// Checkpoints every few steps: from the middle of an epoch, on another number of ranks.
+#[test]
+fn a_rank_is_killed_in_mid_epoch() {
+    let folder = tempdir().unwrap();
+    let line = format!("{TINY} -b 10 --epochs 40 --checkpoint-every 4");
+    let mut mpirun = mpirun(folder.path(), &[(3, words(&format!("{line} --out run")))]).stderr(Stdio::null()).spawn().unwrap();
+    let last = |run: &str| folder.path().join(run).join("last.safetensors");
+    let begin = Instant::now();
+    while dsr::checkpoint::progress(&last("run")).map_or(0, |progress| progress.step) < 8 {
+        assert!(begin.elapsed() < Duration::from_secs(120), "no checkpoint in mid-epoch");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let long = Long { folder, mpirun: None };
+    long.signal(2, libc::SIGKILL);
+    assert_ne!(mpirun.wait().unwrap().code(), Some(0));
+    let last = |run: &str| long.folder.path().join(run).join("last.safetensors");
+    let stands = dsr::checkpoint::progress(&last("run")).unwrap();
+    assert!(stands.step > 0 && stands.iteration.is_multiple_of(4), "within the epoch: {} of {}", stands.step, stands.iteration);
+    for (ranks, line) in [
+        (2, "train --resume auto --out run --threads 1 --stop-after-steps 9".to_string()),
+        (1, format!("{line} --out whole --stop-after-steps {}", stands.iteration + 9)),
+    ] {
+        let output = on_ranks(long.folder.path(), ranks, &line);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    }
+    assert!(fs::read(last("run")).unwrap() == fs::read(last("whole")).unwrap(), "other bytes from step {}", stands.iteration);
 }
 
 #[test]

@@ -35,8 +35,13 @@ fn on_ranks<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
 
 /// What a few steps leave, the second of them with a short batch; all bits that a run can show.
 fn train(small: &Small, ranks: Ranks, slices: usize, gradient: WeightGradient) -> Vec<(String, Vec<u32>)> {
+    train_with(small, ranks, slices, gradient, false)
+}
+
+/// The same, with batch norms that have the statistics of a slice or not.
+fn train_with(small: &Small, ranks: Ranks, slices: usize, gradient: WeightGradient, by_slice: bool) -> Vec<(String, Vec<u32>)> {
     let (mut network, batch) = (small.network(), small.data());
-    network.share = Share::new(ranks, batch.size, slices).unwrap();
+    network.share = Share::new(ranks, batch.size, slices).unwrap().with_norms_by_slice(by_slice);
     let mut optimizer = Optimizer::new(Rule::Adam { beta1: 0.9, beta2: 0.99, eps: 1e-8 }, 5e-4, network.len());
     let labels: Vec<u32> = (0..batch.size).map(|b| (b % network.classes) as u32).collect();
     let sample = batch.data.len() / batch.size;
@@ -87,6 +92,67 @@ fn any_number_of_ranks_gives_the_same_bits() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn norms_of_slices_have_the_same_bits_on_any_number_of_ranks_and_threads() {
+    for small in all() {
+        let gradient = if small.neuron.is_real() { WeightGradient::Rate } else { WeightGradient::Unrolled };
+        for slices in [small.batch, small.batch.div_ceil(2)].into_iter().filter(|&slices| slices > 1) {
+            let of = |threads| on_threads(threads, || train_with(&small, Ranks::Alone, slices, gradient, true));
+            let expected = of(1);
+            assert_same(small.name, &of(3), &expected);
+            for ranks in (2..=slices).rev().step_by(2) {
+                for (rank, got) in on_ranks(ranks, |ranks| train_with(&small, ranks, slices, gradient, true)).iter().enumerate() {
+                    assert_same(&format!("{}, {slices} slices, rank {rank} of {ranks}", small.name), got, &expected);
+                }
+            }
+        }
+        // One slice is the whole batch.
+        let [all, one] = [false, true].map(|by_slice| on_threads(1, || train_with(&small, Ranks::Alone, 1, gradient, by_slice)));
+        assert_same(small.name, &one, &all);
+    }
+}
+
+/// The definition of docs/distributed.md, by networks that have never heard of slices: each slice as a batch of its own.
+#[test]
+fn a_slice_is_a_batch_of_its_own() {
+    for small in all() {
+        let (mut network, batch) = (small.network(), small.data());
+        let labels: Vec<u32> = (0..batch.size).map(|b| (b % network.classes) as u32).collect();
+        let (sample, mode) = (batch.data.len() / batch.size, Mode::Train { gradient: WeightGradient::Rate, seed: 3 });
+        if network.layers.iter().any(|layer| layer.dropout > 0.0) {
+            continue; // masks go by the place in the whole batch
+        }
+        // Two slices, of which the second may be shorter.
+        let half = batch.size.div_ceil(2);
+        let (mut gradients, mut loss, mut running) = (vec![0.0f64; network.len()], 0.0, Vec::new());
+        for samples in [0..half, half..batch.size] {
+            let mut alone = network.clone();
+            let n = samples.len();
+            let input = Input { data: &batch.data[samples.start * sample..samples.end * sample], batch: n, frames: batch.frames };
+            let (of_slice, _) = alone.gradients(&input, &labels[samples], mode).unwrap();
+            let weight = n as f64 / batch.size as f64;
+            loss += weight * of_slice;
+            gradients.iter_mut().zip(&alone.grads).for_each(|(sum, &g)| *sum += weight * f64::from(g));
+            running
+                .push(alone.norms.iter().flat_map(|norm| norm.running_mean.iter().chain(&norm.running_var)).copied().collect::<Vec<f32>>());
+        }
+        network.share = Share::new(Ranks::Alone, batch.size, 2).unwrap().with_norms_by_slice(true);
+        network.share.begin_batch(batch.size);
+        let batches = network.norms.iter().map(|norm| norm.batches + 1).collect::<Vec<_>>();
+        let input = Input { data: &batch.data, batch: batch.size, frames: batch.frames };
+        let (found, _) = network.gradients(&input, &labels, mode).unwrap();
+        assert!((found - loss).abs() < 1e-9 * loss.abs().max(1.0), "{}: {found} {loss}", small.name);
+        let norm = gradients.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let off = gradients.iter().zip(&network.grads).map(|(a, &b)| (a - f64::from(b)).powi(2)).sum::<f64>().sqrt();
+        assert!(norm > 0.0 && off < 1e-5 * norm, "{}: {off} of {norm}", small.name);
+        let mean: Vec<u32> =
+            running[0].iter().zip(&running[1]).map(|(&a, &b)| (((f64::from(a) + f64::from(b)) / 2.0) as f32).to_bits()).collect();
+        let found = network.norms.iter().flat_map(|norm| norm.running_mean.iter().chain(&norm.running_var)).map(|v| v.to_bits());
+        assert_eq!(found.collect::<Vec<u32>>(), mean, "{}", small.name);
+        assert_eq!(network.norms.iter().map(|norm| norm.batches).collect::<Vec<_>>(), batches);
     }
 }
 
@@ -159,23 +225,30 @@ fn halves() -> Arc<dsr::Dataset> {
 #[test]
 fn parts_of_batches_are_those_of_whole_batches() {
     let dataset = Arc::new(dsr::data::load("digits-8x8", None).unwrap());
-    let augment = Augment { crop_pad: 1, flip: true, ..Augment::default() };
+    parts_of_batches(&dataset, Augment { crop_pad: 1, flip: true, ..Augment::default() });
+    // Partners of mixed samples may be at the places of others.
+    parts_of_batches(&dataset, Augment { crop_pad: 1, cutout: 3, mixup: 0.4, ..Augment::default() });
+    let test: Vec<_> = Loader::test(dataset.clone(), 100).collect();
+    for rank in 0..3 {
+        let dealt: Vec<_> = Loader::test_dealt(Form::Values, dataset.clone(), 100, [rank, 3]).collect();
+        assert_eq!(dealt, test.iter().skip(rank).step_by(3).cloned().collect::<Vec<_>>());
+    }
+}
+
+fn parts_of_batches(dataset: &Arc<dsr::Dataset>, augment: Augment) {
     let whole: Vec<_> = Loader::train(dataset.clone(), 100, augment, 1, 2, 12).collect();
     let part = |places| Loader::train_part(Form::Values, dataset.clone(), 100, places, augment, 1, 2, 12).collect::<Vec<_>>();
     let parts = [part(0..25), part(25..75), part(75..100)];
     for (step, whole) in whole.iter().enumerate() {
         let labels: Vec<u32> = parts.iter().flat_map(|part| part[step].labels.clone()).collect();
         let data: Vec<f32> = parts.iter().flat_map(|part| part[step].data.clone()).collect();
-        assert!(labels == whole.labels && data == whole.data, "step {step}");
+        let blends: Vec<_> = parts.iter().flat_map(|part| part[step].blends.clone()).collect();
+        assert!(labels == whole.labels && data == whole.data && blends == whole.blends, "step {step}");
+        assert_eq!(blends.is_empty(), augment.mixup == 0.0);
     }
     // The last batch is short: the last rank has nothing, and still a batch.
     assert_eq!(whole.last().unwrap().labels.len(), parts.iter().map(|part| part.last().unwrap().labels.len()).sum::<usize>());
     assert!(parts.iter().all(|part| part.len() == whole.len()));
-    let test: Vec<_> = Loader::test(dataset.clone(), 100).collect();
-    for rank in 0..3 {
-        let dealt: Vec<_> = Loader::test_dealt(Form::Values, dataset.clone(), 100, [rank, 3]).collect();
-        assert_eq!(dealt, test.iter().skip(rank).step_by(3).cloned().collect::<Vec<_>>());
-    }
 }
 
 /// The table of docs/distributed.md.
@@ -209,25 +282,36 @@ fn exchanges_and_bytes_are_those_of_the_documents() {
                     to_each += more * (24 + 16 * channels);
                 }
             }
-            let found = on_ranks(ranks, |of| {
-                let mut network = network.clone();
-                network.share = Share::new(of.clone(), ranks, ranks).unwrap();
-                network.share.begin_batch(ranks);
-                let sample = batch.data.len() / batch.size;
-                let at = of.rank();
-                let input = Input { data: &batch.data[at * sample..(at + 1) * sample], batch: 1, frames: batch.frames };
-                let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9, nesterov: false }, 0.0, network.len());
-                let mode = Mode::Train { gradient: WeightGradient::Rate, seed: 1 };
-                network.train_step(&mut optimizer, 0.01, &input, &[0], mode).unwrap();
-                of.any("whether to go on after the step", false).unwrap();
-                of.cost()
-            });
-            for (rank, cost) in found.iter().enumerate() {
+            let on = |by_slice: bool| {
+                on_ranks(ranks, |of| {
+                    let mut network = network.clone();
+                    network.share = Share::new(of.clone(), ranks, ranks).unwrap().with_norms_by_slice(by_slice);
+                    network.share.begin_batch(ranks);
+                    let sample = batch.data.len() / batch.size;
+                    let at = of.rank();
+                    let input = Input { data: &batch.data[at * sample..(at + 1) * sample], batch: 1, frames: batch.frames };
+                    let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.9, nesterov: false }, 0.0, network.len());
+                    let mode = Mode::Train { gradient: WeightGradient::Rate, seed: 1 };
+                    network.train_step(&mut optimizer, 0.01, &input, &[0], mode).unwrap();
+                    of.any("whether to go on after the step", false).unwrap();
+                    of.cost()
+                })
+            };
+            let statistics: usize = network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum();
+            let of_slices = 24 + 16 + 8 * layers + 8 * statistics + 16 + 1;
+            let predicted = dsr::profile::collectives::exchanges(&network, ranks);
+            for ((rank, cost), of_slice) in on(false).iter().enumerate().zip(on(true)) {
                 let share = |rank: usize| (rank + 1) * parameters / ranks - rank * parameters / ranks;
                 let others = (0..ranks).filter(|&other| other != rank);
                 let gradients: usize = others.map(|other| 24 + 4 * share(other) + 4 * share(rank)).sum();
                 let expected = (to_each + 1) * (ranks - 1) + gradients;
                 assert_eq!((cost.exchanges, cost.bytes), (exchanges as u64, expected as u64), "{} on {ranks}", small.name);
+                let expected_of_slice = of_slices * (ranks - 1) + gradients;
+                assert_eq!((of_slice.exchanges, of_slice.bytes), (5, expected_of_slice as u64), "{} on {ranks}, by slice", small.name);
+                // What `dsr profile --predict` multiplies; shares of the parameters differ by one at most.
+                let bytes = predicted.iter().map(|kind| kind.bytes_to_each).sum::<f64>() * (ranks - 1) as f64;
+                assert!((bytes - expected as f64).abs() <= 8.0 * ranks as f64, "{} on {ranks}: {bytes}, {expected}", small.name);
+                assert_eq!(predicted.iter().map(|kind| kind.count).sum::<usize>(), exchanges, "{} on {ranks}", small.name);
             }
         }
     }
@@ -238,22 +322,55 @@ fn exchanges_and_bytes_are_those_of_the_documents() {
 #[test]
 fn a_build_without_mpi_refuses_to_be_one_of_several() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
-    command.current_dir(folder.path()).args(["train", "-d", "digits-8x8", "--slices", "4"]);
-    let output = command.envs([("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "4")]).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    let expected = "error: ranks: mpirun has started 4 processes, but this build has no MPI, and they would be 4 runs: \
-                    build with --features mpi, or start one\n";
-    assert_eq!((output.status.code(), stderr.as_str()), (Some(2), expected));
+    for (launcher, rank, size) in [
+        ("mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+        ("torchrun", "RANK", "WORLD_SIZE"),
+        ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ] {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
+        command.current_dir(folder.path()).args(["train", "-d", "digits-8x8", "--slices", "4"]);
+        let output = command.envs([(rank, "1"), (size, "4")]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let expected = format!(
+            "error: ranks: {launcher} has started 4 processes, but this build has no MPI, and they would be 4 runs: build with --features mpi, \
+             or start one\n"
+        );
+        assert_eq!((output.status.code(), stderr), (Some(2), expected));
+    }
     assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is written");
 }
 
-/// A sample and its partner may be with two ranks.
+/// Norms of slices are of the CPU so far.
 #[test]
-fn mixed_samples_are_not_shared() {
-    let mixing = dsr::settings::Config { mixup: 0.2, slices: 2, ..dsr::settings::Config::default() };
-    for refused in on_ranks(2, |ranks| dsr::training::share_of(&mixing, ranks).unwrap_err().to_string()) {
-        assert!(refused.starts_with("mixup: 0.2: "), "{refused}");
-    }
-    assert!(dsr::training::share_of(&mixing, Ranks::Alone).is_ok());
+fn norms_of_slices_are_refused_on_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
+    let line = "train -d digits-8x8 --widths 4 --blocks 1 -T 2 --device cuda --sync-batch-norm slice";
+    command.current_dir(folder.path()).args(line.split_whitespace()).env("LD_LIBRARY_PATH", emulator::directory());
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("error: sync-batch-norm: slice: on a device batch norm has the statistics of the whole batch, so far"),
+        "{stderr}"
+    );
+}
+
+/// Work that is not shared is done by each process, and the first of them says so.
+#[test]
+fn a_command_that_shares_no_work_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |rank: &str| {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
+        let line =
+            "bench throughput --widths 4 --blocks 1 -b 2 -T 2 --image 8x8x1 --mode infer --warmup 1 --repeats 1 --device cpu -o json";
+        command.current_dir(folder.path()).args(line.split_whitespace());
+        let output = command.envs([("SLURM_PROCID", rank), ("SLURM_STEP_NUM_TASKS", "4")]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let note = "note: srun has started 4 processes, and each does all of dsr bench: only dsr train shares its work\n";
+    assert!(said("0").contains(note), "{}", said("0"));
+    assert!(!said("1").contains("note: srun"));
+    assert!(!said("x").contains("note: srun"), "variables of nobody are none of its business");
 }

@@ -58,7 +58,7 @@ fn every_line_for_people_fits() {
         format!("bench kernels {NETWORK} --image 8x8x1 -T 2 -b 1 {FEW}"),
         format!("bench data -d digits-8x8 --split train {FEW}"),
         format!("bench data -d digits-8x8,photo-patches-10 --loaders 1,2 -b 16,32 {FEW}"),
-        format!("profile --checkpoint {run} --steps 1 --warmup 0"),
+        format!("profile --checkpoint {run} --steps 1 --warmup 0 --predict b200 --ranks 8"),
         format!("profile --checkpoint {run} --steps 1 --warmup 0 --mode infer --by op --predict h100"),
         "data info -d photo-patches-10".into(),
         "data verify".into(),

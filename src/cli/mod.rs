@@ -266,6 +266,16 @@ fn error_line(error: &anyhow::Error) -> String {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
+    let alone = match &cli.command {
+        Command::Eval(_) => Some("eval"),
+        Command::Calibrate(_) => Some("calibrate"),
+        Command::Bench(_) => Some("bench"),
+        Command::Profile(_) => Some("profile"),
+        _ => None,
+    };
+    if !cli.global.quiet {
+        alone.and_then(ranks::alone_note).iter().for_each(|note| complain(note));
+    }
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),

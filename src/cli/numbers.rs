@@ -19,6 +19,8 @@ fn within(text: &str, range: RangeInclusive<usize>) -> Result<usize, String> {
 
 /// Steps, runs or passes before the measured ones.
 pub const MAX_WARMUP: usize = 10_000;
+/// Steps of a training run.
+pub const MAX_STEPS: usize = 1_000_000_000;
 /// Measured steps, runs or passes.
 pub const MAX_REPEATS: usize = 1_000_000;
 

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Global;
 use super::notes::rate_note;
+use super::numbers::{MAX_STEPS, count};
 use super::ported::PortedFlags;
 use super::settings::{self, NetworkFlags, TrainingFlags};
 use crate::error::{Error, Result};
@@ -48,6 +49,10 @@ pub struct TrainArgs {
     /// Print the resolved settings (TOML, or as --output says) and stop: no data is read, no file is written.
     #[arg(long, help_heading = "Run")]
     pub dry_run: bool,
+    /// Write last.safetensors every so many steps of the run, too, and not only after each epoch: so much is lost at most when the
+    /// process is killed. No other bit of the run changes.
+    #[arg(long, value_name = "STEPS", alias = "checkpoint_every", value_parser = count::<MAX_STEPS>, help_heading = "Run")]
+    pub checkpoint_every: Option<usize>,
     #[command(flatten)]
     pub ported: PortedFlags,
     /// Take the run folder from the process that has it; without this, a lock of another machine counts until it is a minute old.

@@ -13,9 +13,10 @@ use crate::atomic_file;
 use crate::bench::{Work, usual_shape};
 use crate::clock::{Op, Phase};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::profile::activity::{accuracy_by_steps, activity};
-use crate::profile::predict::{Cost, Prediction, predict};
+use crate::profile::collectives::Group;
+use crate::profile::predict::{Cost, Prediction, predict, predict_shared};
 use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, profile};
 use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
@@ -27,6 +28,8 @@ use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
 
 /// Steps with timers: the spans of all of them are in memory.
 const MAX_STEPS: usize = 10_000;
+/// GPUs that share a predicted batch.
+const MAX_GPUS: usize = 4096;
 
 /// Measures where the time of a training step or an inference goes, layer by layer and operation by operation.
 ///
@@ -70,6 +73,9 @@ pub struct ProfileArgs {
     /// Adds what the step should cost on a GPU by its data sheet; nothing of it is measured.
     #[arg(long, value_enum, value_name = "GPU", help_heading = "Results")]
     predict: Option<GpuName>,
+    /// With --predict: so many of these GPUs share the batch, with what their exchanges should cost on NVLink and on 100 Gbit/s.
+    #[arg(long, value_name = "N", requires = "predict", value_parser = count::<MAX_GPUS>, help_heading = "Results")]
+    ranks: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -89,6 +95,15 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
     config.check()?;
+    if let Some(ranks) = args.ranks.filter(|&ranks| ranks > 1) {
+        let problem = match args.mode {
+            Work::Infer => format!("{ranks}: GPUs exchange nothing in an inference; leave it away, or take --mode train"),
+            Work::Train => format!("{ranks} GPUs cannot share a batch of {}; give a larger -b, or fewer", config.batch),
+        };
+        if args.mode == Work::Infer || ranks > config.batch {
+            return Err(Error::config("ranks", problem).into());
+        }
+    }
     settings::check_spiking(&config, "profile")?;
     global.tell_settings(&config)?;
     super::use_threads(config.threads)?;
@@ -112,7 +127,11 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     if let Some(gpu) = args.predict {
         let shape = [subject.config.batch, subject.batch().frames];
         let adam = subject.config.optimizer != OptimizerKind::Sgd;
-        profile.prediction = Some(predict(gpu, &subject.network, args.mode, shape, adam));
+        let ranks = args.ranks.filter(|&ranks| ranks > 1);
+        profile.prediction = Some(match ranks {
+            Some(ranks) => predict_shared(gpu, ranks, &subject.network, shape, adam),
+            None => predict(gpu, &subject.network, args.mode, shape, adam),
+        });
     }
     if args.html.is_some() {
         // Anew, since the steps that were profiled have trained the network; spikes have the same bits on every device.
@@ -321,5 +340,33 @@ fn predicted(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
         line(&layer.layer, &layer.forward, &layer.backward)?;
     }
     line("optimiser", &Cost::default(), &prediction.optimizer)?;
-    writeln!(out, "{:46}{:>12.1}", "step", 1e6 * prediction.seconds)
+    writeln!(out, "{:46}{:>12.1}", "step", 1e6 * prediction.seconds)?;
+    prediction.group.as_ref().map_or(Ok(()), |group| predicted_group(out, group, prediction.seconds))
+}
+
+fn predicted_group(out: &mut String, group: &Group, compute_s: f64) -> std::fmt::Result {
+    let Group { ranks, samples, alone_s, exchanges, links, .. } = group;
+    writeln!(out, "\n{ranks} of them share the batch, {samples} samples each: the table above is that of one.")?;
+    writeln!(out, "Exchanges of a step by arithmetic, not measured, in microseconds:")?;
+    let mut line = |what: &str, count: String, bytes: String, of_links: Vec<String>| {
+        let columns: String = of_links.iter().map(|column| format!("{column:>14}")).collect();
+        writeln!(out, "{what:30}{count:>6}{bytes:>12}{columns}")
+    };
+    let us = |seconds: f64| format!("{:.1}", 1e6 * seconds);
+    let of = |value: &dyn Fn(&crate::profile::collectives::OnLink) -> String| links.iter().map(value).collect::<Vec<String>>();
+    line("exchanges", "number".into(), "MB sent".into(), of(&|on| on.link.name.into()))?;
+    for (at, kind) in exchanges.iter().enumerate() {
+        let megabytes = kind.bytes_to_each * (ranks - 1) as f64 / 1e6;
+        line(kind.what, kind.count.to_string(), format!("{megabytes:.3}"), of(&|on| us(on.seconds[at])))?;
+    }
+    let mut total =
+        |what: &str, value: &dyn Fn(&crate::profile::collectives::OnLink) -> String| line(what, String::new(), String::new(), of(value));
+    total("of these behind backward, most", &|on| us(on.hidden_s))?;
+    total("step, nothing hidden", &|on| us(on.step_s[0]))?;
+    total("step, that hidden", &|on| us(on.step_s[1]))?;
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    total("efficiency, nothing hidden", &|on| percent(on.efficiency[0]))?;
+    total("efficiency, that hidden", &|on| percent(on.efficiency[1]))?;
+    let times = "compute of one, of one with all";
+    writeln!(out, "{times:48}{:>14}{:>14}", us(compute_s), us(*alone_s))
 }

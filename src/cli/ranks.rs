@@ -53,6 +53,13 @@ fn start(launch: &Launch, _patience: Duration) -> Result<Ranks> {
     Err(Error::config("ranks", problem))
 }
 
+/// What rank 0 says where a launcher has started several processes of a command that shares no work; none otherwise. Such a command
+/// asks for no MPI, and variables that make no sense are none of its business.
+pub fn alone_note(command: &str) -> Option<String> {
+    let Launch { launcher, size, .. } = launched().ok().flatten().filter(|launch| launch.rank == 0)?;
+    Some(format!("note: {launcher} has started {size} processes, and each does all of dsr {command}: only dsr train shares its work"))
+}
+
 /// How a rank speaks: those but 0 not at all, unless asked for by -v, and never on stdout.
 pub fn voice(global: &Global, ranks: &Ranks) -> Global {
     let global = global.clone();
@@ -63,7 +70,7 @@ pub fn voice(global: &Global, ranks: &Ranks) -> Global {
 ///
 /// # Errors
 /// [`Error::Ranks`] naming the first difference, on all of them.
-pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>) -> Result<()> {
+pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>, checkpoint_every: Option<usize>) -> Result<()> {
     if ranks.is_alone() {
         return Ok(());
     }
@@ -75,6 +82,8 @@ pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>) -> Result<()> {
         ("the device".into(), run.network.device().to_string()),
     ];
     ours.extend(settings(&run.config)?);
+    // Before a checkpoint all compare what they have.
+    ours.push(("checkpoint-every".into(), checkpoint_every.map_or("not set".into(), |every| every.to_string())));
     ours.push(("the data".into(), fingerprint(&run.dataset)));
     let step = resume.map(checkpoint::progress).transpose()?.map_or("a new run".into(), |progress| format!("step {}", progress.iteration));
     ours.push(("the checkpoint to go on from".into(), step));

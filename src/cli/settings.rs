@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
-use crate::settings::{Config, DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
+use crate::settings::{
+    Config, DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit,
+};
 use crate::training::checkpoint;
 use crate::training::run_folder::{BEST, CONFIG};
 use clap::{ArgAction, Args};
@@ -136,6 +138,9 @@ pub struct TrainingFlags {
     /// Slices of a batch: as many processes at most can share one (docs/distributed.md), and their number changes no bit [default: 1].
     #[arg(long, value_name = "N")]
     slices: Option<usize>,
+    /// Whether batch norm takes its statistics of the whole batch or of each slice [default: all].
+    #[arg(long, value_enum, alias = "sync_batch_norm")]
+    sync_batch_norm: Option<SyncBatchNorm>,
     /// Optimizer.
     #[arg(long, value_enum, ignore_case = true)]
     optimizer: Option<OptimizerKind>,

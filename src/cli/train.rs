@@ -80,7 +80,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     };
     let mut run = training::start(planned.config, dataset, &device, origin)?;
     training::share(&mut run, ranks.clone())?;
-    ranks::greet(ranks, &run, planned.resume.as_deref())?;
+    ranks::greet(ranks, &run, planned.resume.as_deref(), args.checkpoint_every)?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
         thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
     }
@@ -112,6 +112,9 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         complain(&format!("{} processes share each batch, in {} slices", ranks.size(), run.config.slices));
     }
     let end = go(global, &args, &mut run, &mut folder)?;
+    if global.verbose && !ranks.is_alone() {
+        say_costs(run.step_cost, ranks.cost());
+    }
     if end == End::Stopped && !is_first {
         return Ok(FAILED);
     }
@@ -121,15 +124,19 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         complain(&format!("stopped in epoch {epoch} after step {step} of {steps}; continue with: dsr train --resume auto --out {out}"));
         return Ok(FAILED);
     }
-    if global.verbose && !ranks.is_alone() {
-        let Cost { exchanges, bytes } = run.step_cost;
-        complain(&format!("a step took {exchanges} exchanges, in which this process sent {bytes} bytes"));
-    }
     if !is_first {
         return Ok(DONE);
     }
     report(global, &run, &folder, begin.elapsed())?;
     Ok(DONE)
+}
+
+/// What exchanges have cost: those of the last step, and the time that all of the run took.
+fn say_costs(step: Cost, run: Cost) {
+    let Cost { exchanges, bytes, .. } = step;
+    complain(&format!("a step took {exchanges} exchanges, in which this process sent {bytes} bytes"));
+    let (waited, moved) = (run.waited.as_secs_f64(), run.moved.as_secs_f64());
+    complain(&format!("all exchanges: {waited:.2} s until others had come, {moved:.2} s to copy what they sent"));
 }
 
 /// Runs the loop with a progress bar and a line an epoch.
@@ -169,6 +176,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
     let hooks = Hooks {
         stop: stop::flag(),
         stop_after: args.stop_after_steps,
+        checkpoint_every: args.checkpoint_every.map(|every| every as u64),
         step: &mut on_step,
         measured: &mut on_measured,
         epoch: &mut on_epoch,
@@ -272,6 +280,8 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
                 result["ranks"] = ranks.size().into();
                 result["step_exchanges"] = run.step_cost.exchanges.into();
                 result["step_bytes_sent"] = run.step_cost.bytes.into();
+                result["exchange_waited_s"] = ranks.cost().waited.as_secs_f64().into();
+                result["exchange_moved_s"] = ranks.cost().moved.as_secs_f64().into();
             }
             let of_average = [
                 ("ema_test_loss", end.ema_test_loss),

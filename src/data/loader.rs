@@ -256,20 +256,38 @@ impl Plan {
         self.split().len().div_ceil(self.batch)
     }
 
-    /// Samples of a step, by index.
-    fn samples(&self, step: usize) -> Vec<usize> {
-        let (first, end) = (step * self.batch, ((step + 1) * self.batch).min(self.split().len()));
-        let place = |place: usize| first.saturating_add(place).min(end);
-        let places = place(self.places.start)..place(self.places.end);
-        match &self.training {
-            Some(training) => training.order[places].iter().map(|&index| index as usize).collect(),
-            None => places.collect(),
-        }
+    /// Samples of a step on all ranks, by place in the pass.
+    fn step(&self, step: usize) -> Range<usize> {
+        step * self.batch..((step + 1) * self.batch).min(self.split().len())
+    }
+
+    /// Samples of a step, by place in its batch: those of this pass.
+    fn own(&self, step: usize) -> Range<usize> {
+        let Range { start, end } = self.step(step);
+        self.places.start.min(end - start)..self.places.end.min(end - start)
+    }
+
+    /// Sample of a step at a place of its batch, by index.
+    fn sample(&self, step: usize, place: usize) -> usize {
+        let place = step * self.batch + place;
+        self.training.as_ref().map_or(place, |training| training.order[place] as usize)
+    }
+
+    /// Whom the samples of a step are mixed with, if at all: all places of the batch, whoever has them.
+    fn mix(&self, step: usize) -> Option<Mix> {
+        let Chance { augment, seed, epoch } = self.training.as_ref()?.chance;
+        (augment.mixup > 0.0).then(|| Mix::draw(augment.mixup, self.step(step).len(), seed, epoch, step as u64))
     }
 
     fn prepare(&self, step: usize) -> Result<Batch> {
-        let (split, samples) = (self.split(), self.samples(step));
-        let labels: Vec<u32> = samples.iter().map(|&index| split.labels[index]).collect();
+        let (split, own, mix) = (self.split(), self.own(step), self.mix(step));
+        let mut samples: Vec<usize> = own.clone().map(|place| self.sample(step, place)).collect();
+        // Partners at places of others are prepared here, too; a whole batch has them all.
+        let is_part = own.len() < self.step(step).len();
+        if let (Some(mix), true) = (&mix, is_part) {
+            samples.extend(mix.partners[own.clone()].iter().map(|&partner| self.sample(step, partner)));
+        }
+        let mut labels: Vec<u32> = samples.iter().map(|&index| split.labels[index]).collect();
         let (mut data, mut bytes, mut draws) = (Vec::new(), Vec::new(), Vec::new());
         let chance = self.training.as_ref().map(|training| &training.chance);
         let (size, pixels) = (split.images.size(), &self.pixels);
@@ -313,10 +331,18 @@ impl Plan {
             samples.zip(holes.drain(..)).for_each(|(sample, hole)| hole.clear(sample, self.dataset.shape));
         }
         let mut blends = Vec::new();
-        if let Some(&Chance { augment, seed, epoch }) = chance.filter(|chance| chance.augment.mixup > 0.0) {
-            let mix = Mix::draw(augment.mixup, samples.len(), seed, epoch, step as u64);
-            mix.mix(&mut data, self.dataset.sample_values());
-            blends.extend(mix.partners.iter().map(|&partner| Blend { other: labels[partner], share: mix.share }));
+        if let Some(mix) = &mix {
+            let values = self.dataset.sample_values();
+            if is_part {
+                mix.mix_with(&mut data, own.len() * values)
+            } else {
+                mix.mix(&mut data, values)
+            }
+            blends.extend(mix.partners[own].iter().map(|&partner| {
+                let other = split.labels[self.sample(step, partner)];
+                Blend { other, share: mix.share }
+            }));
+            labels.truncate(blends.len());
         }
         Ok(Batch { data, bytes, draws, holes, blends, labels, frames: self.dataset.frames })
     }

@@ -51,6 +51,14 @@ impl Mix {
             }
         }
     }
+
+    /// Mixes the first `own` values with those of their partners, which lie behind them in the same order, and leaves these away: the same
+    /// bits as [`Mix::mix`].
+    pub fn mix_with(&self, data: &mut Vec<f32>, own: usize) {
+        let (samples, partners) = data.split_at_mut(own);
+        mix_into(Isa::detect(), samples, partners, self.share);
+        data.truncate(own);
+    }
 }
 
 /// Two different samples of a batch, the first one to be written.

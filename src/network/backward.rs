@@ -61,7 +61,10 @@ impl Network {
         let mut grads: Vec<Vec<f32>> = vec![Vec::new(); self.layers.len()];
         let mut is_read = vec![false; self.layers.len()];
         // Gradients of weights by nodes of slices; none where a batch is one slice, whose gradients go to the arena at once.
-        let mut of_slices = if self.share.is_whole() { Vec::new() } else { self.share.nodes(input.batch, arena.len()) };
+        let mut of_slices = if self.share.is_whole() { Vec::new() } else { self.share.nodes(input.batch) };
+        // Weights are written over in every step, and nothing else ever is: what an earlier step has left need not be cleared.
+        let mut spare = std::mem::take(&mut self.workspace.of_slices);
+        of_slices.iter_mut().for_each(|node| node.sum = spare.pop().unwrap_or_else(|| vec![0.0; arena.len()]));
         let squares: f32 = self.neuron.step_weights(self.time_steps).iter().map(|w| w * w).sum();
         if let Some(last) = grads.last_mut() {
             *last = grad_logits.iter().map(|g| g * squares).collect();
@@ -113,9 +116,10 @@ impl Network {
             }
         }
         if !self.share.is_whole() {
-            let sum = clock::op(Op::WeightGradient, || self.share.sum_nodes("weight gradients", of_slices, arena.len()))?;
-            arena.par_iter_mut().with_min_len(1 << 14).zip(&sum).for_each(|(into, v)| *into += v);
+            clock::op(Op::WeightGradient, || self.share.sum_nodes("weight gradients", &of_slices, &mut arena))?;
         }
+        spare.extend(of_slices.into_iter().map(|node| node.sum));
+        self.workspace.of_slices = spare;
         self.kept = kept;
         self.grads = arena;
         Ok(())

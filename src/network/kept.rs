@@ -80,4 +80,6 @@ pub(super) struct Workspace {
     pub bits: Vec<Vec<u32>>,
     /// Storage of real values that nobody reads any more.
     pub values: Vec<Vec<f32>>,
+    /// Gradients of weights by nodes of slices, each as long as the arena; zero where no weight is.
+    pub of_slices: Vec<Vec<f32>>,
 }

@@ -15,6 +15,7 @@ mod normalizer;
 mod potentials;
 mod preact_resnet;
 mod readout;
+mod slice_norms;
 mod step;
 mod thresholds;
 mod unrolled;

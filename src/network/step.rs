@@ -165,6 +165,9 @@ impl Network {
             return Err(Error::shape("labels", input.batch, labels.len()));
         }
         check_blends(blends, labels.len(), self.classes)?;
+        if self.share.has_norms_by_slice() {
+            return self.gradients_by_slice(input, labels, blends, mode);
+        }
         let forward = self.forward(input, mode, |_| false)?;
         let mut grad_logits = vec![0.0; forward.logits.len()];
         let phase = clock::span(Name::Phase(Phase::Loss));

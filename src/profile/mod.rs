@@ -1,6 +1,7 @@
 //! Where the time, the memory and the spikes of a step go, layer by layer and operation by operation.
 
 pub mod activity;
+pub mod collectives;
 pub mod page;
 pub mod predict;
 mod rows;

@@ -9,6 +9,7 @@
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::collectives::{Group, group};
 use crate::bench::Work;
 use crate::device::Products;
 use crate::device::kernels::{self, Kernel};
@@ -185,6 +186,9 @@ pub struct Prediction {
     pub seconds: f64,
     /// Share of a multiprocessor's warps that blocks of the spike convolution can fill; none in a build without kernels.
     pub occupancy: Option<f64>,
+    /// Several GPUs that share the batch; then everything else here is for the samples of one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
 }
 
 /// Predicts a step of `network` with batches of `batch` samples of `frames` frames; `adam` for that optimiser.
@@ -216,7 +220,17 @@ pub fn predict(gpu: GpuName, network: &Network, work: Work, [batch, frames]: [us
         optimizer,
         seconds,
         occupancy,
+        group: None,
     }
+}
+
+/// The same for one of `ranks` GPUs that share the batch in equal parts, with what their exchanges cost.
+pub fn predict_shared(gpu: GpuName, ranks: usize, network: &Network, [batch, frames]: [usize; 2], adam: bool) -> Prediction {
+    let samples = batch.div_ceil(ranks);
+    let alone = predict(gpu, network, Work::Train, [batch, frames], adam);
+    let mut prediction = predict(gpu, network, Work::Train, [samples, frames], adam);
+    prediction.group = Some(group(gpu, ranks, samples, network, &prediction, alone.seconds));
+    prediction
 }
 
 /// With the shared memory of one convolution of bits: a tile of sums, or four stages of 8 bytes a row and the weights of two K steps.

@@ -23,7 +23,7 @@ pub use threads::Threads;
 pub use tree::{Node, Tree};
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -47,13 +47,22 @@ pub struct Cost {
     pub exchanges: u64,
     /// Bytes that this rank has sent to others, without the labels of the calls.
     pub bytes: u64,
+    /// Time within these calls until the last of the others had come: what a slower rank or a network costs.
+    pub waited: Duration,
+    /// The rest of the time within these calls: bytes that were copied.
+    pub moved: Duration,
 }
 
 impl std::ops::Sub for Cost {
     type Output = Cost;
 
     fn sub(self, earlier: Cost) -> Cost {
-        Cost { exchanges: self.exchanges - earlier.exchanges, bytes: self.bytes - earlier.bytes }
+        Cost {
+            exchanges: self.exchanges - earlier.exchanges,
+            bytes: self.bytes - earlier.bytes,
+            waited: self.waited.saturating_sub(earlier.waited),
+            moved: self.moved.saturating_sub(earlier.moved),
+        }
     }
 }
 
@@ -96,12 +105,46 @@ struct Group {
     /// How long another rank may keep this one waiting.
     patience: Duration,
     log: Mutex<Log>,
+    /// Large buffers of earlier calls. New ones would cost a page fault every 4 KiB, which takes longer than filling them.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
+
+/// Bytes from which on a buffer is kept for the next call.
+const WORTH_KEEPING: usize = 1 << 16;
+/// Buffers that are kept at the most, by number of ranks: those of the weight gradients, sent and received.
+const KEPT_BY_RANK: usize = 4;
 
 impl Group {
     fn new(rank: usize, size: usize, patience: Duration) -> Self {
         let log = Log { cost: Cost::default(), last: vec![Label::new(0, ""); size] };
-        Group { rank, size, patience, log: Mutex::new(log) }
+        Group { rank, size, patience, log: Mutex::new(log), spare: Mutex::default() }
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(std::sync::PoisonError::into_inner) // whole buffers
+    }
+
+    /// A buffer for `len` bytes with anything in it, of any length: the smallest spare one that has the room, or a new one.
+    fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut spare = self.spare();
+        let fitting = spare.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
+        let found = fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(at, _)| at).filter(|_| len >= WORTH_KEEPING);
+        found.map_or_else(|| Vec::with_capacity(len), |at| spare.swap_remove(at))
+    }
+
+    /// Keeps a buffer for later calls, if that is worth it.
+    fn recycle(&self, buffer: Vec<u8>) {
+        let mut spare = self.spare();
+        if buffer.capacity() >= WORTH_KEEPING && spare.len() < KEPT_BY_RANK * self.size {
+            spare.push(buffer);
+        }
+    }
+
+    /// Counts the time of a call that began at `begin` and had something of every rank at `came`.
+    fn spent(&self, begin: Instant, came: Instant) {
+        let mut log = self.log();
+        log.cost.waited += came - begin;
+        log.cost.moved += came.elapsed();
     }
 
     fn log(&self) -> std::sync::MutexGuard<'_, Log> {
@@ -182,6 +225,20 @@ impl Ranks {
             Ranks::Threads(threads) => Some(&threads.group),
             #[cfg(feature = "mpi")]
             Ranks::Mpi(mpi) => Some(&mpi.group),
+        }
+    }
+
+    /// An empty buffer with room for a message of `len` bytes.
+    pub(crate) fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.group().map_or_else(Vec::new, |group| group.buffer(len + Label::LEN));
+        buffer.clear();
+        buffer
+    }
+
+    /// Takes back a message that has been read, for later calls.
+    pub(crate) fn recycle(&self, message: Vec<u8>) {
+        if let Some(group) = self.group() {
+            group.recycle(message);
         }
     }
 

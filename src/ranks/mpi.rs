@@ -4,6 +4,7 @@
 //! all ranks add up in their own order. Nothing waits without looking at the time.
 
 use std::mem::ManuallyDrop;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,9 @@ pub struct Mpi {
 
 /// So long another rank has to say what both have to say: rank 0 speaks first, and ends all.
 const COURTESY: Duration = Duration::from_secs(1);
-/// Looks at messages before a rank lets others have the core, and then between two looks.
-const EAGER_LOOKS: u32 = 2_000;
+/// So long a rank looks for messages again and again, letting others have the core in between; then it sleeps between two looks. A
+/// layer of another rank takes milliseconds, and who sleeps comes late to each of the many exchanges of a step.
+const EAGER: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_micros(50);
 
 impl std::fmt::Debug for Mpi {
@@ -46,8 +48,10 @@ impl Mpi {
     /// # Errors
     /// [`Error::Config`] if launcher and MPI are not of one kind, or if MPI runs already.
     pub fn start(launch: &Launch, patience: Duration, complain: fn(&str)) -> Result<Ranks> {
+        let begun = watch_the_beginning(launch, patience, complain);
         let (universe, _) =
             initialize_with_threading(Threading::Funneled).ok_or_else(|| Error::config("ranks", "MPI runs already in this process"))?;
+        drop(begun);
         let universe = ManuallyDrop::new(universe);
         let world = universe.world();
         let (rank, size) = (world.rank() as usize, world.size() as usize);
@@ -63,7 +67,8 @@ impl Mpi {
             self.end(&self.group.error(format!("a message of {} bytes is more than MPI takes; use more ranks", message.len())));
         }
         let others = || (0..size).filter(|&rank| rank != own);
-        let deadline = Instant::now() + patience;
+        let begin = Instant::now();
+        let (deadline, mut came) = (begin + patience, begin);
         let mut received: Vec<Vec<u8>> = vec![Vec::new(); size];
         scope(|sending| {
             let to = |rank: usize| &messages[rank.min(messages.len() - 1)][..];
@@ -81,11 +86,14 @@ impl Mpi {
                     self.end(&self.group.too_late(missing));
                 }
             }
+            came = Instant::now();
             scope(|receiving| {
                 let receives: Vec<_> = (received.iter_mut().zip(found).enumerate())
                     .filter_map(|(rank, (buffer, found))| {
                         let (message, status) = found?;
-                        buffer.resize(status.count(u8::equivalent_datatype()) as usize, 0);
+                        let len = status.count(u8::equivalent_datatype()) as usize;
+                        *buffer = self.group.buffer(len);
+                        buffer.resize(len, 0); // a spare one had that length before, most often: nothing is filled
                         Some((rank, message.immediate_matched_receive_into(receiving, &mut buffer[..])))
                     })
                     .collect();
@@ -94,6 +102,8 @@ impl Mpi {
             self.complete(sends, deadline);
         });
         received[own] = messages.swap_remove(own.min(messages.len() - 1));
+        messages.into_iter().for_each(|message| self.group.recycle(message));
+        self.group.spent(begin, came);
         received
     }
 
@@ -116,26 +126,45 @@ impl Mpi {
     }
 }
 
+/// MPI waits for all that its launcher has started, and for as long as it takes: one that never comes would keep the others for ever.
+/// This ends the process unless what it gives is dropped within `patience`.
+fn watch_the_beginning(launch: &Launch, patience: Duration, complain: fn(&str)) -> Sender<()> {
+    let (begun, watch) = channel();
+    let Launch { launcher, rank, size } = launch.clone();
+    let wait = move || {
+        if watch.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            let seconds = patience.as_secs_f64();
+            complain(&format!(
+                "error: rank {rank}: of the {size} processes that {launcher} has started, not all have come within {seconds} s \
+                 (--rank-timeout): look at what the others say, then start again"
+            ));
+            std::process::exit(1);
+        }
+    };
+    let _ = std::thread::Builder::new().name("beginning".into()).spawn(wait); // without it the wait has no end, as before
+    begun
+}
+
 /// Looking again and again, politely.
 struct Looks {
-    count: u32,
+    begin: Instant,
     deadline: Instant,
 }
 
 impl Looks {
     fn until(deadline: Instant) -> Self {
-        Looks { count: 0, deadline }
+        Looks { begin: Instant::now(), deadline }
     }
 
     /// Whether there is time for another look.
     fn again(&mut self) -> bool {
-        self.count += 1;
-        if self.count < EAGER_LOOKS {
+        let now = Instant::now();
+        if now - self.begin < EAGER {
             std::thread::yield_now();
-            return true;
+        } else {
+            std::thread::sleep(PAUSE);
         }
-        std::thread::sleep(PAUSE);
-        Instant::now() < self.deadline
+        now < self.deadline
     }
 }
 

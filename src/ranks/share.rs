@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::tree::{Node, Tree, Value, push_bytes, to_bytes};
+use rayon::prelude::*;
+
+use super::tree::{Node, Tree, Value, View, bytes_of, push_nodes, total_of, views};
 use super::{Cost, Ranks};
 use crate::error::{Error, Result};
 
@@ -19,6 +21,10 @@ pub struct Share {
     slice: usize,
     /// Samples of the batch at work, on all ranks; unknown and not asked for where one process is alone.
     total: usize,
+    /// Place in the batch of the first sample where one process is alone: 0, but for a slice on its own.
+    offset: usize,
+    /// Whether batch norm has the statistics of a slice, not of the batch.
+    norms_by_slice: bool,
 }
 
 impl Share {
@@ -32,7 +38,22 @@ impl Share {
             let problem = format!("{slices}: {size} processes need at least {size} slices; set --slices {size}, or start fewer");
             return Err(Error::config("slices", problem));
         }
-        Ok(Share { ranks, slices, slice: batch.div_ceil(slices.max(1)), total: batch })
+        Ok(Share { ranks, slices, slice: batch.div_ceil(slices.max(1)), total: batch, offset: 0, norms_by_slice: false })
+    }
+
+    /// The same with batch norms that have the statistics of a slice, or not.
+    pub fn with_norms_by_slice(self, norms_by_slice: bool) -> Self {
+        Share { norms_by_slice, ..self }
+    }
+
+    /// Whether batch norm has the statistics of a slice where a batch has several.
+    pub fn has_norms_by_slice(&self) -> bool {
+        self.norms_by_slice && !self.is_whole()
+    }
+
+    /// A slice on its own, as a batch that no other process has a part of: `samples` in this rank's numbering.
+    pub fn slice(&self, samples: &Range<usize>) -> Share {
+        Share { slices: 1, slice: samples.len(), total: samples.len(), offset: self.first() + samples.start, ..Share::default() }
     }
 
     /// Those that share the batch.
@@ -68,7 +89,7 @@ impl Share {
 
     /// Place in the batch of this rank's first sample.
     pub fn first(&self) -> usize {
-        self.places().start.min(if self.ranks.is_alone() { 0 } else { self.total })
+        if self.ranks.is_alone() { self.offset } else { self.places().start.min(self.total) }
     }
 
     /// The slices of this rank's `own` samples: number in the batch, and samples in its own numbering. Empty slices are left out.
@@ -94,45 +115,72 @@ impl Share {
             return Ok(tree.total());
         }
         let nodes = tree.into_nodes();
-        let len = nodes.first().map_or(0, |node| node.sum.len());
-        let mut all = Tree::default();
-        for part in self.ranks.gather(&what(), to_bytes(&nodes, 0..len))? {
-            push_bytes(&mut all, &part)?;
+        let mut bytes = self.ranks.buffer(bytes_of::<T>(nodes.len(), nodes.first().map_or(0, |node| node.sum.len())));
+        push_nodes(&mut bytes, &nodes, 0..nodes.first().map_or(0, |node| node.sum.len()));
+        let parts = self.ranks.gather(&what(), bytes)?;
+        let mut all = Vec::new();
+        for part in &parts {
+            all.extend(views::<T>(part)?);
         }
-        Ok(all.total())
+        let len = all.first().map_or(0, |node| node.values.len());
+        same_lengths(&what, &all, len)?;
+        let mut sums = vec![T::zeroed(); len / size_of::<T>()];
+        total_of(&all, &mut sums, |into, sums| into.copy_from_slice(sums));
+        Ok(sums)
     }
 
-    /// Room for the nodes that this rank's slices make, `len` values each, all zero.
-    pub fn nodes(&self, own: usize, len: usize) -> Vec<Node<f32>> {
+    /// The nodes that this rank's slices make, without values.
+    pub fn nodes(&self, own: usize) -> Vec<Node<f32>> {
         let mut tree = Tree::default();
         self.slices(own).into_iter().for_each(|(slice, _)| tree.push_slice(slice, Vec::new()));
-        let mut nodes = tree.into_nodes();
-        nodes.iter_mut().for_each(|node| node.sum = vec![0.0; len]);
-        nodes
+        tree.into_nodes()
     }
 
-    /// The sum of all slices from the nodes of each rank, `len` values: every rank adds up its share of the values, then all get all. That
-    /// sends the bytes of a ring, where ranks have one node each.
+    /// Adds the sum of all slices to `into`, from the nodes of each rank with as many values: every rank adds up its share of the values,
+    /// then all get all. That sends the bytes of a ring, where ranks have one node each.
     ///
     /// # Errors
     /// As [`Ranks::exchange`].
-    pub fn sum_nodes(&self, what: &str, nodes: Vec<Node<f32>>, len: usize) -> Result<Vec<f32>> {
-        let size = self.ranks.size();
+    pub fn sum_nodes(&self, what: &str, nodes: &[Node<f32>], into: &mut [f32]) -> Result<()> {
+        let (own, size, len) = (self.ranks.rank(), self.ranks.size(), into.len());
         let share = |rank: usize| rank * len / size..(rank + 1) * len / size;
-        let mut tree = Tree::default();
+        let mut own_nodes = Vec::new();
+        for Node { first, level, sum } in nodes {
+            own_nodes.push(View { first: *first, level: *level, values: bytemuck::cast_slice(&sum[share(own)]) });
+        }
+        let add = |into: &mut [f32], sums: &[f32]| into.iter_mut().zip(sums).for_each(|(into, v)| *into += v);
         if self.ranks.is_alone() {
-            nodes.into_iter().for_each(|node| tree.push(node));
-            return Ok(tree.total());
+            total_of(&own_nodes, into, add);
+            return Ok(());
         }
-        let parts = (0..size).map(|rank| to_bytes(&nodes, share(rank))).collect();
-        drop(nodes);
-        for part in self.ranks.exchange(&format!("{what}: parts"), parts)? {
-            push_bytes(&mut tree, &part)?;
+        let part = |rank: usize| {
+            let mut bytes = self.ranks.buffer(if rank == own { 0 } else { bytes_of::<f32>(nodes.len(), share(rank).len()) });
+            if rank != own {
+                push_nodes(&mut bytes, nodes, share(rank));
+            }
+            bytes
+        };
+        let parts = self.ranks.exchange(&format!("{what}: parts"), (0..size).map(part).collect())?;
+        let mut all = Vec::new();
+        for (rank, part) in parts.iter().enumerate() {
+            all.extend(if rank == own { own_nodes.clone() } else { views::<f32>(part)? });
         }
-        let parts = self.ranks.gather(&format!("{what}: sums"), bytemuck::cast_slice(&tree.total()).to_vec())?;
-        let mut sums = Vec::with_capacity(len);
-        parts.iter().for_each(|part| sums.extend(bytemuck::allocation::pod_collect_to_vec::<u8, f32>(part)));
-        if sums.len() == len { Ok(sums) } else { Err(Error::shape(what, len, sums.len())) }
+        same_lengths(|| what.to_string(), &all, 4 * share(own).len())?;
+        let mut sums = self.ranks.buffer(4 * share(own).len());
+        sums.resize(4 * share(own).len(), 0);
+        let write = |into: &mut [[u8; 4]], sums: &[f32]| into.iter_mut().zip(sums).for_each(|(into, v)| *into = v.to_ne_bytes());
+        total_of(&all, sums.as_chunks_mut().0, write);
+        parts.into_iter().for_each(|part| self.ranks.recycle(part));
+        let parts = self.ranks.gather(&format!("{what}: sums"), sums)?;
+        for (rank, part) in parts.into_iter().enumerate() {
+            let into = &mut into[share(rank)];
+            if part.len() != 4 * into.len() {
+                return Err(Error::shape(what, 4 * into.len(), part.len()));
+            }
+            add_bytes(into, &part);
+            self.ranks.recycle(part);
+        }
+        Ok(())
     }
 
     /// Adds integers over all ranks.
@@ -142,6 +190,17 @@ impl Share {
     pub fn add(&self, what: impl Fn() -> String, values: &mut [i128]) -> Result<()> {
         if self.ranks.is_alone() { Ok(()) } else { self.ranks.add(&what(), values) }
     }
+}
+
+/// Refuses nodes of which one has another number of bytes than the rest.
+fn same_lengths(what: impl Fn() -> String, nodes: &[View], len: usize) -> Result<()> {
+    let other = nodes.iter().find(|node| node.values.len() != len);
+    other.map_or(Ok(()), |node| Err(Error::shape(what(), len, node.values.len())))
+}
+
+/// Adds values that another rank has written.
+fn add_bytes(into: &mut [f32], bytes: &[u8]) {
+    into.par_iter_mut().zip(bytes.as_chunks::<4>().0).with_min_len(1 << 14).for_each(|(into, v)| *into += f32::from_ne_bytes(*v));
 }
 
 #[cfg(test)]
@@ -171,13 +230,14 @@ mod tests {
                     let (first, end) = (share.first(), share.places().end.min(total));
                     let own = end - first;
                     let sums = share.sum(|| "sums".into(), own, |samples| vec![samples.map(|at| value(first + at)).sum::<f64>(); 3]);
-                    let mut nodes = share.nodes(own, 5);
+                    let mut nodes = share.nodes(own);
                     for node in &mut nodes {
                         let samples = node.first * share.slice..((node.first + (1 << node.level)) * share.slice).min(total);
-                        node.sum.fill(samples.len() as f32);
+                        node.sum = vec![samples.len() as f32; 5];
                     }
-                    let nodes = share.sum_nodes("nodes", nodes, 5).unwrap();
-                    assert_eq!(nodes, [total as f32; 5]);
+                    let mut found = [1.0; 5];
+                    share.sum_nodes("nodes", &nodes, &mut found).unwrap();
+                    assert_eq!(found, [total as f32 + 1.0; 5]);
                     (first, own, sums.unwrap())
                 };
                 let alone = of(Ranks::Alone).2;

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Group, Ranks};
 use crate::error::{Error, Result};
@@ -34,6 +34,7 @@ impl Threads {
 
     /// One message a rank, or one for all; gives those of all, by rank.
     pub(super) fn swap(&self, messages: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>> {
+        let begin = Instant::now();
         for (rank, to) in self.to.iter().enumerate() {
             // A rank that is gone is told of below, where it is waited for.
             let _ = to.send(messages[rank.min(messages.len() - 1)].clone());
@@ -47,6 +48,8 @@ impl Threads {
                 }
             })
         };
-        from.iter().enumerate().map(wait).collect()
+        let messages = from.iter().enumerate().map(wait).collect();
+        self.group.spent(begin, Instant::now());
+        messages
     }
 }

@@ -29,6 +29,8 @@ pub struct Tree<T> {
     nodes: Vec<Node<T>>,
 }
 
+/// Values of a block of [`total_of`]: those of some nodes stay in a near cache.
+const BLOCK: usize = 1 << 12;
 /// Values from which on adding is worth several threads.
 const PART: usize = 1 << 16;
 
@@ -84,32 +86,59 @@ fn add<T: Value>(into: &mut [T], from: &[T]) {
     });
 }
 
-/// A part of each node as bytes: first slice, level and number of values, a u64 each, then the values; in the machine's order.
-pub fn to_bytes<T: Value>(nodes: &[Node<T>], part: std::ops::Range<usize>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(nodes.len() * (24 + part.len() * size_of::<T>()));
+/// A node whose values lie elsewhere, as bytes in the machine's order, at any address.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct View<'a> {
+    pub first: usize,
+    pub level: u32,
+    pub values: &'a [u8],
+}
+
+/// Gives the sum of nodes, which is that of [`Tree::total`], to `of`, some values at a time, with the part of `into` that is theirs. No
+/// copy of a whole node is made.
+pub fn total_of<T: Value, O: Send>(nodes: &[View], into: &mut [O], of: impl Fn(&mut [O], &[T]) + Sync) {
+    let size = size_of::<T>();
+    into.par_chunks_mut(BLOCK).enumerate().for_each(|(block, into)| {
+        let mut tree = Tree::default();
+        for node in nodes {
+            let values = &node.values[block * BLOCK * size..][..into.len() * size];
+            tree.push(Node { first: node.first, level: node.level, sum: bytemuck::allocation::pod_collect_to_vec::<u8, T>(values) });
+        }
+        of(into, &tree.total());
+    });
+}
+
+/// Appends a part of each node as bytes: first slice, level and number of values, a u64 each, then the values; in the machine's order.
+pub fn push_nodes<T: Value>(bytes: &mut Vec<u8>, nodes: &[Node<T>], part: std::ops::Range<usize>) {
+    bytes.reserve(bytes_of::<T>(nodes.len(), part.len()));
     for node in nodes {
         let sum = &node.sum[part.clone()];
         [node.first as u64, u64::from(node.level), sum.len() as u64].iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
         bytes.extend_from_slice(bytemuck::cast_slice(sum));
     }
-    bytes
 }
 
-/// Adds the nodes that [`to_bytes`] has written, behind all that are there.
+/// Bytes of so many nodes of `len` values each.
+pub fn bytes_of<T: Value>(nodes: usize, len: usize) -> usize {
+    nodes * (24 + len * size_of::<T>())
+}
+
+/// The nodes that [`push_nodes`] has written.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] if the bytes end within a node.
-pub fn push_bytes<T: Value>(tree: &mut Tree<T>, mut bytes: &[u8]) -> Result<()> {
+pub fn views<T: Value>(mut bytes: &[u8]) -> Result<Vec<View<'_>>> {
     let cut_off = |len: usize| Error::shape("nodes of another rank", "whole nodes", len);
+    let mut nodes = Vec::new();
     while !bytes.is_empty() {
         let (words, rest) = bytes.split_at_checked(24).ok_or_else(|| cut_off(bytes.len()))?;
         let [first, level, len] = [0, 8, 16].map(|at| bytemuck::pod_read_unaligned::<u64>(&words[at..at + 8]));
         let size = (len as usize).saturating_mul(size_of::<T>());
         let (values, rest) = rest.split_at_checked(size).ok_or_else(|| cut_off(rest.len()))?;
-        tree.push(Node { first: first as usize, level: level as u32, sum: bytemuck::allocation::pod_collect_to_vec(values) });
+        nodes.push(View { first: first as usize, level: level as u32, values });
         bytes = rest;
     }
-    Ok(())
+    Ok(nodes)
 }
 
 #[cfg(test)]
@@ -128,16 +157,17 @@ mod tests {
             let expected = whole.total();
             // Every set of borders between slices is one way to deal them out.
             for borders in 0..1u32 << (slices - 1).min(10) {
-                let mut all = Tree::<T>::default();
+                let mut all = Vec::new();
                 let mut own = Tree::default();
                 for slice in 0..slices {
                     own.push_slice(slice, leaf(slice, of));
                     if slice + 1 == slices || borders >> slice & 1 == 1 {
-                        let nodes = std::mem::take(&mut own).into_nodes();
-                        push_bytes(&mut all, &to_bytes(&nodes, 0..5)).unwrap();
+                        push_nodes(&mut all, &std::mem::take(&mut own).into_nodes(), 0..5);
                     }
                 }
-                assert_eq!(all.total(), expected, "{slices} slices, borders {borders:b}");
+                let mut found = leaf(0, |_| of(0.0));
+                total_of(&views::<T>(&all).unwrap(), &mut found, |into, sums| into.copy_from_slice(sums));
+                assert_eq!(found, expected, "{slices} slices, borders {borders:b}");
             }
         }
     }
@@ -163,12 +193,28 @@ mod tests {
     #[test]
     fn bytes_that_end_within_a_node_are_refused() {
         let nodes = [Node { first: 2, level: 1, sum: vec![1.5f32, -2.5] }];
-        let bytes = to_bytes(&nodes, 0..2);
-        let mut tree = Tree::default();
-        push_bytes(&mut tree, &bytes).unwrap();
-        assert_eq!(tree.into_nodes(), nodes);
+        let mut bytes = Vec::new();
+        push_nodes(&mut bytes, &nodes, 0..2);
+        let [view] = views::<f32>(&bytes).unwrap()[..] else { panic!("one node") };
+        assert_eq!(view, View { first: 2, level: 1, values: bytemuck::cast_slice(&nodes[0].sum) });
         for len in 1..bytes.len() {
-            assert!(push_bytes(&mut Tree::<f32>::default(), &bytes[..len]).is_err(), "{len}");
+            assert!(views::<f32>(&bytes[..len]).is_err(), "{len}");
+        }
+    }
+
+    /// More values than a block has, and blocks that are not whole.
+    #[test]
+    fn blocks_are_added_as_whole_nodes_are() {
+        for len in [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5] {
+            let leaf = |slice: usize| (0..len).map(|i| ((slice * 7919 + i * 104_729) % 1000) as f32 * 1.1e-3 - 0.4).collect::<Vec<f32>>();
+            let (mut whole, mut bytes) = (Tree::default(), Vec::new());
+            for slice in 0..5 {
+                whole.push_slice(slice, leaf(slice));
+                push_nodes(&mut bytes, &[Node { first: slice, level: 0, sum: leaf(slice) }], 0..len);
+            }
+            let mut found = vec![0.0; len];
+            total_of(&views::<f32>(&bytes).unwrap(), &mut found, |into, sums| into.copy_from_slice(sums));
+            assert_eq!(found, whole.total(), "{len}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
+use super::kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit};
 use super::models::{self, Architecture};
 use crate::data::{AutoAugment, EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
 use crate::error::{Error, Result};
@@ -112,6 +112,9 @@ pub struct Config {
     /// most can share a batch, and their number changes no bit.
     #[serde(skip_serializing_if = "is_one")]
     pub slices: usize,
+    /// Whether batch norm takes its statistics of the whole batch or of each slice, in training.
+    #[serde(skip_serializing_if = "SyncBatchNorm::is_default")]
+    pub sync_batch_norm: SyncBatchNorm,
     /// Share of spikes dropped while training. Reference: 0, 0.1 (VGG).
     pub dropout: f64,
     /// Zero padding of the random crop, up to 4096 pixels; 0 for no crop. Paper: 4 (CIFAR, DVS-CIFAR10).
@@ -202,6 +205,7 @@ impl Default for Config {
             epochs: 200,
             batch: 128,
             slices: 1,
+            sync_batch_norm: SyncBatchNorm::All,
             dropout: 0.0,
             crop_pad: 4,
             flip: true,
@@ -262,7 +266,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Settings that are not written where they are these.
-fn unwritten() -> [(&'static str, String); 12] {
+fn unwritten() -> [(&'static str, String); 13] {
     [
         ("readout", "\"spikes\"".into()),
         ("schedule", "\"cosine\"".into()),
@@ -276,6 +280,7 @@ fn unwritten() -> [(&'static str, String); 12] {
         ("mixup", "0.0".into()),
         ("label_smoothing", "0.0".into()),
         ("slices", "1".into()),
+        ("sync_batch_norm", "\"all\"".into()),
     ]
 }
 

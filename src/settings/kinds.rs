@@ -122,6 +122,24 @@ pub enum LrDecay {
     Step,
 }
 
+/// Of which samples batch norm takes mean and variance in training, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncBatchNorm {
+    /// Of the whole batch, whoever has its samples.
+    #[default]
+    All,
+    /// Of a slice: processes exchange nothing for it.
+    Slice,
+}
+
+impl SyncBatchNorm {
+    /// Whether it is the one that files do not name.
+    pub fn is_default(&self) -> bool {
+        *self == SyncBatchNorm::default()
+    }
+}
+
 /// Mode of the weight gradient by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]

@@ -9,5 +9,5 @@ pub mod models;
 pub mod recipes;
 
 pub use config::{Config, MAX_THREADS};
-pub use kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
+pub use kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit};
 pub use memory::Use;

@@ -26,7 +26,7 @@ use crate::evaluation::{Evaluation, Ties, evaluate};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer, Staged};
 use crate::ops::optimizer::Optimizer;
 use crate::ranks::{Cost, Ranks, Share};
-use crate::settings::{Config, LrDecay, ThresholdInit, Use};
+use crate::settings::{Config, LrDecay, SyncBatchNorm, ThresholdInit, Use};
 
 /// A run in memory: what a checkpoint holds, and the data.
 pub struct Run {
@@ -56,6 +56,8 @@ pub struct Hooks<'a> {
     pub stop: &'a AtomicBool,
     /// Stops the run after this many steps of this call.
     pub stop_after: Option<u64>,
+    /// Every so many steps of the run its checkpoint is written, too, so that a run that is killed loses no more of them.
+    pub checkpoint_every: Option<u64>,
     /// After every training step.
     pub step: &'a mut dyn FnMut(&Run),
     /// After every batch of the passes that measure: the run, the split, and how many of its samples are done.
@@ -121,12 +123,16 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
             format!("{}: a batch is cut into slices on the CPU only, so far; take --device cpu, or leave --slices away", config.slices);
         return Err(Error::config("slices", problem));
     }
+    if config.sync_batch_norm == SyncBatchNorm::Slice && !matches!(device, Device::Cpu) {
+        let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it away";
+        return Err(Error::config("sync-batch-norm", problem));
+    }
     let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
         (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
-    network.share = Share::new(Ranks::Alone, config.batch, config.slices)?;
+    network.share = share_of(&config, Ranks::Alone)?;
     network.place(device)?;
     if dataset.stream.is_none() && config.augment().form(Form::Draws) == Form::Draws {
         network.hold_images(&dataset, config.crop_pad)?;
@@ -153,7 +159,7 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
 /// Shares the batches of a run with other processes, each of which has the same run, at the same step.
 ///
 /// # Errors
-/// [`Error::Config`] if the run has fewer slices than there are ranks, or mixes samples that are with other ranks.
+/// [`Error::Config`] if the run has fewer slices than there are ranks.
 pub fn share(run: &mut Run, ranks: Ranks) -> Result<()> {
     run.network.share = share_of(&run.config, ranks)?;
     Ok(())
@@ -164,12 +170,8 @@ pub fn share(run: &mut Run, ranks: Ranks) -> Result<()> {
 /// # Errors
 /// As [`share`].
 pub fn share_of(config: &Config, ranks: Ranks) -> Result<Share> {
-    if ranks.size() > 1 && config.mixup > 0.0 {
-        let problem =
-            format!("{}: a sample and its partner may be with two processes, which is not done so far; leave it away", config.mixup);
-        return Err(Error::config("mixup", problem));
-    }
-    Share::new(ranks, config.batch, config.slices)
+    let share = Share::new(ranks, config.batch, config.slices)?;
+    Ok(share.with_norms_by_slice(config.sync_batch_norm == SyncBatchNorm::Slice))
 }
 
 /// Begins a new run in `folder`. The checkpoint comes first: from then on the folder holds a run that can be resumed.
@@ -268,6 +270,11 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
                 save(run, folder, &folder.last())?;
                 folder.write_losses();
                 return Ok(End::Stopped);
+            }
+            // The step is whole here: what it changed and what it counted belong together.
+            if hooks.checkpoint_every.is_some_and(|every| run.progress.iteration.is_multiple_of(every)) {
+                check_replicas(run, &ranks)?;
+                save(run, folder, &folder.last())?;
             }
         }
         saved_first(batches.outcome(), run, folder)?;

@@ -2,6 +2,7 @@
 
 use crate::bench::Work;
 use crate::cli::records::Records;
+use crate::profile::collectives::OnLink;
 use crate::profile::{Amount, Profile};
 
 /// What a row of one kind has; the other kinds leave it empty.
@@ -119,7 +120,12 @@ fn predictions(profile: &Profile) -> Vec<Row> {
         [("forward", layer.forward.seconds), ("backward", layer.backward.seconds)].map(|(phase, seconds)| row(phase, &layer.layer, seconds))
     };
     let layers = prediction.layers.iter().flat_map(of_layer);
-    layers.chain([row("optimizer", "", prediction.optimizer.seconds)]).collect()
+    let of_link = |on: &OnLink| {
+        let row = |op: &str, seconds: f64| Row { op: format!("{op}, {}", on.link.name), ..row("exchanges", "", seconds) };
+        [row("exchanges", on.seconds.iter().sum()), row("hidden", on.hidden_s), row("step", on.step_s[0])]
+    };
+    let exchanges = prediction.group.iter().flat_map(|group| &group.links).flat_map(of_link);
+    layers.chain([row("optimizer", "", prediction.optimizer.seconds)]).chain(exchanges).collect()
 }
 
 /// What no span covers, and the whole.
