@@ -136,10 +136,9 @@ fn squares(dataset: &Dataset, root: &Path, folder: &Path, converts: bool, tell: 
     if !converts && !path.exists() {
         return Ok(None);
     }
-    let first_test = photos.len(Part::Train);
-    let at = |place: usize| if place < first_test { (Part::Train, place) } else { (Part::Test, place - first_test) };
-    let file = |place: usize| photos.path(at(place).0, at(place).1);
-    let (digest, missing) = digest(root, 0, (0..pictures).map(file))?;
+    let places = images::in_order(photos);
+    let files = places.iter().map(|&(part, index)| photos.path(part, index));
+    let (digest, missing) = digest(root, 0, files)?;
     if let Some((_, error)) = missing.into_iter().next() {
         return Err(error);
     }
@@ -157,7 +156,7 @@ fn squares(dataset: &Dataset, root: &Path, folder: &Path, converts: bool, tell: 
     if open()?.is_none() {
         atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
         tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())));
-        FrameCache::create(&path, &header, pictures, |place| photos.whole(at(place).0, at(place).1), tell)?;
+        FrameCache::create(&path, &header, pictures, |at| photos.whole(places[at].0, places[at].1), tell)?;
     }
     open()?.map(Some).ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
 }

@@ -27,21 +27,23 @@ fn small(dataset: &Dataset) -> Option<&Photos> {
     (dataset.own.is_some() && !photos.reading.takes_part && bytes <= MOST_HELD && has_room).then_some(photos)
 }
 
-/// Split and index of all pictures, training split first.
-fn places(photos: &Photos) -> Vec<(Part, usize)> {
+/// Split and index of all pictures in the order of their paths, which no split and no seed changes.
+pub fn in_order(photos: &Photos) -> Vec<(Part, usize)> {
     let of = |part: Part| (0..photos.len(part)).map(move |index| (part, index));
-    of(Part::Train).chain(of(Part::Test)).collect()
+    let mut places: Vec<(Part, usize)> = of(Part::Train).chain(of(Part::Test)).collect();
+    places.sort_by_cached_key(|&(part, index)| photos.path(part, index));
+    places
 }
 
-/// What `work` makes of some pictures, by all threads; of several errors, that of the first picture.
-fn each<T: Send>(places: &[(Part, usize)], tell: Listener, work: impl Fn(Part, usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+/// What `work` makes of some pictures, by place in the list and in the set, by all threads; of several errors, that of the first picture.
+fn each<T: Send>(places: &[(Part, usize)], tell: Listener, work: impl Fn(usize, (Part, usize)) -> Result<T> + Sync) -> Result<Vec<T>> {
     let done = AtomicUsize::new(0);
-    let one = |&(part, index): &(Part, usize)| {
-        let result = work(part, index);
+    let one = |(at, &place): (usize, &(Part, usize))| {
+        let result = work(at, place);
         tell(Told::Done { what: "decoded", done: done.fetch_add(1, Ordering::Relaxed) + 1, total: places.len() });
         result
     };
-    places.par_iter().map(one).collect::<Vec<Result<T>>>().into_iter().collect()
+    places.par_iter().enumerate().map(one).collect::<Vec<Result<T>>>().into_iter().collect()
 }
 
 /// Measures mean and standard deviation on the training split, unless they are known.
@@ -52,7 +54,7 @@ pub fn normalise(dataset: &mut Dataset, tell: Listener) -> Result<()> {
     let levels = match &dataset.stream {
         Some(Stream::Photos(photos)) => {
             let places: Vec<(Part, usize)> = measured.into_iter().map(|index| (Part::Train, index)).collect();
-            let of = |part, index| Ok(Levels::of(&photos.whole(part, index)?, channels));
+            let of = |_, (part, index)| Ok(Levels::of(&photos.whole(part, index)?, channels));
             each(&places, tell, of)?.into_iter().fold(Levels::none(channels), Levels::plus)
         }
         _ => measured.into_iter().fold(Levels::none(channels), |levels, index| levels.and(dataset.train.images.image(index))),
@@ -78,22 +80,27 @@ fn lot(samples: usize) -> Vec<usize> {
 /// Puts the squares of a small set into memory, from the file of them where there is one.
 pub fn hold(dataset: &mut Dataset, squares: Option<&FrameCache>, tell: Listener) -> Result<()> {
     let Some(photos) = small(dataset) else { return Ok(()) };
-    let places = places(photos);
-    let first_test = photos.len(Part::Train);
-    let read = |part: Part, index: usize| match squares {
-        Some(squares) => squares.read_bytes(if part == Part::Train { index } else { first_test + index }),
+    let places = in_order(photos);
+    let read = |at: usize, (part, index): (Part, usize)| match squares {
+        Some(squares) => squares.read_bytes(at),
         None => photos.whole(part, index),
     };
-    let [train, test] = [&places[..first_test], &places[first_test..]].map(|places| each(places, tell, read).map(|all| all.concat()));
+    let all = each(&places, tell, read)?;
+    let size = dataset.sample_values();
+    let mut pixels = [Part::Train, Part::Test].map(|part| vec![0; photos.len(part) * size]);
+    for ((part, index), square) in places.iter().zip(all) {
+        pixels[*part as usize][index * size..][..size].copy_from_slice(&square);
+    }
+    let [train, test] = pixels;
     let (shape, labels) = (dataset.shape, [Part::Train, Part::Test].map(|part| photos.labels(part)));
     let [train_labels, test_labels] = labels;
-    dataset.train = Split { images: Images { shape, pixels: train? }, labels: train_labels };
-    dataset.test = Split { images: Images { shape, pixels: test? }, labels: test_labels };
+    dataset.train = Split { images: Images { shape, pixels: train }, labels: train_labels };
+    dataset.test = Split { images: Images { shape, pixels: test }, labels: test_labels };
     dataset.stream = None;
     Ok(())
 }
 
-/// Where the squares of a small set are kept, what the file says of itself, and how many they are; none of a set that is not kept so.
+/// Where the squares of a small set are kept in the order of [`in_order`], what the file says of itself, and how many they are; none of a set that is not kept so.
 pub fn cache(dataset: &Dataset, folder: &Path) -> Option<(PathBuf, serde_json::Value, usize)> {
     let photos = small(dataset)?;
     let reading = photos.reading;

@@ -17,7 +17,7 @@ use super::resample::{Area, bilinear};
 use super::{Dataset, PhotoReading, Photos, Reading, Stream};
 use crate::error::Result;
 
-pub(super) use held::{cache, hold, normalise};
+pub(super) use held::{cache, hold, in_order, normalise};
 
 /// How a picture becomes a square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
