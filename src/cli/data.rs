@@ -76,7 +76,11 @@ struct Which {
 pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
     global.refuse("data", &[Unused::Device])?;
     let (Command::Info(which) | Command::Verify(which) | Command::Sheet { which, .. } | Command::Convert(which)) = &args.command;
-    let config = settings::fresh(None, settings::layers(global, settings::table(which)?)?)?;
+    let mut flags = settings::table(which)?;
+    if flags.contains_key("crop_scale") {
+        flags.insert("crop_pad".into(), 0.into()); // training has a choice between the two, and here neither matters
+    }
+    let config = settings::fresh(None, settings::layers(global, flags)?)?;
     if !data::is_own(&config.dataset) {
         global.refuse("data", &[Unused::Seed])?; // only these are divided by lot
     }

@@ -1,6 +1,6 @@
 //! Sets of the user's own: how their samples are divided and normalised, whatever they are read from.
 
-pub(super) mod table;
+pub mod table;
 pub(super) mod tree;
 
 use std::path::{Path, PathBuf};
