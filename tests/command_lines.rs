@@ -111,7 +111,7 @@ const GLOBAL: Flags = &[
 const NETWORK: Flags = &[
     ("--dataset", Word(&["digits-8x8", "mnist", "cifar10", "dvs-cifar10", "imagenet", "images", "arrays"])),
     ("--data-dir", File),
-    ("--model", Word(&["preact-resnet", "preact-resnet20", "vgg11", "imagenet-resnet18"])),
+    ("--model", Word(&["preact-resnet", "preact-resnet20", "vgg11", "imagenet-resnet18", "photo-resnet18"])),
     ("--neuron", Word(&["if", "lif", "relu"])),
     ("--widths", Number(&["4", "2,3", "33", "65537"])),
     ("--blocks", Number(&["1", "1,2"])),
