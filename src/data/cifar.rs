@@ -175,7 +175,8 @@ pub fn read(place: &Path, layout: &Layout) -> Result<Contents> {
         return python::read_folder(&folder, layout);
     }
     let python = layout.python.iter().find(|name| place.join(name).exists());
-    let found = python.map(|name| format!(" ({name} is the version for Python, which is read when it is whole and unpacked)")).unwrap_or_default();
+    let found =
+        python.map(|name| format!(" ({name} is the version for Python, which is read when it is whole and unpacked)")).unwrap_or_default();
     let problem = format!(
         "has neither {}, nor {}/, nor {}{found}; {}, and name it or its folder by --data-dir",
         layout.train[0],
