@@ -234,7 +234,10 @@ fn places_without_cifar_say_what_was_looked_for() {
         &["has neither data_batch_1.bin, nor cifar-10-batches-bin/, nor cifar-10-binary.tar.gz;", "--data-dir"],
     );
     std::fs::create_dir(root.join("cifar-100-python")).unwrap();
-    says(load("cifar100", Some(root)).unwrap_err(), &["cifar-100-python is the version for Python, which is not read", "binary version"]);
+    says(
+        load("cifar100", Some(root)).unwrap_err(),
+        &["cifar-100-python is the version for Python, which is read when it is whole and unpacked", "binary version"],
+    );
 }
 
 #[test]

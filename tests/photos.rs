@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsr::data::photos::{middle, random_crop};
-use dsr::data::{Augment, Batch, Dataset, Loader, Part, PhotoReading, Preparation, Reading, open, picture, prepare};
+use dsr::data::{Augment, Batch, Dataset, ImageFit, Loader, Part, PhotoReading, Preparation, Reading, open, picture, prepare};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -15,7 +15,8 @@ use tempfile::{TempDir, tempdir};
 mod streamed_sets;
 use streamed_sets::photos;
 
-const SMALL: PhotoReading = PhotoReading { size: 24, resize: 28, crop_scale: [0.08, 1.0] };
+const SMALL: PhotoReading =
+    PhotoReading { size: 24, resize: 28, crop_scale: [0.08, 1.0], channels: 3, fit: ImageFit::Crop, takes_part: true };
 
 fn set() -> TempDir {
     let folder = tempdir().unwrap();
@@ -186,7 +187,7 @@ fn an_unreadable_photo_ends_the_pass_or_is_left_out() {
     fs::write(&bad, &half[..half.len() / 2]).unwrap();
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { cache_dir: None, skip_unreadable }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
         Ok::<Dataset, dsr::error::Error>(dataset)
     };
     let mut loader = Loader::train(Arc::new(ready(0).unwrap()), 5, Augment::default(), 1, 3, 0);
@@ -291,7 +292,7 @@ fn only_damaged_contents_are_remembered() {
     let class = folder.path().join("train/n02");
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { cache_dir: None, skip_unreadable }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
         Ok::<usize, dsr::error::Error>(dataset.train.len())
     };
     let lists = || {

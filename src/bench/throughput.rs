@@ -73,11 +73,13 @@ impl Timing {
     }
 }
 
-/// Height, width, channels of the images that the paper feeds a network: CIFAR, DVS-CIFAR10 for VGG, ImageNet.
+/// Height, width, channels of the images that the paper feeds a network: CIFAR, DVS-CIFAR10 for VGG, ImageNet. Networks for photos of any
+/// size get Tiny-ImageNet's.
 pub fn usual_shape(model: &str) -> [usize; 3] {
     match model {
         vgg if vgg.starts_with("vgg") => [48, 48, 2],
         imagenet if imagenet.starts_with("imagenet") => [224, 224, 3],
+        photo if photo.starts_with("photo") => [64, 64, 3],
         _ => [32, 32, 3],
     }
 }

@@ -27,7 +27,7 @@ pub use cuda::SumsChoice;
 pub use demand::{Purpose, Workload};
 pub use exported::Exported;
 pub use forward::{Forward, Input, Mode};
-pub use imagenet_resnet::imagenet_resnet;
+pub use imagenet_resnet::{imagenet_resnet, photo_resnet};
 pub use init::Init;
 pub use potentials::Moment;
 pub use preact_resnet::{check_stages, preact_resnet};

@@ -1,7 +1,7 @@
 //! The networks that have a name.
 
 use crate::error::{Error, Result};
-use crate::network::{Builder, check_stages, imagenet_resnet, preact_resnet, vgg};
+use crate::network::{Builder, check_stages, imagenet_resnet, photo_resnet, preact_resnet, vgg};
 
 /// A CIFAR PreAct-ResNet: name, widths and blocks of its stages.
 ///
@@ -31,13 +31,16 @@ const PLAIN: [Plain; 4] = [
 const IMAGENET: [(&str, [usize; 4], bool); 3] =
     [("imagenet-resnet18", [2, 2, 2, 2], false), ("imagenet-resnet34", [3, 4, 6, 3], false), ("imagenet-resnet50", [3, 4, 6, 3], true)];
 
+/// A PreAct-ResNet for photos of any size: name and blocks of its stages.
+const PHOTO: [(&str, [usize; 4]); 2] = [("photo-resnet18", [2, 2, 2, 2]), ("photo-resnet34", [3, 4, 6, 3])];
+
 /// The name under which widths and blocks make a network.
 pub const CUSTOM: &str = "preact-resnet";
 
 /// All names, and [`CUSTOM`].
 pub fn names() -> Vec<&'static str> {
     let residual = RESIDUAL.iter().map(|m| m.0);
-    residual.chain(PLAIN.iter().map(|m| m.0)).chain(IMAGENET.iter().map(|m| m.0)).chain([CUSTOM]).collect()
+    residual.chain(PLAIN.iter().map(|m| m.0)).chain(IMAGENET.iter().map(|m| m.0)).chain(PHOTO.iter().map(|m| m.0)).chain([CUSTOM]).collect()
 }
 
 /// What settings say of the layers of a network; neuron model and time steps come when it is built.
@@ -72,7 +75,8 @@ pub fn check(architecture: &Architecture) -> Result<()> {
         let problem = format!("{widths:?} with blocks {blocks:?} and model '{model}': give either a model or widths and blocks");
         return Err(Error::config("widths", problem));
     }
-    if model.starts_with("imagenet") && dropout > 0.0 {
+    let has_dropout = !IMAGENET.iter().map(|m| m.0).chain(PHOTO.iter().map(|m| m.0)).any(|name| name == model);
+    if !has_dropout && dropout > 0.0 {
         return Err(Error::config("dropout", format!("{dropout}: {model} has none, set it to 0")));
     }
     Ok(())
@@ -107,6 +111,9 @@ fn spiking(architecture: &Architecture, shape: [usize; 3], classes: usize) -> Re
     }
     if let Some((_, blocks, bottleneck)) = IMAGENET.iter().find(|m| m.0 == model) {
         return imagenet_resnet(shape, classes, 64, blocks, *bottleneck, vth);
+    }
+    if let Some((_, blocks)) = PHOTO.iter().find(|m| m.0 == model) {
+        return photo_resnet(shape, classes, 64, blocks, vth);
     }
     let named = RESIDUAL.iter().find(|m| m.0 == model).map(|m| (m.1, m.2));
     let (widths, blocks) = named.unwrap_or((widths, blocks));

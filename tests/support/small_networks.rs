@@ -1,7 +1,7 @@
 //! Small networks of every family, with awkward sizes, and a batch for each.
 
 use dsr::error::Result;
-use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, WeightGradient, imagenet_resnet, preact_resnet, vgg};
+use dsr::network::{Builder, Conv, Init, Input, Mode, Network, Source, WeightGradient, imagenet_resnet, photo_resnet, preact_resnet, vgg};
 use dsr::ops::neuron::Neuron;
 
 use super::seeded;
@@ -49,6 +49,7 @@ pub fn all() -> Vec<Small> {
         small("imagenet, basic blocks in 8 bits", |v| imagenet_resnet([33, 33, 3], 7, 3, &[2, 1, 1, 1], false, v), IF, [3, 2], 8, true),
         small("imagenet, bottleneck blocks", |v| imagenet_resnet([40, 40, 3], 10, 3, &[1, 1, 1, 1], true, v), IF, [5, 5], 16, false),
         small("imagenet, bottleneck in 8 bits", |v| imagenet_resnet([33, 33, 3], 10, 2, &[1, 1, 1, 1], true, v), LIF, [6, 2], 8, false),
+        small("photo, a stem without a pool", |v| photo_resnet([49, 53, 3], 6, 2, &[1, 1, 1, 1], v), IF, [3, 2], 16, false),
         small("frames as currents, a sum of two connections at the end", sum_at_the_end, IF, [6, 5], 16, true),
         small(
             "preact, readout by current",
