@@ -27,6 +27,7 @@ pub mod photos;
 pub mod picture;
 mod prepare;
 pub mod published;
+pub mod recordings;
 pub mod resample;
 mod stream;
 mod summary;
