@@ -109,7 +109,7 @@ const GLOBAL: Flags = &[
     ("-o", Word(&["text", "json", "md", "csv"])),
 ];
 const NETWORK: Flags = &[
-    ("--dataset", Word(&["digits-8x8", "mnist", "cifar10", "dvs-cifar10", "imagenet"])),
+    ("--dataset", Word(&["digits-8x8", "mnist", "cifar10", "dvs-cifar10", "imagenet", "images", "arrays"])),
     ("--data-dir", File),
     ("--model", Word(&["preact-resnet", "preact-resnet20", "vgg11", "imagenet-resnet18"])),
     ("--neuron", Word(&["if", "lif", "relu"])),
@@ -133,6 +133,11 @@ const READING: Flags = &[
     ("--image-size", Number(&["32"])),
     ("--image-resize", Number(&["4096"])),
     ("--crop-scale", Number(&["0.5,1"])),
+    ("--channels", Number(&["1", "3"])),
+    ("--image-fit", Word(&["crop", "fit", "pad"])),
+    ("--layout", Word(&["auto", "nhwc", "nchw", "nthw"])),
+    ("--mean", Number(&["0.5", "0.5,0.5,0.5"])),
+    ("--std", Number(&["1", "1,2,3"])),
     ("--skip-unreadable", Number(&["0", "3"])),
     ("--cache-dir", Out),
 ];

@@ -85,8 +85,19 @@ fn built_in_sets_are_the_published_ones() {
 
 #[test]
 fn names_are_known_and_others_are_refused() {
-    let known =
-        ["fashion-mnist-3k", "digits-8x8", "photo-patches-10", "fashion-mnist", "mnist", "cifar10", "cifar100", "dvs-cifar10", "imagenet"];
+    let known = [
+        "fashion-mnist-3k",
+        "digits-8x8",
+        "photo-patches-10",
+        "fashion-mnist",
+        "mnist",
+        "cifar10",
+        "cifar100",
+        "dvs-cifar10",
+        "imagenet",
+        "images",
+        "arrays",
+    ];
     assert_eq!(names(), known);
     let cases: [(&str, Option<&str>, &[&str]); 8] = [
         ("cifar-10", None, &["dataset:", "\"cifar-10\"", "cifar10, cifar100, dvs-cifar10, imagenet"]),

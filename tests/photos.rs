@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsr::data::photos::{middle, random_crop};
-use dsr::data::{Augment, Batch, Dataset, Loader, Part, PhotoReading, Preparation, Reading, open, picture, prepare};
+use dsr::data::{Augment, Batch, Dataset, ImageFit, Loader, Part, PhotoReading, Preparation, Reading, open, picture, prepare};
 use proptest::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -15,7 +15,8 @@ use tempfile::{TempDir, tempdir};
 mod streamed_sets;
 use streamed_sets::photos;
 
-const SMALL: PhotoReading = PhotoReading { size: 24, resize: 28, crop_scale: [0.08, 1.0] };
+const SMALL: PhotoReading =
+    PhotoReading { size: 24, resize: 28, crop_scale: [0.08, 1.0], channels: 3, fit: ImageFit::Crop, takes_part: true };
 
 fn set() -> TempDir {
     let folder = tempdir().unwrap();

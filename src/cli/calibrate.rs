@@ -62,7 +62,7 @@ pub struct CalibrateArgs {
 }
 
 /// Settings of an ANN that its spiking network shares: what it reads and how large it is.
-const SHARED: [&str; 16] = [
+const SHARED: [&str; 21] = [
     "dataset",
     "data_dir",
     "cache_dir",
@@ -74,6 +74,11 @@ const SHARED: [&str; 16] = [
     "image_size",
     "image_resize",
     "crop_scale",
+    "channels",
+    "image_fit",
+    "layout",
+    "mean",
+    "std",
     "model",
     "widths",
     "blocks",
@@ -98,11 +103,15 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let device = global.open_device()?;
     let mut dataset = dataset::ready(global, &ann_config)?;
     let mut held_out = 0;
-    if let Some((share, seed)) = held {
+    if let Some((share, seed)) = held.filter(|_| !dataset.is_divided()) {
         let (rest, validation) = hold_out(dataset, share, seed)?;
         (dataset, held_out) = (rest, validation.test.len());
     }
     let dataset = Arc::new(dataset);
+    let mut config = config.normalised_as(&dataset);
+    if dataset.is_divided() {
+        (config.val_share, config.seed) = (ann_config.val_share, ann_config.seed); // what is tested on stays what it was
+    }
     let batch = ann_config.batch.min(dataset.train.len());
     ann_config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [batch, dataset.frames], &device)?;
     let mut ann = ann_config.network(dataset.shape, dataset.classes.len())?;

@@ -30,7 +30,7 @@ pub struct DataArgs {
 enum Command {
     /// Prints sizes, images of each class, mean and standard deviation, checksums.
     Info(Which),
-    /// Checks counts and checksums, and reads every file; exit code 1 if it is not the published set. Says which files are not as published.
+    /// Checks counts and checksums, and reads every file; exit code 1 if it is not the published set, or a file cannot be read. Says which files are not as published.
     Verify(Which),
     /// Writes a contact sheet (PNG): a row a class, with the first images of each.
     Sheet {
@@ -46,7 +46,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Makes what training makes first: the frames of dvs-cifar10; the list of unreadable files with --skip-unreadable.
+    /// Makes what saves training time: the frames of dvs-cifar10; the pictures of images, decoded and resized; the list of unreadable files with --skip-unreadable.
     Convert(Which),
 }
 
@@ -55,12 +55,15 @@ struct Which {
     /// Name of the data set [default: that of --config, or fashion-mnist-3k].
     #[arg(short, long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Where its files are: a folder or, for CIFAR, the archive; not for the sets that are built in.
+    /// Where its files are: a folder or, for CIFAR, the archive, or a file of arrays, or a list of pictures; not for the sets that are built in.
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
     /// Frames of a recording of dvs-cifar10.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
+    /// Share of each class of images or arrays to test on, where they have no test split.
+    #[arg(long, value_name = "X", alias = "val_share")]
+    val_share: Option<f64>,
     #[command(flatten)]
     #[serde(flatten)]
     reading: ReadingFlags,
@@ -71,9 +74,12 @@ struct Which {
 /// # Errors
 /// Whatever the data set cannot be read for, or, for `verify`, where it differs from the published one.
 pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
-    global.refuse("data", &[Unused::Device, Unused::Seed])?;
+    global.refuse("data", &[Unused::Device])?;
     let (Command::Info(which) | Command::Verify(which) | Command::Sheet { which, .. } | Command::Convert(which)) = &args.command;
     let config = settings::fresh(None, settings::layers(global, settings::table(which)?)?)?;
+    if !data::is_own(&config.dataset) {
+        global.refuse("data", &[Unused::Seed])?; // only these are divided by lot
+    }
     if config.threads > 0 {
         use_threads(config.threads)?;
     }
@@ -81,7 +87,9 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
     let output = global.output;
     match &args.command {
         Command::Info(_) => {
-            let dataset = dataset::open(&config)?;
+            // Of a set of the user's own, mean and deviation are asked for, which only its files say.
+            let of_own = data::is_own(&config.dataset);
+            let dataset = if of_own { dataset::ready(global, &config)? } else { dataset::open(&config)? };
             let summary = data::summarize(&dataset);
             match output {
                 Output::Json => print(&serde_json::to_string(&summary)?),
@@ -116,8 +124,8 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
     others.for_each(|PublishedFile { file, md5, published }| {
         complain(&format!("note: {file}: not the published file (md5 {md5}, published {published}): packed anew, or changed"));
     });
-    let summary = data::summarize(dataset);
-    let problems = data::problems(&summary)?;
+    let summary = Summary { dataset: dataset.label(), ..data::summarize(dataset) };
+    let problems = data::problems(&Summary { dataset: dataset.name.clone(), ..summary.clone() })?;
     let unreadable: Vec<String> = match &dataset.stream {
         Some(stream) => {
             let look = |tell: data::Listener| {
@@ -170,15 +178,19 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
     if !ok {
         let files = (!unreadable.is_empty()).then(|| format!("{} files cannot be read", unreadable.len()));
         let all: Vec<String> = problems.into_iter().chain(files).collect();
+        if dataset.own.is_some() {
+            bail!("{}: {}; get them again, or leave them out by --skip-unreadable N", summary.dataset, all.join("; "));
+        }
         bail!("{}: not the published set: {}; get its files again", summary.dataset, all.join("; "));
     }
     Ok(())
 }
 
 fn convert(global: &Global, config: &Config) -> anyhow::Result<()> {
-    let dataset = dataset::ready(global, config)?;
-    let made = match &dataset.stream {
-        Some(Stream::Events(events)) => events.cached_at(),
+    let dataset = dataset::converted(global, config)?;
+    let made = match (&dataset.stream, &dataset.own) {
+        (Some(Stream::Events(events)), _) => events.cached_at(),
+        (_, Some(own)) => own.squares.as_deref(),
         _ => None,
     };
     let object = serde_json::json!({
@@ -188,8 +200,14 @@ fn convert(global: &Global, config: &Config) -> anyhow::Result<()> {
         "train": dataset.train.len(),
         "test": dataset.test.len(),
     });
-    let (name, train, test) = (&dataset.name, dataset.train.len(), dataset.test.len());
+    let (name, train, test) = (dataset.label(), dataset.train.len(), dataset.test.len());
     let text = match made {
+        Some(path) if dataset.own.is_some() => {
+            let megabytes = path.metadata()?.len() as f64 / 1e6;
+            let [height, width, channels] = dataset.shape;
+            let of = format!("{train} + {test} pictures, decoded to {height}x{width}x{channels}");
+            format!("{name}: {of}: {} ({megabytes:.1} MB)\n", path.display())
+        }
         Some(path) => {
             let megabytes = path.metadata()?.len() as f64 / 1e6;
             let [height, width, _] = dataset.shape;
@@ -247,7 +265,7 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
     let [height, width, channels] = summary.shape;
     let list = |values: &[f64]| values.iter().map(|v| format!("{v:.4}")).collect::<Vec<_>>().join(" ");
     let widen = |values: &[f32]| list(&values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
-    let (name, classes) = (&summary.dataset, summary.classes.len());
+    let (name, classes) = (dataset.label(), summary.classes.len());
     let mut out = match &dataset.stream {
         Some(Stream::Events(events)) => format!(
             "{name}: recordings as {} frames of {height}x{width}, darker and brighter apart, {classes} classes\n{}\n\n",

@@ -1,6 +1,6 @@
 //! The data set of a configuration, with progress on stderr while it is made ready.
 
-use crate::data::{self, Dataset, Told};
+use crate::data::{self, Dataset, Preparation, Told};
 use crate::error::Result;
 use crate::regular_file;
 use crate::settings::Config;
@@ -26,9 +26,21 @@ pub fn open(config: &Config) -> Result<Dataset> {
 /// # Errors
 /// As [`data::open`] and [`data::prepare`].
 pub fn ready(global: &Global, config: &Config) -> Result<Dataset> {
+    prepared(global, config, config.preparation())
+}
+
+/// The same, and what saves later runs time is written.
+///
+/// # Errors
+/// As [`ready`].
+pub fn converted(global: &Global, config: &Config) -> Result<Dataset> {
+    prepared(global, config, Preparation { converts: true, ..config.preparation() })
+}
+
+fn prepared(global: &Global, config: &Config, preparation: Preparation) -> Result<Dataset> {
     let mut dataset = open(config)?;
     let root = config.data_dir.clone().unwrap_or_default();
-    with_progress(global, |tell| data::prepare(&mut dataset, &root, &config.preparation(), tell))?;
+    with_progress(global, |tell| data::prepare(&mut dataset, &root, &preparation, tell))?;
     Ok(dataset)
 }
 

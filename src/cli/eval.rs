@@ -240,7 +240,8 @@ impl Shown<'_> {
     /// The split on which the checkpoint was chosen among the epochs of its run; none if it was not chosen.
     fn chosen_on(&self) -> Option<&'static str> {
         let is_chosen = self.path.ends_with(BEST) && checkpoint::progress(self.path).is_ok();
-        is_chosen.then_some(if self.config.val_share.is_some() { "validation" } else { "test" })
+        let has_validation = self.config.val_share.is_some() && !self.dataset.is_divided();
+        is_chosen.then_some(if has_validation { "validation" } else { "test" })
     }
 
     fn json(&self, results: &[Measured]) -> Result<Value> {
@@ -252,7 +253,7 @@ impl Shown<'_> {
             "checkpoint": self.path.display().to_string(),
             "chosen_on": self.chosen_on(),
             "weights": if self.args.ema { "averaged" } else { "trained" },
-            "dataset": self.dataset.name,
+            "dataset": self.dataset.label(),
             "model": self.config.model_name(),
             "neuron": self.config.neuron.name(),
             "seed": self.config.seed,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::{AutoAugment, EventSplit, FrameRule, Orientation};
+use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
@@ -21,7 +21,7 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// Headings of flags whose values come from elsewhere where they are not given.
 pub const NETWORK: &str = "Network and data [default: the checkpoint's, or the recipe's]";
-const FILES: &str = "Files of dvs-cifar10 and imagenet [default: the checkpoint's, or the recipe's]";
+const FILES: &str = "Files of a data set [default: the checkpoint's, or the recipe's]";
 
 /// What the network is.
 #[derive(Args, Serialize)]
@@ -51,7 +51,7 @@ pub struct NetworkFlags {
     reading: ReadingFlags,
 }
 
-/// How samples are made from the files of DVS-CIFAR10 and ImageNet.
+/// How samples are made from files.
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = FILES)]
 pub struct ReadingFlags {
@@ -67,15 +67,30 @@ pub struct ReadingFlags {
     /// Side of the frames of dvs-cifar10, pixels.
     #[arg(long, value_name = "N", alias = "event_size")]
     event_size: Option<usize>,
-    /// Side of the photos of imagenet, pixels.
+    /// Side of the pictures of imagenet and images, pixels.
     #[arg(long, value_name = "N", alias = "image_size")]
     image_size: Option<usize>,
-    /// Shorter side of a test photo of imagenet before its middle is cut out, pixels.
+    /// Shorter side of a picture of imagenet (test) or images before its middle is cut out, pixels; 0 for --image-size.
     #[arg(long, value_name = "N", alias = "image_resize")]
     image_resize: Option<usize>,
-    /// Share of a training photo of imagenet that a random crop takes, such as 0.08,1.
+    /// Share of a training picture of imagenet or images that a random crop takes, such as 0.08,1; of images 1,1 takes whole pictures.
     #[arg(long, value_name = "X,X", value_parser = parse_pair, alias = "crop_scale")]
     crop_scale: Option<Pair>,
+    /// Channels of the pictures of images: 3 for colour, 1 for grey.
+    #[arg(long, value_name = "N")]
+    channels: Option<usize>,
+    /// How a picture of images becomes a square: its shorter side is resized and the middle cut out (crop), both sides are resized (fit), or the longer side is and black is put beside it (pad).
+    #[arg(long, value_enum, alias = "image_fit")]
+    image_fit: Option<ImageFit>,
+    /// Order of the axes of arrays, where sizes do not tell it.
+    #[arg(long, value_enum, ignore_case = true)]
+    layout: Option<Layout>,
+    /// Mean of each channel of images or arrays, in units of the largest value, such as 0.5,0.5,0.5 [default: measured].
+    #[arg(long, value_name = "X,X,…", value_parser = parse_numbers, allow_negative_numbers = true)]
+    mean: Option<Numbers>,
+    /// Standard deviation of each channel, likewise [default: measured].
+    #[arg(long, value_name = "X,X,…", value_parser = parse_numbers)]
+    std: Option<Numbers>,
     /// Leave out up to N files that cannot be read, instead of stopping at the first [default: 0].
     #[arg(long, value_name = "N", alias = "skip_unreadable")]
     skip_unreadable: Option<usize>,
@@ -218,7 +233,7 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "X")]
     mixup: Option<f64>,
     /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
-    /// this the test split chooses it, so that its accuracy says too much.
+    /// this the test split chooses it, so that its accuracy says too much. Of images and arrays without a test split it is that split.
     #[arg(long, value_name = "X", alias = "val_share")]
     val_share: Option<f64>,
 }

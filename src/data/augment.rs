@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::{AutoAugment, Dataset, Form, Hole};
+use super::{AutoAugment, Dataset, Form, Hole, Stream};
 use crate::error::{Error, Result};
 
 /// Random changes of a training image.
@@ -84,6 +84,9 @@ impl Augment {
         let Dataset { name, shape, max_value, .. } = dataset;
         let problem = match (self.auto_augment, shape[2]) {
             (AutoAugment::Off, _) => return Ok(()),
+            _ if matches!(dataset.stream, Some(Stream::Values(_))) => {
+                format!("samples of {name} are numbers and not bytes, or several frames")
+            }
             _ if !dataset.has_bytes() => format!("{name} has recordings of events"),
             (_, channels) if !matches!(channels, 1 | 3) => format!("pictures of {name} have {channels} channels"),
             _ if *max_value != u8::MAX => format!("pictures of {name} have bytes in 0..={max_value}"),
@@ -121,6 +124,7 @@ pub(super) enum Purpose {
     Cutout = 3,
     Mixup = 4,
     AutoAugment = 5,
+    Normalisation = 6,
 }
 
 /// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.

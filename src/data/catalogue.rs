@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Events, Photos, Reading, Stream, cifar, events, idx};
+use super::{Dataset, Events, Photos, Reading, Stream, arrays, cifar, events, idx, images, own};
 use crate::error::{Error, Result};
 
 /// What is known about a set before it is read.
@@ -14,7 +14,8 @@ pub(super) struct Entry {
     max_value: u8,
     /// Published mean and standard deviation of R, G, B; measured on the training split where there are none.
     normalisation: Option<[[f32; 3]; 2]>,
-    pub published: Published,
+    /// None for a set of the user's own.
+    pub published: Option<Published>,
 }
 
 /// What the set is known to hold, for `dsr data verify`.
@@ -55,6 +56,10 @@ enum Source {
     Events,
     /// Folders of photos for each class, in a folder for each split.
     Photos,
+    /// Pictures of the user's own.
+    Images,
+    /// Arrays of the user's own.
+    Arrays,
 }
 
 const FASHION: &[&str] = &["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
@@ -78,7 +83,7 @@ const MNIST_MD5: &[(&str, &str)] = &[
 const CIFAR10_MD5: &[(&str, &str)] = &[("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")];
 const CIFAR100_MD5: &[(&str, &str)] = &[("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")];
 
-static CATALOGUE: [Entry; 9] = [
+static CATALOGUE: [Entry; 11] = [
     Entry {
         name: "fashion-mnist-3k",
         source: Source::BuiltInIdx([
@@ -90,13 +95,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published {
+        published: Some(Published {
             shape: Some([28, 28, 1]),
             images: [2500, 500],
             per_class: PerClass::Equal,
             crc32c: Some([0xc262_2af8, 0x7d99_10a5]),
             md5: &[],
-        },
+        }),
     },
     Entry {
         name: "digits-8x8",
@@ -109,13 +114,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: DIGITS,
         max_value: 16,
         normalisation: None,
-        published: Published {
+        published: Some(Published {
             shape: Some([8, 8, 1]),
             images: [1437, 360],
             per_class: PerClass::Unknown,
             crc32c: Some([0xef2f_dd07, 0x7473_4431]),
             md5: &[],
-        },
+        }),
     },
     Entry {
         name: "photo-patches-10",
@@ -129,13 +134,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: None,
-        published: Published {
+        published: Some(Published {
             shape: Some([32, 32, 3]),
             images: [500, 120],
             per_class: PerClass::Equal,
             crc32c: Some([0xc2ab_2f37, 0x70c8_59c8]),
             md5: &[],
-        },
+        }),
     },
     Entry {
         name: "fashion-mnist",
@@ -147,13 +152,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: FASHION,
         max_value: 255,
         normalisation: None,
-        published: Published {
+        published: Some(Published {
             shape: Some([28, 28, 1]),
             images: [60_000, 10_000],
             per_class: PerClass::Equal,
             crc32c: None,
             md5: FASHION_MD5,
-        },
+        }),
     },
     Entry {
         name: "mnist",
@@ -161,13 +166,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: DIGITS,
         max_value: 255,
         normalisation: None,
-        published: Published {
+        published: Some(Published {
             shape: Some([28, 28, 1]),
             images: [60_000, 10_000],
             per_class: PerClass::Counts([&MNIST_TRAIN, &MNIST_TEST]),
             crc32c: None,
             md5: MNIST_MD5,
-        },
+        }),
     },
     Entry {
         name: "cifar10",
@@ -175,13 +180,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
         max_value: 255,
         normalisation: Some([[0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]]),
-        published: Published {
+        published: Some(Published {
             shape: Some([32, 32, 3]),
             images: [50_000, 10_000],
             per_class: PerClass::Equal,
             crc32c: None,
             md5: CIFAR10_MD5,
-        },
+        }),
     },
     Entry {
         name: "cifar100",
@@ -189,13 +194,13 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]]),
-        published: Published {
+        published: Some(Published {
             shape: Some([32, 32, 3]),
             images: [50_000, 10_000],
             per_class: PerClass::Equal,
             crc32c: None,
             md5: CIFAR100_MD5,
-        },
+        }),
     },
     Entry {
         name: "dvs-cifar10",
@@ -203,7 +208,7 @@ static CATALOGUE: [Entry; 9] = [
         classes: &events::CLASSES,
         max_value: 255,
         normalisation: None,
-        published: Published { shape: None, images: [9_000, 1_000], per_class: PerClass::Equal, crc32c: None, md5: &[] },
+        published: Some(Published { shape: None, images: [9_000, 1_000], per_class: PerClass::Equal, crc32c: None, md5: &[] }),
     },
     Entry {
         name: "imagenet",
@@ -211,8 +216,10 @@ static CATALOGUE: [Entry; 9] = [
         classes: &[],
         max_value: 255,
         normalisation: Some([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]),
-        published: Published { shape: None, images: [1_281_167, 50_000], per_class: PerClass::Unknown, crc32c: None, md5: &[] },
+        published: Some(Published { shape: None, images: [1_281_167, 50_000], per_class: PerClass::Unknown, crc32c: None, md5: &[] }),
     },
+    Entry { name: "images", source: Source::Images, classes: &[], max_value: 255, normalisation: None, published: None },
+    Entry { name: "arrays", source: Source::Arrays, classes: &[], max_value: 255, normalisation: None, published: None },
 ];
 
 static NAMES: [&str; CATALOGUE.len()] = {
@@ -230,6 +237,11 @@ pub fn names() -> &'static [&'static str] {
     &NAMES
 }
 
+/// Whether a set is the user's own: nothing is known of it but what its files say.
+pub fn is_own(name: &str) -> bool {
+    CATALOGUE.iter().any(|entry| entry.name == name && entry.published.is_none())
+}
+
 /// What is known about the set called `name`.
 pub(super) fn find(name: &str) -> Result<&'static Entry> {
     let known = || names().join(", ");
@@ -242,6 +254,11 @@ pub(super) fn open(name: &str, data_dir: Option<&Path>, reading: &Reading) -> Re
     let mut dataset = entry.read(data_dir, reading)?;
     if let Some([mean, std]) = entry.normalisation {
         (dataset.mean, dataset.std) = (mean.to_vec(), std.to_vec());
+    }
+    if let Some(own) = &mut dataset.own
+        && let Some([mean, std]) = own::given(&reading.own, dataset.shape[2], &own.place)?
+    {
+        (dataset.mean, dataset.std, own.is_normalised) = (mean, std, true);
     }
     Ok(dataset)
 }
@@ -310,6 +327,8 @@ impl Entry {
                 let photos = Photos::list(from_disk("see docs/data.md, and name its folder")?, reading.photos)?;
                 return Ok(Dataset::streamed(name, photos.classes().to_vec(), Stream::Photos(photos)));
             }
+            Source::Images => return images::open(name, from_disk("name its folder, or a CSV file that lists it,")?, reading),
+            Source::Arrays => return arrays::open(name, from_disk("name its file or folder")?, reading),
         };
         Dataset::new(name, classes, train, test, self.max_value)
     }

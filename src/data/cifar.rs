@@ -1,5 +1,5 @@
 //! CIFAR-10 and CIFAR-100, binary version: records of one or two label bytes and 32×32 pixels as three planes R, G, B.
-//! Read from a folder, or from the archive as downloaded.
+//! Read from a folder, or from the archive as downloaded; the version for Python is read from its folder.
 
 use std::io::{BufReader, Cursor, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use flate2::read::MultiGzDecoder;
 use super::{Images, MAX_FILE_BYTES, Split};
 use crate::error::{Error, Result};
 use crate::regular_file;
+
+pub mod python;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
@@ -37,8 +39,12 @@ pub struct Layout {
     pub folder: &'static str,
     /// File name of the archive.
     pub archive: &'static str,
-    /// Archive and folder of the version for Python, which is not read.
+    /// Folder and archive of the version for Python; the archive is not read.
     pub python: [&'static str; 2],
+    /// Keys of the labels and of the names of the classes in its files, which are called as those above, without `.bin`.
+    pub keys: [&'static str; 2],
+    /// Its file with the names.
+    pub meta: &'static str,
 }
 
 /// CIFAR-10.
@@ -51,6 +57,8 @@ pub static CIFAR10: Layout = Layout {
     folder: "cifar-10-batches-bin",
     archive: "cifar-10-binary.tar.gz",
     python: ["cifar-10-batches-py", "cifar-10-python.tar.gz"],
+    keys: ["labels", "label_names"],
+    meta: "batches.meta",
 };
 
 /// CIFAR-100: a coarse label (one of 20), then the fine one, which is the class.
@@ -63,6 +71,8 @@ pub static CIFAR100: Layout = Layout {
     folder: "cifar-100-binary",
     archive: "cifar-100-binary.tar.gz",
     python: ["cifar-100-python", "cifar-100-python.tar.gz"],
+    keys: ["fine_labels", "fine_label_names"],
+    meta: "meta",
 };
 
 impl Layout {
@@ -120,11 +130,16 @@ pub fn append_records(path: &Path, length: u64, mut source: impl Read, layout: &
             }
         }
         split.labels.extend(labels.last().map(|&label| u32::from(label)));
-        let (red, rest) = planes.split_at(PLANE);
-        let (green, blue) = rest.split_at(PLANE);
-        split.images.pixels.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));
+        append_planes(planes, split);
     }
     Ok(())
+}
+
+/// Appends an image of three planes, R, G, B.
+fn append_planes(planes: &[u8], split: &mut Split) {
+    let (red, rest) = planes.split_at(PLANE);
+    let (green, blue) = rest.split_at(PLANE);
+    split.images.pixels.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));
 }
 
 /// Names of the classes: the lines of `text` that are not empty.
@@ -156,8 +171,11 @@ pub fn read(place: &Path, layout: &Layout) -> Result<Contents> {
     if let Some(folder) = folder(place, layout) {
         return read_folder(&folder, layout);
     }
+    if let Some(folder) = python_folder(place, layout) {
+        return python::read_folder(&folder, layout);
+    }
     let python = layout.python.iter().find(|name| place.join(name).exists());
-    let found = python.map(|name| format!(" ({name} is the version for Python, which is not read)")).unwrap_or_default();
+    let found = python.map(|name| format!(" ({name} is the version for Python, which is read when it is unpacked)")).unwrap_or_default();
     let problem = format!(
         "has neither {}, nor {}/, nor {}{found}; {}, and name it or its folder by --data-dir",
         layout.train[0],
@@ -178,6 +196,26 @@ pub fn archive(place: &Path, layout: &Layout) -> Option<PathBuf> {
 fn folder(place: &Path, layout: &Layout) -> Option<PathBuf> {
     let has_one = |folder: &PathBuf| layout.train.iter().chain([&layout.test]).any(|file| folder.join(file).is_file());
     [place.to_path_buf(), place.join(layout.folder)].into_iter().find(has_one)
+}
+
+/// The folder at `place` with files of the version for Python.
+fn python_folder(place: &Path, layout: &Layout) -> Option<PathBuf> {
+    let has_one = |folder: &PathBuf| folder.join(layout.meta).is_file() && folder.join(python::name(layout.test)).is_file();
+    [place.to_path_buf(), place.join(layout.python[0])].into_iter().find(has_one)
+}
+
+/// The version for Python of either set, if `place` is its folder or holds that.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_python(place: &Path) -> Result<Option<(Vec<String>, [Split; 2])>> {
+    for layout in [&CIFAR10, &CIFAR100] {
+        if let Some(folder) = python_folder(place, layout) {
+            let (names, splits) = python::read_folder(&folder, layout)?;
+            return Ok(Some((names.unwrap_or_default(), splits)));
+        }
+    }
+    Ok(None)
 }
 
 fn read_folder(folder: &Path, layout: &Layout) -> Result<Contents> {

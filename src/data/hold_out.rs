@@ -11,23 +11,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Config`] naming `val-share` if that leaves nothing to validate on.
 pub fn hold_out(dataset: Dataset, share: f64, seed: u64) -> Result<(Dataset, Dataset)> {
-    let labels = &dataset.train.labels;
-    let mut held = vec![false; labels.len()];
-    let mut classes = vec![Vec::new(); dataset.classes.len()];
-    labels.iter().enumerate().for_each(|(index, &label)| classes[label as usize].push(index));
-    for (class, mut members) in (0..).zip(classes) {
-        let taken = ((share * members.len() as f64).round() as usize).min(members.len().saturating_sub(1));
-        let mut rng = generator(seed, Purpose::HoldOut, 0, class);
-        for place in 0..taken {
-            let other = place + below(&mut rng, (members.len() - place) as u64) as usize;
-            members.swap(place, other);
-            held[members[place]] = true;
-        }
-    }
-    if !held.contains(&true) {
-        let problem = format!("{share} of {} training samples of {} classes is none; give more", labels.len(), dataset.classes.len());
-        return Err(Error::config("val-share", problem));
-    }
+    let held = drawn(&dataset.train.labels, dataset.classes.len(), share, seed)?;
     let (stream, held_stream) = dataset.stream.as_ref().map(|stream| stream.hold_out(&held)).unzip();
     let validation = Dataset {
         train: Split { images: Images { shape: dataset.shape, pixels: Vec::new() }, labels: Vec::new() },
@@ -37,10 +21,35 @@ pub fn hold_out(dataset: Dataset, share: f64, seed: u64) -> Result<(Dataset, Dat
         classes: dataset.classes.clone(),
         mean: dataset.mean.clone(),
         std: dataset.std.clone(),
+        own: dataset.own.clone(),
         ..dataset
     };
     let train = part(&dataset.train, &held, false);
     Ok((Dataset { train, stream, ..dataset }, validation))
+}
+
+/// Which samples are held out: `share` of each class, rounded, but not its last one. `labels` are below `classes`.
+///
+/// # Errors
+/// [`Error::Config`] naming `val-share` if they are none.
+pub(super) fn drawn(labels: &[u32], classes: usize, share: f64, seed: u64) -> Result<Vec<bool>> {
+    let mut held = vec![false; labels.len()];
+    let mut members_of = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(index, &label)| members_of[label as usize].push(index));
+    for (class, mut members) in (0..).zip(members_of) {
+        let taken = ((share * members.len() as f64).round() as usize).min(members.len().saturating_sub(1));
+        let mut rng = generator(seed, Purpose::HoldOut, 0, class);
+        for place in 0..taken {
+            let other = place + below(&mut rng, (members.len() - place) as u64) as usize;
+            members.swap(place, other);
+            held[members[place]] = true;
+        }
+    }
+    if !held.contains(&true) {
+        let problem = format!("{share} of {} training samples of {classes} classes is none; give more", labels.len());
+        return Err(Error::config("val-share", problem));
+    }
+    Ok(held)
 }
 
 /// The samples of `split` that are held out, or the others.

@@ -6,6 +6,7 @@
 pub mod aedat;
 mod aedat2;
 mod aedat4;
+pub mod arrays;
 mod augment;
 pub mod auto_augment;
 mod bounds;
@@ -19,10 +20,13 @@ mod frame_cache;
 mod guard;
 mod hold_out;
 pub mod idx;
+pub mod images;
 mod jpeg;
 mod loader;
 mod mixup;
+mod moments;
 pub mod operations;
+pub mod own;
 pub mod photos;
 pub mod picture;
 mod prepare;
@@ -36,14 +40,18 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
-pub use catalogue::names;
+pub use catalogue::{is_own, names};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;
+pub use images::ImageFit;
 pub use loader::{Batch, Form, Loader, check_batch, epoch_order};
 pub use mixup::Mix;
+pub use moments::moments;
+pub use own::{Own, OwnReading};
 pub use photos::{PhotoReading, Photos};
 pub use prepare::{CACHE_FOLDER, Preparation, prepare};
 pub use published::{PublishedFile, published_files};
@@ -51,6 +59,7 @@ pub use stream::{Listener, Part, Stream, Told};
 pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};
 
 use crate::error::{Error, Result};
+use moments::Levels;
 
 /// More bytes than any file of a supported set holds: a header that promises more is damaged, and nothing is allocated for it.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -131,6 +140,8 @@ pub struct Dataset {
     pub std: Vec<f32>,
     /// Where samples come from that do not lie in memory; then both splits have labels and no images.
     pub stream: Option<Stream>,
+    /// What is known of a set of the user's own; none for one of the catalogue.
+    pub own: Option<Own>,
 }
 
 impl Dataset {
@@ -158,23 +169,21 @@ impl Dataset {
                 return Err(Error::config("label", problem));
             }
         }
-        let (mean, std) = moments(&train.images, max_value);
-        // A channel that never changes carries nothing; dividing it by 1 keeps it finite.
-        let std = std.iter().map(|&s| if s > 0.0 { s as f32 } else { 1.0 }).collect();
-        let mean = mean.iter().map(|&m| m as f32).collect();
-        Ok(Dataset { name: name.to_string(), shape, frames: 1, classes, train, test, max_value, mean, std, stream: None })
+        let (mean, std) = Levels::of(&train.images.pixels, shape[2]).normalisation(max_value);
+        Ok(Dataset { name: name.to_string(), shape, frames: 1, classes, train, test, max_value, mean, std, stream: None, own: None })
     }
 
     /// A set whose samples are read from disk when they are needed, as they are.
     fn streamed(name: &str, classes: Vec<String>, stream: Stream) -> Self {
         let (shape, frames) = match &stream {
             Stream::Events(events) => ([events.reading.size, events.reading.size, 2], events.reading.time_steps),
-            Stream::Photos(photos) => ([photos.reading.size, photos.reading.size, 3], 1),
+            Stream::Photos(photos) => (photos.reading.shape(), 1),
+            Stream::Values(values) => (values.shape, values.frames),
         };
         let split = |part: Part| Split { images: Images { shape, pixels: Vec::new() }, labels: stream.labels(part) };
         let (train, test) = (split(Part::Train), split(Part::Test));
         let (mean, std) = (vec![0.0; shape[2]], vec![1.0; shape[2]]);
-        Dataset { name: name.to_string(), shape, frames, classes, train, test, max_value: 255, mean, std, stream: Some(stream) }
+        Dataset { name: name.to_string(), shape, frames, classes, train, test, max_value: 255, mean, std, stream: Some(stream), own: None }
     }
 
     /// One split.
@@ -188,7 +197,7 @@ impl Dataset {
     /// What a checkpoint says of it.
     pub fn card(&self) -> DataCard {
         DataCard {
-            name: self.name.clone(),
+            name: self.label(),
             shape: self.shape,
             frames: self.frames,
             classes: self.classes.clone(),
@@ -198,17 +207,31 @@ impl Dataset {
         }
     }
 
-    /// The set as results name it: with the split, where there is more than one usual split.
-    pub fn title(&self) -> String {
-        match &self.stream {
-            Some(Stream::Events(events)) => format!("{} (split {:?})", self.name, events.reading.split).to_lowercase(),
-            _ => self.name.clone(),
+    /// Whether samples were held out of one heap to test on, so that there are none more to hold out.
+    pub fn is_divided(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.share.is_some())
+    }
+
+    /// Its name, and what its folder or file is called, if it is the user's own.
+    pub fn label(&self) -> String {
+        match &self.own {
+            Some(own) => format!("{} {}", self.name, own.place),
+            None => self.name.clone(),
         }
     }
 
-    /// Whether samples are pictures of one byte a value; those of recordings are values.
+    /// The set as results name it: with the split, where there is more than one usual split; with where it is, if it is the user's own.
+    pub fn title(&self) -> String {
+        match (&self.stream, &self.own) {
+            (_, Some(Own { share: Some(share), .. })) => format!("{} ({share} of each class to test on)", self.label()),
+            (Some(Stream::Events(events)), None) => format!("{} (split {:?})", self.name, events.reading.split).to_lowercase(),
+            _ => self.label(),
+        }
+    }
+
+    /// Whether samples are pictures of one byte a value; those of recordings, and some arrays, are values.
     pub fn has_bytes(&self) -> bool {
-        !matches!(self.stream, Some(Stream::Events(_)))
+        !matches!(self.stream, Some(Stream::Events(_) | Stream::Values(_)))
     }
 
     /// Values of a sample, `[frames][H][W][C]`.
@@ -254,32 +277,17 @@ impl DataCard {
     }
 }
 
-/// Mean and (population) standard deviation of each channel, in units of `max_value`. The sums are integers, hence exact.
-pub fn moments(images: &Images, max_value: u8) -> (Vec<f64>, Vec<f64>) {
-    let channels = images.shape[2].max(1);
-    let mut counts = vec![[0u64; 256]; channels];
-    for pixel in images.pixels.chunks_exact(channels) {
-        for (count, &value) in counts.iter_mut().zip(pixel) {
-            count[usize::from(value)] += 1;
-        }
-    }
-    let one = f64::from(max_value.max(1));
-    let of_channel = |count: &[u64; 256]| {
-        let sum = |power: u32| count.iter().zip(0u64..).map(|(n, value)| n * value.pow(power)).sum::<u64>() as f64;
-        let n = sum(0).max(1.0);
-        let mean = sum(1) / n;
-        (mean / one, (sum(2) / n - mean * mean).max(0.0).sqrt() / one)
-    };
-    counts.iter().map(of_channel).unzip()
-}
-
-/// How samples are made from the files of a streamed set. Sets in memory have no choice.
+/// How samples are made from files. Published sets in memory have no choice.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
     /// Recordings of an event camera.
     pub events: EventReading,
     /// Photos.
     pub photos: PhotoReading,
+    /// Arrays.
+    pub arrays: ArrayReading,
+    /// Sets of the user's own, of whatever kind.
+    pub own: OwnReading,
 }
 
 /// [`open`] with the paper's settings.

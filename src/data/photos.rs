@@ -1,5 +1,4 @@
-//! ImageNet: a folder with `train` and `val`, each with a folder of photos for each class. Photos are decoded when their batch is
-//! prepared, and cropped and resized as torchvision does it.
+//! Photos that are decoded when their batch is prepared, and cropped and resized as torchvision does it; how ImageNet lies in its folders.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -10,15 +9,17 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::augment::{below, uniform};
+use super::images::{ImageFit, square};
+use super::own::tree::Tree;
 use super::resample::{Area, bilinear, bilinear_part};
 use super::{Part, class_folders, picture};
 use crate::error::{Error, Result};
 
 /// What is taken for a photo.
-const EXTENSIONS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "ppm", "pgm", "pbm", "pnm"];
+pub(super) const EXTENSIONS: [&str; 11] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "ppm", "pgm", "pbm", "pnm"];
 
 /// Pictures of kinds that are not read.
-const NOT_READ: [&str; 7] = ["tif", "tiff", "gif", "heic", "avif", "jp2", "jxl"];
+pub(super) const NOT_READ: [&str; 7] = ["tif", "tiff", "gif", "heic", "avif", "jp2", "jxl"];
 
 /// Folders of the training and the test split.
 const FOLDERS: [&str; 2] = ["train", "val"];
@@ -31,15 +32,21 @@ const ASPECT: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 pub struct PhotoReading {
     /// Pixels a side of the input.
     pub size: usize,
-    /// Pixels of the shorter side of a test photo before its middle is cut out.
+    /// Pixels of the shorter side of a whole photo before its middle is cut out.
     pub resize: usize,
     /// Smallest and largest share of the area of a training photo that a random crop takes.
     pub crop_scale: [f64; 2],
+    /// 3 for colour, 1 for grey.
+    pub channels: usize,
+    /// How a whole photo becomes a square.
+    pub fit: ImageFit,
+    /// Whether training takes random crops; else whole photos, of which it cuts as of images in memory.
+    pub takes_part: bool,
 }
 
 impl Default for PhotoReading {
     fn default() -> Self {
-        PhotoReading { size: 224, resize: 256, crop_scale: [0.08, 1.0] }
+        PhotoReading { size: 224, resize: 256, crop_scale: [0.08, 1.0], channels: 3, fit: ImageFit::Crop, takes_part: true }
     }
 }
 
@@ -48,12 +55,12 @@ impl Default for PhotoReading {
 pub struct Photos {
     root: PathBuf,
     classes: Vec<String>,
-    /// Class and name of each photo, training and test.
+    /// Class and path of each photo, training and test.
     files: [Vec<(u32, OsString)>; 2],
-    /// Where they are, training and test.
-    folders: [&'static str; 2],
     /// Pictures of kinds that are not read, beside them.
     not_read: usize,
+    /// Further splits that are not read.
+    left_out: Vec<String>,
     /// How they are read.
     pub reading: PhotoReading,
 }
@@ -93,7 +100,9 @@ impl Photos {
                     let problem = format!("has no photos (.{}){others}; every class needs some in train/ and val/", EXTENSIONS.join(", ."));
                     return Err(Error::file(folder, problem));
                 }
-                Ok((found.files.into_iter().map(|file| (label as u32, file)).collect(), found.others))
+                let inner = Path::new(part).join(name);
+                let path = |file: OsString| (label as u32, inner.join(file).into_os_string());
+                Ok((found.files.into_iter().map(path).collect(), found.others))
             };
             let found: Vec<Result<(Vec<_>, usize)>> = classes.par_iter().enumerate().map(of_class).collect();
             let found: Result<Vec<(Vec<_>, usize)>> = found.into_iter().collect(); // of several errors, the first in order
@@ -103,19 +112,22 @@ impl Photos {
             })
         };
         let ((train, beside_train), (test, beside_test)) = (list(FOLDERS[0])?, list(FOLDERS[1])?);
-        Ok(Photos {
-            root: root.to_path_buf(),
-            classes,
-            files: [train, test],
-            folders: FOLDERS,
-            not_read: beside_train + beside_test,
-            reading,
-        })
+        let not_read = beside_train + beside_test;
+        Ok(Photos { root: root.to_path_buf(), classes, files: [train, test], not_read, left_out: Vec::new(), reading })
+    }
+
+    /// The photos of a set of the user's own.
+    pub(super) fn of(tree: Tree, reading: PhotoReading) -> Self {
+        let Tree { root, classes, files, not_read, left_out, .. } = tree;
+        Photos { root, classes, files, not_read, left_out, reading }
     }
 
     /// What to know about pictures that are there and not read, if there are any.
     pub fn note(&self) -> Option<String> {
-        (self.not_read > 0).then(|| format!("left out {}; convert them to PNG to use them", not_read(self.not_read)))
+        let pictures = (self.not_read > 0).then(|| format!("left out {}; convert them to PNG to use them", not_read(self.not_read)));
+        let splits = (!self.left_out.is_empty()).then(|| format!("note: not read: {}", self.left_out.join(", ")));
+        let notes: Vec<String> = pictures.into_iter().chain(splits).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 
     /// Names of the class folders.
@@ -135,8 +147,7 @@ impl Photos {
 
     /// Where a photo is.
     pub fn path(&self, part: Part, index: usize) -> PathBuf {
-        let (label, name) = &self.files[part as usize][index];
-        self.root.join(self.folders[part as usize]).join(&self.classes[*label as usize]).join(name)
+        self.root.join(&self.files[part as usize][index].1)
     }
 
     /// The set without the training photos that are `held` out, and one that is tested on these.
@@ -144,7 +155,7 @@ impl Photos {
         let [train, test] = &self.files;
         let part = |wanted: bool| train.iter().zip(held).filter(|(_, is_held)| **is_held == wanted).map(|(file, _)| file.clone()).collect();
         let rest = Photos { files: [part(false), test.clone()], ..self.clone() };
-        (rest, Photos { files: [Vec::new(), part(true)], folders: [FOLDERS[0]; 2], ..self.clone() })
+        (rest, Photos { files: [Vec::new(), part(true)], ..self.clone() })
     }
 
     /// Leaves out some photos.
@@ -153,20 +164,21 @@ impl Photos {
     /// [`Error::File`] if a class has none left.
     pub(super) fn remove(&mut self, paths: &HashSet<PathBuf>) -> Result<()> {
         for part in [Part::Train, Part::Test] {
-            let stay: Vec<bool> = (0..self.files[part as usize].len()).map(|index| !paths.contains(&self.path(part, index))).collect();
-            let mut stay = stay.into_iter();
-            self.files[part as usize].retain(|_| stay.next().unwrap_or(true));
+            let root = self.root.clone();
+            let gone: Vec<(u32, OsString)> = self.files[part as usize].extract_if(.., |file| paths.contains(&root.join(&file.1))).collect();
             let mut counts = vec![0; self.classes.len()];
             self.files[part as usize].iter().for_each(|file| counts[file.0 as usize] += 1);
-            if let Some(class) = counts.iter().position(|&count| count == 0) {
-                let folder = self.root.join(self.folders[part as usize]).join(&self.classes[class]);
-                return Err(Error::file(folder, "has no photo that can be read; get them again"));
+            // Of a set of the user's own a class may have had no photo to test on in the first place.
+            if let Some((label, path)) = gone.into_iter().find(|(label, _)| counts[*label as usize] == 0) {
+                let folder = self.root.join(path).parent().unwrap_or(&self.root).to_path_buf();
+                let problem = format!("has no photo that can be read of class {}; get them again", self.classes[label as usize]);
+                return Err(Error::file(folder, problem));
             }
         }
         Ok(())
     }
 
-    /// A training photo, a random part of it at `size`, `[size][size][3]`.
+    /// A training photo, a random part of it at `size`, `[size][size][C]`.
     ///
     /// # Errors
     /// What [`picture::read`] finds wrong.
@@ -174,17 +186,34 @@ impl Photos {
         let image = picture::read(&self.path(Part::Train, index))?;
         let (width, height) = image.dimensions();
         let Crop { at, size } = random_crop([height as usize, width as usize], self.reading.crop_scale, rng);
-        Ok(bilinear(&Area { pixels: image.as_raw(), stride: width as usize, at, size }, [self.reading.size; 2]))
+        let area = Area { pixels: image.as_raw(), stride: width as usize, at, size };
+        Ok(self.reading.in_channels(bilinear(&area, [self.reading.size; 2])))
     }
 
-    /// A photo as it is tested on, `[size][size][3]`: resized, and its middle.
+    /// A whole photo, `[size][size][C]`, as it is tested on.
     ///
     /// # Errors
     /// What [`picture::read`] finds wrong.
-    pub(super) fn middle(&self, part: Part, index: usize) -> Result<Vec<u8>> {
+    pub(super) fn whole(&self, part: Part, index: usize) -> Result<Vec<u8>> {
         let image = picture::read(&self.path(part, index))?;
         let (width, height) = image.dimensions();
-        Ok(middle(image.as_raw(), [height as usize, width as usize], self.reading.resize, self.reading.size))
+        Ok(square(image.as_raw(), [height as usize, width as usize], &self.reading))
+    }
+}
+
+impl PhotoReading {
+    /// Height, width and channels of a sample.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.size, self.size, self.channels]
+    }
+
+    /// Pixels `[…][3]` in the channels that are asked for; grey is that of Pillow.
+    pub(super) fn in_channels(&self, pixels: Vec<u8>) -> Vec<u8> {
+        if self.channels == 3 {
+            return pixels;
+        }
+        let grey = |&[r, g, b]: &[u8; 3]| ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8;
+        pixels.as_chunks().0.iter().map(grey).collect()
     }
 }
 

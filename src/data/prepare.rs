@@ -7,10 +7,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::frame_cache::FrameCache;
+use super::frame_cache::{self, FrameCache};
 use super::picture::DECODERS;
 use super::stream::{Listener, Told};
-use super::{Dataset, Events, MAX_FILE_BYTES, Part, Stream};
+use super::{Dataset, Events, MAX_FILE_BYTES, Part, Stream, images};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::file_lock::{self, Attempt};
@@ -26,23 +26,24 @@ pub struct Preparation {
     pub cache_dir: Option<PathBuf>,
     /// So many files that cannot be read are left out; with 0, none is looked for, and the first one met ends the run.
     pub skip_unreadable: usize,
+    /// Whether the squares of a set of pictures are written, so that later runs need not decode them.
+    pub converts: bool,
 }
 
-/// Makes a data set ready for training. A set in memory is ready.
+/// Makes a data set ready for training. A set in memory is ready. `root` is its folder, or the file that lists it.
 ///
 /// # Errors
 /// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses.
 pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
-    let Some(stream) = &mut dataset.stream else { return Ok(()) };
+    // A file that lists samples lies beside what is made from them.
+    let root = if root.is_file() { root.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { root };
+    let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
     if let Some(note) = stream.note() {
         tell(Told::Note(&note));
     }
-    if matches!(stream, Stream::Photos(_)) && preparation.skip_unreadable == 0 {
-        return Ok(());
-    }
     let folder = preparation.cache_dir.clone().unwrap_or_else(|| root.join(CACHE_FOLDER));
-    std::fs::create_dir_all(&folder).map_err(|e| refused(&folder, e))?;
     if preparation.skip_unreadable > 0 {
+        make(&folder)?;
         let bad = unreadable(stream, root, &folder, preparation.skip_unreadable, tell)?;
         if !bad.is_empty() {
             tell(Told::Note(&format!("left out {} files that cannot be read; `dsr data verify` names them", bad.len())));
@@ -50,10 +51,20 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
         stream.remove(&bad)?;
     }
     if let Stream::Events(events) = stream {
+        make(&folder)?;
         events.cache = Some(Arc::new(frames(events, root, &folder, tell)?));
     }
     (dataset.train.labels, dataset.test.labels) = (stream.labels(Part::Train), stream.labels(Part::Test));
-    Ok(())
+    let squares = squares(dataset, root, &folder, preparation.converts, tell)?;
+    if let (Some(own), Some(squares)) = (&mut dataset.own, &squares) {
+        own.squares = Some(squares.path.clone());
+    }
+    images::hold(dataset, squares.as_ref(), tell)?;
+    images::normalise(dataset, tell)
+}
+
+fn make(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| refused(folder, e))
 }
 
 /// The files that cannot be read, from the list of an earlier look at the same files, or by reading all. Only damaged contents are
@@ -101,7 +112,7 @@ fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result
     }
     let header = serde_json::json!({ "format": 1, "reading": events.reading, "recordings": recordings, "files": digest }).to_string();
     let path = folder.join(events.cache_name());
-    let open = || FrameCache::open(&path, &header, recordings, values);
+    let open = || FrameCache::open(&path, &header, recordings, values * size_of::<f32>());
     if let Some(cache) = open()? {
         return Ok(cache);
     }
@@ -112,8 +123,43 @@ fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result
     }
     atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
     tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())));
-    FrameCache::create(&path, &header, recordings, |recording| events.make(recording), tell)?;
+    FrameCache::create(&path, &header, recordings, |recording| events.make(recording).map(frame_cache::bytes), tell)?;
     open()?.ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
+}
+
+/// The squares of a set of pictures that is kept in memory, on disk; none if they are not there and not wanted there. They are what
+/// decoding gives, so training needs them only for its first minutes, and writes nothing beside somebody's pictures unasked.
+fn squares(dataset: &Dataset, root: &Path, folder: &Path, converts: bool, tell: Listener) -> Result<Option<FrameCache>> {
+    let (Some(Stream::Photos(photos)), Some((path, mut header, pictures))) = (&dataset.stream, images::cache(dataset, folder)) else {
+        return Ok(None);
+    };
+    if !converts && !path.exists() {
+        return Ok(None);
+    }
+    let first_test = photos.len(Part::Train);
+    let at = |place: usize| if place < first_test { (Part::Train, place) } else { (Part::Test, place - first_test) };
+    let file = |place: usize| photos.path(at(place).0, at(place).1);
+    let (digest, missing) = digest(root, 0, (0..pictures).map(file))?;
+    if let Some((_, error)) = missing.into_iter().next() {
+        return Err(error);
+    }
+    header["files"] = digest.into();
+    let (header, size) = (header.to_string(), dataset.sample_values());
+    let open = || FrameCache::open(&path, &header, pictures, size);
+    if let Some(cache) = open()? {
+        return Ok(Some(cache));
+    }
+    if !converts {
+        return Ok(None);
+    }
+    make(folder)?;
+    let _lock = lock(folder, tell)?;
+    if open()?.is_none() {
+        atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
+        tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())));
+        FrameCache::create(&path, &header, pictures, |place| photos.whole(at(place).0, at(place).1), tell)?;
+    }
+    open()?.map(Some).ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
 }
 
 /// Waits until no other process makes frames in `folder`. The system gives the lock back when a process ends, however it ends.

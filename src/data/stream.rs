@@ -1,4 +1,4 @@
-//! Samples that do not lie in memory: each is read from its file when its batch is prepared.
+//! Samples that are no images in memory: most are read from their file when their batch is prepared.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::arrays::Values;
 use super::augment::{Purpose, below, generator};
 use super::{Augment, Events, Photos, Pixels};
 use crate::error::{Error, Result};
@@ -26,6 +27,8 @@ pub enum Stream {
     Events(Events),
     /// Photos.
     Photos(Photos),
+    /// Samples that lie in memory and are no images of bytes.
+    Values(Values),
 }
 
 /// What random changes are a function of, beside the index of a sample.
@@ -38,10 +41,17 @@ pub(super) struct Chance {
 
 /// The bytes of a photo, and whether it is mirrored.
 fn picture(photos: &Photos, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>) -> Result<(Vec<u8>, bool)> {
-    let Some(Chance { augment, seed, epoch }) = chance else { return Ok((photos.middle(part, index)?, false)) };
-    let mut rng = generator(*seed, Purpose::Augment, *epoch, index as u64);
-    let cropped = photos.training(index, &mut rng)?;
-    let flip = augment.flip && below(&mut rng, 2) == 1;
+    let Some(Chance { augment, seed, epoch }) = chance else { return Ok((photos.whole(part, index)?, false)) };
+    let (cropped, flip) = if photos.reading.takes_part {
+        let mut rng = generator(*seed, Purpose::Augment, *epoch, index as u64);
+        let cropped = photos.training(index, &mut rng)?;
+        (cropped, augment.flip && below(&mut rng, 2) == 1)
+    } else {
+        // As the loader does with a picture in memory.
+        let (whole, mut drawn) = (photos.whole(part, index)?, Vec::new());
+        pixels.append_drawn_bytes(&whole, augment.crop_pad, augment.draw(*seed, *epoch, index as u64), &mut drawn);
+        (drawn, false)
+    };
     if augment.auto_augment.is_off() {
         return Ok((cropped, flip));
     }
@@ -69,6 +79,7 @@ impl Stream {
         match self {
             Stream::Events(events) => events.labels(part),
             Stream::Photos(photos) => photos.labels(part),
+            Stream::Values(values) => values.labels(part),
         }
     }
 
@@ -77,6 +88,7 @@ impl Stream {
         match self {
             Stream::Events(events) => events.path(part, index),
             Stream::Photos(photos) => photos.path(part, index),
+            Stream::Values(values) => values.path(),
         }
     }
 
@@ -87,6 +99,7 @@ impl Stream {
                 let (picture, flip) = picture(photos, pixels, part, index, chance)?;
                 pixels.fill(&picture, flip, out);
             }
+            (Stream::Values(values), chance) => values.fill(part, index, chance, out),
             (Stream::Events(events), None) => out.copy_from_slice(&events.frames(part, index)?),
             (Stream::Events(events), Some(Chance { augment, seed, epoch })) => {
                 let draw = augment.draw(*seed, *epoch, index as u64);
@@ -102,7 +115,7 @@ impl Stream {
 
     /// The same as bytes, which [`Pixels`] makes the same values of; for a set of pictures.
     pub(super) fn fill_bytes(&self, pixels: &Pixels, part: Part, index: usize, chance: Option<&Chance>, out: &mut [u8]) -> Result<()> {
-        let Stream::Photos(photos) = self else { return Err(Error::shape("a sample as bytes", "a picture", "a recording")) };
+        let Stream::Photos(photos) = self else { return Err(Error::shape("a sample as bytes", "a picture", "values")) };
         let (picture, flip) = picture(photos, pixels, part, index, chance)?;
         pixels.fill_bytes(&picture, flip, out);
         Ok(())
@@ -116,8 +129,9 @@ impl Stream {
                 let mut small = photos.clone();
                 small.reading.size = SIDE;
                 small.reading.resize = SIDE;
-                Ok(([SIDE, SIDE, 3], small.middle(part, index)?))
+                Ok((small.reading.shape(), small.whole(part, index)?))
             }
+            Stream::Values(values) => Ok(values.thumbnail(part, index)),
             Stream::Events(events) => {
                 let frames = events.frames(part, index)?;
                 let size = frames.len() / events.reading.time_steps.max(1);
@@ -135,6 +149,7 @@ impl Stream {
         match self {
             Stream::Events(events) => events.len(part),
             Stream::Photos(photos) => photos.len(part),
+            Stream::Values(values) => values.len(part),
         }
     }
 
@@ -156,6 +171,7 @@ impl Stream {
             let result = match self {
                 Stream::Events(events) => events.check(part, index),
                 Stream::Photos(photos) => super::picture::check(&photos.path(part, index)),
+                Stream::Values(_) => Ok(()), // they have been read
             };
             tell(Told::Done { what: "read", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
             result.err().map(|error| (place, error))
@@ -166,7 +182,7 @@ impl Stream {
     /// What to know about files that are there and not read, if there are any.
     pub fn note(&self) -> Option<String> {
         match self {
-            Stream::Events(_) => None,
+            Stream::Events(_) | Stream::Values(_) => None,
             Stream::Photos(photos) => photos.note(),
         }
     }
@@ -182,6 +198,10 @@ impl Stream {
                 let (rest, validation) = photos.hold_out(held);
                 (Stream::Photos(rest), Stream::Photos(validation))
             }
+            Stream::Values(values) => {
+                let (rest, validation) = values.hold_out(held);
+                (Stream::Values(rest), Stream::Values(validation))
+            }
         }
     }
 
@@ -190,6 +210,7 @@ impl Stream {
         match self {
             Stream::Events(events) => events.remove(paths),
             Stream::Photos(photos) => photos.remove(paths),
+            Stream::Values(_) => Ok(()),
         }
     }
 }

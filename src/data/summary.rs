@@ -88,12 +88,12 @@ impl Split {
 }
 
 /// Where a set differs from the published set of its name, a line each: image size, counts and, for the sets that are built in,
-/// checksums. Empty if it is what it should be.
+/// checksums. Empty if it is what it should be, and for a set of the user's own.
 ///
 /// # Errors
 /// [`Error::Config`] if the set has a name that is not known.
 pub fn problems(summary: &Summary) -> Result<Vec<String>> {
-    let published = &catalogue::find(&summary.dataset)?.published;
+    let Some(published) = &catalogue::find(&summary.dataset)?.published else { return Ok(Vec::new()) };
     let mut problems = Vec::new();
     if let Some(shape) = published.shape.filter(|&shape| shape != summary.shape) {
         problems.push(format!("images are {:?} (height, width, channels), published are {shape:?}", summary.shape));
@@ -150,7 +150,9 @@ pub fn contact_sheet(dataset: &Dataset, part: Part, columns: usize) -> Result<Ve
         let problem = format!("a sheet of {sheet_width}x{sheet_height} has more than {MAX_PIXELS} pixels; ask for fewer images a class");
         return Err(Error::config("per-class", problem));
     }
-    let level = |value: u8| (u32::from(value) * 255 / u32::from(dataset.max_value.max(1))).min(255) as u8;
+    // Thumbnails use the whole range.
+    let most = if dataset.stream.is_some() { u8::MAX } else { dataset.max_value.max(1) };
+    let level = |value: u8| (u32::from(value) * 255 / u32::from(most)).min(255) as u8;
     let mut sheet = RgbImage::from_pixel(sheet_width as u32, sheet_height as u32, Rgb([255, 255, 255]));
     for (row, indices) in rows.iter().enumerate() {
         for (column, &index) in indices.iter().enumerate() {

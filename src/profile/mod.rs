@@ -223,7 +223,7 @@ pub fn profile(work: Work, subject: &mut Subject, warmup: usize, steps: usize, t
         device: network.device().to_string(),
         mode: work,
         model: subject.config.model_name(),
-        images: subject.dataset().map_or_else(|| "random".into(), |dataset| dataset.name.clone()),
+        images: subject.dataset().map_or_else(|| "random".into(), |dataset| dataset.label()),
         seed: subject.config.seed,
         config: subject.config.to_table()?,
         warmup,

@@ -86,15 +86,7 @@ impl Config {
         self.check_augmentation()?;
         at_most("threads", self.threads, MAX_THREADS)?;
         share("dropout", self.dropout)?;
-        require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
-        require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
-        let resized = (self.image_size..=MAX_SIDE).contains(&self.image_resize);
-        require(resized, "image-resize", format!("{} is not in {}..={MAX_SIDE}: from image-size on", self.image_resize, self.image_size))?;
-        let [smallest, largest] = self.crop_scale;
-        let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
-        require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;
-        let padded = self.dataset == "imagenet" && self.crop_pad > 0;
-        require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
+        self.check_files()?;
         // TOML has no unsigned 64-bit integers, and the seed has to survive in a checkpoint.
         require(self.seed <= i64::MAX as u64, "seed", format!("{} is above {}", self.seed, i64::MAX))
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, ThresholdInit};
 use super::models::{self, Architecture};
-use crate::data::{AutoAugment, EventReading, EventSplit, FrameRule, Orientation, PhotoReading, Preparation, Reading};
+use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation};
 use crate::error::{Error, Result};
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
@@ -131,7 +131,7 @@ pub struct Config {
     #[serde(skip_serializing_if = "is_off")]
     pub mixup: f64,
     /// Share of each class of the training split that is held out of it as a validation split, on which `best` is then chosen; without
-    /// this there is none, and the test split decides, as in the reference.
+    /// this there is none, and the test split decides, as in the reference. Of a set without a test split it is that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_share: Option<f64>,
     /// Which recordings of DVS-CIFAR10 are tested on. Paper: dsr.
@@ -148,7 +148,22 @@ pub struct Config {
     pub image_resize: usize,
     /// Smallest and largest share of a training photo of ImageNet that a random crop takes. Paper: 0.08, 1.
     pub crop_scale: [f64; 2],
-    /// So many files of DVS-CIFAR10 or ImageNet that cannot be read are left out; with 0, the first one ends the run.
+    /// Channels of the pictures of `images`: 3 for colour, 1 for grey.
+    #[serde(skip_serializing_if = "is_colour")]
+    pub channels: usize,
+    /// How a picture of `images` becomes a square.
+    #[serde(skip_serializing_if = "ImageFit::is_default")]
+    pub image_fit: ImageFit,
+    /// Order of the axes of `arrays`.
+    #[serde(skip_serializing_if = "Layout::is_default")]
+    pub layout: Layout,
+    /// Mean of each channel of a set of the user's own, in units of the largest value; measured on its training split where it is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mean: Vec<f64>,
+    /// Standard deviation of each channel, likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub std: Vec<f64>,
+    /// So many files that cannot be read are left out; with 0, the first one ends the run.
     pub skip_unreadable: usize,
     /// Folder for frames of events and lists of unreadable files; `.dsr-cache` in the data set without this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -217,6 +232,11 @@ impl Default for Config {
             image_size: 224,
             image_resize: 256,
             crop_scale: [0.08, 1.0],
+            channels: COLOUR,
+            image_fit: ImageFit::Crop,
+            layout: Layout::Auto,
+            mean: Vec::new(),
+            std: Vec::new(),
             skip_unreadable: 0,
             cache_dir: None,
             seed: 0,
@@ -257,12 +277,19 @@ fn is_one(value: &usize) -> bool {
     *value == 1
 }
 
+/// Channels of a picture unless it is said to be grey.
+pub(super) const COLOUR: usize = 3;
+
+fn is_colour(channels: &usize) -> bool {
+    *channels == COLOUR
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
 
 /// Settings that are not written where they are these.
-fn unwritten() -> [(&'static str, String); 12] {
+fn unwritten() -> [(&'static str, String); 17] {
     [
         ("readout", "\"spikes\"".into()),
         ("schedule", "\"cosine\"".into()),
@@ -276,6 +303,11 @@ fn unwritten() -> [(&'static str, String); 12] {
         ("mixup", "0.0".into()),
         ("label_smoothing", "0.0".into()),
         ("slices", "1".into()),
+        ("channels", COLOUR.to_string()),
+        ("image_fit", "\"crop\"".into()),
+        ("layout", "\"auto\"".into()),
+        ("mean", "[]".into()),
+        ("std", "[]".into()),
     ]
 }
 
@@ -287,23 +319,6 @@ pub const MAX_THREADS: usize = 1024;
 const FREE_ON_RESUME: [&str; 5] = ["epochs", "lr", "data_dir", "cache_dir", "threads"];
 
 impl Config {
-    /// How samples are made from the files of a streamed data set.
-    pub fn reading(&self) -> Reading {
-        let events = EventReading {
-            time_steps: self.time_steps,
-            frames: self.event_frames,
-            orientation: self.event_orientation,
-            size: self.event_size,
-            split: self.event_split,
-        };
-        Reading { events, photos: PhotoReading { size: self.image_size, resize: self.image_resize, crop_scale: self.crop_scale } }
-    }
-
-    /// What is done with the files of a streamed data set before a run.
-    pub fn preparation(&self) -> Preparation {
-        Preparation { cache_dir: self.cache_dir.clone(), skip_unreadable: self.skip_unreadable }
-    }
-
     /// The neuron with its constants.
     pub fn neuron(&self) -> Neuron {
         let alpha = self.alpha as f32;

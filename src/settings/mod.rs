@@ -3,6 +3,7 @@
 mod augmentation;
 mod check;
 mod config;
+mod files;
 mod kinds;
 mod memory;
 pub mod models;

@@ -10,7 +10,7 @@ use crate::settings::models;
 use crate::settings::{Config, NeuronKind};
 
 /// Name and text of every built-in recipe.
-const BUILT_IN: [(&str, &str); 27] = [
+const BUILT_IN: [(&str, &str); 29] = [
     ("fashion-mnist-3k", include_str!("../../recipes/fashion-mnist-3k.toml")),
     ("fashion-mnist", include_str!("../../recipes/fashion-mnist.toml")),
     ("mnist", include_str!("../../recipes/mnist.toml")),
@@ -38,6 +38,8 @@ const BUILT_IN: [(&str, &str); 27] = [
     ("dvs-cifar10-lif", include_str!("../../recipes/dvs-cifar10-lif.toml")),
     ("dvs-cifar10-fast", include_str!("../../recipes/dvs-cifar10-fast.toml")),
     ("imagenet-if", include_str!("../../recipes/imagenet-if.toml")),
+    ("images", include_str!("../../recipes/images.toml")),
+    ("arrays", include_str!("../../recipes/arrays.toml")),
 ];
 
 /// The data set of a run that names none.

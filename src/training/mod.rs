@@ -96,7 +96,8 @@ pub const THRESHOLD_SAMPLES: usize = 32;
 /// what [`checkpoint::load_start`] finds wrong, and that of a sample that cannot be read.
 pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin) -> Result<Run> {
     config.check()?;
-    let (dataset, validation) = match config.val_share {
+    let config = config.normalised_as(&dataset);
+    let (dataset, validation) = match config.val_share.filter(|_| !dataset.is_divided()) {
         None => (dataset, None),
         Some(share) => {
             let (rest, held) = hold_out(Arc::unwrap_or_clone(dataset), share, config.seed)?;

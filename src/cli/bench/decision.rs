@@ -239,7 +239,7 @@ fn of_checkpoint(global: &Global, config: &Config, device: &Device, path: &File,
     loader.outcome()?;
     labels.truncate(wanted);
     images.truncate(wanted * frames * dataset.shape.iter().product::<usize>());
-    Ok(Shown { network, dataset: Some(dataset.name.clone()), shape: dataset.shape, images, frames, labels })
+    Ok(Shown { network, dataset: Some(dataset.label()), shape: dataset.shape, images, frames, labels })
 }
 
 /// A new network, and random images.

@@ -74,7 +74,7 @@ impl Shown<'_> {
         let mut tail = vec![
             config.model_name(),
             config.neuron.name().into(),
-            self.dataset.name.clone(),
+            self.dataset.label(),
             config.weight_bits.to_string(),
             config.seed.to_string(),
             self.network.device().to_string(),

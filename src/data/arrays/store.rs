@@ -1,0 +1,181 @@
+//! Files with arrays in them, and which of the arrays are images and labels of which split.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use zip::ZipArchive;
+
+use super::{Array, Kind, MOST_BYTES, npy};
+use crate::data::class_folders;
+use crate::data::guard::guarded;
+use crate::error::{Error, Result};
+use crate::regular_file;
+
+/// Where arrays are.
+pub enum Store {
+    /// An `.npz`, which is a zip archive of `.npy` files.
+    Npz(PathBuf),
+    /// A folder of `.npy` files.
+    Folder(PathBuf),
+    /// A `.safetensors` file.
+    Tensors(PathBuf, Vec<u8>),
+}
+
+/// Keys of the images and labels of each split.
+#[derive(Debug, PartialEq)]
+pub struct Found {
+    /// What is trained on.
+    pub train: [String; 2],
+    /// What is tested on, if it is apart.
+    pub test: Option<[String; 2]>,
+}
+
+/// Keys of arrays that an archive may have.
+const MOST_KEYS: usize = 1 << 16;
+
+impl Store {
+    /// What is at `place`, by its ending.
+    ///
+    /// # Errors
+    /// [`Error::File`] for what is none of the three.
+    pub fn open(place: &Path) -> Result<Store> {
+        let extension = place.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+        match extension.as_str() {
+            _ if place.is_dir() => Ok(Store::Folder(place.to_path_buf())),
+            "npz" => Ok(Store::Npz(place.to_path_buf())),
+            "npy" => {
+                regular_file::open(place)?;
+                let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
+                Ok(Store::Folder(folder.unwrap_or(Path::new(".")).to_path_buf()))
+            }
+            "safetensors" => Ok(Store::Tensors(place.to_path_buf(), regular_file::read(place, MOST_BYTES)?)),
+            _ => Err(Error::file(place, "is no .npz, .npy or .safetensors, and no folder of .npy files; see docs/data.md")),
+        }
+    }
+
+    /// Names of the arrays.
+    pub fn keys(&self) -> Result<Vec<String>> {
+        let mut keys = match self {
+            Store::Npz(path) => guarded(path, || {
+                let archive = archive(path)?;
+                if archive.len() > MOST_KEYS {
+                    return Err(Error::file(path, format!("has more than {MOST_KEYS} files in it; name another file")));
+                }
+                Ok(archive.file_names().flatten().filter_map(|name| Some(name.strip_suffix(".npy")?.to_string())).collect::<Vec<_>>())
+            })?,
+            Store::Folder(folder) => {
+                let names = class_folders::files(folder, &["npy"])?;
+                let stem = |name: &std::ffi::OsString| Path::new(name).file_stem()?.to_str().map(String::from);
+                names.iter().filter_map(stem).collect()
+            }
+            Store::Tensors(path, bytes) => tensors(path, bytes)?.names().into_iter().map(String::from).collect(),
+        };
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// How errors name an array; with an empty key, what all of them are in.
+    pub fn path(&self, key: &str) -> PathBuf {
+        let (Store::Npz(path) | Store::Folder(path) | Store::Tensors(path, _)) = self;
+        match self {
+            _ if key.is_empty() => path.clone(),
+            Store::Tensors(..) => path.join(key.replace(char::is_control, "?")),
+            _ => path.join(format!("{}.npy", key.replace(char::is_control, "?"))),
+        }
+    }
+
+    /// An array by its name.
+    ///
+    /// # Errors
+    /// What [`npy::read`] finds wrong; [`Error::File`] for another type.
+    pub fn read(&self, key: &str) -> Result<Array> {
+        let shown = self.path(key);
+        match self {
+            Store::Npz(path) => guarded(&shown, || {
+                let length = regular_file::open(path)?.metadata().map_err(Error::io(path))?.len();
+                let mut archive = archive(path)?;
+                let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
+                npy::read(&shown, BufReader::new(entry), length)
+            }),
+            Store::Folder(_) => {
+                let file = regular_file::open(&shown)?;
+                let length = file.metadata().map_err(Error::io(&shown))?.len();
+                npy::read(&shown, file, length)
+            }
+            Store::Tensors(path, bytes) => {
+                let found = tensors(path, bytes)?;
+                let tensor = found.tensor(key).map_err(|e| Error::file(&shown, format!("cannot be read ({e}); get it again")))?;
+                let kind = match tensor.dtype() {
+                    Dtype::U8 => Kind::U8,
+                    Dtype::I8 => Kind::Int(true, 1),
+                    Dtype::I16 => Kind::Int(true, 2),
+                    Dtype::I32 => Kind::Int(true, 4),
+                    Dtype::I64 => Kind::Int(true, 8),
+                    Dtype::U16 => Kind::Int(false, 2),
+                    Dtype::U32 => Kind::Int(false, 4),
+                    Dtype::U64 => Kind::Int(false, 8),
+                    Dtype::F32 => Kind::F32,
+                    Dtype::F64 => Kind::F64,
+                    other => {
+                        let problem = format!("has values of the type {other:?}; images are u8, f32 or f64, labels integers");
+                        return Err(Error::file(shown, problem));
+                    }
+                };
+                Ok(Array { kind, sizes: tensor.shape().to_vec(), bytes: tensor.data().to_vec() })
+            }
+        }
+    }
+
+    /// Finds images and labels by their names.
+    ///
+    /// # Errors
+    /// [`Error::File`] with the names that there are.
+    pub fn find(&self) -> Result<Found> {
+        let keys = self.keys()?;
+        find(&keys).ok_or_else(|| {
+            let mut shown = keys.iter().take(8).map(|key| key.chars().take(24).collect::<String>()).collect::<Vec<_>>().join(", ");
+            shown = shown.replace(char::is_control, "?");
+            let expected =
+                "expected are x_train and y_train (or train_images and train_labels), x_test and y_test, or x and y; see docs/data.md";
+            Error::file(self.path(""), format!("has no images and labels by name (it has: {shown}); {expected}"))
+        })
+    }
+}
+
+/// Images and labels of each split, by the names that people give them.
+pub(super) fn find(keys: &[String]) -> Option<Found> {
+    const IMAGES: [&str; 8] = ["x", "images", "image", "data", "frames", "inputs", "imgs", "arr_0"];
+    const LABELS: [&str; 7] = ["y", "labels", "label", "targets", "target", "classes", "arr_1"];
+    const TESTS: [&str; 4] = ["test", "val", "valid", "validation"];
+    let plain = |key: &str| key.to_ascii_lowercase().replace(['-', '.', '/', ' '], "_");
+    let named = |words: &[&str], split: &str| {
+        let forms = words.iter().flat_map(|word| match split {
+            "" => vec![word.to_string()],
+            _ => vec![format!("{word}_{split}"), format!("{split}_{word}"), format!("{word}{split}"), format!("{split}{word}")],
+        });
+        forms.into_iter().find_map(|form| keys.iter().find(|key| plain(key) == form)).cloned()
+    };
+    let pair = |split: &str| Some([named(&IMAGES, split)?, named(&LABELS, split)?]);
+    match pair("train") {
+        Some(train) => Some(Found { train, test: TESTS.iter().find_map(|split| pair(split)) }),
+        None => pair("").map(|train| Found { train, test: None }),
+    }
+}
+
+fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>> {
+    ZipArchive::new(BufReader::new(regular_file::open(path)?)).map_err(|e| damaged(path, &e))
+}
+
+fn damaged(path: &Path, error: &zip::result::ZipError) -> Error {
+    let words: String = error.to_string().chars().take(120).collect::<String>().replace(char::is_control, " ");
+    Error::file(path, format!("is no archive that can be read ({words}); get it again"))
+}
+
+fn tensors<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
+    SafeTensors::deserialize(bytes).map_err(|e| {
+        let words: String = e.to_string().chars().take(120).collect::<String>().replace(char::is_control, " ");
+        Error::file(path, format!("is no .safetensors that can be read ({words}); get it again"))
+    })
+}

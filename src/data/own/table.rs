@@ -1,0 +1,90 @@
+//! Lists of samples as text: a CSV file with a path and a label a row, and Tiny-ImageNet's `val_annotations.txt`.
+
+use std::path::Path;
+
+use super::part_of;
+use crate::data::Part;
+use crate::error::{Error, Result};
+
+/// Bytes that a list may have.
+pub const MOST_BYTES: u64 = 1 << 28;
+
+/// Names that the first row may give to the columns.
+const PATH: [&str; 7] = ["path", "file", "filename", "file_name", "image", "image_path", "filepath"];
+const LABEL: [&str; 5] = ["label", "class", "target", "class_name", "category"];
+const SPLIT: [&str; 4] = ["split", "set", "subset", "partition"];
+
+/// A row of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The file, from the folder of the list.
+    pub path: String,
+    /// Its class.
+    pub label: String,
+    /// The split, with its rank, where the list says one.
+    pub part: Option<(Part, usize)>,
+    /// Columns of other names that were asked for, as far as the list has them.
+    pub others: Vec<Option<String>>,
+}
+
+/// The rows of a CSV file: a first row that names its columns (path, label, and split if there is one, in any order), then one a sample.
+/// `others` are further columns that are wanted.
+///
+/// # Errors
+/// [`Error::File`] with the row for a column that is missing, an empty cell, an unknown split, or text that is no CSV.
+pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text));
+    let damaged = |e: csv::Error| Error::file(path, format!("is no CSV file ({}); mend it", e.to_string().replace(char::is_control, " ")));
+    let heads = reader.headers().map_err(damaged)?.clone();
+    let place = |names: &[&str]| heads.iter().position(|head| names.iter().any(|name| head.eq_ignore_ascii_case(name)));
+    let needed = |names: &[&str]| {
+        let shown: Vec<&str> = heads.iter().take(8).collect();
+        let shown = shown.join(",").chars().take(80).collect::<String>().replace(char::is_control, "?");
+        let problem = format!("its first row \"{shown}\" names no column {}; begin it with path,label or path,label,split", names[0]);
+        place(names).ok_or_else(|| Error::file(path, problem))
+    };
+    let (path_at, label_at, split_at) = (needed(&PATH)?, needed(&LABEL)?, place(&SPLIT));
+    let others: Vec<Option<usize>> = others.iter().map(|name| place(&[name])).collect();
+    let mut rows = Vec::new();
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(damaged)? {
+        let line = record.position().map_or(0, csv::Position::line);
+        let cell = |at: usize, what: &str| match record.get(at) {
+            Some(cell) if !cell.is_empty() => Ok(cell.to_string()),
+            _ => Err(Error::file(path, format!("line {line} has no {what}; mend it"))),
+        };
+        let part = match split_at {
+            None => None,
+            Some(at) => {
+                let word = cell(at, "split")?;
+                let unknown = || {
+                    let word: String = word.chars().take(40).collect::<String>().replace(char::is_control, "?");
+                    Error::file(path, format!("line {line} has the split \"{word}\"; known are train, val, valid and test"))
+                };
+                Some(part_of(&word).ok_or_else(unknown)?)
+            }
+        };
+        let others = others.iter().map(|at| at.and_then(|at| record.get(at)).filter(|cell| !cell.is_empty()).map(String::from)).collect();
+        rows.push(Row { path: cell(path_at, "path")?, label: cell(label_at, "label")?, part, others });
+    }
+    if rows.is_empty() {
+        return Err(Error::file(path, "has no rows below its first one; name a file with samples"));
+    }
+    Ok(rows)
+}
+
+/// File and class of each line of Tiny-ImageNet's `val_annotations.txt`, which is parted by tabs; what comes behind is a box.
+///
+/// # Errors
+/// [`Error::File`] with the line that has no class, or is no text.
+pub fn annotations(path: &Path, text: &[u8]) -> Result<Vec<(String, String)>> {
+    let text = std::str::from_utf8(text).map_err(|_| Error::file(path, "is no text; get it again"))?;
+    let pair = |(line, text): (usize, &str)| {
+        let mut words = text.split('\t').map(str::trim);
+        match (words.next(), words.next()) {
+            (Some(file), Some(class)) if !file.is_empty() && !class.is_empty() => Ok((file.to_string(), class.to_string())),
+            _ => Err(Error::file(path, format!("line {} is no file and class, parted by a tab; get it again", line + 1))),
+        }
+    };
+    text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(pair).collect()
+}

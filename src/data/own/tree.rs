@@ -1,0 +1,211 @@
+//! Which files a set of the user's own has, of which class and split: folders of classes, or a list.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use super::table::{self, Row};
+use super::{OwnReading, in_order, part_of};
+use crate::data::hold_out::drawn;
+use crate::data::{Part, class_folders};
+use crate::error::{Error, Result};
+use crate::regular_file;
+
+/// What is taken for a sample.
+pub struct Kinds {
+    /// What one is called, in the plural.
+    pub what: &'static str,
+    /// Endings of files that are read, in lower case.
+    pub read: &'static [&'static str],
+    /// Endings of files that are of the same nature and not read.
+    pub not_read: &'static [&'static str],
+}
+
+/// The samples of a set, as files.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tree {
+    /// The folder that paths begin at.
+    pub root: PathBuf,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// Class and path of each sample, training and test.
+    pub files: [Vec<(u32, OsString)>; 2],
+    /// Files that are there and not read.
+    pub not_read: usize,
+    /// Further splits that are not read.
+    pub left_out: Vec<String>,
+    /// Share of each class that was taken out to test on, where the set has no test split.
+    pub share: Option<f64>,
+    /// Columns of a list that were asked for, beside each sample; empty rows for folders.
+    pub others: [Vec<Vec<Option<String>>>; 2],
+}
+
+/// A file before classes have numbers.
+struct Sample {
+    class: String,
+    file: OsString,
+    others: Vec<Option<String>>,
+}
+
+/// What one split, or the whole set, was found to hold.
+#[derive(Default)]
+struct Found {
+    samples: Vec<Sample>,
+    not_read: usize,
+}
+
+/// Lists the samples at `place`: a folder with `train` and `val`, `valid` or `test`, each with a folder for each class; a folder with a
+/// folder for each class, which is divided as `reading` says; or a CSV file, for which `others` are further columns that are wanted.
+///
+/// # Errors
+/// [`Error::File`] for what is none of these, a class without samples, or one that is tested on alone; [`Error::Config`] naming
+/// `val-share` where there is nothing to test on.
+pub fn list(place: &Path, kinds: &Kinds, reading: &OwnReading, others: &[&str]) -> Result<Tree> {
+    if !place.is_dir() {
+        return table(place, kinds, reading, others);
+    }
+    let folders = class_folders::folders(place)?;
+    let mut splits: Vec<(usize, usize, &str)> = Vec::new();
+    splits.extend(folders.iter().filter_map(|name| part_of(name).map(|(part, rank)| (part as usize, rank, name.as_str()))));
+    splits.sort_unstable();
+    let named = |part: Part| splits.iter().filter(move |split| split.0 == part as usize).map(|split| split.2);
+    let Some(train) = named(Part::Train).next() else {
+        return divided(below(place, "", kinds)?, kinds, place, place, reading);
+    };
+    let mut tests = named(Part::Test);
+    let Some(test) = tests.next() else {
+        return divided(below(place, train, kinds)?, kinds, place, place, reading);
+    };
+    let is_annotated = place.join(test).join(ANNOTATIONS).is_file();
+    let test = if is_annotated { annotated(place, test)? } else { below(place, test, kinds)? };
+    let left_out = tests.map(|name| format!("{name}/")).collect();
+    Ok(Tree { left_out, ..together(below(place, train, kinds)?, test, kinds, place, place)? })
+}
+
+/// Tiny-ImageNet's list of what its validation photos are of.
+const ANNOTATIONS: &str = "val_annotations.txt";
+
+/// The samples in the class folders of `root/inner`.
+fn below(root: &Path, inner: &str, kinds: &Kinds) -> Result<Found> {
+    let (folder, what) = (root.join(inner), kinds.what);
+    let classes = class_folders::folders(&folder)?;
+    if classes.is_empty() {
+        let loose = class_folders::files(&folder, kinds.read)?.len();
+        let problem = if loose > 0 { format!("has {loose} {what} but no class folders") } else { "has no class folders in it".to_string() };
+        let layout = format!("expected are {what} in train/CLASS/ and val/CLASS/, or in CLASS/, below --data-dir (docs/data.md)");
+        return Err(Error::file(folder, format!("{problem}; {layout}")));
+    }
+    let found: Vec<Result<class_folders::Below>> =
+        classes.par_iter().map(|class| class_folders::files_below(&folder.join(class), kinds.read, kinds.not_read)).collect();
+    let mut all = Found::default();
+    for (class, found) in classes.iter().zip(found) {
+        let found = found?; // of several errors, the first in order
+        if found.files.is_empty() {
+            let problem = format!("has no {what} (.{}); put some there, or delete the folder", kinds.read.join(", ."));
+            return Err(Error::file(folder.join(class), problem));
+        }
+        let sample = |file: OsString| {
+            let file = Path::new(inner).join(class).join(file).into_os_string();
+            Sample { class: class.clone(), file, others: Vec::new() }
+        };
+        all.samples.extend(found.files.into_iter().map(sample));
+        all.not_read += found.others;
+    }
+    Ok(all)
+}
+
+/// The validation photos of Tiny-ImageNet, all in one folder.
+fn annotated(root: &Path, inner: &str) -> Result<Found> {
+    let list = root.join(inner).join(ANNOTATIONS);
+    let rows = table::annotations(&list, &regular_file::read(&list, table::MOST_BYTES)?)?;
+    let images = Path::new(inner).join("images");
+    let sample = |(file, class): (String, String)| Sample { class, file: images.join(file).into_os_string(), others: Vec::new() };
+    Ok(Found { samples: rows.into_iter().map(sample).collect(), not_read: 0 })
+}
+
+/// The samples of a CSV file; paths in it begin at its folder.
+fn table(place: &Path, kinds: &Kinds, reading: &OwnReading, others: &[&str]) -> Result<Tree> {
+    if !place.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+        let what = kinds.what;
+        return Err(Error::file(place, format!("is neither a folder of {what} nor a .csv that lists them; see docs/data.md")));
+    }
+    let rows = table::rows(place, &regular_file::read(place, table::MOST_BYTES)?, others)?;
+    let root = place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let taken = rows.iter().filter_map(|row| row.part.filter(|part| part.0 == Part::Test)).map(|part| part.1).min();
+    let has_train = rows.iter().any(|row| row.part.is_none_or(|part| part.0 == Part::Train));
+    if !has_train {
+        return Err(Error::file(place, "has no row with the split train; say which samples to train on"));
+    }
+    let (mut train, mut test, mut left_out) = (Found::default(), Found::default(), 0);
+    for Row { path, label, part, others } in rows {
+        let sample = Sample { class: label, file: path.into(), others };
+        match part {
+            None | Some((Part::Train, _)) => train.samples.push(sample),
+            Some((Part::Test, rank)) if Some(rank) == taken => test.samples.push(sample),
+            Some(_) => left_out += 1,
+        }
+    }
+    let tree = if taken.is_some() { together(train, test, kinds, place, root)? } else { divided(train, kinds, place, root, reading)? };
+    let left_out = if left_out > 0 { vec![format!("{left_out} rows of another split")] } else { Vec::new() };
+    Ok(Tree { left_out, ..tree })
+}
+
+/// A set with a test split of its own, at `place`, whose paths begin at `root`.
+fn together(train: Found, test: Found, kinds: &Kinds, place: &Path, root: &Path) -> Result<Tree> {
+    let mut tree = heap(train, root);
+    let numbers: HashMap<&str, u32> = tree.classes.iter().map(String::as_str).zip(0..).collect();
+    for Sample { class, file, others } in test.samples {
+        let Some(&label) = numbers.get(class.as_str()) else {
+            let class = class.chars().take(60).collect::<String>().replace(char::is_control, "?");
+            let problem = format!("is of class '{class}', of which there are no {} to train on; see docs/data.md", kinds.what);
+            return Err(Error::file(root.join(file), problem));
+        };
+        tree.files[1].push((label, file));
+        tree.others[1].push(others);
+    }
+    if tree.files[1].is_empty() {
+        return Err(Error::file(place, format!("has no {} to test on; see docs/data.md", kinds.what)));
+    }
+    tree.not_read += test.not_read;
+    Ok(tree)
+}
+
+/// All samples to train on, with the classes that they are of.
+fn heap(found: Found, root: &Path) -> Tree {
+    let classes = in_order(found.samples.iter().map(|sample| sample.class.clone()).collect());
+    let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let label = |class: &str| numbers.get(class).copied().unwrap_or_default(); // each one is there
+    let mut tree = Tree { root: root.to_path_buf(), not_read: found.not_read, ..Tree::default() };
+    for Sample { class, file, others } in found.samples {
+        tree.files[0].push((label(&class), file));
+        tree.others[0].push(others);
+    }
+    Tree { classes, ..tree }
+}
+
+/// A set of one heap, of which a share of each class is tested on.
+fn divided(found: Found, kinds: &Kinds, place: &Path, root: &Path, reading: &OwnReading) -> Result<Tree> {
+    let Some(share) = reading.share else {
+        let problem = format!(
+            "{} says of no {} that they are for testing: give --val-share 0.2 to test on a fifth of each class",
+            place.display(),
+            kinds.what
+        );
+        return Err(Error::config("val-share", problem));
+    };
+    let tree = heap(found, root);
+    let labels: Vec<u32> = tree.files[0].iter().map(|file| file.0).collect();
+    let held = drawn(&labels, tree.classes.len(), share, reading.seed)?;
+    let [all, _] = tree.files;
+    let [others, _] = tree.others;
+    Ok(Tree { files: parted(all, &held), others: parted(others, &held), share: Some(share), ..tree })
+}
+
+/// What is not held, and what is, each in order.
+fn parted<T>(all: Vec<T>, held: &[bool]) -> [Vec<T>; 2] {
+    let mut parts = [Vec::new(), Vec::new()];
+    all.into_iter().zip(held).for_each(|(one, &is_held)| parts[usize::from(is_held)].push(one));
+    parts
+}

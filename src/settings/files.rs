@@ -1,0 +1,83 @@
+//! How samples are made from files.
+
+use super::Config;
+use super::check::MAX_SIDE;
+use super::config::COLOUR;
+use crate::data::{ArrayReading, Dataset, EventReading, ImageFit, Layout, OwnReading, PhotoReading, Preparation, Reading, is_own};
+use crate::error::{Error, Result};
+
+impl Config {
+    /// How samples are made from the files of a data set that is read from disk.
+    pub fn reading(&self) -> Reading {
+        let events = EventReading {
+            time_steps: self.time_steps,
+            frames: self.event_frames,
+            orientation: self.event_orientation,
+            size: self.event_size,
+            split: self.event_split,
+        };
+        let resize = if self.image_resize == 0 { self.image_size } else { self.image_resize };
+        let photos = PhotoReading {
+            size: self.image_size,
+            resize,
+            crop_scale: self.crop_scale,
+            channels: self.channels,
+            fit: self.image_fit,
+            takes_part: self.takes_part(),
+        };
+        let arrays = ArrayReading { layout: self.layout, time_steps: self.time_steps };
+        let own = OwnReading { share: self.val_share, seed: self.seed, mean: self.mean.clone(), std: self.std.clone() };
+        Reading { events, photos, arrays, own }
+    }
+
+    /// What is done with the files of a data set before a run.
+    pub fn preparation(&self) -> Preparation {
+        Preparation { cache_dir: self.cache_dir.clone(), skip_unreadable: self.skip_unreadable, converts: false }
+    }
+
+    /// Whether training takes a random part of each photo; else a whole picture, padded and cut as those of a set in memory.
+    fn takes_part(&self) -> bool {
+        self.dataset == "imagenet" || self.crop_scale != [1.0, 1.0]
+    }
+
+    /// The same with the normalisation of a set of the user's own, which a checkpoint keeps: who uses it elsewhere need not have the
+    /// training split.
+    pub fn normalised_as(self, dataset: &Dataset) -> Config {
+        if dataset.own.is_none() {
+            return self;
+        }
+        // Through its shortest text, so that 0.4914 is not written as 0.49140000343322754; back in 32 bits it is the same.
+        let widened = |values: &[f32]| values.iter().map(|value| value.to_string().parse().unwrap_or(f64::from(*value))).collect();
+        Config { mean: widened(&dataset.mean), std: widened(&dataset.std), ..self }
+    }
+
+    /// Refuses settings of files that no run can have.
+    pub(super) fn check_files(&self) -> Result<()> {
+        let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
+        require((1..=128).contains(&self.event_size), "event-size", format!("{} is not in 1..=128", self.event_size))?;
+        require((1..=MAX_SIDE).contains(&self.image_size), "image-size", format!("{} is not in 1..={MAX_SIDE}", self.image_size))?;
+        let resized = self.image_resize == 0 || (self.image_size..=MAX_SIDE).contains(&self.image_resize);
+        require(resized, "image-resize", format!("{} is not in {}..={MAX_SIDE}: from image-size on", self.image_resize, self.image_size))?;
+        let [smallest, largest] = self.crop_scale;
+        let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
+        require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;
+        let (is_images, is_arrays) = (self.dataset == "images", self.dataset == "arrays");
+        let padded = self.crop_pad > 0 && (self.dataset == "imagenet" || is_images && self.takes_part());
+        require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
+        require(matches!(self.channels, 1 | 3), "channels", format!("{} is neither 1 (grey) nor 3 (colour)", self.channels))?;
+        let elsewhere = |name: &str, usual: bool, of: bool, whose: &str| {
+            require(usual || of, name, format!("{} has no such setting, only {whose} has; leave --{name} away", self.dataset))
+        };
+        elsewhere("channels", self.channels == COLOUR, is_images, "images")?;
+        elsewhere("image-fit", self.image_fit == ImageFit::Crop, is_images, "images")?;
+        elsewhere("layout", self.layout == Layout::Auto, is_arrays, "arrays")?;
+        elsewhere("mean", self.mean.is_empty(), is_own(&self.dataset), "a set of your own")?;
+        elsewhere("std", self.std.is_empty(), is_own(&self.dataset), "a set of your own")?;
+        let (mean, std) = (&self.mean, &self.std);
+        require(mean.len() == std.len(), "std", format!("{} numbers, --mean has {}; give one a channel to each", std.len(), mean.len()))?;
+        let is_number = |value: &f64| (*value as f32).is_finite();
+        require(mean.iter().all(is_number), "mean", format!("{mean:?} are not all numbers"))?;
+        let are_positive = std.iter().all(|value| is_number(value) && *value as f32 > 0.0);
+        require(are_positive, "std", format!("{std:?} are not all positive numbers"))
+    }
+}
