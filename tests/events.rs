@@ -296,7 +296,7 @@ fn unreadable_recordings_are_left_out_as_far_as_allowed() {
     fs::write(recording(folder.path(), "ship", 900), aedat2(&[])).unwrap();
     let allow = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path(), DSR);
-        prepared(&mut dataset, folder.path(), &Preparation { skip_unreadable, cache_dir: None }).map(|notes| (notes, dataset))
+        prepared(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }).map(|notes| (notes, dataset))
     };
     let error = allow(0).unwrap_err().to_string();
     assert!(error.contains("cifar10_bird_99.aedat: is no AEDAT file"), "{error}");

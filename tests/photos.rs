@@ -187,7 +187,7 @@ fn an_unreadable_photo_ends_the_pass_or_is_left_out() {
     fs::write(&bad, &half[..half.len() / 2]).unwrap();
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { cache_dir: None, skip_unreadable }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
         Ok::<Dataset, dsr::error::Error>(dataset)
     };
     let mut loader = Loader::train(Arc::new(ready(0).unwrap()), 5, Augment::default(), 1, 3, 0);
@@ -292,7 +292,7 @@ fn only_damaged_contents_are_remembered() {
     let class = folder.path().join("train/n02");
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { cache_dir: None, skip_unreadable }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
         Ok::<usize, dsr::error::Error>(dataset.train.len())
     };
     let lists = || {

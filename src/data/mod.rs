@@ -14,6 +14,7 @@ mod camera;
 mod catalogue;
 pub mod cifar;
 mod class_folders;
+mod cut;
 mod cutout;
 pub mod events;
 mod frame_cache;
