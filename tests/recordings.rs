@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use dsr::data::recordings::{ALWAYS, Event, Recording, parse, read};
+use dsr::data::FrameRule;
+use dsr::data::recordings::frames::{counts, from_frames};
+use dsr::data::recordings::named::gestures;
+use dsr::data::recordings::{ALWAYS, Content, Event, Recording, RecordingReading, load, parse, read};
 use proptest::prelude::*;
 
 #[path = "support/recordings.rs"]
 mod formats;
-use formats::{Row, aedat3, atis, dat, evt2, evt3, evt21, packet, raw, rows};
+use formats::{Row, aedat3, atis, dat, evt2, evt3, evt21, npy, npz, npz_of, packet, raw, rows};
 
 fn events(rows: &[Row]) -> Vec<Event> {
     rows.iter().map(|&(time, x, y, polarity)| Event { time, x, y, polarity }).collect()
@@ -169,6 +172,136 @@ fn damaged_recordings_are_named() {
     assert!(none.contains("has no events from 0 to 5 µs of its clock"), "{none}");
     let unknown = parse(Path::new("x.bin"), &atis(&few), None, ALWAYS).unwrap_err().to_string();
     assert!(unknown.contains("does not say how many pixels its camera has"), "{unknown}");
+}
+
+/// A reading of `-T 3`, frames of the size of the camera.
+fn reading() -> RecordingReading {
+    RecordingReading { time_steps: 3, ..RecordingReading::default() }
+}
+
+/// Frame, row, column, polarity and number of what is not 0 in frames of this size.
+fn listed(values: &[f32], [height, width]: [usize; 2]) -> Vec<(usize, usize, usize, usize, f32)> {
+    let place =
+        |(i, &n): (usize, &f32)| (n != 0.0).then_some((i / (2 * height * width), i / (2 * width) % height, i / 2 % width, i % 2, n));
+    values.iter().enumerate().filter_map(place).collect()
+}
+
+#[test]
+fn frames_count_events_where_they_lie() {
+    let (path, sensor) = (Path::new("x"), [4, 6]);
+    let rows = [(10, 5, 0, 1), (20, 0, 3, 0), (30, 0, 3, 0), (40, 4, 1, 1), (50, 1, 2, 1), (90, 2, 2, 0)];
+    let recording = Recording { sensor, events: events(&rows) };
+    let of = |reading: RecordingReading| counts(path, &recording, &reading).unwrap();
+    let by_number = [(0, 0, 5, 1, 1.0), (0, 3, 0, 0, 1.0), (1, 1, 4, 1, 1.0), (1, 3, 0, 0, 1.0), (2, 2, 1, 1, 1.0), (2, 2, 2, 0, 1.0)];
+    assert_eq!(listed(&of(reading()), sensor), by_number);
+    let frames = |reading| listed(&of(reading), sensor).iter().map(|found| (found.0, found.4)).collect::<Vec<_>>();
+    // By time, 26⅔ µs each; of 15 µs each, where the last event comes behind all frames.
+    assert_eq!(frames(RecordingReading { frames: FrameRule::Time, ..reading() }), [(0, 1.0), (0, 2.0), (1, 1.0), (1, 1.0), (2, 1.0)]);
+    assert_eq!(frames(RecordingReading { length: Some(15), ..reading() }), [(0, 1.0), (0, 1.0), (1, 1.0), (2, 1.0), (2, 1.0)]);
+    // More frames than there is time: the last ones are empty.
+    assert_eq!(frames(RecordingReading { length: Some(1000), ..reading() }).iter().map(|found| found.1).sum::<f32>(), 6.0);
+    // Two rows and three columns of the camera are one pixel.
+    let small = RecordingReading { size: Some([2, 2]), ..reading() };
+    assert_eq!(
+        listed(&of(small), [2, 2]),
+        [(0, 0, 1, 1, 1.0), (0, 1, 0, 0, 1.0), (1, 0, 1, 1, 1.0), (1, 1, 0, 0, 1.0), (2, 1, 0, 0, 1.0), (2, 1, 0, 1, 1.0)]
+    );
+    // Turned: where the first event, in the upper right corner, goes.
+    for (transpose, flip_x, flip_y, row, column) in [
+        (false, true, false, 0, 0),
+        (false, false, true, 3, 5),
+        (true, false, false, 5, 0),
+        (true, true, false, 5, 3),
+        (true, false, true, 0, 0),
+    ] {
+        let turned = RecordingReading { transpose, flip_x, flip_y, ..reading() };
+        let size = if transpose { [6, 4] } else { sensor };
+        assert!(listed(&of(turned), size).contains(&(0, row, column, 1, 1.0)), "{turned:?}");
+        // Frames that are given, [T][2][H][W], go the same way.
+        let mut given = vec![0.0; 3 * 2 * 24];
+        by_number.iter().for_each(|&(frame, y, x, p, n)| given[((frame * 2 + p) * 4 + y) * 6 + x] = n);
+        assert_eq!(from_frames(&given, sensor, &turned).unwrap(), of(turned));
+    }
+    // A clock that goes back within a frame counts, by more than one it does not.
+    let back = |by: i64| Recording { sensor, events: events(&[(1000, 0, 0, 0), (1030, 1, 1, 1), (1030 - by, 2, 2, 1)]) };
+    let fixed = RecordingReading { length: Some(20), ..reading() };
+    counts(path, &back(20), &fixed).unwrap();
+    let error = counts(path, &back(21), &fixed).unwrap_err().to_string();
+    assert!(error.contains("has a clock that goes back by 21 µs at event 2"), "{error}");
+    let error = counts(path, &back(0), &RecordingReading { time_steps: 4, ..reading() }).unwrap_err().to_string();
+    assert!(error.contains("has 3 events, fewer than the 4 frames"), "{error}");
+    // The usual size of a frame.
+    for (camera, size) in
+        [([34, 34], [34, 34]), ([128, 128], [64, 64]), ([240, 304], [48, 60]), ([720, 1280], [36, 64]), ([1, 2048], [1, 64])]
+    {
+        assert_eq!(reading().frame_size(camera).unwrap(), size, "{camera:?}");
+    }
+    let large = RecordingReading { time_steps: 255, size: Some([2048, 2048]), ..reading() }.frame_size([2048, 2048]).unwrap_err();
+    assert!(large.to_string().contains("frame-size: 255 frames of 2048x2048 have more than"), "{large}");
+}
+
+#[test]
+fn arrays_of_events_and_frames_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npz");
+    let loaded = |bytes: Vec<u8>, told: Option<[usize; 2]>| {
+        std::fs::write(&path, bytes).unwrap();
+        load(&path, told, ALWAYS).map_err(|e| e.to_string())
+    };
+    let written = rows(200, [60, 80], 7, 3);
+    for is_packed in [false, true] {
+        let expected = Recording { sensor: [60, 80], events: events(&written) };
+        assert_eq!(loaded(npz_of(&written, is_packed), Some([60, 80])), Ok(Content::Events(expected)));
+    }
+    std::fs::write(&path, npz_of(&written, true)).unwrap();
+    let Ok(Content::Events(part)) = load(&path, Some([60, 80]), 1007..1021) else { panic!("no events") };
+    assert_eq!(part.events, events(&written[1..3]));
+    // Whole numbers with a point, and −1 for darker.
+    let doubles = |values: &[f64]| npy("<f8", &[values.len()], &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    let of =
+        |t: &[f64], p: &[f64]| npz(&[("t", doubles(t)), ("x", doubles(&[1.0, 2.0])), ("y", doubles(&[3.0, 4.0])), ("p", doubles(p))], true);
+    let Ok(Content::Events(found)) = loaded(of(&[5.0, 6.0], &[-1.0, 1.0]), Some([60, 80])) else { panic!("no events") };
+    assert_eq!(found.events, events(&[(5, 1, 3, 0), (6, 2, 4, 1)]));
+    let values: Vec<f32> = (0..3 * 2 * 2 * 4).map(|value| value as f32 / 2.0).collect();
+    let frames = |kind: &str, sizes: &[usize]| {
+        npz(&[("frames", npy(kind, sizes, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>()))], false)
+    };
+    assert_eq!(loaded(frames("<f4", &[3, 2, 2, 4]), None), Ok(Content::Frames { frames: 3, sensor: [2, 4], values: values.clone() }));
+    let cases = [
+        (npz_of(&written, true), None, "does not say how many pixels its camera has"),
+        (npz_of(&written, true), Some([60, 70]), "outside the camera's 60x70 pixels"),
+        (npz_of(&[], true), Some([60, 80]), "has no events"),
+        (of(&[5.5, 6.0], &[0.0, 1.0]), Some([60, 80]), "x.npz/t.npy: value 0 is no whole number; times are microseconds"),
+        (of(&[5.0, 6.0], &[0.0]), Some([60, 80]), "has t, x, y, p of [2, 2, 2, 1] values"),
+        (of(&[5.0, f64::NAN], &[0.0, 0.0]), Some([60, 80]), "value 1 is no whole number"),
+        (frames("<f4", &[3, 4, 4]), None, "has sizes [3, 4, 4], and [T, 2, height, width] are wanted"),
+        (npz(&[("other", doubles(&[1.0]))], true), None, "has the arrays \"other\", and t, x, y, p (events) or frames are wanted"),
+    ];
+    for (bytes, told, problem) in cases {
+        let error = loaded(bytes, told).unwrap_err();
+        assert!(error.contains(problem) && error.contains("x.npz"), "{problem:?} is missing in {error:?}");
+    }
+}
+
+#[test]
+fn lists_of_gestures_are_read() {
+    let path = Path::new("user01_lab_labels.csv");
+    let good = b"class,startTime_usec,endTime_usec\r\n1,80048239,85092709\r\n11,90000000,90000001\n\n";
+    assert_eq!(gestures(path, good).unwrap(), [(0, 80_048_239..85_092_709), (10, 90_000_000..90_000_001)]);
+    let head = "class,startTime_usec,endTime_usec\n";
+    for (text, problem) in [
+        ("".to_string(), "does not begin with class,startTime_usec,endTime_usec"),
+        ("class,start,end\n".into(), "does not begin with"),
+        (format!("{head}1,2,3\n0,1,2\n"), "line 3 is no class of 1 to 11"),
+        (format!("{head}12,1,2\n"), "line 2"),
+        (format!("{head}1,2,2\n"), "line 2"),
+        (format!("{head}1,-2,2\n"), "line 2"),
+        (format!("{head}1,2\n"), "line 2"),
+        (format!("{head}1,2,99999999999999999999\n"), "line 2"),
+    ] {
+        let error = gestures(path, text.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("user01_lab_labels.csv: ") && error.contains(problem), "{error}");
+    }
 }
 
 proptest! {

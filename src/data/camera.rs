@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// Pixels a side of the camera of CIFAR10-DVS, a DVS128.
@@ -9,6 +11,37 @@ pub const SIDE: usize = 128;
 
 /// Height and width of a camera, in pixels.
 pub type Sensor = [usize; 2];
+
+/// Height and width as a user writes them: `480x640`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size(pub [usize; 2]);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let parts = text.split_once(['x', 'X']).map(|(height, width)| (height.trim().parse(), width.trim().parse()));
+        match parts {
+            Some((Ok(height), Ok(width))) => Ok(Size([height, width])),
+            _ => Err(format!("{text:?} is no height and width such as 48x64")),
+        }
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Size> for String {
+    fn from(Size([height, width]): Size) -> String {
+        format!("{height}x{width}")
+    }
+}
 
 /// More pixels a side than a camera has, whatever a file states.
 pub const MAX_SENSOR: usize = 2048;

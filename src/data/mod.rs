@@ -44,7 +44,8 @@ use serde::{Deserialize, Serialize};
 pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
-pub use catalogue::{is_own, names};
+pub use camera::{MAX_SENSOR, Size};
+pub use catalogue::{has_recordings, is_own, names};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;
@@ -56,6 +57,7 @@ pub use own::{Own, OwnReading};
 pub use photos::{PhotoReading, Photos};
 pub use prepare::{CACHE_FOLDER, Preparation, prepare};
 pub use published::{PublishedFile, published_files};
+pub use recordings::{EventChange, RecordingReading, Recordings};
 pub use stream::{Listener, Part, Stream, Told};
 pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};
 
@@ -180,6 +182,7 @@ impl Dataset {
             Stream::Events(events) => ([events.reading.size, events.reading.size, 2], events.reading.time_steps),
             Stream::Photos(photos) => (photos.reading.shape(), 1),
             Stream::Values(values) => (values.shape, values.frames),
+            Stream::Recordings(recordings) => ([recordings.size[0], recordings.size[1], 2], recordings.reading.time_steps),
         };
         let split = |part: Part| Split { images: Images { shape, pixels: Vec::new() }, labels: stream.labels(part) };
         let (train, test) = (split(Part::Train), split(Part::Test));
@@ -232,7 +235,7 @@ impl Dataset {
 
     /// Whether samples are pictures of one byte a value; those of recordings, and some arrays, are values.
     pub fn has_bytes(&self) -> bool {
-        !matches!(self.stream, Some(Stream::Events(_) | Stream::Values(_)))
+        !matches!(self.stream, Some(Stream::Events(_) | Stream::Values(_) | Stream::Recordings(_)))
     }
 
     /// Values of a sample, `[frames][H][W][C]`.
@@ -287,6 +290,8 @@ pub struct Reading {
     pub photos: PhotoReading,
     /// Arrays.
     pub arrays: ArrayReading,
+    /// Recordings of any event camera.
+    pub recordings: RecordingReading,
     /// Sets of the user's own, of whatever kind.
     pub own: OwnReading,
 }

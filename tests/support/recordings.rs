@@ -120,3 +120,47 @@ pub fn aedat3(source: &str, events: &[Row]) -> Vec<u8> {
     }
     bytes
 }
+
+/// NumPy's `.npy`.
+pub fn npy(kind: &str, sizes: &[usize], values: &[u8]) -> Vec<u8> {
+    let sizes: String = sizes.iter().map(|size| format!("{size}, ")).collect();
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    while (10 + header.len()) % 64 != 63 {
+        header.push(' ');
+    }
+    header.push('\n');
+    [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), values].concat()
+}
+
+/// An `.npz` of arrays by their names.
+pub fn npz(arrays: &[(&str, Vec<u8>)], is_packed: bool) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let method = if is_packed { zip::CompressionMethod::Deflated } else { zip::CompressionMethod::Stored };
+    for (name, bytes) in arrays {
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        writer.start_file(format!("{name}.npy"), options).unwrap();
+        std::io::Write::write_all(&mut writer, bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+/// Events as SpikingJelly writes them: 64-bit times, places and polarities of other widths.
+pub fn npz_of(events: &[Row], is_packed: bool) -> Vec<u8> {
+    let of = |kind: &str, bytes: fn(&Row) -> Vec<u8>| npy(kind, &[events.len()], &events.iter().flat_map(bytes).collect::<Vec<u8>>());
+    let arrays = [
+        ("t", of("<i8", |row| row.0.to_le_bytes().to_vec())),
+        ("x", of("<i2", |row| row.1.to_le_bytes().to_vec())),
+        ("y", of("<u4", |row| u32::from(row.2).to_le_bytes().to_vec())),
+        ("p", of("|b1", |row| vec![row.3])),
+    ];
+    npz(&arrays, is_packed)
+}
+
+/// Events of a class: most of them lie around a place of its own.
+pub fn of_class(class: usize, seed: u32, n: usize, sensor @ [height, width]: [u16; 2]) -> Vec<Row> {
+    let places = [[height / 4, width / 4], [3 * height / 4, width / 4], [height / 2, 3 * width / 4]];
+    let [y, x] = places[class % 3];
+    let near = |row: Row| (row.0, x - width / 10 + row.1 % (width / 5), y - height / 10 + row.2 % (height / 5), row.3);
+    let all = rows(n, sensor, 20, seed + 1000 * class as u32);
+    all.into_iter().enumerate().map(|(i, row)| if i % 4 == 0 { row } else { near(row) }).collect()
+}

@@ -3,9 +3,14 @@
 
 mod aedat3;
 mod atis;
+pub(super) mod change;
 mod evt2;
 mod evt3;
+pub mod frames;
+pub mod named;
+mod npz;
 mod prophesee;
+mod set;
 
 use std::io::Read;
 use std::ops::Range;
@@ -15,12 +20,17 @@ use super::aedat::{self, Version};
 pub use super::camera::Event;
 use super::camera::{Sensor, sensor};
 use super::guard::guarded;
-use super::{aedat2, aedat4};
+use super::own::Own;
+use super::{Dataset, Reading, Stream, aedat2, aedat4};
+pub use change::EventChange;
+pub use frames::RecordingReading;
+pub use set::Recordings;
+
 use crate::error::{Error, Result};
 use crate::regular_file;
 
 /// What files of recordings end in.
-pub const EXTENSIONS: [&str; 5] = ["aedat", "aedat4", "bin", "dat", "raw"];
+pub const EXTENSIONS: [&str; 6] = ["aedat", "aedat4", "bin", "dat", "npz", "raw"];
 
 /// More bytes than a recording has.
 const MAX_BYTES: u64 = 1 << 30;
@@ -38,6 +48,40 @@ pub struct Recording {
     pub sensor: Sensor,
     /// The events, in the order of the file; at least one.
     pub events: Vec<Event>,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Events.
+    Events(Recording),
+    /// Frames that somebody else has made of events.
+    Frames {
+        /// Number of frames.
+        frames: usize,
+        /// Height and width.
+        sensor: Sensor,
+        /// `[frames][2][H][W]`, darker and brighter.
+        values: Vec<f32>,
+    },
+}
+
+/// Opens a set: of the user's own, or the published one called `name`.
+pub(super) fn open(name: &'static str, is_own: bool, place: &Path, reading: &Reading) -> Result<Dataset> {
+    let recordings = Recordings::list(name, place, reading.recordings, &reading.own)?;
+    let share = recordings.share();
+    let own = is_own.then(|| Own { place: Own::name(place), share, is_normalised: true, squares: None });
+    let classes = recordings.classes().to_vec();
+    Ok(Dataset { own, ..Dataset::streamed(name, classes, Stream::Recordings(recordings)) })
+}
+
+/// What a file holds, of events those that happened `when`. `told` is the camera, where the file does not state it.
+///
+/// # Errors
+/// As [`read`]; [`Error::File`] for an `.npz` without events and frames.
+pub fn load(path: &Path, told: Option<Sensor>, when: Range<i64>) -> Result<Content> {
+    let is_npz = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"));
+    if is_npz { npz::read(path, told, when) } else { read(path, told, when).map(Content::Events) }
 }
 
 /// The events of a file that happened `when` (microseconds of its clock). `told` is the camera, where the file does not state it.
