@@ -15,7 +15,7 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 fn event((x, y, polarity, time): (u8, u8, u8, i64)) -> Event {
-    Event { time, x, y, polarity }
+    Event { time, x: x.into(), y: y.into(), polarity }
 }
 
 #[test]
@@ -195,7 +195,9 @@ fn of_two_streams_the_one_named_events_counts() {
     let packets: [&[(i16, i16, u8)]; 3] = [&[(1, 2, 1)], &[(3, 4, 0)], &[(5, 6, 1)]];
     let file = aedat4_of(0, &packets, |bytes| bytes, &[0, 3, 0]);
     let columns = |bytes: &[u8]| {
-        parse(Path::new("x.aedat4"), bytes).map(|events| events.iter().map(|event| event.x).collect::<Vec<u8>>()).map_err(|e| e.to_string())
+        parse(Path::new("x.aedat4"), bytes)
+            .map(|events| events.iter().map(|event| event.x).collect::<Vec<u16>>())
+            .map_err(|e| e.to_string())
     };
     let node = |id: u32, name: &str| {
         format!(

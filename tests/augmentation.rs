@@ -172,7 +172,7 @@ fn pictures() -> Arc<Dataset> {
 fn batches_are_those_of_the_parts_in_their_order() {
     let dataset = pictures();
     let (pixels, shape, [seed, epoch]) = (Pixels::of(&dataset), dataset.shape, [4, 2]);
-    let how = Augment { crop_pad: 2, flip: true, auto_augment: AutoAugment::Cifar10, cutout: 4, mixup: 0.0 };
+    let how = Augment { crop_pad: 2, flip: true, auto_augment: AutoAugment::Cifar10, cutout: 4, mixup: 0.0, ..Augment::default() };
     let mixed = Augment { mixup: 0.5, ..how };
     let batches = |form, how| -> Vec<Batch> { Loader::train_as(form, dataset.clone(), 16, how, seed, epoch as usize, 0).collect() };
     let order = dsr::data::epoch_order(40, seed, epoch);

@@ -1,6 +1,6 @@
 //! Settings: recipes against the paper's table, precedence, every refusal, networks by name.
 
-use dsr::data::{EventSplit, FrameRule, Orientation};
+use dsr::data::{EventSplit, FrameRule, Orientation, Size};
 use dsr::network::{Kind, Network};
 use dsr::settings::{Config, NeuronKind, OptimizerKind};
 use dsr::settings::{models, recipes};
@@ -79,6 +79,10 @@ fn every_recipe_builds_its_network() {
             "fashion-mnist-3k" | "fashion-mnist" | "mnist" => ([28, 28, 1], 10),
             "digits-8x8" => ([8, 8, 1], 10),
             "dvs-cifar10" => ([48, 48, 2], 10),
+            "dvs-gesture" => ([64, 64, 2], 11),
+            "n-mnist" => ([34, 34, 2], 10),
+            "n-caltech101" => ([48, 64, 2], 101),
+            "events" => ([36, 64, 2], 3),
             "imagenet" => ([224, 224, 3], 1000),
             "cifar100" => ([32, 32, 3], 100),
             _ => ([32, 32, 3], 10),
@@ -337,6 +341,11 @@ fn settings_can_be_switched_off() {
     let file = of("ema = 0.9\nclip_norm = 1.0\nval_share = 0.1");
     let off = recipes::resolve(&Config::default(), &[file, of("ema = 0.0\nclip_norm = 0.0\nval_share = 0.0")]).unwrap();
     assert_eq!((off.ema, off.clip_norm, off.val_share), (None, None, None));
+    let camera = of("dataset = 'events'\nsensor = '3x4'\nframe_size = '1x2'\nframe_ms = 2.5");
+    let on = recipes::resolve(&Config::default(), std::slice::from_ref(&camera)).unwrap();
+    assert_eq!((on.sensor, on.frame_size, on.frame_ms), (Some(Size([3, 4])), Some(Size([1, 2])), Some(2.5)));
+    let off = recipes::resolve(&Config::default(), &[camera, of("sensor = '0x0'\nframe_size = '0x0'\nframe_ms = 0.0")]).unwrap();
+    assert_eq!((off.sensor, off.frame_size, off.frame_ms), (None, None, None));
     for name in ["cifar10-fast", "cifar100-fast", "dvs-cifar10-fast"] {
         let ann = recipes::resolve(&Config::default(), &[recipes::recipe(name).unwrap(), of("neuron = 'relu'")]);
         assert!(ann.is_ok(), "{name}: {ann:?}");

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dsr::data::{
-    Augment, AutoAugment, Batch, Dataset, Draw, Images, Loader, Part, Pixels, Split, check_batch, contact_sheet, epoch_order, load,
-    moments, names, problems, summarize,
+    Augment, AutoAugment, Batch, Dataset, Draw, EventChange, Images, Loader, Part, Pixels, Split, check_batch, contact_sheet, epoch_order,
+    load, moments, names, problems, summarize,
 };
 use proptest::prelude::*;
 
@@ -292,7 +292,14 @@ fn batch_sizes_are_checked() {
     }
 }
 
-const AUGMENT: Augment = Augment { crop_pad: 1, flip: true, auto_augment: AutoAugment::Off, cutout: 0, mixup: 0.0 };
+const AUGMENT: Augment = Augment {
+    crop_pad: 1,
+    flip: true,
+    auto_augment: AutoAugment::Off,
+    cutout: 0,
+    mixup: 0.0,
+    events: EventChange { roll: 0, rotate: 0.0, drop: 0.0 },
+};
 
 fn epoch(dataset: &Arc<Dataset>, batch: usize, seed: u64, epoch: usize, first_step: usize) -> Vec<Batch> {
     Loader::train(Arc::clone(dataset), batch, AUGMENT, seed, epoch, first_step).collect()

@@ -54,7 +54,7 @@ fn a_split_is_told_by_the_number_of_a_recording() {
 }
 
 fn event(x: u8, y: u8, polarity: u8, time: i64) -> Event {
-    Event { time, x, y, polarity }
+    Event { time, x: x.into(), y: y.into(), polarity }
 }
 
 /// Frame, row, column, polarity and number of what is not 0.

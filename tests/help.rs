@@ -60,9 +60,9 @@ fn help_fits_80_columns() {
 #[test]
 fn a_flag_stands_under_its_heading() {
     let of_files = |flag: &str| {
-        let starts =
-            ["--event", "--image-", "--crop-scale", "--channels", "--layout", "--mean", "--std", "--skip-unreadable", "--cache-dir"];
-        starts.iter().any(|start| flag.starts_with(start))
+        let starts = ["--image-", "--crop-scale", "--channels", "--layout", "--mean", "--std", "--skip-unreadable", "--cache-dir"];
+        let of_recordings = ["--event-split", "--event-frames", "--event-orientation", "--event-size", "--sensor", "--frame-", "--flip-x"];
+        starts.iter().chain(&of_recordings).chain(&["--flip-y", "--transpose"]).any(|start| flag.starts_with(start))
     };
     for command in ["train", "eval", "calibrate", "profile", "bench decision", "data info"] {
         let flags = flags(&help(command));

@@ -62,7 +62,7 @@ pub struct CalibrateArgs {
 }
 
 /// Settings of an ANN that its spiking network shares: what it reads and how large it is.
-const SHARED: [&str; 21] = [
+const SHARED: [&str; 27] = [
     "dataset",
     "data_dir",
     "cache_dir",
@@ -79,6 +79,12 @@ const SHARED: [&str; 21] = [
     "layout",
     "mean",
     "std",
+    "sensor",
+    "frame_size",
+    "frame_ms",
+    "flip_x",
+    "flip_y",
+    "transpose",
     "model",
     "widths",
     "blocks",

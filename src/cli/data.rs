@@ -46,7 +46,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Makes what saves training time: the frames of dvs-cifar10; the pictures of images, decoded and resized; the list of unreadable files with --skip-unreadable.
+    /// Makes what saves training time: the frames of recordings; the pictures of images, decoded and resized; the list of unreadable files with --skip-unreadable.
     Convert(Which),
 }
 
@@ -58,7 +58,7 @@ struct Which {
     /// Where its files are: a folder or, for CIFAR, the archive, or a file of arrays, or a list of pictures; not for the sets that are built in.
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
-    /// Frames of a recording of dvs-cifar10.
+    /// Frames of a recording.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
     /// Share of each class of images or arrays to test on, where they have no test split.
@@ -91,8 +91,8 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
     let output = global.output;
     match &args.command {
         Command::Info(_) => {
-            // Of a set of the user's own, mean and deviation are asked for, which only its files say.
-            let of_own = data::is_own(&config.dataset);
+            // Of pictures and arrays of the user's own, mean and deviation are asked for, which only their files say.
+            let of_own = data::is_own(&config.dataset) && !data::has_recordings(&config.dataset);
             let dataset = if of_own { dataset::ready(global, &config)? } else { dataset::open(&config)? };
             let summary = data::summarize(&dataset);
             match output {
@@ -115,6 +115,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let shown = path.display().to_string();
             let reading = match &dataset.stream {
                 Some(Stream::Events(events)) => format!(" ({})", events.reading),
+                Some(Stream::Recordings(recordings)) => format!(" ({recordings})"),
                 _ => String::new(),
             };
             print_object(output, &serde_json::json!({ "sheet": shown }), &format!("wrote {shown}{reading}"))
@@ -194,6 +195,7 @@ fn convert(global: &Global, config: &Config) -> anyhow::Result<()> {
     let dataset = dataset::converted(global, config)?;
     let made = match (&dataset.stream, &dataset.own) {
         (Some(Stream::Events(events)), _) => events.cached_at(),
+        (Some(Stream::Recordings(recordings)), _) => recordings.cached_at(),
         (_, Some(own)) => own.squares.as_deref(),
         _ => None,
     };
@@ -206,7 +208,7 @@ fn convert(global: &Global, config: &Config) -> anyhow::Result<()> {
     });
     let (name, train, test) = (dataset.label(), dataset.train.len(), dataset.test.len());
     let text = match made {
-        Some(path) if dataset.own.is_some() => {
+        Some(path) if dataset.has_bytes() => {
             let megabytes = path.metadata()?.len() as f64 / 1e6;
             let [height, width, channels] = dataset.shape;
             let of = format!("{train} + {test} pictures, decoded to {height}x{width}x{channels}");
@@ -274,6 +276,10 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
         Some(Stream::Events(events)) => format!(
             "{name}: recordings as {} frames of {height}x{width}, darker and brighter apart, {classes} classes\n{}\n\n",
             summary.frames, events.reading
+        ),
+        Some(Stream::Recordings(recordings)) => format!(
+            "{name}: recordings as {} frames of {height}x{width}, darker and brighter apart, {classes} classes\n{recordings}\n\n",
+            summary.frames
         ),
         _ => format!(
             "{name}: images of {height}x{width}, {channels} channel{}, values 0..={}, {classes} classes\nnormalised by mean {}, std {}\n\n",

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation};
+use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::models;
@@ -60,7 +60,7 @@ pub struct ReadingFlags {
     /// Recordings of dvs-cifar10 to test on: the last tenth of each class (dsr) or the first (spikingjelly).
     #[arg(long, value_enum, alias = "event_split")]
     event_split: Option<EventSplit>,
-    /// Frames of dvs-cifar10 hold equally many events (number) or take equally long (time).
+    /// Frames of dvs-cifar10, events and the sets like it hold equally many events (number) or take equally long (time).
     #[arg(long, value_enum, alias = "event_frames")]
     event_frames: Option<FrameRule>,
     /// Where a pixel lies in frames of dvs-cifar10: as in the paper (dsr), or a quarter turn from that (spikingjelly).
@@ -93,6 +93,24 @@ pub struct ReadingFlags {
     /// Standard deviation of each channel, likewise [default: measured].
     #[arg(long, value_name = "X,X,…", value_parser = parse_numbers)]
     std: Option<Numbers>,
+    /// Height and width of the camera of events in pixels, such as 480x640, where files do not state it.
+    #[arg(long, value_name = "HxW")]
+    sensor: Option<Size>,
+    /// Height and width of the frames of events and the sets like it, pixels of the camera are added up; 0x0 for the camera's, divided by what leaves at most 64 a side.
+    #[arg(long, value_name = "HxW", alias = "frame_size")]
+    frame_size: Option<Size>,
+    /// Milliseconds of a frame of events and the sets like it; what comes behind the last frame does not count; 0 for as --event-frames says.
+    #[arg(long, value_name = "X", alias = "frame_ms")]
+    frame_ms: Option<f64>,
+    /// Columns of events and the sets like it from right to left.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, alias = "flip_x")]
+    flip_x: Option<bool>,
+    /// Rows of events and the sets like it from bottom to top.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set, alias = "flip_y")]
+    flip_y: Option<bool>,
+    /// Columns of events and the sets like it become rows, before any flip.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
+    transpose: Option<bool>,
     /// Leave out up to N files that cannot be read, instead of stopping at the first [default: 0].
     #[arg(long, value_name = "N", alias = "skip_unreadable")]
     skip_unreadable: Option<usize>,
@@ -234,6 +252,15 @@ pub struct TrainingFlags {
     /// Side of a square of each training image that is zero for the network, at a random place, pixels; 0 without this.
     #[arg(long, value_name = "N")]
     cutout: Option<usize>,
+    /// Roll training frames of events and the sets like it by up to N pixels, up or down, left or right; 0 without this.
+    #[arg(long, value_name = "N", alias = "event_roll")]
+    event_roll: Option<usize>,
+    /// Rotate training frames of events and the sets like it by up to X degrees either way; 0 without this.
+    #[arg(long, value_name = "X", alias = "event_rotate")]
+    event_rotate: Option<f64>,
+    /// Leave out each event of a training recording of events and the sets like it with probability X; 0 without this.
+    #[arg(long, value_name = "X", alias = "event_drop")]
+    event_drop: Option<f64>,
     /// Mix the samples of a training batch, and their targets, in shares of the distribution Beta(X, X); 0 without this.
     #[arg(long, value_name = "X")]
     mixup: Option<f64>,

@@ -27,23 +27,48 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
     parse(path, &bytes)
 }
 
-/// The events in the bytes of a file, AEDAT 2.0 or 4.0. `path` is what errors name.
+/// What the first line of a file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// 2.0
+    Two,
+    /// 3.1
+    Three,
+    /// 4.0
+    Four,
+}
+
+/// The version of the bytes of a file.
+///
+/// # Errors
+/// [`Error::File`] for another version, or another format.
+pub(super) fn version(path: &Path, bytes: &[u8]) -> Result<Version> {
+    match bytes.strip_prefix(b"#!AER-DAT").unwrap_or_default() {
+        [b'2', b'.', ..] => Ok(Version::Two),
+        [b'3', b'.', b'1', ..] => Ok(Version::Three),
+        [b'4', b'.', ..] => Ok(Version::Four),
+        [version @ (b'1' | b'3'), b'.', ..] => Err(not_read(path, char::from(*version))),
+        _ => {
+            let start = &bytes[..bytes.len().min(12)];
+            let problem = format!("is no AEDAT file: begins with \"{}\" instead of \"#!AER-DAT\"; get it again", start.escape_ascii());
+            Err(Error::file(path, problem))
+        }
+    }
+}
+
+fn not_read(path: &Path, version: char) -> Error {
+    Error::file(path, format!("is AEDAT {version}.x, which is not read; convert it to AEDAT 2.0 or 4.0"))
+}
+
+/// The events in the bytes of a file of CIFAR10-DVS, AEDAT 2.0 or 4.0. `path` is what errors name.
 ///
 /// # Errors
 /// [`Error::File`] for another format or version, a body that is cut off, an event outside the camera, or no events.
 pub fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
-    let events = match bytes.strip_prefix(b"#!AER-DAT").unwrap_or_default() {
-        [b'2', b'.', ..] => aedat2::parse(path, bytes)?,
-        [b'4', b'.', ..] => guarded(path, || aedat4::parse(path, bytes))?,
-        [version @ (b'1' | b'3'), b'.', ..] => {
-            let problem = format!("is AEDAT {}.x, which is not read; convert it to AEDAT 2.0 or 4.0", char::from(*version));
-            return Err(Error::file(path, problem));
-        }
-        _ => {
-            let start = &bytes[..bytes.len().min(12)];
-            let problem = format!("is no AEDAT file: begins with \"{}\" instead of \"#!AER-DAT\"; get it again", start.escape_ascii());
-            return Err(Error::file(path, problem));
-        }
+    let events = match version(path, bytes)? {
+        Version::Two => aedat2::parse(path, bytes)?,
+        Version::Three => return Err(not_read(path, '3')),
+        Version::Four => guarded(path, || aedat4::parse(path, bytes, Some([SIDE; 2])))?.events,
     };
     if events.is_empty() {
         return Err(Error::file(path, "has no events; get it again"));

@@ -3,8 +3,11 @@
 
 use std::path::Path;
 
-use super::camera::{Event, SIDE};
+use super::camera::{Event, SIDE, Sensor};
 use crate::error::{Error, Result};
+
+/// The camera of these addresses, a DVS128.
+pub(super) const SENSOR: Sensor = [SIDE; 2];
 
 /// Bytes of an event.
 const RECORD: usize = 8;
@@ -47,9 +50,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
             continue; // a signal from outside, not a pixel
         }
         // The camera counts columns from the right and says 0 for brighter.
-        let (column, y) = ((address >> 1 & 127) as u8, (address >> 8 & 127) as u8);
+        let (column, y) = ((address >> 1 & 127) as u16, (address >> 8 & 127) as u16);
         let time = i64::from(u32::from_be_bytes([t0, t1, t2, t3]));
-        events.push(Event { time, x: SIDE as u8 - 1 - column, y, polarity: 1 - (address & 1) as u8 });
+        events.push(Event { time, x: SIDE as u16 - 1 - column, y, polarity: 1 - (address & 1) as u8 });
     }
     Ok(events)
 }

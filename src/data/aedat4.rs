@@ -7,7 +7,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::camera::{Event, SIDE};
+use super::camera::{Event, Sensor, sensor};
+use super::recordings::Recording;
 use crate::error::{Error, Result};
 
 /// First line of a file.
@@ -35,11 +36,12 @@ enum Compression {
     Zstd,
 }
 
-/// The events of all packets that hold events, in the order of the file.
+/// The events of all packets that hold events, in the order of the file; maybe none. The camera is that of the description of their
+/// stream where it is not `told`.
 ///
 /// # Errors
-/// [`Error::File`] for a damaged file (says at which byte) or an event outside the camera.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
+/// [`Error::File`] for a damaged file (says at which byte), an event outside the camera, or a camera that nobody states.
+pub(super) fn parse(path: &Path, bytes: &[u8], told: Option<Sensor>) -> Result<Recording> {
     let problem = |at: usize, what: &str| Error::file(path, format!("is damaged at byte {at}: {what}; get it again"));
     let truncated = |at: usize| problem(at, "it is cut off");
     if !bytes.starts_with(MAGIC) {
@@ -49,7 +51,8 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
     let size = u32_at(bytes, start).ok_or_else(|| truncated(start))? as usize;
     let header = bytes[start + 4..].get(..size).ok_or_else(|| truncated(start))?;
     let (compression, end, streams) = file_header(header).ok_or_else(|| problem(start, "its header is no table of the kind IOHE"))?;
-    let chosen = named_events(&streams);
+    let (chosen, stated) = named_events(&streams).unzip();
+    let sensor = sensor(path, told, stated.flatten())?;
     let compression = match compression {
         0 => Compression::None,
         1 | 2 => Compression::Lz4,
@@ -84,7 +87,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
             }
             room -= packet.len();
             let found = elements(&packet).ok_or_else(|| problem(at, "a packet of events is no table of the kind EVTS"))?;
-            append(path, at, found, &mut events)?;
+            append(path, at, found, sensor, &mut events)?;
         } else if !other {
             others.push(id);
             if others.len() > MAX_STREAMS {
@@ -93,37 +96,48 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Event>> {
         }
         at += 8 + size;
     }
-    Ok(events)
+    Ok(Recording { sensor, events })
 }
 
-/// The number of the one stream that the header's XML calls "events"; none if none or several have that name.
-fn named_events(streams: &str) -> Option<u32> {
-    // A stream is <node name="NUMBER" …> with <attr key="originalOutputName" …>NAME</attr> in it, before any node of its own.
-    let of_node = |node: &str| {
+/// The number of the one stream that the header's XML calls "events", and its camera if that is stated; none if none or several streams
+/// have that name.
+fn named_events(streams: &str) -> Option<(u32, Option<Sensor>)> {
+    // A stream is <node name="NUMBER" …> with <attr key="originalOutputName" …>NAME</attr> in it, before any node of its own; sizeX and
+    // sizeY are in one of those, called "info".
+    let mut found = streams.split("<node name=\"").enumerate().skip(1).filter_map(|(place, node)| {
         let number = node.split('"').next()?.parse().ok()?;
-        let (_, attribute) = node.split_once("\"originalOutputName\"")?;
-        let (_, rest) = attribute.split_once('>')?;
-        (rest.split('<').next()? == "events").then_some(number)
-    };
-    let mut found = streams.split("<node name=\"").skip(1).filter_map(of_node);
-    found.next().filter(|_| found.next().is_none())
+        (attribute(node, "originalOutputName")? == "events").then_some((place, number))
+    });
+    let (place, number) = found.next().filter(|_| found.next().is_none())?;
+    let mut nodes = streams.split("<node name=\"").skip(place);
+    let own = nodes.next().unwrap_or_default();
+    let info = nodes.next().filter(|node| node.starts_with("info\"")).unwrap_or(own);
+    let side = |key: &str| attribute(info, key).or_else(|| attribute(own, key))?.trim().parse().ok();
+    Some((number, side("sizeY").zip(side("sizeX")).map(|(height, width)| [height, width])))
+}
+
+/// The text of <attr key="KEY" …>TEXT</attr> in the XML of a node.
+fn attribute<'a>(node: &'a str, key: &str) -> Option<&'a str> {
+    let (_, attribute) = node.split_once(&format!("\"{key}\""))?;
+    let (_, rest) = attribute.split_once('>')?;
+    rest.split('<').next()
 }
 
 /// Appends the events of one packet, which begins at byte `at` of the file.
-fn append(path: &Path, at: usize, packet: &[[u8; EVENT]], events: &mut Vec<Event>) -> Result<()> {
+fn append(path: &Path, at: usize, packet: &[[u8; EVENT]], [height, width]: Sensor, events: &mut Vec<Event>) -> Result<()> {
     events.reserve(packet.len());
     for &[t0, t1, t2, t3, t4, t5, t6, t7, x0, x1, y0, y1, on, ..] in packet {
         let (x, y) = (i16::from_le_bytes([x0, x1]), i16::from_le_bytes([y0, y1]));
-        let inside = 0..SIDE as i16;
-        if !inside.contains(&x) || !inside.contains(&y) {
+        let (column, row) = (u16::try_from(x).unwrap_or(u16::MAX), u16::try_from(y).unwrap_or(u16::MAX));
+        if usize::from(column) >= width || usize::from(row) >= height {
             let problem = format!(
-                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the camera's {SIDE}x{SIDE} pixels; get it again",
+                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the camera's {height}x{width} pixels; get it again",
                 events.len()
             );
             return Err(Error::file(path, problem));
         }
         let time = i64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]);
-        events.push(Event { time, x: x as u8, y: y as u8, polarity: u8::from(on != 0) });
+        events.push(Event { time, x: column, y: row, polarity: u8::from(on != 0) });
     }
     Ok(())
 }

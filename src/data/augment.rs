@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::{AutoAugment, Dataset, Form, Hole, Stream};
+use super::{AutoAugment, Dataset, EventChange, Form, Hole, Stream};
 use crate::error::{Error, Result};
 
 /// Random changes of a training image.
@@ -22,6 +22,8 @@ pub struct Augment {
     pub auto_augment: AutoAugment,
     /// α of the distribution of shares in which the samples of a batch are mixed ([`super::Mix`]); 0 for none.
     pub mixup: f64,
+    /// What else happens to recordings.
+    pub events: EventChange,
 }
 
 /// What happens to one image.
@@ -125,6 +127,7 @@ pub(super) enum Purpose {
     Mixup = 4,
     AutoAugment = 5,
     Normalisation = 6,
+    Events = 7,
 }
 
 /// Random numbers of one purpose, epoch and image: the first three are the key of ChaCha8, the last is its stream.

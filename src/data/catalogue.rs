@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Events, Photos, Reading, Stream, arrays, cifar, events, idx, images, own};
+use super::{Dataset, Events, Photos, Reading, Stream, arrays, cifar, events, idx, images, own, recordings};
 use crate::error::{Error, Result};
 
 /// What is known about a set before it is read.
@@ -60,6 +60,8 @@ enum Source {
     Images,
     /// Arrays of the user's own.
     Arrays,
+    /// Recordings of any event camera, of the user's own or a published set.
+    Recordings,
 }
 
 const FASHION: &[&str] = &["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
@@ -83,7 +85,7 @@ const MNIST_MD5: &[(&str, &str)] = &[
 const CIFAR10_MD5: &[(&str, &str)] = &[("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")];
 const CIFAR100_MD5: &[(&str, &str)] = &[("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")];
 
-static CATALOGUE: [Entry; 11] = [
+static CATALOGUE: [Entry; 15] = [
     Entry {
         name: "fashion-mnist-3k",
         source: Source::BuiltInIdx([
@@ -220,6 +222,37 @@ static CATALOGUE: [Entry; 11] = [
     },
     Entry { name: "images", source: Source::Images, classes: &[], max_value: 255, normalisation: None, published: None },
     Entry { name: "arrays", source: Source::Arrays, classes: &[], max_value: 255, normalisation: None, published: None },
+    Entry { name: "events", source: Source::Recordings, classes: &[], max_value: 255, normalisation: None, published: None },
+    Entry {
+        name: "dvs-gesture",
+        source: Source::Recordings,
+        classes: &[],
+        max_value: 255,
+        normalisation: None,
+        published: Some(Published { shape: None, images: [1_176, 288], per_class: PerClass::Unknown, crc32c: None, md5: &[] }),
+    },
+    Entry {
+        name: "n-mnist",
+        source: Source::Recordings,
+        classes: &[],
+        max_value: 255,
+        normalisation: None,
+        published: Some(Published {
+            shape: None,
+            images: [60_000, 10_000],
+            per_class: PerClass::Counts([&MNIST_TRAIN, &MNIST_TEST]),
+            crc32c: None,
+            md5: &[],
+        }),
+    },
+    Entry {
+        name: "n-caltech101",
+        source: Source::Recordings,
+        classes: &[],
+        max_value: 255,
+        normalisation: None,
+        published: Some(Published { shape: None, images: [7_886, 823], per_class: PerClass::Unknown, crc32c: None, md5: &[] }),
+    },
 ];
 
 static NAMES: [&str; CATALOGUE.len()] = {
@@ -240,6 +273,11 @@ pub fn names() -> &'static [&'static str] {
 /// Whether a set is the user's own: nothing is known of it but what its files say.
 pub fn is_own(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && entry.published.is_none())
+}
+
+/// Whether the samples of a set are recordings of an event camera.
+pub fn has_recordings(name: &str) -> bool {
+    CATALOGUE.iter().any(|entry| entry.name == name && matches!(entry.source, Source::Events | Source::Recordings))
 }
 
 /// What is known about the set called `name`.
@@ -328,6 +366,10 @@ impl Entry {
                 return Ok(Dataset::streamed(name, photos.classes().to_vec(), Stream::Photos(photos)));
             }
             Source::Images => return images::open(name, from_disk("name its folder, or a CSV file that lists it,")?, reading),
+            Source::Recordings => {
+                let place = from_disk("see docs/data.md, and name its folder")?;
+                return recordings::open(name, self.published.is_none(), place, reading);
+            }
             Source::Arrays => return arrays::open(name, from_disk("name its file or folder")?, reading),
         };
         Dataset::new(name, classes, train, test, self.max_value)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::aedat::{self, Event, SIDE};
 use super::frame_cache::FrameCache;
-use super::{Part, class_folders};
+use super::{Part, class_folders, cut};
 use crate::error::{Error, Result};
 
 /// The classes, in the order of their labels.
@@ -293,55 +293,16 @@ fn number(file: &OsString, class: &str) -> Option<u32> {
 /// [`Error::File`] for fewer events than frames, or frames by time of a recording that takes none or whose clock jumps.
 pub fn counts(path: &Path, events: &[Event], reading: &EventReading) -> Result<Vec<f32>> {
     let frames = reading.time_steps;
-    if events.len() < frames {
-        let problem = format!("has {} events, fewer than the {frames} frames to be made of them; lower -T, or get it again", events.len());
-        return Err(Error::file(path, problem));
-    }
-    let begin = events.first().map_or(0, |event| event.time);
-    let time = i128::from(events.last().map_or(0, |event| event.time)) - i128::from(begin);
-    if reading.frames == FrameRule::Time {
-        check_clock(path, events, time, frames)?;
-    }
-    let a_frame = events.len() / frames;
     let mut counts = vec![0.0; frames * SIDE * SIDE * CHANNELS];
-    for (index, event) in events.iter().enumerate() {
-        let frame = match reading.frames {
-            FrameRule::Number => index / a_frame,
-            // The order of a file is that of time only within a frame.
-            FrameRule::Time => ((i128::from(event.time) - i128::from(begin)).max(0) * frames as i128 / time) as usize,
-        };
+    cut::each(path, events, reading.frames.into(), frames, |frame, event| {
         let (x, y) = (usize::from(event.x), usize::from(event.y));
         let (column, row) = match reading.orientation {
             Orientation::Dsr => (x, y),
             Orientation::Spikingjelly => (SIDE - 1 - y, x),
         };
-        counts[((frame.min(frames - 1) * SIDE + row) * SIDE + column) * CHANNELS + usize::from(event.polarity)] += 1.0;
-    }
+        counts[((frame * SIDE + row) * SIDE + column) * CHANNELS + usize::from(event.polarity)] += 1.0;
+    })?;
     Ok(counts)
-}
-
-/// Whether `time`, from the first to the last of `events`, can be cut into `frames`: a clock that goes back by more than a frame
-/// would mix frames, and one that goes forward by more than half of the time would leave many of them empty.
-fn check_clock(path: &Path, events: &[Event], time: i128, frames: usize) -> Result<()> {
-    if time <= 0 {
-        let problem =
-            format!("takes {time} µs from its first to its last event, so frames cannot be cut by time; use --event-frames number");
-        return Err(Error::file(path, problem));
-    }
-    let mut latest = i128::from(events.first().map_or(0, |event| event.time));
-    for (index, event) in events.iter().enumerate() {
-        let step = i128::from(event.time) - latest;
-        if -step * frames as i128 > time || frames > 2 && 2 * step > time {
-            let direction = if step < 0 { "back" } else { "forward" };
-            let problem = format!(
-                "has a clock that goes {direction} by {} µs at event {index}, so frames cannot be cut by time; use --event-frames number",
-                step.abs()
-            );
-            return Err(Error::file(path, problem));
-        }
-        latest = latest.max(event.time.into());
-    }
-    Ok(())
 }
 
 /// A frame, `[128][128][2]`, at `size`×`size`: bilinear between the four nearest pixels, without regard to those in between, as

@@ -14,6 +14,7 @@ mod camera;
 mod catalogue;
 pub mod cifar;
 mod class_folders;
+mod cut;
 mod cutout;
 pub mod events;
 mod frame_cache;
@@ -31,6 +32,7 @@ pub mod photos;
 pub mod picture;
 mod prepare;
 pub mod published;
+pub mod recordings;
 pub mod resample;
 mod stream;
 mod summary;
@@ -42,7 +44,8 @@ use serde::{Deserialize, Serialize};
 pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
-pub use catalogue::{is_own, names};
+pub use camera::{MAX_SENSOR, Size};
+pub use catalogue::{has_recordings, is_own, names};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;
@@ -54,6 +57,7 @@ pub use own::{Own, OwnReading};
 pub use photos::{PhotoReading, Photos};
 pub use prepare::{CACHE_FOLDER, Preparation, prepare};
 pub use published::{PublishedFile, published_files};
+pub use recordings::{EventChange, RecordingReading, Recordings};
 pub use stream::{Listener, Part, Stream, Told};
 pub use summary::{SplitSummary, Summary, contact_sheet, problems, summarize};
 
@@ -178,6 +182,7 @@ impl Dataset {
             Stream::Events(events) => ([events.reading.size, events.reading.size, 2], events.reading.time_steps),
             Stream::Photos(photos) => (photos.reading.shape(), 1),
             Stream::Values(values) => (values.shape, values.frames),
+            Stream::Recordings(recordings) => ([recordings.size[0], recordings.size[1], 2], recordings.reading.time_steps),
         };
         let split = |part: Part| Split { images: Images { shape, pixels: Vec::new() }, labels: stream.labels(part) };
         let (train, test) = (split(Part::Train), split(Part::Test));
@@ -230,7 +235,7 @@ impl Dataset {
 
     /// Whether samples are pictures of one byte a value; those of recordings, and some arrays, are values.
     pub fn has_bytes(&self) -> bool {
-        !matches!(self.stream, Some(Stream::Events(_) | Stream::Values(_)))
+        !matches!(self.stream, Some(Stream::Events(_) | Stream::Values(_) | Stream::Recordings(_)))
     }
 
     /// Values of a sample, `[frames][H][W][C]`.
@@ -285,6 +290,8 @@ pub struct Reading {
     pub photos: PhotoReading,
     /// Arrays.
     pub arrays: ArrayReading,
+    /// Recordings of any event camera.
+    pub recordings: RecordingReading,
     /// Sets of the user's own, of whatever kind.
     pub own: OwnReading,
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::frame_cache::{self, FrameCache};
 use super::picture::DECODERS;
 use super::stream::{Listener, Told};
-use super::{Dataset, Events, MAX_FILE_BYTES, Part, Stream, images};
+use super::{Dataset, Events, MAX_FILE_BYTES, Part, Recordings, Stream, images};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::file_lock::{self, Attempt};
@@ -50,9 +50,17 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
         }
         stream.remove(&bad)?;
     }
-    if let Stream::Events(events) = stream {
-        make(&folder)?;
-        events.cache = Some(Arc::new(frames(events, root, &folder, tell)?));
+    match stream {
+        Stream::Events(events) => {
+            make(&folder)?;
+            events.cache = Some(Arc::new(frames(&Made::of_events(events), |place| events.make(place), root, &folder, tell)?));
+        }
+        Stream::Recordings(recordings) => {
+            make(&folder)?;
+            let made = Made::of_recordings(recordings);
+            recordings.cache = Some(Arc::new(frames(&made, |place| recordings.make(place), root, &folder, tell)?));
+        }
+        Stream::Photos(_) | Stream::Values(_) => {}
     }
     (dataset.train.labels, dataset.test.labels) = (stream.labels(Part::Train), stream.labels(Part::Test));
     let squares = squares(dataset, root, &folder, preparation.converts, tell)?;
@@ -103,15 +111,38 @@ fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell:
     Ok(bad.into_iter().map(|(place, _)| path(place)).collect())
 }
 
+/// What a file of frames is made of.
+struct Made {
+    name: String,
+    /// Where each recording is.
+    paths: Vec<PathBuf>,
+    /// Values of each.
+    values: usize,
+    reading: serde_json::Value,
+}
+
+impl Made {
+    fn of_events(events: &Events) -> Made {
+        let paths = (0..events.recordings()).map(|recording| events.path_of(recording)).collect();
+        Made { name: events.cache_name(), paths, values: events.values(), reading: serde_json::json!(events.reading) }
+    }
+
+    fn of_recordings(recordings: &Recordings) -> Made {
+        let paths = (0..recordings.recordings()).map(|place| recordings.path_of(place)).collect();
+        Made { name: recordings.cache_name(), paths, values: recordings.values(), reading: recordings.made_of() }
+    }
+}
+
 /// The frames of all recordings, on disk; made by one process at a time.
-fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result<FrameCache> {
-    let (recordings, values) = (events.recordings(), events.values());
-    let (digest, missing) = digest(root, 0, (0..recordings).map(|recording| events.path_of(recording)))?;
+fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &Path, folder: &Path, tell: Listener) -> Result<FrameCache> {
+    let Made { name, paths, values, reading } = made;
+    let recordings = paths.len();
+    let (digest, missing) = digest(root, 0, paths.iter().cloned())?;
     if let Some((_, error)) = missing.into_iter().next() {
         return Err(error);
     }
-    let header = serde_json::json!({ "format": 1, "reading": events.reading, "recordings": recordings, "files": digest }).to_string();
-    let path = folder.join(events.cache_name());
+    let header = serde_json::json!({ "format": 1, "reading": reading, "recordings": recordings, "files": digest }).to_string();
+    let path = folder.join(name);
     let open = || FrameCache::open(&path, &header, recordings, values * size_of::<f32>());
     if let Some(cache) = open()? {
         return Ok(cache);
@@ -123,7 +154,7 @@ fn frames(events: &Events, root: &Path, folder: &Path, tell: Listener) -> Result
     }
     atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
     tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())));
-    FrameCache::create(&path, &header, recordings, |recording| events.make(recording).map(frame_cache::bytes), tell)?;
+    FrameCache::create(&path, &header, recordings, |place| make(place).map(frame_cache::bytes), tell)?;
     open()?.ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
 }
 

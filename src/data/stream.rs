@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use super::arrays::Values;
 use super::augment::{Purpose, below, generator};
-use super::{Augment, Events, Photos, Pixels};
+use super::recordings::change;
+use super::{Augment, Events, Photos, Pixels, Recordings};
 use crate::error::{Error, Result};
 
 /// Training or test split.
@@ -29,6 +30,8 @@ pub enum Stream {
     Photos(Photos),
     /// Samples that lie in memory and are no images of bytes.
     Values(Values),
+    /// Recordings of any event camera.
+    Recordings(Recordings),
 }
 
 /// What random changes are a function of, beside the index of a sample.
@@ -61,6 +64,15 @@ fn picture(photos: &Photos, pixels: &Pixels, part: Part, index: usize, chance: O
     Ok((picture, false))
 }
 
+/// All frames of a recording, `[T][H][W][2]`, in one picture, `[H][W][2]`.
+fn sum_of([height, width]: [usize; 2], frames: &[f32]) -> ([usize; 3], Vec<u8>) {
+    let size = height * width * 2;
+    let total: Vec<f32> = (0..size).map(|place| frames.iter().skip(place).step_by(size).sum()).collect();
+    let most = total.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+    // The root shows weak edges beside strong ones.
+    ([height, width, 2], total.iter().map(|&count| ((count / most).sqrt() * 255.0) as u8).collect())
+}
+
 /// What a long piece of work tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told<'a> {
@@ -80,6 +92,7 @@ impl Stream {
             Stream::Events(events) => events.labels(part),
             Stream::Photos(photos) => photos.labels(part),
             Stream::Values(values) => values.labels(part),
+            Stream::Recordings(recordings) => recordings.labels(part),
         }
     }
 
@@ -89,6 +102,7 @@ impl Stream {
             Stream::Events(events) => events.path(part, index),
             Stream::Photos(photos) => photos.path(part, index),
             Stream::Values(values) => values.path(),
+            Stream::Recordings(recordings) => recordings.path(part, index),
         }
     }
 
@@ -100,6 +114,12 @@ impl Stream {
                 pixels.fill(&picture, flip, out);
             }
             (Stream::Values(values), chance) => values.fill(part, index, chance, out),
+            (Stream::Recordings(recordings), None) => out.copy_from_slice(&recordings.frames(part, index)?),
+            (Stream::Recordings(recordings), Some(Chance { augment, seed, epoch })) => {
+                let (key, draw) = ([*seed, *epoch, index as u64], augment.draw(*seed, *epoch, index as u64));
+                let frames = recordings.frames(part, index)?;
+                change::change(&frames, recordings.size, draw, augment.crop_pad, &augment.events, key, out);
+            }
             (Stream::Events(events), None) => out.copy_from_slice(&events.frames(part, index)?),
             (Stream::Events(events), Some(Chance { augment, seed, epoch })) => {
                 let draw = augment.draw(*seed, *epoch, index as u64);
@@ -132,15 +152,8 @@ impl Stream {
                 Ok((small.reading.shape(), small.whole(part, index)?))
             }
             Stream::Values(values) => Ok(values.thumbnail(part, index)),
-            Stream::Events(events) => {
-                let frames = events.frames(part, index)?;
-                let size = frames.len() / events.reading.time_steps.max(1);
-                let total: Vec<f32> = (0..size).map(|place| frames.iter().skip(place).step_by(size).sum()).collect();
-                let most = total.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
-                // The root shows weak edges beside strong ones.
-                let bytes = total.iter().map(|&count| ((count / most).sqrt() * 255.0) as u8).collect();
-                Ok(([events.reading.size, events.reading.size, 2], bytes))
-            }
+            Stream::Events(events) => Ok(sum_of([events.reading.size; 2], &events.frames(part, index)?)),
+            Stream::Recordings(recordings) => Ok(sum_of(recordings.size, &recordings.frames(part, index)?)),
         }
     }
 
@@ -150,6 +163,7 @@ impl Stream {
             Stream::Events(events) => events.len(part),
             Stream::Photos(photos) => photos.len(part),
             Stream::Values(values) => values.len(part),
+            Stream::Recordings(recordings) => recordings.len(part),
         }
     }
 
@@ -172,6 +186,7 @@ impl Stream {
                 Stream::Events(events) => events.check(part, index),
                 Stream::Photos(photos) => super::picture::check(&photos.path(part, index)),
                 Stream::Values(_) => Ok(()), // they have been read
+                Stream::Recordings(recordings) => recordings.check(part, index),
             };
             tell(Told::Done { what: "read", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
             result.err().map(|error| (place, error))
@@ -184,6 +199,7 @@ impl Stream {
         match self {
             Stream::Events(_) | Stream::Values(_) => None,
             Stream::Photos(photos) => photos.note(),
+            Stream::Recordings(recordings) => recordings.note(),
         }
     }
 
@@ -202,6 +218,10 @@ impl Stream {
                 let (rest, validation) = values.hold_out(held);
                 (Stream::Values(rest), Stream::Values(validation))
             }
+            Stream::Recordings(recordings) => {
+                let (rest, validation) = recordings.hold_out(held);
+                (Stream::Recordings(rest), Stream::Recordings(validation))
+            }
         }
     }
 
@@ -211,6 +231,7 @@ impl Stream {
             Stream::Events(events) => events.remove(paths),
             Stream::Photos(photos) => photos.remove(paths),
             Stream::Values(_) => Ok(()),
+            Stream::Recordings(recordings) => recordings.remove(paths),
         }
     }
 }

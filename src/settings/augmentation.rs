@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::check::MAX_SIDE;
-use crate::data::Augment;
+use crate::data::{Augment, EventChange, has_recordings};
 use crate::error::{Error, Result};
 
 /// With a larger α every share is close to 1/2.
@@ -13,7 +13,9 @@ const MIN_ALPHA: f64 = 1e-3;
 impl Config {
     /// Random changes of training samples.
     pub fn augment(&self) -> Augment {
-        Augment { crop_pad: self.crop_pad, flip: self.flip, auto_augment: self.auto_augment, cutout: self.cutout, mixup: self.mixup }
+        let events = EventChange { roll: self.event_roll, rotate: self.event_rotate, drop: self.event_drop };
+        let Config { crop_pad, flip, auto_augment, cutout, mixup, .. } = *self;
+        Augment { crop_pad, flip, auto_augment, cutout, mixup, events }
     }
 
     /// Refuses settings that no run can have; what depends on the samples is refused by [`Augment::check`].
@@ -22,8 +24,22 @@ impl Config {
         let smoothing = self.label_smoothing;
         require((0.0..1.0).contains(&smoothing), "label-smoothing", format!("{smoothing} is not in 0 ≤ label-smoothing < 1"))?;
         let (policy, is_off) = (self.auto_augment.name(), self.auto_augment.is_off());
-        let problem = format!("{policy}: dvs-cifar10 has recordings of events, and it is for pictures; turn it off");
-        require(is_off || self.dataset != "dvs-cifar10", "auto-augment", problem)?;
+        let (set, of_recordings) = (&self.dataset, has_recordings(&self.dataset));
+        let problem = format!("{policy}: {set} has recordings of events, and it is for pictures; turn it off");
+        require(is_off || !of_recordings, "auto-augment", problem)?;
+        require(self.event_roll <= MAX_SIDE, "event-roll", format!("{} is above {MAX_SIDE}", self.event_roll))?;
+        let degrees = self.event_rotate;
+        require((0.0..=180.0).contains(&degrees), "event-rotate", format!("{degrees} is not in 0 ≤ event-rotate ≤ 180"))?;
+        let share = self.event_drop;
+        require((0.0..1.0).contains(&share), "event-drop", format!("{share} is not in 0 ≤ event-drop < 1"))?;
+        let other = !of_recordings || set == "dvs-cifar10";
+        for (name, is_off) in [("event-roll", self.event_roll == 0), ("event-rotate", degrees == 0.0), ("event-drop", share == 0.0)] {
+            require(
+                is_off || !other,
+                name,
+                format!("{set} has no such changes, only events and the sets like it have; leave --{name} away"),
+            )?;
+        }
         require(self.cutout <= MAX_SIDE, "cutout", format!("{} is above {MAX_SIDE}", self.cutout))?;
         let alpha = self.mixup;
         let inside = alpha == 0.0 || (MIN_ALPHA..=MAX_ALPHA).contains(&alpha);

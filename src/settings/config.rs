@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit};
 use super::models::{self, Architecture};
-use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation};
+use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
 use crate::error::{Error, Result};
 use crate::network::{Network, WeightGradient};
 use crate::ops::neuron::Neuron;
@@ -166,6 +166,33 @@ pub struct Config {
     /// Standard deviation of each channel, likewise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub std: Vec<f64>,
+    /// Height and width of the camera of `events`, where files do not state it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensor: Option<Size>,
+    /// Height and width of frames of `events` and of the sets like it; those of the camera, or a part of them, without this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_size: Option<Size>,
+    /// Milliseconds of a frame of `events` and of the sets like it; without this `event_frames` decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_ms: Option<f64>,
+    /// Columns of `events` and of the sets like it from right to left.
+    #[serde(skip_serializing_if = "is_false")]
+    pub flip_x: bool,
+    /// Rows of them from bottom to top.
+    #[serde(skip_serializing_if = "is_false")]
+    pub flip_y: bool,
+    /// Columns of them become rows, before any flip.
+    #[serde(skip_serializing_if = "is_false")]
+    pub transpose: bool,
+    /// Pixels by which training frames of events are rolled at most, up or down, left or right.
+    #[serde(skip_serializing_if = "is_none")]
+    pub event_roll: usize,
+    /// Degrees by which training frames of events are rotated at most, either way.
+    #[serde(skip_serializing_if = "is_off")]
+    pub event_rotate: f64,
+    /// Probability with which each event of a training recording is left out.
+    #[serde(skip_serializing_if = "is_off")]
+    pub event_drop: f64,
     /// So many files that cannot be read are left out; with 0, the first one ends the run.
     pub skip_unreadable: usize,
     /// Folder for frames of events and lists of unreadable files; `.dsr-cache` in the data set without this.
@@ -241,6 +268,15 @@ impl Default for Config {
             layout: Layout::Auto,
             mean: Vec::new(),
             std: Vec::new(),
+            sensor: None,
+            frame_size: None,
+            frame_ms: None,
+            flip_x: false,
+            flip_y: false,
+            transpose: false,
+            event_roll: 0,
+            event_rotate: 0.0,
+            event_drop: 0.0,
             skip_unreadable: 0,
             cache_dir: None,
             seed: 0,
@@ -293,7 +329,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Settings that are not written where they are these.
-fn unwritten() -> [(&'static str, String); 18] {
+fn unwritten() -> [(&'static str, String); 24] {
     [
         ("readout", "\"spikes\"".into()),
         ("schedule", "\"cosine\"".into()),
@@ -313,6 +349,12 @@ fn unwritten() -> [(&'static str, String); 18] {
         ("layout", "\"auto\"".into()),
         ("mean", "[]".into()),
         ("std", "[]".into()),
+        ("flip_x", "false".into()),
+        ("flip_y", "false".into()),
+        ("transpose", "false".into()),
+        ("event_roll", "0".into()),
+        ("event_rotate", "0.0".into()),
+        ("event_drop", "0.0".into()),
     ]
 }
 
@@ -460,8 +502,9 @@ impl Config {
     /// What stands for each setting that is not written; thresholds of some layers are then those of all.
     fn left_out(&self) -> Vec<(&'static str, String)> {
         let vth = format!("{:?}", self.vth);
-        let off = ["ema", "clip_norm", "val_share"].map(|key| (key, "0.0".to_string()));
-        unwritten().into_iter().chain([("vth_pooled", vth.clone()), ("vth_logits", vth)]).chain(off).collect()
+        let off = ["ema", "clip_norm", "val_share", "frame_ms"].map(|key| (key, "0.0".to_string()));
+        let none = ["sensor", "frame_size"].map(|key| (key, "\"0x0\"".to_string()));
+        unwritten().into_iter().chain([("vth_pooled", vth.clone()), ("vth_logits", vth)]).chain(off).chain(none).collect()
     }
 
     /// Settings that say what is so without them are left away, so that one run has one configuration.
@@ -473,6 +516,9 @@ impl Config {
             ema: unless(self.ema, 0.0),
             clip_norm: unless(self.clip_norm, 0.0),
             val_share: unless(self.val_share, 0.0),
+            frame_ms: unless(self.frame_ms, 0.0),
+            sensor: self.sensor.filter(|size| *size != Size([0, 0])),
+            frame_size: self.frame_size.filter(|size| *size != Size([0, 0])),
             ..self
         }
     }

@@ -3,8 +3,14 @@
 use super::Config;
 use super::check::MAX_SIDE;
 use super::config::COLOUR;
-use crate::data::{ArrayReading, Dataset, EventReading, ImageFit, Layout, OwnReading, PhotoReading, Preparation, Reading, is_own};
+use crate::data::{
+    ArrayReading, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading, RecordingReading,
+    Size, Stream, has_recordings, is_own,
+};
 use crate::error::{Error, Result};
+
+/// An hour.
+const MAX_FRAME_MS: f64 = 3_600_000.0;
 
 impl Config {
     /// How samples are made from the files of a data set that is read from disk.
@@ -27,7 +33,17 @@ impl Config {
         };
         let arrays = ArrayReading { layout: self.layout, time_steps: self.time_steps };
         let own = OwnReading { share: self.val_share, seed: self.seed, mean: self.mean.clone(), std: self.std.clone() };
-        Reading { events, photos, arrays, own }
+        let recordings = RecordingReading {
+            time_steps: self.time_steps,
+            frames: self.event_frames,
+            length: self.frame_ms.map(|ms| (ms * 1000.0).round() as i64),
+            sensor: self.sensor.map(|size| size.0),
+            size: self.frame_size.map(|size| size.0),
+            flip_x: self.flip_x,
+            flip_y: self.flip_y,
+            transpose: self.transpose,
+        };
+        Reading { events, photos, arrays, recordings, own }
     }
 
     /// What is done with the files of a data set before a run.
@@ -43,7 +59,7 @@ impl Config {
     /// The same with the normalisation of a set of the user's own, which a checkpoint keeps: who uses it elsewhere need not have the
     /// training split.
     pub fn normalised_as(self, dataset: &Dataset) -> Config {
-        if dataset.own.is_none() {
+        if dataset.own.is_none() || matches!(dataset.stream, Some(Stream::Recordings(_))) {
             return self;
         }
         // Through its shortest text, so that 0.4914 is not written as 0.49140000343322754; back in 32 bits it is the same.
@@ -73,6 +89,23 @@ impl Config {
         elsewhere("layout", self.layout == Layout::Auto, is_arrays, "arrays")?;
         elsewhere("mean", self.mean.is_empty(), is_own(&self.dataset), "a set of your own")?;
         elsewhere("std", self.std.is_empty(), is_own(&self.dataset), "a set of your own")?;
+        let counts = self.dataset == "events" && !(self.mean.is_empty() && self.std.is_empty());
+        require(!counts, "mean", "frames of events are counts and not normalised; leave --mean and --std away".into())?;
+        let of_recordings = has_recordings(&self.dataset) && self.dataset != "dvs-cifar10";
+        let whose = "events and the sets like it";
+        elsewhere("sensor", self.sensor.is_none(), self.dataset == "events", "events")?;
+        elsewhere("frame-size", self.frame_size.is_none(), of_recordings, whose)?;
+        elsewhere("frame-ms", self.frame_ms.is_none(), of_recordings, whose)?;
+        elsewhere("flip-x", !self.flip_x, of_recordings, whose)?;
+        elsewhere("flip-y", !self.flip_y, of_recordings, whose)?;
+        elsewhere("transpose", !self.transpose, of_recordings, whose)?;
+        let ms = self.frame_ms.unwrap_or(1.0);
+        require((0.001..=MAX_FRAME_MS).contains(&ms), "frame-ms", format!("{ms} is not in 0.001..={MAX_FRAME_MS}"))?;
+        for (name, size) in [("sensor", self.sensor), ("frame-size", self.frame_size)] {
+            let Some(Size([height, width])) = size else { continue };
+            let inside = [height, width].iter().all(|side| (1..=MAX_SENSOR).contains(side));
+            require(inside, name, format!("{height}x{width} is not in 1x1..={MAX_SENSOR}x{MAX_SENSOR}"))?;
+        }
         let (mean, std) = (&self.mean, &self.std);
         require(mean.len() == std.len(), "std", format!("{} numbers, --mean has {}; give one a channel to each", std.len(), mean.len()))?;
         let is_number = |value: &f64| (*value as f32).is_finite();

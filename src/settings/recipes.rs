@@ -10,7 +10,7 @@ use crate::settings::models;
 use crate::settings::{Config, NeuronKind};
 
 /// Name and text of every built-in recipe.
-const BUILT_IN: [(&str, &str); 29] = [
+const BUILT_IN: [(&str, &str); 33] = [
     ("fashion-mnist-3k", include_str!("../../recipes/fashion-mnist-3k.toml")),
     ("fashion-mnist", include_str!("../../recipes/fashion-mnist.toml")),
     ("mnist", include_str!("../../recipes/mnist.toml")),
@@ -40,6 +40,10 @@ const BUILT_IN: [(&str, &str); 29] = [
     ("imagenet-if", include_str!("../../recipes/imagenet-if.toml")),
     ("images", include_str!("../../recipes/images.toml")),
     ("arrays", include_str!("../../recipes/arrays.toml")),
+    ("events", include_str!("../../recipes/events.toml")),
+    ("dvs-gesture", include_str!("../../recipes/dvs-gesture.toml")),
+    ("n-mnist", include_str!("../../recipes/n-mnist.toml")),
+    ("n-caltech101", include_str!("../../recipes/n-caltech101.toml")),
 ];
 
 /// The data set of a run that names none.

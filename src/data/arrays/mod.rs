@@ -5,7 +5,7 @@
 mod axes;
 pub mod npy;
 pub mod pickle;
-mod store;
+pub(super) mod store;
 mod values;
 
 use std::path::Path;
@@ -73,7 +73,7 @@ impl Kind {
     /// By NumPy's name, without the order of bytes.
     fn of(name: &str) -> Option<Kind> {
         Some(match name {
-            "u1" => Kind::U8,
+            "u1" | "b1" => Kind::U8, // what is true is 1
             "i1" => Kind::Int(true, 1),
             "i2" => Kind::Int(true, 2),
             "i4" => Kind::Int(true, 4),
