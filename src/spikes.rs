@@ -1,5 +1,7 @@
 //! Bit-packed spike trains.
 
+use rayon::prelude::*;
+
 use crate::device::Isa;
 use crate::per_isa;
 
@@ -63,6 +65,23 @@ impl Spikes {
         let trains = self.bits.chunks_exact((self.time_steps * words).max(1));
         let bits = trains.flat_map(|train| &train[..steps * words]).copied().collect();
         Spikes { time_steps: steps, bits, ..*self }
+    }
+
+    /// One byte a neuron and step, 1 where it fired, in PyTorch's order: `[T][B][C][P]`.
+    pub fn unpacked(&self) -> Vec<u8> {
+        let (words, plane) = (self.words(), self.channels * self.positions);
+        let mut bytes = vec![0; self.time_steps * self.batch * plane];
+        bytes.par_chunks_mut(plane.max(1)).enumerate().for_each(|(image, bytes)| {
+            let (t, b) = (image / self.batch, image % self.batch);
+            let mut of_word = vec![0u32; self.positions];
+            for (word, bytes) in bytes.chunks_mut(32 * self.positions).enumerate() {
+                of_word.iter_mut().enumerate().for_each(|(p, bits)| *bits = self.position(b, p)[t * words + word]);
+                for (bit, bytes) in bytes.chunks_exact_mut(self.positions).enumerate() {
+                    bytes.iter_mut().zip(&of_word).for_each(|(byte, bits)| *byte = (bits >> bit & 1) as u8);
+                }
+            }
+        });
+        bytes
     }
 
     /// Number of spikes in the whole train.

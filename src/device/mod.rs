@@ -14,6 +14,7 @@ pub mod occupancy;
 mod products;
 pub mod room;
 mod slice;
+pub mod threads;
 
 use std::sync::Arc;
 
