@@ -67,21 +67,21 @@ impl Spikes {
         Spikes { time_steps: steps, bits, ..*self }
     }
 
-    /// One byte a neuron and step, 1 where it fired, in PyTorch's order: `[T][B][C][P]`.
-    pub fn unpacked(&self) -> Vec<u8> {
+    /// Whether each neuron fired at each step, in PyTorch's order: `[T][B][C][P]`.
+    pub fn unpacked(&self) -> Vec<bool> {
         let (words, plane) = (self.words(), self.channels * self.positions);
-        let mut bytes = vec![0; self.time_steps * self.batch * plane];
-        bytes.par_chunks_mut(plane.max(1)).enumerate().for_each(|(image, bytes)| {
+        let mut fired = vec![false; self.time_steps * self.batch * plane];
+        fired.par_chunks_mut(plane.max(1)).enumerate().for_each(|(image, fired)| {
             let (t, b) = (image / self.batch, image % self.batch);
             let mut of_word = vec![0u32; self.positions];
-            for (word, bytes) in bytes.chunks_mut(32 * self.positions).enumerate() {
+            for (word, fired) in fired.chunks_mut(32 * self.positions).enumerate() {
                 of_word.iter_mut().enumerate().for_each(|(p, bits)| *bits = self.position(b, p)[t * words + word]);
-                for (bit, bytes) in bytes.chunks_exact_mut(self.positions).enumerate() {
-                    bytes.iter_mut().zip(&of_word).for_each(|(byte, bits)| *byte = (bits >> bit & 1) as u8);
+                for (bit, fired) in fired.chunks_exact_mut(self.positions).enumerate() {
+                    fired.iter_mut().zip(&of_word).for_each(|(fired, bits)| *fired = bits >> bit & 1 == 1);
                 }
             }
         });
-        bytes
+        fired
     }
 
     /// Number of spikes in the whole train.

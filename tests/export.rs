@@ -95,6 +95,28 @@ fn an_exported_file_comes_back() {
     }
 }
 
+/// An exported file says which network it holds: commands that take it build that one, whatever the recipe of its data set has.
+#[test]
+fn an_exported_file_is_measured_as_the_network_that_it_is() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    let lif = "train -d digits-8x8 --widths 6 --blocks 1 --neuron lif --readout current --alpha 0.4 -T 3 --epochs 1 --seed 2";
+    ok(at, &format!("{lif} --weight-bits 8 --delta-t 0.2 --device cpu -q --out run"));
+    ok(at, "export --checkpoint run --out exported.safetensors");
+    for (name, file) in [("theirs", "run"), ("ours", "exported.safetensors")] {
+        ok(at, &format!("eval --checkpoint {file} --device cpu -q --predictions {name}.csv"));
+    }
+    let read = |name: &str| fs::read(at.join(name)).unwrap();
+    assert!(read("theirs.csv") == read("ours.csv"));
+    let (config, card, _) = checkpoint::open(&at.join("exported.safetensors")).unwrap();
+    let (expected, of_run, _) = checkpoint::open(&at.join("run/best.safetensors")).unwrap();
+    assert_eq!((config, card), (expected, of_run));
+
+    let (stdout, _) = ok(at, "train -d digits-8x8 --init-from exported.safetensors --dry-run -o json");
+    let settings: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&settings["widths"], &settings["readout"]), (&serde_json::json!([6]), &serde_json::json!("current")), "{settings}");
+}
+
 #[test]
 fn no_checkpoint_is_overwritten_and_unknown_networks_are_named() {
     let folder = tempdir().unwrap();
@@ -106,7 +128,13 @@ fn no_checkpoint_is_overwritten_and_unknown_networks_are_named() {
             "export --checkpoint best.safetensors --out best.safetensors".to_string(),
             "best.safetensors: is a checkpoint: choose another --out",
         ),
-        (format!("export --checkpoint {}", fixture("if", "exported.safetensors").display()), "does not say which network it holds"),
+        (format!("export --checkpoint {}", fixture("if", "spikes.safetensors").display()), "does not say which network it holds"),
+        (format!("export --checkpoint {} --out a", fixture("if", "folded.safetensors").display()), "export without --fold-norms"),
+        (format!("eval --checkpoint {}", fixture("if", "folded.safetensors").display()), "export without --fold-norms"),
+        (
+            format!("train --resume {} --out new", fixture("if", "exported.safetensors").display()),
+            "holds parameters but no training state: start a new run with --init-from",
+        ),
         ("export --checkpoint best.safetensors --seed 1".to_string(), "dsr export has no use for it"),
     ] {
         let output = dsr(at, &line);

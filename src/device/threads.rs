@@ -4,8 +4,9 @@ use std::thread::available_parallelism;
 
 use super::room::{Bytes, Room};
 use crate::error::{Error, Result};
-use crate::settings::MAX_THREADS;
 
+/// Threads: more than any machine has cores.
+pub const MAX_THREADS: usize = 1024;
 /// Addresses of a thread: its stack, and its own buffers of a matrix product.
 const THREAD_BYTES: u64 = 4 << 20;
 

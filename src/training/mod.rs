@@ -429,7 +429,7 @@ fn samples_of_step(run: &Run) -> usize {
 }
 
 /// Seed of the dropout masks of one iteration.
-fn dropout_seed(seed: u64, iteration: u64) -> u64 {
+pub fn dropout_seed(seed: u64, iteration: u64) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15; // 2^64 / golden ratio: neighbouring iterations land far apart
     seed ^ (iteration + 1).wrapping_mul(ODD)
 }
