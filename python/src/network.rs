@@ -574,8 +574,8 @@ impl Network {
         Ok((shaped(py, &[batch, classes], logits)?, rates))
     }
 
-    /// Gradients of all trainable tensors, in PyTorch's shapes, and of the images, for a gradient of the logits of the last
-    /// `_train_forward`.
+    /// Gradients of all trainable tensors, in PyTorch's shapes, and of the images `[B, H, W, C]`, for a gradient of the logits of the
+    /// last `_train_forward`; of recordings, the mean over their frames.
     #[pyo3(signature = (images, grad_logits, layout = "NCHW"))]
     fn _backward<'py>(
         &self,
@@ -585,15 +585,19 @@ impl Network {
         layout: &str,
     ) -> PyResult<(Vec<Bound<'py, PyArrayDyn<f32>>>, Bound<'py, PyArrayDyn<f32>>)> {
         let Samples { values, batch, frames } = self.samples(py, images, layout)?;
-        let (classes, shape) = {
+        let (classes, shape, steps) = {
             let engine = self.engine(py)?;
-            (engine.classes, engine.input)
+            (engine.classes, engine.input, engine.time_steps)
         };
         let grad_logits = arrays::floats("grad_logits", grad_logits, &[batch, classes])?;
         let (grads, input_grad) = self.work(py, |engine| {
             engine.grads.fill(0.0);
             let mut input_grad = vec![0.0; batch * shape.iter().product::<usize>()];
             engine.backward(&Input { data: &values, batch, frames }, &grad_logits, Some(&mut input_grad))?;
+            if frames == 1 {
+                // The engine has the mean over time; an image is seen at every step.
+                input_grad.iter_mut().for_each(|grad| *grad *= steps as f32);
+            }
             let grads: Vec<Vec<f32>> = (0..engine.parameters.len()).map(|index| engine.in_torch_order(index, &engine.grads)).collect();
             Ok((grads, input_grad))
         })?;
