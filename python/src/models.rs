@@ -110,7 +110,12 @@ struct Constants {
 
 /// A network of these layers; `Network.build` is made of it.
 #[pyfunction]
-pub fn _build(py: Python<'_>, about: &Bound<'_, PyDict>, constants: &Bound<'_, PyDict>, layers: Vec<Bound<'_, PyAny>>) -> PyResult<Network> {
+pub fn _build(
+    py: Python<'_>,
+    about: &Bound<'_, PyDict>,
+    constants: &Bound<'_, PyDict>,
+    layers: Vec<Bound<'_, PyAny>>,
+) -> PyResult<Network> {
     let About { input_shape: [channels, height, width], classes, mean, std } = about.extract()?;
     let Constants { neuron, time_steps, threshold, alpha, tau, delta_t, threshold_bound, weight_bits, readout, seed } =
         constants.extract()?;
@@ -128,9 +133,11 @@ pub fn _build(py: Python<'_>, about: &Bound<'_, PyDict>, constants: &Bound<'_, P
     }
     let card = card([height, width, channels], 1, classes, mean, std)?;
     let mut builder = Builder::new(card.shape, threshold);
-    let layers: Vec<LayerOf> = layers.iter().map(|layer| layer.extract()).collect::<PyResult<_>>().map_err(|e: PyErr| {
-        PyTypeError::new_err(format!("layers: each is made by dsr.layer(name, connections): {}", e.value(py)))
-    })?;
+    let layers: Vec<LayerOf> = layers
+        .iter()
+        .map(|layer| layer.extract())
+        .collect::<PyResult<_>>()
+        .map_err(|e: PyErr| PyTypeError::new_err(format!("layers: each is made by dsr.layer(name, connections): {}", e.value(py))))?;
     for layer in &layers {
         add(&mut builder, layer)?;
     }

@@ -379,7 +379,9 @@ impl Network {
             let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
             let lists = [("missing", missing), ("unexpected", unexpected)].map(|(what, names)| match names.len() {
                 0 => String::new(),
-                n => format!("{what} {}{}", names[..n.min(3)].join(", "), if n > 3 { format!(" and {} more", n - 3) } else { String::new() }),
+                n => {
+                    format!("{what} {}{}", names[..n.min(3)].join(", "), if n > 3 { format!(" and {} more", n - 3) } else { String::new() })
+                }
             });
             let lists: Vec<String> = lists.into_iter().filter(|list| !list.is_empty()).collect();
             return Err(wrong("state_dict", format!("belongs to another network: {}", lists.join("; "))));
@@ -534,7 +536,10 @@ impl Network {
         let (layers, parameters, neuron) = (engine.layers.len(), engine.len(), engine.neuron.name());
         let [height, width, channels] = engine.input;
         let shape = format!("({channels}, {height}, {width})");
-        Ok(format!("dsr.Network({model}, {shape} -> {}, {layers} layers, {parameters} parameters, {neuron}, T={})", engine.classes, engine.time_steps))
+        Ok(format!(
+            "dsr.Network({model}, {shape} -> {}, {layers} layers, {parameters} parameters, {neuron}, T={})",
+            engine.classes, engine.time_steps
+        ))
     }
 
     /// The layers in order, as an exporter needs them: see `docs/python.md`.
@@ -613,7 +618,9 @@ fn together(parts: &mut [Part], at: usize, steps: usize) -> Vec<bool> {
     if let [part] = parts {
         return std::mem::take(&mut part.spikes[at]);
     }
-    let of_step = |t: usize| parts.iter().flat_map(move |part| &part.spikes[at][part.spikes[at].len() / steps * t..][..part.spikes[at].len() / steps]);
+    let of_step = |t: usize| {
+        parts.iter().flat_map(move |part| &part.spikes[at][part.spikes[at].len() / steps * t..][..part.spikes[at].len() / steps])
+    };
     (0..steps).flat_map(of_step).copied().collect()
 }
 
