@@ -14,6 +14,9 @@ pub enum Error {
     /// A data or checkpoint file is not what it should be.
     #[error("{}: {problem}", path.display())]
     File { path: PathBuf, problem: String },
+    /// A file or folder that was named is not there.
+    #[error("{}: {problem}", path.display())]
+    Missing { path: PathBuf, problem: String },
     /// The operating system refused a file.
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, r#source: std::io::Error }, // written so, it is not told a second time as the cause
@@ -48,6 +51,11 @@ impl Error {
         Error::File { path: path.into(), problem: problem.into() }
     }
 
+    /// A file or folder that is not there.
+    pub fn missing(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Error::Missing { path: path.into(), problem: problem.into() }
+    }
+
     /// A shape that does not fit.
     pub fn shape(op: impl Into<String>, expected: impl std::fmt::Debug, got: impl std::fmt::Debug) -> Self {
         Error::ShapeMismatch { op: op.into(), expected: format!("{expected:?}"), got: format!("{got:?}") }
@@ -56,6 +64,15 @@ impl Error {
     /// A device with its problem.
     pub fn device(device: impl Into<String>, problem: impl Into<String>) -> Self {
         Error::Device { device: device.into(), problem: problem.into() }
+    }
+
+    /// Whether a file or folder that was named is not there.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Error::Missing { .. } => true,
+            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 
     /// Adds the path to an operating-system error.

@@ -1,5 +1,7 @@
 //! Bit-packed spike trains.
 
+use rayon::prelude::*;
+
 use crate::device::Isa;
 use crate::per_isa;
 
@@ -63,6 +65,23 @@ impl Spikes {
         let trains = self.bits.chunks_exact((self.time_steps * words).max(1));
         let bits = trains.flat_map(|train| &train[..steps * words]).copied().collect();
         Spikes { time_steps: steps, bits, ..*self }
+    }
+
+    /// Whether each neuron fired at each step, in PyTorch's order: `[T][B][C][P]`.
+    pub fn unpacked(&self) -> Vec<bool> {
+        let (words, plane) = (self.words(), self.channels * self.positions);
+        let mut fired = vec![false; self.time_steps * self.batch * plane];
+        fired.par_chunks_mut(plane.max(1)).enumerate().for_each(|(image, fired)| {
+            let (t, b) = (image / self.batch, image % self.batch);
+            let mut of_word = vec![0u32; self.positions];
+            for (word, fired) in fired.chunks_mut(32 * self.positions).enumerate() {
+                of_word.iter_mut().enumerate().for_each(|(p, bits)| *bits = self.position(b, p)[t * words + word]);
+                for (bit, fired) in fired.chunks_exact_mut(self.positions).enumerate() {
+                    fired.iter_mut().zip(&of_word).for_each(|(fired, bits)| *fired = bits >> bit & 1 == 1);
+                }
+            }
+        });
+        fired
     }
 
     /// Number of spikes in the whole train.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use command::{dsr, ok};
 use dsr::checkpoint::{self, About};
-use dsr::network::{Input, Mode};
+use dsr::network::{Input, Kind, Mode};
 use safetensors::SafeTensors;
 use tempfile::tempdir;
 
@@ -53,6 +53,7 @@ fn pytorch_has_the_spikes_of_the_engine() {
         for (layer, spikes) in network.layers.iter().zip(&forward.spikes) {
             let (spikes, view) = (spikes.as_ref().unwrap(), theirs.tensor(&format!("spikes.{}", layer.name)).unwrap());
             let [height, width, channels] = layer.shape;
+            assert!(spikes.unpacked().iter().map(|&fired| u8::from(fired)).eq(view.data().iter().copied()), "{case}: {}", layer.name);
             let mut fired = 0;
             for (i, &theirs) in view.data().iter().enumerate() {
                 let (x, y) = (i % width, i / width % height);
@@ -96,6 +97,51 @@ fn an_exported_file_comes_back() {
 }
 
 #[test]
+fn forward_weights_are_those_of_the_exported_file() {
+    for case in CASES {
+        let (_, _, network) = checkpoint::open(&fixture(case, "checkpoint.safetensors")).unwrap();
+        let bytes = fs::read(fixture(case, "exported.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut compared = 0;
+        for (index, layer) in network.layers.iter().enumerate() {
+            for (at, connection) in layer.connections.iter().enumerate() {
+                let ours = network.forward_weights(index, at);
+                let Kind::Conv { weight, .. } = connection.kind else {
+                    assert!(ours.is_empty());
+                    continue;
+                };
+                let name = &network.parameters[weight].name;
+                assert!(floats(&tensors, name).iter().map(|&v| v as f32).eq(ours), "{case}: {name}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 3, "{case}: {compared} connections");
+    }
+}
+
+/// An exported file says which network it holds: commands that take it build that one, whatever the recipe of its data set has.
+#[test]
+fn an_exported_file_is_measured_as_the_network_that_it_is() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    let lif = "train -d digits-8x8 --widths 6 --blocks 1 --neuron lif --readout current --alpha 0.4 -T 3 --epochs 1 --seed 2";
+    ok(at, &format!("{lif} --weight-bits 8 --delta-t 0.2 --device cpu -q --out run"));
+    ok(at, "export --checkpoint run --out exported.safetensors");
+    for (name, file) in [("theirs", "run"), ("ours", "exported.safetensors")] {
+        ok(at, &format!("eval --checkpoint {file} --device cpu -q --predictions {name}.csv"));
+    }
+    let read = |name: &str| fs::read(at.join(name)).unwrap();
+    assert!(read("theirs.csv") == read("ours.csv"));
+    let (config, card, _) = checkpoint::open(&at.join("exported.safetensors")).unwrap();
+    let (expected, of_run, _) = checkpoint::open(&at.join("run/best.safetensors")).unwrap();
+    assert_eq!((config, card), (expected, of_run));
+
+    let (stdout, _) = ok(at, "train -d digits-8x8 --init-from exported.safetensors --dry-run -o json");
+    let settings: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&settings["widths"], &settings["readout"]), (&serde_json::json!([6]), &serde_json::json!("current")), "{settings}");
+}
+
+#[test]
 fn no_checkpoint_is_overwritten_and_unknown_networks_are_named() {
     let folder = tempdir().unwrap();
     let at = folder.path();
@@ -106,7 +152,13 @@ fn no_checkpoint_is_overwritten_and_unknown_networks_are_named() {
             "export --checkpoint best.safetensors --out best.safetensors".to_string(),
             "best.safetensors: is a checkpoint: choose another --out",
         ),
-        (format!("export --checkpoint {}", fixture("if", "exported.safetensors").display()), "does not say which network it holds"),
+        (format!("export --checkpoint {}", fixture("if", "spikes.safetensors").display()), "does not say which network it holds"),
+        (format!("export --checkpoint {} --out a", fixture("if", "folded.safetensors").display()), "export without --fold-norms"),
+        (format!("eval --checkpoint {}", fixture("if", "folded.safetensors").display()), "export without --fold-norms"),
+        (
+            format!("train --resume {} --out new", fixture("if", "exported.safetensors").display()),
+            "holds parameters but no training state: start a new run with --init-from",
+        ),
         ("export --checkpoint best.safetensors --seed 1".to_string(), "dsr export has no use for it"),
     ] {
         let output = dsr(at, &line);

@@ -29,18 +29,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::thread::available_parallelism;
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::device::room::{Bytes, Room};
-use crate::device::{Device, Gpu, driver};
+use crate::device::{Device, Gpu, driver, threads};
 use crate::error::Error;
-use crate::settings::{Config, MAX_THREADS};
-
-/// Addresses of a thread: its stack, and its own buffers of a matrix product.
-const THREAD_BYTES: u64 = 4 << 20;
+use crate::settings::Config;
 
 /// Done.
 const DONE: u8 = 0;
@@ -294,13 +289,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
 ///
 /// This thread is one of them: handing each loop of a short step to others and being woken by them takes longer than a part of it.
 fn use_threads(threads: usize) -> anyhow::Result<()> {
-    if threads > MAX_THREADS {
-        return Err(Error::config("threads", format!("{threads} is above {MAX_THREADS}")).into());
-    }
-    // Not left to the pool, which takes any number from the environment.
-    let threads = if threads == 0 { available_parallelism().map_or(1, usize::from) } else { threads };
-    let reserved = threads as u64 * THREAD_BYTES;
-    Room::now().check(Bytes { written: 0, reserved }, &format!("starting {threads} threads"), "lower --threads")?;
+    let threads = threads::checked(threads)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.with_context(|| format!("--threads {threads}: could not be started; try fewer"))
 }

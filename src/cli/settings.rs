@@ -1,22 +1,20 @@
 //! Flags that are hyper-parameters. Each has the name of its field in `Config`; those that were given become a layer of settings.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
 use crate::error::{Error, Result};
 use crate::regular_file;
-use crate::settings::models;
 use crate::settings::recipes::{self, Layer};
 use crate::settings::{
     Config, DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit,
 };
-use crate::training::checkpoint;
-use crate::training::run_folder::{BEST, CONFIG};
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table;
 
 use super::Global;
+pub use crate::training::choice::{checkpoint_file, fresh, of_checkpoint, refuse_other_readout, refuse_without_output_neurons};
 
 /// Bytes that a file of settings may have.
 const MOST_BYTES: u64 = 1 << 20;
@@ -325,41 +323,6 @@ pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
     Ok(layers)
 }
 
-/// A configuration from nothing: the recipe (by name, or the data set's own), then `layers`.
-pub fn fresh(recipe: Option<&str>, layers: Vec<Layer>) -> Result<Config> {
-    fresh_on(Table::new(), recipe, layers)
-}
-
-/// The same with settings of a network, which win over the recipe and give way to `layers`.
-pub fn fresh_on(network: Table, recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
-    let dataset = recipes::last(&layers, "dataset").and_then(|v| v.as_str()).unwrap_or(recipes::DEFAULT_DATASET).to_string();
-    let name = match recipe {
-        Some(name) => name.to_string(),
-        None => {
-            let known = crate::data::names();
-            if !known.contains(&dataset.as_str()) {
-                return Err(Error::config("dataset", format!("unknown data set '{dataset}'; known are {}", known.join(", "))));
-            }
-            recipes::name_for(&dataset, &layers)
-        }
-    };
-    layers.splice(0..0, [recipes::recipe(&name)?, recipes::given(network)]);
-    recipes::resolve(&Config::default(), &layers)
-}
-
-/// Model, widths, blocks and readout of the network in a checkpoint or run folder; none if it does not say.
-pub fn network_of(path: &Path) -> Result<Table> {
-    let path = checkpoint_file(path);
-    let Some(text) = checkpoint::config(&path)? else { return Ok(Table::new()) };
-    let trained = recipes::trained(&path, &text)?;
-    let mut table = trained.to_table()?;
-    let is_custom = table.get("model").and_then(|model| model.as_str()) == Some(models::CUSTOM);
-    table.retain(|key, _| if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
-    // Said where it is the usual one, too: the recipe of the data set may have another.
-    table.insert("readout".into(), trained.readout.name().into());
-    Ok(table)
-}
-
 /// Refuses an ANN where spikes are what is looked at.
 ///
 /// # Errors
@@ -373,35 +336,6 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
 
 /// Flags of initial thresholds.
 pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
-
-/// Refuses another readout than that of a checkpoint of ours, whether a flag or a file asks for it; a plain `state_dict` does not say
-/// what it has.
-///
-/// # Errors
-/// [`Error::Config`] naming `readout`.
-pub fn refuse_other_readout(config: &Config, path: &Path) -> Result<()> {
-    let Some(text) = checkpoint::config(path)? else { return Ok(()) };
-    let trained = recipes::trained(path, &text)?.readout;
-    if config.readout == trained {
-        return Ok(());
-    }
-    let (wanted, trained) = (config.readout.name(), trained.name());
-    Err(Error::config(
-        "readout",
-        format!("{wanted}: the checkpoint has a readout by {trained}, which is part of its network; leave --readout away"),
-    ))
-}
-
-/// Refuses flags for thresholds that a readout by current has not.
-///
-/// # Errors
-/// [`Error::Config`] naming the flag.
-pub fn refuse_without_output_neurons(flags: &Table, config: &Config) -> Result<()> {
-    if config.readout == ReadoutKind::Current && flags.contains_key("vth_logits") {
-        return Err(Error::config("vth-logits", "a readout by current has no output neurons; leave it away"));
-    }
-    Ok(())
-}
 
 /// Refuses flags that a trained network has no use for: its thresholds are in the checkpoint. `only_training` are flags without an effect
 /// where it is not trained.
@@ -420,26 +354,4 @@ pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) 
         _ => "only training samples are cropped so",
     };
     Err(Error::config(&flag, format!("has no effect on a trained network: {reason}; leave --{flag} away")))
-}
-
-/// The file that `path` names: of a run folder, the best checkpoint.
-pub fn checkpoint_file(path: &Path) -> PathBuf {
-    if path.is_dir() { path.join(BEST) } else { path.to_path_buf() }
-}
-
-/// The folder for what is made from data, as the settings in a run folder name it. A checkpoint does not: it may come from elsewhere.
-pub fn cache_of(folder: &Path) -> Option<PathBuf> {
-    let table: Table = toml::from_str(&regular_file::read_text(&folder.join(CONFIG), MOST_BYTES).ok()?).ok()?;
-    table.get("cache_dir")?.as_str().map(PathBuf::from)
-}
-
-/// The configuration of the network in a checkpoint, with `layers` over it; of a file without one, that of [`fresh`].
-pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
-    match checkpoint::config(path)? {
-        Some(text) => {
-            let trained = recipes::trained(path, &text)?;
-            recipes::resolve(&trained, &layers)
-        }
-        None => fresh(None, layers),
-    }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::notes::{head_note, lag_note, memory_note, silence_note, single_note, thresholds_note, warmup_note};
+use super::notes::{head_note, lag_note, memory_note, rate_note, silence_note, single_note, thresholds_note, warmup_note};
 pub use super::plan::TrainArgs;
-use super::plan::{Out, plan, run_folders};
+use super::plan::asked;
 use super::ported;
 use super::progress::Progress;
 use super::records::Records;
@@ -20,6 +20,7 @@ use crate::ranks::{Cost, Ranks};
 use crate::settings::NeuronKind;
 use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
+use crate::training::plan::{Out, plan, run_folders};
 use crate::training::run_folder::{Access, RunFolder};
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 
@@ -42,7 +43,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         args.out = Some(ported::run_folder(&name)?);
     }
     let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
-    let mut planned = plan(global, &args)?;
+    let mut planned = plan(&asked(global, &args)?)?;
     if args.dry_run {
         planned.config.check()?;
         if !is_first {
@@ -60,7 +61,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     };
     ranks.meet("run folder")?;
     if taken.is_some() {
-        planned = plan(global, &args)?;
+        planned = plan(&asked(global, &args)?)?;
     }
     if !global.quiet {
         planned.notes.iter().for_each(|note| complain(note));
@@ -97,7 +98,8 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         None => training::begin(&mut run, &folder)?,
     }
     if !global.quiet {
-        let rate_note = planned.rate_note.filter(|_| run.progress.epoch < run.config.epochs);
+        let trained = planned.trained.filter(|_| run.progress.epoch < run.config.epochs);
+        let rate_note = trained.and_then(|trained| rate_note(&trained, &run.config));
         let notes = [rate_note, memory_note(&run.config), warmup_note(&run), single_note(&run)];
         notes.iter().flatten().for_each(|note| complain(note));
         complain(&fitted(&headline(&run, folder.path(), planned.resume.as_deref())));
@@ -154,10 +156,12 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
         }
         let what = format!("epoch {}/{} step", progress.epoch + 1, run.config.epochs);
         bar.at(&what, progress.step, steps, &format!("loss {loss:.3} train {:.1}", 100.0 * accuracy));
+        Ok(())
     };
     let epochs = run.config.epochs;
     let mut on_measured = |progress: &checkpoint::Progress, split: &'static str, [done, total]: [usize; 2]| {
         bar.at(&format!("epoch {}/{epochs} {split} image", progress.epoch + 1), done, total, "");
+        Ok(())
     };
     let mut on_epoch = |metrics: &EpochMetrics, left: Duration| {
         let line = epoch_line(metrics, left);
@@ -172,6 +176,7 @@ fn go(global: &Global, args: &TrainArgs, run: &mut Run, folder: &mut RunFolder) 
                 lag_note(metrics, highest_rate).iter().for_each(|note| complain(note));
             });
         }
+        Ok(())
     };
     let hooks = Hooks {
         stop: stop::flag(),

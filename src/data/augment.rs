@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
-use super::{AutoAugment, Dataset, EventChange, Form, Hole, Stream};
+use super::{AutoAugment, DataCard, Dataset, EventChange, Form, Hole, Stream};
 use crate::error::{Error, Result};
 
 /// Random changes of a training image.
@@ -164,9 +164,14 @@ pub struct Pixels {
 impl Pixels {
     /// (byte / max_value − mean) / std, in the order and precision of torchvision's ToTensor and Normalize.
     pub fn of(dataset: &Dataset) -> Self {
-        let one = f32::from(dataset.max_value);
+        Self::of_card(&dataset.card())
+    }
+
+    /// The same for a network whose data are not there.
+    pub fn of_card(card: &DataCard) -> Self {
+        let one = f32::from(card.max_value);
         let channel = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|byte| (byte as f32 / one - mean) / std);
-        Pixels { shape: dataset.shape, table: dataset.mean.iter().zip(&dataset.std).map(channel).collect() }
+        Pixels { shape: card.shape, table: card.mean.iter().zip(&card.std).map(channel).collect() }
     }
 
     /// Height, width, channels of a picture.

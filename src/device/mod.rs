@@ -14,6 +14,7 @@ pub mod occupancy;
 mod products;
 pub mod room;
 mod slice;
+pub mod threads;
 
 use std::sync::Arc;
 
@@ -24,11 +25,37 @@ pub use memory::{Arriving, Mark, Memory, Pinned};
 pub use products::Products;
 pub use slice::{Arg, Scalars, Slice, scalars};
 
+use crate::error::{Error, Result};
+
 /// Where to compute.
 #[derive(Clone, Debug)]
 pub enum Device {
     Cpu,
     Cuda(Arc<Gpu>),
+}
+
+impl Device {
+    /// The device of this name: `cpu`, `cuda`, `cuda:N`, or `auto` for the first CUDA device, and the CPU where none can be used.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for another name; [`Error::Device`] if a CUDA device that was named cannot be used.
+    pub fn named(name: &str) -> Result<Device> {
+        let open = |ordinal| Gpu::open(ordinal).map(Device::Cuda);
+        let number = match name {
+            "cpu" => return Ok(Device::Cpu),
+            "auto" if driver::version().is_err() => return Ok(Device::Cpu),
+            "auto" => {
+                return match open(0) {
+                    Err(Error::Device { .. }) => Ok(Device::Cpu),
+                    other => other,
+                };
+            }
+            "cuda" => "0",
+            other => other.strip_prefix("cuda:").unwrap_or_default(),
+        };
+        let ordinal = number.parse().map_err(|_| Error::config("device", format!("'{name}' is none of auto, cpu, cuda and cuda:N")))?;
+        open(ordinal)
+    }
 }
 
 impl std::fmt::Display for Device {

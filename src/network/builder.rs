@@ -59,6 +59,11 @@ impl Builder {
         self.parameters.len() - 1
     }
 
+    /// Whether there is a parameter of this name already.
+    pub fn has_parameter(&self, name: &str) -> bool {
+        self.parameters.iter().any(|parameter| parameter.name == name)
+    }
+
     /// Height, width, channels of a source.
     pub fn shape(&self, source: Source) -> [usize; 3] {
         match source {

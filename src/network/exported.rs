@@ -35,6 +35,24 @@ impl Network {
         values
     }
 
+    /// Weights of one connection of a layer as the forward pass uses them, in PyTorch's order, `[out][in][height][width]`: q·2^-e, exact
+    /// in f32, where spikes are multiplied with them; the copies of a replicated layer are added up. Empty for an identity. The network
+    /// is one on the CPU.
+    pub fn forward_weights(&self, layer: usize, connection: usize) -> Vec<f32> {
+        let of = &self.layers[layer].connections[connection];
+        let (cin, cout, taps) = (of.geometry.cin, of.geometry.cout, of.geometry.taps());
+        let master = self.effective_weights(of);
+        let is_rounded = matches!(of.source, Source::Layer(_)) && !self.neuron.is_real() && !master.is_empty();
+        let quantized = self.quantized.get(layer).and_then(|of_layer| of_layer.get(connection)).filter(|_| is_rounded);
+        let mut weights = vec![0.0; master.len()];
+        for (at, &value) in master.iter().enumerate() {
+            let (row, o) = (at / cout, at % cout);
+            let rounded = quantized.map(|quantized| quantized.integer(row, o) as f32 * quantized.scale[o]);
+            weights[(o * cin + row % cin) * taps + row / cin] = rounded.unwrap_or(value);
+        }
+        weights
+    }
+
     /// The tensors of a `state_dict` with the parameters of [`Network::forward_values`] and the running statistics of batch norms.
     pub fn exported(&self) -> Vec<Exported> {
         let values: Vec<f64> = self.forward_values().iter().map(|&v| f64::from(v)).collect();

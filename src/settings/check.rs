@@ -1,8 +1,9 @@
 //! What no run can have: every setting on its own, and those that contradict each other.
 
-use super::config::{GAMMA, MAX_THREADS, PEAK_SHARE, are_usual};
+use super::config::{GAMMA, PEAK_SHARE, are_usual};
 use super::kinds::{NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
 use super::{Config, models};
+use crate::device::threads::MAX_THREADS;
 use crate::error::{Error, Result};
 
 /// Passes over the training split.

@@ -358,9 +358,6 @@ fn unwritten() -> [(&'static str, String); 24] {
     ]
 }
 
-/// Threads: more than any machine has cores.
-pub const MAX_THREADS: usize = 1024;
-
 /// Settings that a resumed run may change: they are not part of what is computed up to the checkpoint. With another `lr` the run is no
 /// longer a function of one configuration; `dsr train` says so.
 const FREE_ON_RESUME: [&str; 5] = ["epochs", "lr", "data_dir", "cache_dir", "threads"];

@@ -9,6 +9,6 @@ mod memory;
 pub mod models;
 pub mod recipes;
 
-pub use config::{Config, MAX_THREADS};
+pub use config::Config;
 pub use kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit};
 pub use memory::Use;

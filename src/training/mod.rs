@@ -1,8 +1,10 @@
 //! The training loop. A run is a function of configuration and data; stopping and resuming it changes nothing.
 
 pub mod checkpoint;
+pub mod choice;
 pub mod curves;
 pub mod metrics;
+pub mod plan;
 mod replicas;
 pub mod run_folder;
 mod run_lock;
@@ -50,7 +52,11 @@ pub struct Run {
     pub step_cost: Cost,
 }
 
-/// What the loop tells while it works, and how it is told to stop.
+/// Hears of each batch of a pass that measures: the run, the split, and how many of its samples are done.
+pub type Measuring<'a> = &'a mut dyn FnMut(&Progress, &'static str, [usize; 2]) -> Result<()>;
+
+/// What the loop tells while it works, and how it is told to stop. An error of a listener ends the run as [`Hooks::stop`] does, with a
+/// checkpoint, and is what [`train`] returns.
 pub struct Hooks<'a> {
     /// Set from outside to stop the run after the step at work.
     pub stop: &'a AtomicBool,
@@ -59,11 +65,11 @@ pub struct Hooks<'a> {
     /// Every so many steps of the run its checkpoint is written, too, so that a run that is killed loses no more of them.
     pub checkpoint_every: Option<u64>,
     /// After every training step.
-    pub step: &'a mut dyn FnMut(&Run),
-    /// After every batch of the passes that measure: the run, the split, and how many of its samples are done.
-    pub measured: &'a mut dyn FnMut(&Progress, &'static str, [usize; 2]),
+    pub step: &'a mut dyn FnMut(&Run) -> Result<()>,
+    /// After every batch of the passes that measure.
+    pub measured: Measuring<'a>,
     /// After every epoch, with the time that is left.
-    pub epoch: &'a mut dyn FnMut(&EpochMetrics, Duration),
+    pub epoch: &'a mut dyn FnMut(&EpochMetrics, Duration) -> Result<()>,
 }
 
 /// How a call of [`train`] ended.
@@ -237,7 +243,7 @@ pub fn steps_per_epoch(run: &Run) -> usize {
 /// Trains until all epochs are done or `hooks` say stop, and keeps `folder` up to date.
 ///
 /// # Errors
-/// [`Error::NotFinite`] at the first value that is no number; what the checkpoint and the run folder cannot write.
+/// [`Error::NotFinite`] at the first value that is no number; what the checkpoint and the run folder cannot write; what `hooks` return.
 pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End> {
     let mut steps = 0;
     let ranks = run.network.share.ranks().clone();
@@ -262,7 +268,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
             };
             let loss = finish_step(run, folder)?;
             folder.step(run.progress.iteration, [run.progress.step, steps_per_epoch(run)], loss);
-            (hooks.step)(run);
+            saved_first((hooks.step)(run), run, folder)?;
             steps += 1;
             let is_stopped = ranks.any("whether to go on after the step", hooks.stop.load(Ordering::Relaxed))?;
             run.step_cost = ranks.cost() - spent;
@@ -332,7 +338,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         save(run, folder, &folder.last())?;
         folder.record(&metrics)?;
         let left = (run.config.epochs - epoch - 1) as f64;
-        (hooks.epoch)(&metrics, Duration::try_from_secs_f64(metrics.seconds * left).unwrap_or(Duration::MAX));
+        (hooks.epoch)(&metrics, Duration::try_from_secs_f64(metrics.seconds * left).unwrap_or(Duration::MAX))?;
     }
     Ok(End::Done)
 }
@@ -341,11 +347,7 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
 type Measured = (Option<Evaluation>, Evaluation);
 
 /// The same as [`measure`] of the moving average of the parameters; an inner none if there is no such average.
-fn measure_average(
-    run: &mut Run,
-    stop: &AtomicBool,
-    tell: &mut dyn FnMut(&Progress, &'static str, [usize; 2]),
-) -> Result<Option<Option<Measured>>> {
+fn measure_average(run: &mut Run, stop: &AtomicBool, tell: Measuring) -> Result<Option<Option<Measured>>> {
     if run.optimizer.average.is_none() {
         return Ok(Some(None));
     }
@@ -356,16 +358,17 @@ fn measure_average(
 }
 
 /// The network on the validation split, if there is one, and on the test split; nothing if `stop` says so.
-fn measure(run: &mut Run, stop: &AtomicBool, tell: &mut dyn FnMut(&Progress, &'static str, [usize; 2])) -> Result<Option<Measured>> {
+fn measure(run: &mut Run, stop: &AtomicBool, tell: Measuring) -> Result<Option<Measured>> {
     let (network, batch, progress) = (&mut run.network, run.config.batch, &run.progress);
     let mut pass = |dataset: &Arc<Dataset>, split: &'static str| {
-        let mut seen = 0;
+        let (mut seen, mut heard) = (0, Ok(()));
         let visit = &mut |_: &Network, _: &Forward, part: &Batch| {
             seen += part.labels.len();
-            tell(progress, split, [seen, dataset.test.len()]);
-            !stop.load(Ordering::Relaxed)
+            heard = tell(progress, split, [seen, dataset.test.len()]);
+            heard.is_ok() && !stop.load(Ordering::Relaxed)
         };
-        evaluate(network, dataset, batch, Ties::First, false, visit)
+        let measured = evaluate(network, dataset, batch, Ties::First, false, visit)?;
+        heard.map(|()| measured)
     };
     let validation = match &run.validation {
         None => None,
@@ -434,7 +437,7 @@ fn samples_of_step(run: &Run) -> usize {
 }
 
 /// Seed of the dropout masks of one iteration.
-fn dropout_seed(seed: u64, iteration: u64) -> u64 {
+pub fn dropout_seed(seed: u64, iteration: u64) -> u64 {
     const ODD: u64 = 0x9E37_79B9_7F4A_7C15; // 2^64 / golden ratio: neighbouring iterations land far apart
     seed ^ (iteration + 1).wrapping_mul(ODD)
 }

@@ -155,10 +155,10 @@ impl RunFolder {
     /// hand its history to [`RunFolder::restore`].
     ///
     /// # Errors
-    /// [`Error::File`] if there is no such folder, or another process uses it.
+    /// [`Error::Missing`] if there is no such folder, [`Error::File`] if another process uses it.
     pub fn resume(path: &Path, access: &Access) -> Result<RunFolder> {
         if !path.is_dir() {
-            return Err(Error::file(path, "there is no run to resume: check --out, or start without --resume"));
+            return Err(Error::missing(path, "there is no run to resume: check --out, or start without --resume"));
         }
         let lock = Lock::take(path, access)?;
         atomic_file::remove_leftovers(path);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -27,17 +27,14 @@ impl Opened {
     /// Reads the header of `path`.
     ///
     /// # Errors
-    /// [`Error::File`] if it is no safetensors file, damaged or of the wrong length; [`Error::Io`] if it cannot be read.
+    /// [`Error::Missing`] if there is no such file; [`Error::File`] if it is no safetensors file, damaged or of the wrong length;
+    /// [`Error::Io`] if it cannot be read.
     pub fn open(path: &Path) -> Result<Opened> {
         let bad = |problem: String| Error::file(path, problem);
         let not_ours =
             || bad("is not a safetensors file (write a PyTorch state_dict with safetensors.torch.save_file to use it here)".to_string());
-        let mut file = regular_file::open(path).map_err(|e| match e {
-            Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
-                bad("there is no such checkpoint: check the path".to_string())
-            }
-            other => other,
-        })?;
+        let missing = || Error::missing(path, "there is no such checkpoint: check the path");
+        let mut file = regular_file::open(path).map_err(|e| if e.is_missing() { missing() } else { e })?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         if length == 0 {
             return Err(bad("is empty: use another checkpoint".to_string()));

@@ -53,6 +53,10 @@ fn read(
 ) -> Result<(Option<Progress>, Started)> {
     let opened = Opened::open(path)?;
     let ours = check_version(path, &opened)?;
+    if !ours && opened.meta(NORMS) == Some("folded") {
+        let problem = "has its batch norms folded into the weights, and this network has batch norms: export without --fold-norms";
+        return Err(Error::file(path, problem));
+    }
     let progress = if ours { Some(progress_of(path, &opened)?) } else { None };
     let mut optimizer = optimizer.filter(|_| ours);
     let mut steps = 0;
@@ -194,22 +198,22 @@ pub fn load_average(path: &Path, network: &mut Network) -> Result<()> {
     Ok(())
 }
 
-/// The settings inside a checkpoint (TOML); none in a plain `state_dict`.
+/// The settings inside a checkpoint, or inside what `dsr export` has written of one (TOML); none in a plain `state_dict`.
 ///
 /// # Errors
 /// As [`load`], of the header.
 pub fn config(path: &Path) -> Result<Option<String>> {
     let opened = Opened::open(path)?;
-    Ok(if check_version(path, &opened)? { opened.meta("config").map(str::to_string) } else { None })
+    Ok(if describes_itself(path, &opened)? { opened.meta("config").map(str::to_string) } else { None })
 }
 
-/// What a checkpoint says of the data it was trained on; none in a plain `state_dict`, or in one of an earlier version.
+/// What such a file says of the data the network was trained on; none in a plain `state_dict`, or in a file of an earlier version.
 ///
 /// # Errors
 /// As [`load`], of the header.
 pub fn data(path: &Path) -> Result<Option<DataCard>> {
     let opened = Opened::open(path)?;
-    if !check_version(path, &opened)? || opened.meta("data").is_none() {
+    if !describes_itself(path, &opened)? || opened.meta("data").is_none() {
         return Ok(None);
     }
     json_meta(path, &opened, "data").map(Some)
@@ -218,11 +222,12 @@ pub fn data(path: &Path) -> Result<Option<DataCard>> {
 /// A trained network on the CPU with its settings and what it was trained on, without the data.
 ///
 /// # Errors
-/// As [`load`]; [`Error::File`] for a file that does not say enough: a plain `state_dict`, or a checkpoint of an earlier version.
+/// As [`load`]; [`Error::File`] for a file that does not say enough: a plain `state_dict`, or a checkpoint of an earlier version. Build
+/// the network of such a file and [`load`] its parameters.
 pub fn open(path: &Path) -> Result<(Config, DataCard, Network)> {
     let (Some(text), Some(card)) = (config(path)?, data(path)?) else {
-        let problem = "does not say which network it holds, or of which images: give its settings and data set to a new run, \
-                       dsr train --init-from, whose checkpoints do";
+        let problem = "does not say which network it holds, or of which images: build that network and load the file into it, or give \
+                       its settings and data set to a new run, dsr train --init-from, whose checkpoints do";
         return Err(Error::file(path, problem));
     };
     let config = recipes::trained(path, &text)?;
@@ -264,6 +269,11 @@ fn progress_of(path: &Path, opened: &Opened) -> Result<Progress> {
     let progress = json_meta::<Progress>(path, opened, "progress")?;
     progress.check(path)?;
     Ok(progress)
+}
+
+/// Whether this is a checkpoint of ours, of a version we can read, or what `dsr export` has written of one.
+fn describes_itself(path: &Path, opened: &Opened) -> Result<bool> {
+    Ok(check_version(path, opened)? || opened.meta(NORMS).is_some())
 }
 
 /// Whether this is a checkpoint of ours, of a version we can read.

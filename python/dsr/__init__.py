@@ -1,0 +1,51 @@
+"""Spiking neural networks by Differentiation on Spike Representation (DSR): train, measure, and look inside.
+
+>>> import dsr
+>>> net = dsr.load("runs/lif")                  # doctest: +SKIP
+>>> out = net(images)                           # doctest: +SKIP
+>>> out.logits, out.rates                       # doctest: +SKIP
+
+`docs/python.md` of the project has the rest.
+"""
+
+from ._dsr import (
+    SGD,
+    Adam,
+    AdamW,
+    DeviceError,
+    Network,
+    Optimizer,
+    Output,
+    __version__,
+    dataset,
+    get_threads,
+    load,
+    set_threads,
+    train,
+)
+from .models import build, conv, identity, imagenet_resnet, layer, linear, preact_resnet, vgg
+
+Network.build = staticmethod(build)
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "DeviceError",
+    "Network",
+    "Optimizer",
+    "Output",
+    "__version__",
+    "conv",
+    "dataset",
+    "get_threads",
+    "identity",
+    "imagenet_resnet",
+    "layer",
+    "linear",
+    "load",
+    "preact_resnet",
+    "set_threads",
+    "train",
+    "vgg",
+]

@@ -1,0 +1,141 @@
+"""A spiking network inside of PyTorch.
+
+>>> import torch, dsr, dsr.torch                                            # doctest: +SKIP
+>>> module = dsr.torch.Module(dsr.preact_resnet(time_steps=4))              # doctest: +SKIP
+>>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)  # doctest: +SKIP
+>>> torch.nn.functional.cross_entropy(module(images), labels).backward()    # doctest: +SKIP
+>>> optimizer.step()                                                        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ._dsr import Network
+
+__all__ = ["Module"]
+
+
+class _Logits(torch.autograd.Function):
+    """Logits of a batch; their gradient goes through the clamp mapping between firing rates."""
+
+    @staticmethod
+    def forward(ctx, images, module, *parameters):
+        ctx.module, ctx.images, ctx.pass_number = module, images.detach(), module._passes
+        logits, rates = module.net._train_forward(images, module._passes)
+        module.rates = dict(zip(module._layer_names, rates))
+        return torch.from_numpy(logits).to(images.device)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_logits):
+        module = ctx.module
+        if ctx.pass_number != module._passes or not module._is_pending:
+            raise RuntimeError(
+                "dsr.torch.Module: backward is of the last forward pass in training mode only, once: call loss.backward() before the next one"
+            )
+        module._is_pending = False
+        grads, grad_images = module.net._backward(ctx.images, grad_logits.float())
+        needs_images, _, *needs = ctx.needs_input_grad
+        device = grad_logits.device
+        of_images = None
+        if needs_images:
+            of_images = torch.from_numpy(grad_images).permute(0, 3, 1, 2).to(device)
+            if ctx.images.dim() == 5:
+                of_images = of_images.unsqueeze(1).expand_as(ctx.images)
+        return of_images, None, *(torch.from_numpy(grad).to(device) if need else None for grad, need in zip(grads, needs))
+
+
+class Module(nn.Module):
+    """A `dsr.Network` as a `torch.nn.Module`.
+
+    Its parameters and buffers have the names and shapes of `net.state_dict()`, so any optimiser of PyTorch steps them and
+    `state_dict`, `load_state_dict`, `train` and `eval` work as ever. In training mode the logits have gradients by DSR: those of the
+    clamp mapping between firing rates, with batch statistics; in evaluation mode they have none.
+
+    Parameters
+    ----------
+    net : dsr.Network
+        Computes on its own device (`net.to("cuda")`); tensors on a CUDA device go through the host.
+
+    Attributes
+    ----------
+    net : dsr.Network
+    rates : dict
+        Layer name to its mean firing rate in the last pass, spikes per neuron and time step.
+
+    Notes
+    -----
+    Between a forward pass in training mode and its backward no other batch may be computed: the network keeps what backward needs of
+    one batch, whose size does not depend on T. The precision is float32; `loss` may be any function of the logits. Images get
+    gradients, too; of recordings, each frame gets the mean over time.
+    """
+
+    def __init__(self, net: Network):
+        super().__init__()
+        self.net = net
+        self.rates: dict[str, float] = {}
+        self._passes = 0
+        self._is_pending = False
+        self._layer_names = [layer["name"] for layer in net.graph()["layers"]]
+        self._names = [name for name, _ in net._parameters()]
+        state = net.state_dict()
+        for name in self._names:
+            self._place(name, nn.Parameter(torch.from_numpy(state.pop(name))))
+        self._buffer_names = list(state)
+        for name, values in state.items():
+            self._place(name, torch.from_numpy(values))
+        self._seen = self._versions()
+
+    def _place(self, name, value):
+        """Puts a tensor where its name says, in modules without any forward of their own."""
+        *path, last = name.split(".")
+        owner = self
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner._modules[part]
+        if isinstance(value, nn.Parameter):
+            owner.register_parameter(last, value)
+        else:
+            owner.register_buffer(last, value)
+
+    def _tensors(self):
+        tensors = dict(self.named_parameters())
+        tensors.update(self.named_buffers())
+        return tensors
+
+    def _versions(self):
+        return [(name, tensor.data_ptr(), tensor._version) for name, tensor in self._tensors().items()]
+
+    def _bring(self):
+        """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back."""
+        versions = self._versions()
+        if versions == self._seen:
+            return
+        tensors = self._tensors()
+        self.net.load_state_dict({name: tensors[name].detach().cpu() for name in self._names + self._buffer_names})
+        self._fetch([name for name in self._names if name.endswith(".Vth")])
+
+    @torch.no_grad()
+    def _fetch(self, names):
+        """Takes tensors from the network."""
+        state, tensors = self.net.state_dict(), self._tensors()
+        for name in names:
+            tensors[name].copy_(torch.from_numpy(state[name]))
+        self._seen = self._versions()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images `[B, C, H, W]`, or `[B, T, C, H, W]`, to logits `[B, classes]`, float32."""
+        self._bring()
+        if not self.training:
+            out = self.net(images)
+            self.rates = dict(out.rates)
+            return torch.from_numpy(out.logits).to(images.device)
+        self._passes += 1
+        self._is_pending = True
+        tensors = dict(self.named_parameters())
+        logits = _Logits.apply(images, self, *(tensors[name] for name in self._names))
+        self._fetch(self._buffer_names)
+        return logits

@@ -1,0 +1,440 @@
+//! `dsr.Network`: a network with its parameters, forward, training steps, files.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dsr::checkpoint::{self, About, Progress};
+use dsr::data::DataCard;
+use dsr::device::Device;
+use dsr::network::{Input, Mode, WeightGradient};
+use dsr::training::{choice, dropout_seed};
+use dsr::{Config, Network as Engine};
+use numpy::PyArrayDyn;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::arrays::{self, Samples};
+use crate::errors::{raised, wrong};
+use crate::forward::{self, Output};
+use crate::optimizer::Optimizer;
+use crate::{autograd, settings, state, threads};
+
+/// A spiking network with its parameters.
+///
+/// Made by `dsr.load`, `dsr.preact_resnet`, `dsr.vgg`, `dsr.imagenet_resnet`, `dsr.train` or `dsr.Network.build`. Calls release the GIL;
+/// several threads may call, one network at a time works for one of them.
+#[pyclass(module = "dsr", frozen)]
+pub struct Network {
+    engine: Mutex<Engine>,
+    /// None for a network that was put together layer by layer.
+    config: Option<Config>,
+    card: DataCard,
+    /// The run folder that it was trained into.
+    folder: Option<PathBuf>,
+}
+
+impl Network {
+    pub fn new(engine: Engine, config: Option<Config>, card: DataCard, folder: Option<PathBuf>) -> Self {
+        Network { engine: Mutex::new(engine), config, card, folder }
+    }
+
+    /// The engine, at once: for what takes no time.
+    pub fn engine(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Engine>> {
+        threads::refuse_forked()?;
+        // Another thread may hold it for long, and needs the interpreter to come to an end.
+        loop {
+            match self.engine.try_lock() {
+                Ok(engine) => return Ok(engine),
+                Err(std::sync::TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(std::sync::TryLockError::WouldBlock) => {
+                    py.detach(|| std::thread::sleep(std::time::Duration::from_micros(200)));
+                    py.check_signals()?;
+                }
+            }
+        }
+    }
+
+    /// Work on the engine by all threads, while the interpreter goes on.
+    pub fn work<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Engine) -> dsr::Result<T> + Send) -> PyResult<T> {
+        let pool = threads::pool()?;
+        py.detach(|| {
+            // Taken before the pool is entered: a thread of the pool that waits for a lock may be the one that would let go of it.
+            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            let engine = &mut *engine;
+            pool.install(|| work(engine))
+        })
+        .map_err(raised)
+    }
+
+    pub fn card(&self) -> &DataCard {
+        &self.card
+    }
+
+    pub fn settings(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    pub fn samples(&self, py: Python<'_>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<Samples> {
+        let (shape, steps) = {
+            let engine = self.engine(py)?;
+            (engine.input, engine.time_steps)
+        };
+        arrays::samples(images, arrays::layout(layout)?, shape, steps, &self.card)
+    }
+
+    pub fn gradient(&self) -> WeightGradient {
+        self.config.as_ref().map_or(WeightGradient::Rate, Config::gradient)
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.config.as_ref().map_or(0, |config| config.seed)
+    }
+}
+
+#[pymethods]
+impl Network {
+    /// Evaluates images.
+    ///
+    /// Parameters
+    /// ----------
+    /// images : numpy.ndarray or torch.Tensor
+    ///     `[B, C, H, W]`, or `[B, T, C, H, W]` for recordings; float32, as the network takes them, or uint8, which the normalisation of
+    ///     the network is applied to.
+    /// spikes : bool or list of str, optional
+    ///     Layers whose spikes are wanted: True for all, or names.
+    /// layout : {"NCHW", "NHWC"}
+    ///     Order of the axes of an image.
+    /// batch : int
+    ///     Samples that are computed at once; it changes no logit.
+    ///
+    /// Returns
+    /// -------
+    /// Output
+    ///     `logits` `[B, classes]` float32, `rates` (layer name to spikes per neuron and step), `spikes` (layer name to bool
+    ///     `[T, B, C, H, W]`).
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     For another shape or type (float64: use float32), a value that is not finite, an unknown layer.
+    /// dsr.DeviceError
+    ///     If the device fails.
+    #[pyo3(signature = (images, spikes = None, layout = "NCHW", batch = 128))]
+    fn __call__(
+        &self,
+        py: Python<'_>,
+        images: &Bound<'_, PyAny>,
+        spikes: Option<&Bound<'_, PyAny>>,
+        layout: &str,
+        batch: usize,
+    ) -> PyResult<Output> {
+        forward::evaluate(self, py, images, spikes, layout, batch)
+    }
+
+    /// Takes one training step: forward with batch statistics, cross-entropy, backward, update.
+    ///
+    /// Parameters
+    /// ----------
+    /// images : numpy.ndarray or torch.Tensor
+    ///     As for a call of the network.
+    /// labels : numpy.ndarray or torch.Tensor
+    ///     Numbers of the classes, `[B]`, integers.
+    /// optimizer : Optimizer
+    ///     Of this network: `dsr.SGD(net, lr=0.1)`, `dsr.Adam` or `dsr.AdamW`.
+    /// layout : {"NCHW", "NHWC"}
+    ///     Order of the axes of an image.
+    ///
+    /// Returns
+    /// -------
+    /// float
+    ///     Mean loss of the batch, before the update.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     For wrong images or labels, or an optimiser of another network.
+    /// FloatingPointError
+    ///     If a value or gradient is not finite; nothing is updated then.
+    #[pyo3(signature = (images, labels, optimizer, layout = "NCHW"))]
+    fn train_step(
+        &self,
+        py: Python<'_>,
+        images: &Bound<'_, PyAny>,
+        labels: &Bound<'_, PyAny>,
+        optimizer: &Bound<'_, Optimizer>,
+        layout: &str,
+    ) -> PyResult<f64> {
+        threads::refuse_forked()?;
+        let Samples { values, batch, frames } = self.samples(py, images, layout)?;
+        let (classes, len) = {
+            let engine = self.engine(py)?;
+            (engine.classes, engine.len())
+        };
+        let labels = arrays::labels(labels, batch, classes)?;
+        let optimizer = optimizer.get();
+        optimizer.check(len)?;
+        let (gradient, seed) = (self.gradient(), self.seed());
+        self.work(py, |engine| {
+            optimizer.with(|rule, lr| {
+                let input = Input { data: &values, batch, frames };
+                let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
+                let number = rule.steps + 1;
+                let step = engine.train_step(rule, lr, &input, &labels, mode)?;
+                engine.synchronize(rule)?;
+                match step.not_finite {
+                    None => Ok(step.loss),
+                    Some(layer) => Err(dsr::Error::NotFinite { step: number, layer, checkpoint: None }),
+                }
+            })
+        })
+    }
+
+    /// Chooses the threshold of every layer from images, so that none starts silent.
+    ///
+    /// Parameters
+    /// ----------
+    /// images : numpy.ndarray or torch.Tensor
+    ///     As for a call of the network; some dozens are enough.
+    /// layout : {"NCHW", "NHWC"}
+    ///     Order of the axes of an image.
+    ///
+    /// Returns
+    /// -------
+    /// dict
+    ///     Layer name to its threshold.
+    #[pyo3(signature = (images, layout = "NCHW"))]
+    fn choose_thresholds<'py>(&self, py: Python<'py>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<Bound<'py, PyDict>> {
+        let Samples { values, batch, frames } = self.samples(py, images, layout)?;
+        let seed = dropout_seed(self.seed(), 0);
+        let chosen = self.work(py, |engine| {
+            let device = engine.device();
+            engine.place(&Device::Cpu)?;
+            let chosen = engine.choose_thresholds(&Input { data: &values, batch, frames }, seed);
+            engine.place(&device)?;
+            chosen
+        })?;
+        let thresholds = PyDict::new(py);
+        chosen.iter().try_for_each(|of_layer| thresholds.set_item(&of_layer.layer, of_layer.threshold))?;
+        Ok(thresholds)
+    }
+
+    /// Parameters and running statistics, with the names and shapes of the authors' PyTorch networks.
+    ///
+    /// Returns
+    /// -------
+    /// dict
+    ///     Name to float32 array; counters of batches are int64.
+    fn state_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        state::of(py, &*self.engine(py)?)
+    }
+
+    /// Takes parameters and running statistics.
+    ///
+    /// Parameters
+    /// ----------
+    /// state : dict
+    ///     Name to array or tensor, as `state_dict` gives them; counters of batches may be missing.
+    /// strict : bool
+    ///     Whether every tensor has to be there, and no other; without it, those that fit by name are taken.
+    ///
+    /// Raises
+    /// ------
+    /// ValueError
+    ///     For names or shapes of another network, or a value that is not finite; the network is then as before.
+    #[pyo3(signature = (state, strict = true))]
+    fn load_state_dict(&self, py: Python<'_>, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
+        state::take(&mut *self.engine(py)?, state, strict)
+    }
+
+    /// Writes a checkpoint, which `dsr.load`, `dsr eval` and `dsr train --init-from` read.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : path-like
+    ///     File to write or replace.
+    /// optimizer : Optimizer, optional
+    ///     Whose state is kept, too.
+    ///
+    /// Raises
+    /// ------
+    /// OSError, ValueError
+    ///     If the file cannot be written, or a value is not finite; an older file is then unchanged.
+    #[pyo3(signature = (path, optimizer = None))]
+    fn save(&self, py: Python<'_>, path: PathBuf, optimizer: Option<&Bound<'_, Optimizer>>) -> PyResult<()> {
+        let config_toml = match &self.config {
+            Some(config) => config.without_machine().to_toml().map_err(raised)?,
+            None => String::new(),
+        };
+        let optimizer = optimizer.map(|optimizer| optimizer.get());
+        let seed = self.seed();
+        self.work(py, |engine| {
+            let about = About { config_toml: &config_toml, data: Some(&self.card), ..About::default() };
+            let progress = Progress { seed, ..Progress::default() };
+            let fresh = Config::default().optimizer(engine);
+            match optimizer {
+                Some(optimizer) => optimizer.with(|rule, _| checkpoint::save(&path, engine, rule, &progress, about)),
+                None => checkpoint::save(&path, engine, &fresh, &progress, about),
+            }
+        })
+    }
+
+    /// Reads parameters and running statistics from a checkpoint, or from a `state_dict` in safetensors, of a network like this one.
+    ///
+    /// Raises
+    /// ------
+    /// FileNotFoundError, ValueError
+    ///     If there is no such file, or it is damaged or of another network; the network is then as before.
+    fn load(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        let path = choice::checkpoint_file(&path);
+        self.work(py, |engine| checkpoint::load(&path, engine, None).map(drop))
+    }
+
+    /// Computes on this device from now on: `cpu`, `cuda`, `cuda:N` or `auto`.
+    ///
+    /// Raises
+    /// ------
+    /// dsr.DeviceError
+    ///     If a device that was named cannot be used.
+    fn to<'py>(slf: Bound<'py, Self>, device: &str) -> PyResult<Bound<'py, Self>> {
+        let device = Device::named(device).map_err(raised)?;
+        slf.get().work(slf.py(), |engine| engine.place(&device))?;
+        Ok(slf)
+    }
+
+    /// A copy with parameters of its own.
+    fn copy(&self, py: Python<'_>) -> PyResult<Network> {
+        let engine = self.engine(py)?.clone();
+        Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()))
+    }
+
+    /// Number of time steps T, 1 to 255; may be set.
+    #[getter]
+    fn time_steps(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.engine(py)?.time_steps)
+    }
+
+    #[setter]
+    fn set_time_steps(&self, py: Python<'_>, steps: usize) -> PyResult<()> {
+        let mut engine = self.engine(py)?;
+        if engine.neuron.is_real() && steps != 1 {
+            return Err(wrong("time_steps", "an ANN has 1"));
+        }
+        if !(1..=255).contains(&steps) {
+            return Err(wrong("time_steps", format!("{steps} is not in 1..=255")));
+        }
+        engine.time_steps = steps;
+        Ok(())
+    }
+
+    /// `(channels, height, width)`.
+    #[getter]
+    fn input_shape(&self, py: Python<'_>) -> PyResult<(usize, usize, usize)> {
+        let [height, width, channels] = self.engine(py)?.input;
+        Ok((channels, height, width))
+    }
+
+    /// Names of the classes, in the order of the logits.
+    #[getter]
+    fn classes(&self) -> Vec<String> {
+        self.card.classes.clone()
+    }
+
+    /// What uint8 images are normalised with: mean and standard deviation of each channel, in units of `max_value`, and `max_value`.
+    #[getter]
+    fn normalization<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        dict.set_item("mean", &self.card.mean)?;
+        dict.set_item("std", &self.card.std)?;
+        dict.set_item("max_value", self.card.max_value)?;
+        Ok(dict)
+    }
+
+    /// All settings by name; empty for a network of `Network.build`.
+    #[getter]
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        let Some(config) = &self.config else { return Ok(dict) };
+        for (key, value) in config.to_complete_table().map_err(raised)? {
+            dict.set_item(key, settings::to_python(py, &value)?)?;
+        }
+        Ok(dict)
+    }
+
+    /// `if`, `lif`, or `relu` for an ANN.
+    #[getter]
+    fn neuron(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.engine(py)?.neuron.name())
+    }
+
+    /// Names of the layers that have neurons, in order.
+    #[getter]
+    fn layers(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        Ok(self.engine(py)?.firing_layers().map(|layer| layer.name.clone()).collect())
+    }
+
+    /// Where it computes.
+    #[getter]
+    fn device(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.engine(py)?.device().to_string())
+    }
+
+    /// The run folder that `dsr.train` has written; None for another network.
+    #[getter]
+    fn folder(&self) -> Option<PathBuf> {
+        self.folder.clone()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let engine = self.engine(py)?;
+        let model = self.config.as_ref().map_or("built".to_string(), Config::model_name);
+        let (layers, parameters, neuron) = (engine.layers.len(), engine.len(), engine.neuron.name());
+        let [height, width, channels] = engine.input;
+        let shape = format!("({channels}, {height}, {width})");
+        Ok(format!(
+            "dsr.Network({model}, {shape} -> {}, {layers} layers, {parameters} parameters, {neuron}, T={})",
+            engine.classes, engine.time_steps
+        ))
+    }
+
+    /// The layers in order, as an exporter needs them: see `docs/python.md`.
+    fn graph<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        // Rounded weights lie where the network computes.
+        let engine = self.work(py, |engine| {
+            let mut engine = engine.clone();
+            engine.place(&Device::Cpu).map(|()| engine)
+        })?;
+        crate::graph::of(py, &engine)
+    }
+
+    // What `dsr.torch` is made of.
+
+    /// Names, shapes of the trainable tensors, in the order of `_grads`.
+    fn _parameters(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<usize>)>> {
+        Ok(self.engine(py)?.parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).collect())
+    }
+
+    /// A forward pass in training mode, which `_backward` may follow: logits and rates.
+    #[pyo3(signature = (images, seed, layout = "NCHW"))]
+    fn _train_forward<'py>(
+        &self,
+        py: Python<'py>,
+        images: &Bound<'_, PyAny>,
+        seed: u64,
+        layout: &str,
+    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Vec<f32>)> {
+        autograd::forward(self, py, images, seed, layout)
+    }
+
+    /// Gradients of all trainable tensors, in PyTorch's shapes, and of the images `[B, H, W, C]`, for a gradient of the logits of the
+    /// last `_train_forward`; of recordings, the mean over their frames.
+    #[pyo3(signature = (images, grad_logits, layout = "NCHW"))]
+    fn _backward<'py>(
+        &self,
+        py: Python<'py>,
+        images: &Bound<'_, PyAny>,
+        grad_logits: &Bound<'_, PyAny>,
+        layout: &str,
+    ) -> PyResult<(Vec<Bound<'py, PyArrayDyn<f32>>>, Bound<'py, PyArrayDyn<f32>>)> {
+        autograd::backward(self, py, images, grad_logits, layout)
+    }
+}

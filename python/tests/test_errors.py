@@ -1,0 +1,152 @@
+"""What is refused, and in which words."""
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy
+import pytest
+
+import dsr
+
+
+def test_images_are_refused_by_name(small, images):
+    cases = [
+        (images.astype(numpy.float64), "images: are float64; use float32"),
+        (images.astype(numpy.int32), "images: are int32; use float32, or uint8"),
+        (images[:, 0], r"images: have shape \[6, 8, 8\]"),
+        (images[:, :, :7], r"this network takes \[B, C, H, W\] = \[B, 1, 8, 8\]"),
+        (images[:0], "images: there is none"),
+        (numpy.where(numpy.arange(6)[:, None, None, None] == 4, numpy.nan, images).astype(numpy.float32), "images: sample 4 holds NaN"),
+        (images * numpy.float32(numpy.inf), "images: sample 0 holds"),
+    ]
+    for given, words in cases:
+        with pytest.raises(ValueError, match=words):
+            small(given)
+    with pytest.raises(ValueError, match="layout: 'CHWN' is neither"):
+        small(images, layout="CHWN")
+    with pytest.raises(ValueError, match="spikes: there is no layer 'nope'; there are layer1.0.relu1"):
+        small(images, spikes=["nope"])
+    with pytest.raises(ValueError, match="batch: at least one"):
+        small(images, batch=0)
+
+
+def test_labels_and_optimisers_are_refused_by_name(small, images):
+    opt = dsr.SGD(small, lr=0.1)
+    labels = numpy.arange(6)
+    cases = [(labels[:5], "labels: have shape"), (labels + 5, r"labels: 10 is not in 0\.\.10"), (labels * 1.0, "labels: are float64")]
+    for given, words in cases:
+        with pytest.raises(ValueError, match=words):
+            small.train_step(images, given, opt)
+    other = dsr.preact_resnet([16], [1], classes=10, input_shape=(1, 8, 8), time_steps=4)
+    with pytest.raises(ValueError, match="optimizer: is of a network with"):
+        other.train_step(images, labels, opt)
+    for wrong, words in [({"lr": -1}, "lr: -1 is not 0 or more"), ({"lr": 1, "momentum": 1.5}, "momentum: 1.5"), ({"lr": 1, "decay_on": "x"}, "decay_on")]:
+        with pytest.raises(ValueError, match=words):
+            dsr.SGD(small, **wrong)
+
+
+def test_settings_are_refused_by_name(tmp_path):
+    cases = [
+        ({"wdths": [8]}, "wdths: there is no such setting"),
+        ({"time_steps": 0}, "time-steps: 0 is not in"),
+        ({"neuron": "lifx"}, "neuron"),
+        ({"widths": [8], "blocks": [1, 1]}, "widths"),
+        ({"dataset": "nope"}, "dataset: unknown data set 'nope'"),
+        ({"dataset": "cifar10"}, "data-dir: cifar10 is read from disk"),
+        ({"epochs": object()}, "epochs: takes no"),
+    ]
+    for settings, words in cases:
+        with pytest.raises(ValueError, match=words):
+            dsr.train(out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_are_refused_by_name(tmp_path, small):
+    with pytest.raises(FileNotFoundError, match="absent.safetensors: there is no such checkpoint"):
+        dsr.load(tmp_path / "absent.safetensors")
+    with pytest.raises(FileNotFoundError, match="there is no such checkpoint"):
+        dsr.train(out=tmp_path / "run", init_from=tmp_path / "absent.safetensors", dataset="digits-8x8")
+    (tmp_path / "damaged.safetensors").write_bytes(b"no safetensors file")
+    with pytest.raises(ValueError, match="damaged.safetensors: is not a safetensors file"):
+        dsr.load(tmp_path / "damaged.safetensors")
+    with pytest.raises(FileNotFoundError, match="its folder does not exist"):
+        small.save(tmp_path / "nowhere" / "x.safetensors")
+    with pytest.raises(ValueError, match="device: 'tpu' is none of"):
+        small.to("tpu")
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_an_error_of_its_own(small):
+    with pytest.raises(dsr.DeviceError):
+        small.to("cuda:7")
+
+
+def test_layers_are_refused_by_name():
+    def build(*layers, **constants):
+        return dsr.Network.build(list(layers), **{"input_shape": (1, 8, 8), "classes": 2, **constants})
+
+    first = dsr.layer("one", dsr.conv("conv", "input", 8), norm="bn")
+    last = dsr.layer("two", dsr.linear("fc", "one", 2, pool=4))
+    assert build(first, last)(numpy.zeros((1, 1, 8, 8), numpy.float32)).logits.shape == (1, 2)
+    cases = [
+        ((first,), {}, "layers: a last layer of shape"),
+        ((), {}, "layers: no layers"),
+        ((first, first, last), {}, "more than one called 'one'"),
+        ((first, dsr.layer("two", dsr.linear("fc", "zero", 2))), {}, "its source 'zero' is no layer"),
+        ((first, dsr.layer("two", dsr.linear("conv", "one", 2))), {}, "a name of its own"),
+        ((first, dsr.layer("two", dsr.identity("one"), dsr.identity("one"), dsr.identity("one")), last), {}, "layer two"),
+        ((first, dsr.layer("two", dsr.conv("big", "one", 2, 30, pad=0))), {}, "too small"),
+        ((first, dsr.layer("two", dsr.linear("fc", "one", 2, pool=0))), {}, "a window or stride of 0"),
+        ((first, last), {"neuron": "x"}, "neuron: 'x'"),
+        ((first, last), {"time_steps": 300}, "time-steps: 300"),
+        ((first, last), {"threshold": -1.0}, "vth"),
+        ((first, last), {"classes": 0}, "classes: 0 is not in"),
+        ((first, last), {"weight_bits": 4}, "weight_bits: 4"),
+        ((first, last), {"mean": [0.0, 0.0]}, "mean"),
+    ]
+    for layers, constants, words in cases:
+        with pytest.raises(ValueError, match=words):
+            build(*layers, **constants)
+    with pytest.raises(TypeError, match="layers: each is made by dsr.layer"):
+        build("conv")
+
+
+def test_a_forked_process_says_so_instead_of_hanging(small, images):
+    small(images)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            small(images)
+            os.write(write, b"computed")
+        except RuntimeError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    for _ in range(600):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert b"start processes with multiprocessing's 'spawn'" in os.read(read, 1000)
+    assert small(images).logits.shape == (6, 10)
+
+
+def test_a_fork_before_the_first_call_computes():
+    code = """
+import os, numpy, dsr
+net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2)
+child = os.fork()
+net(numpy.zeros((1, 1, 8, 8), numpy.float32))
+if child == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "7"

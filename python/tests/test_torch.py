@@ -1,0 +1,131 @@
+"""`dsr.torch.Module`: gradients are those of the reference in float64, and PyTorch's optimisers step the network."""
+
+import importlib.util
+import pathlib
+
+import numpy
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import dsr  # noqa: E402
+import dsr.torch  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# What the golden tests of the engine allow a gradient, as a share of its norm.
+TOLERANCE = 1e-4
+
+
+def peer():
+    """The reference, in plain PyTorch."""
+    spec = importlib.util.spec_from_file_location("network", ROOT / "benches/peers/network.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def exact(values, bits=4):
+    """Values that both have without rounding: multiples of 2^-bits."""
+    return torch.round(values * 2**bits) / 2**bits
+
+
+@pytest.mark.parametrize("readout", ["spikes", "current"])
+@pytest.mark.parametrize("kind", ["if", "lif"])
+def test_gradients_are_those_of_the_reference_in_float64(kind, readout):
+    network = peer()
+    settings = {"if": {"vth": 1.0, "alpha": 0.5}, "lif": {"vth": 0.125, "alpha": 0.5, "tau": 1.0, "delta_t": 0.125}}[kind]
+    bound = 0.0009765625
+    config = network.NeuronConfig(kind=kind, time_steps=4, vth_bound=bound, **settings)
+    theirs = network.PreActResNet(config, [8], [1], input_shape=(1, 8, 8), pool=4, readout=readout).double()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(exact(0.3 * torch.randn_like(parameter)))
+        for name, parameter in theirs.named_parameters():
+            if parameter.dim() == 1 and "bn" not in name:
+                parameter.copy_(exact(0.3 * torch.randn_like(parameter)))
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), neuron=kind, time_steps=4, readout=readout, vth_bound=bound,
+                            weight_gradient="unrolled", dropout=0.0, **settings)  # fmt: skip
+    ours = dsr.torch.Module(net)
+    own = dict(theirs.state_dict())
+    ours.load_state_dict({name: own[name].float() for name in ours.state_dict()})
+    images = exact(torch.randn(16, 1, 8, 8))
+    weights = torch.randn(16, 10)
+    for_ours, for_theirs = images.clone().requires_grad_(), images.double().requires_grad_()
+    logits, expected = ours(for_ours), theirs(for_theirs)
+    assert logits.dtype == torch.float32 and torch.allclose(logits.double(), expected, atol=1e-5), (logits - expected).abs().max()
+    assert logits.abs().sum() > 0
+    (logits * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    gradients = dict(theirs.named_parameters())
+    compared, whole = 0, torch.cat([parameter.grad.flatten() for parameter in gradients.values()]).norm().item()
+    for name, parameter in ours.named_parameters():
+        wanted = gradients[name].grad
+        # Biases in front of a batch norm have a gradient of 0, of which float32 leaves a share of the others.
+        scale = max(wanted.norm().item(), 1e-2 * whole)
+        assert (parameter.grad.double() - wanted).norm().item() <= TOLERANCE * scale, (name, parameter.grad, wanted)
+        compared += wanted.norm().item() > 1e-2 * whole
+    assert compared > 8
+    wanted = for_theirs.grad
+    assert (for_ours.grad.double() - wanted).norm() <= TOLERANCE * wanted.norm(), (for_ours.grad / wanted).median()
+    for name, buffer in ours.named_buffers():
+        assert torch.allclose(buffer.double(), dict(theirs.named_buffers())[name].double(), atol=1e-5), name
+
+
+@pytest.mark.parametrize("make", [
+    lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+])
+def test_any_optimiser_and_loss_train_it(make):
+    images, labels = dsr.dataset("digits-8x8", "train")
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=4, readout="current")
+    inputs, labels = torch.from_numpy(images).float() / 16 - 0.5, torch.from_numpy(labels)
+    net.choose_thresholds(inputs[:64])
+    module = dsr.torch.Module(net)
+    model = torch.nn.Sequential(module, torch.nn.Linear(10, 10))
+    optimizer = make(model.parameters())
+    losses = []
+    for at in range(0, 1280, 64):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(inputs[at : at + 64]), labels[at : at + 64], label_smoothing=0.1)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert numpy.mean(losses[-4:]) < 0.9 * numpy.mean(losses[:4])
+    assert set(module.rates) >= set(net.layers)
+    model.eval()
+    logits = module(inputs[:8])
+    assert not logits.requires_grad and numpy.array_equal(logits.numpy(), net(inputs[:8]).logits)
+    state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    assert all(numpy.array_equal(values, net.state_dict()[name]) for name, values in state.items())
+
+
+def test_a_step_by_pytorch_is_a_step_by_the_engine():
+    """The same batch, the same SGD: parameters agree to rounding."""
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=4, vth=1.0)
+    rng = numpy.random.default_rng(0)
+    images, labels = rng.standard_normal((16, 1, 8, 8), dtype=numpy.float32), rng.integers(0, 10, 16)
+    other = net.copy()
+    module = dsr.torch.Module(other)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    own = dsr.SGD(net, lr=0.1, momentum=0.9)
+    for _ in range(3):
+        loss = net.train_step(images, labels, own)
+        optimizer.zero_grad()
+        theirs = torch.nn.functional.cross_entropy(module(torch.from_numpy(images)), torch.from_numpy(labels))
+        theirs.backward()
+        optimizer.step()
+        assert loss == pytest.approx(theirs.item(), rel=1e-5)
+    for name, values in net.state_dict().items():
+        assert numpy.allclose(values, module.state_dict()[name].numpy(), atol=1e-4), name
+
+
+def test_backward_is_of_the_last_pass():
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    module = dsr.torch.Module(net)
+    images = torch.randn(4, 1, 8, 8)
+    first = module(images).sum()
+    module(images)
+    with pytest.raises(RuntimeError, match="backward is of the last forward pass"):
+        first.backward()

@@ -1,0 +1,113 @@
+//! Which settings a caller means: those of the data set's recipe, or of the network in a file, with what was given one by one over them.
+
+use std::path::{Path, PathBuf};
+
+use toml::Table;
+
+use super::checkpoint;
+use super::run_folder::{BEST, CONFIG};
+use crate::error::{Error, Result};
+use crate::regular_file;
+use crate::settings::recipes::{self, Layer};
+use crate::settings::{Config, ReadoutKind, models};
+
+/// Bytes that the settings of a run folder may have.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// A configuration from nothing: the recipe (by name, or the data set's own), then `layers`.
+///
+/// # Errors
+/// [`Error::Config`] for an unknown data set, recipe or setting.
+pub fn fresh(recipe: Option<&str>, layers: Vec<Layer>) -> Result<Config> {
+    fresh_on(Table::new(), recipe, layers)
+}
+
+/// The same with settings of a network, which win over the recipe and give way to `layers`.
+///
+/// # Errors
+/// As [`fresh`].
+pub fn fresh_on(network: Table, recipe: Option<&str>, mut layers: Vec<Layer>) -> Result<Config> {
+    let dataset = recipes::last(&layers, "dataset").and_then(|v| v.as_str()).unwrap_or(recipes::DEFAULT_DATASET).to_string();
+    let name = match recipe {
+        Some(name) => name.to_string(),
+        None => {
+            let known = crate::data::names();
+            if !known.contains(&dataset.as_str()) {
+                return Err(Error::config("dataset", format!("unknown data set '{dataset}'; known are {}", known.join(", "))));
+            }
+            recipes::name_for(&dataset, &layers)
+        }
+    };
+    layers.splice(0..0, [recipes::recipe(&name)?, recipes::given(network)]);
+    recipes::resolve(&Config::default(), &layers)
+}
+
+/// Model, widths, blocks and readout of the network in a checkpoint or run folder; none if it does not say.
+///
+/// # Errors
+/// As [`checkpoint::config`] and [`recipes::trained`].
+pub fn network_of(path: &Path) -> Result<Table> {
+    let path = checkpoint_file(path);
+    let Some(text) = checkpoint::config(&path)? else { return Ok(Table::new()) };
+    let trained = recipes::trained(&path, &text)?;
+    let mut table = trained.to_table()?;
+    let is_custom = table.get("model").and_then(|model| model.as_str()) == Some(models::CUSTOM);
+    table.retain(|key, _| if is_custom { key == "widths" || key == "blocks" } else { key == "model" });
+    // Said where it is the usual one, too: the recipe of the data set may have another.
+    table.insert("readout".into(), trained.readout.name().into());
+    Ok(table)
+}
+
+/// Refuses another readout than that of a checkpoint of ours, whether a flag or a file asks for it; a plain `state_dict` does not say
+/// what it has.
+///
+/// # Errors
+/// [`Error::Config`] naming `readout`.
+pub fn refuse_other_readout(config: &Config, path: &Path) -> Result<()> {
+    let Some(text) = checkpoint::config(path)? else { return Ok(()) };
+    let trained = recipes::trained(path, &text)?.readout;
+    if config.readout == trained {
+        return Ok(());
+    }
+    let (wanted, trained) = (config.readout.name(), trained.name());
+    Err(Error::config(
+        "readout",
+        format!("{wanted}: the checkpoint has a readout by {trained}, which is part of its network; leave --readout away"),
+    ))
+}
+
+/// Refuses flags for thresholds that a readout by current has not.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag.
+pub fn refuse_without_output_neurons(flags: &Table, config: &Config) -> Result<()> {
+    if config.readout == ReadoutKind::Current && flags.contains_key("vth_logits") {
+        return Err(Error::config("vth-logits", "a readout by current has no output neurons; leave it away"));
+    }
+    Ok(())
+}
+
+/// The file that `path` names: of a run folder, the best checkpoint.
+pub fn checkpoint_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(BEST) } else { path.to_path_buf() }
+}
+
+/// The folder for what is made from data, as the settings in a run folder name it. A checkpoint does not: it may come from elsewhere.
+pub fn cache_of(folder: &Path) -> Option<PathBuf> {
+    let table: Table = toml::from_str(&regular_file::read_text(&folder.join(CONFIG), MOST_BYTES).ok()?).ok()?;
+    table.get("cache_dir")?.as_str().map(PathBuf::from)
+}
+
+/// The configuration of the network in a checkpoint, with `layers` over it; of a file without one, that of [`fresh`].
+///
+/// # Errors
+/// As [`checkpoint::config`], [`recipes::resolve`] and [`fresh`].
+pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
+    match checkpoint::config(path)? {
+        Some(text) => {
+            let trained = recipes::trained(path, &text)?;
+            recipes::resolve(&trained, &layers)
+        }
+        None => fresh(None, layers),
+    }
+}
