@@ -380,7 +380,7 @@ fn line(rng: &mut ChaCha8Rng, files: &Path) -> Vec<String> {
     let changes = rng.random_range(1..4);
     for change in 0..changes {
         let &(name, kind) = flags.choose(rng).unwrap();
-        let is_strange = rng.random_bool(0.5) || (tried.is_slow && change == 0);
+        let is_strange = rng.random_bool(0.4) || (tried.is_slow && change == 0);
         let value = match kind {
             Switch if is_strange => Some("x".to_string()),
             Switch => None,
