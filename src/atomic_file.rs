@@ -53,7 +53,7 @@ pub(crate) fn refused(path: &Path, source: io::Error) -> Error {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             Error::file(path, format!("cannot be written ({source}): choose another folder, or allow writing to this one"))
         }
-        ErrorKind::NotFound => Error::file(path, "cannot be written: its folder does not exist"),
+        ErrorKind::NotFound => Error::missing(path, "cannot be written: its folder does not exist"),
         _ => Error::Io { path: path.to_path_buf(), source },
     }
 }

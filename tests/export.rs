@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use command::{dsr, ok};
 use dsr::checkpoint::{self, About};
-use dsr::network::{Input, Mode};
+use dsr::network::{Input, Kind, Mode};
 use safetensors::SafeTensors;
 use tempfile::tempdir;
 
@@ -53,6 +53,7 @@ fn pytorch_has_the_spikes_of_the_engine() {
         for (layer, spikes) in network.layers.iter().zip(&forward.spikes) {
             let (spikes, view) = (spikes.as_ref().unwrap(), theirs.tensor(&format!("spikes.{}", layer.name)).unwrap());
             let [height, width, channels] = layer.shape;
+            assert!(spikes.unpacked().iter().map(|&fired| u8::from(fired)).eq(view.data().iter().copied()), "{case}: {}", layer.name);
             let mut fired = 0;
             for (i, &theirs) in view.data().iter().enumerate() {
                 let (x, y) = (i % width, i / width % height);
@@ -92,6 +93,29 @@ fn an_exported_file_comes_back() {
             .map(|network| network.forward(&Input { data: &data, batch: 3, frames: 1 }, Mode::Eval, |_| false).unwrap().logits);
         assert!(logits[0].iter().any(|&v| v > 0.0) && logits[0] == logits[1], "{case}: {logits:?}");
         assert_ne!(network.values, again.values, "the checkpoint itself has unrounded weights");
+    }
+}
+
+#[test]
+fn forward_weights_are_those_of_the_exported_file() {
+    for case in CASES {
+        let (_, _, network) = checkpoint::open(&fixture(case, "checkpoint.safetensors")).unwrap();
+        let bytes = fs::read(fixture(case, "exported.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut compared = 0;
+        for (index, layer) in network.layers.iter().enumerate() {
+            for (at, connection) in layer.connections.iter().enumerate() {
+                let ours = network.forward_weights(index, at);
+                let Kind::Conv { weight, .. } = connection.kind else {
+                    assert!(ours.is_empty());
+                    continue;
+                };
+                let name = &network.parameters[weight].name;
+                assert!(floats(&tensors, name).iter().map(|&v| v as f32).eq(ours), "{case}: {name}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 3, "{case}: {compared} connections");
     }
 }
 

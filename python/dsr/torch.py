@@ -41,7 +41,9 @@ class _Logits(torch.autograd.Function):
         device = grad_logits.device
         of_images = None
         if needs_images:
-            of_images = torch.from_numpy(grad_images).permute(0, 3, 1, 2).reshape(ctx.images.shape).to(device)
+            of_images = torch.from_numpy(grad_images).permute(0, 3, 1, 2).to(device)
+            if ctx.images.dim() == 5:
+                of_images = of_images.unsqueeze(1).expand_as(ctx.images)
         return of_images, None, *(torch.from_numpy(grad).to(device) if need else None for grad, need in zip(grads, needs))
 
 
@@ -66,7 +68,8 @@ class Module(nn.Module):
     Notes
     -----
     Between a forward pass in training mode and its backward no other batch may be computed: the network keeps what backward needs of
-    one batch, whose size does not depend on T. The precision is float32; `loss` may be any function of the logits.
+    one batch, whose size does not depend on T. The precision is float32; `loss` may be any function of the logits. Images get
+    gradients, too; of recordings, each frame gets the mean over time.
     """
 
     def __init__(self, net: Network):

@@ -56,10 +56,13 @@ fn layer<'py>(py: Python<'py>, engine: &Engine, index: usize) -> PyResult<Bound<
 fn connection<'py>(py: Python<'py>, engine: &Engine, index: usize, at: usize) -> PyResult<Bound<'py, PyDict>> {
     let (connection, dict) = (&engine.layers[index].connections[at], PyDict::new(py));
     let geometry = &connection.geometry;
-    dict.set_item("source", match connection.source {
-        Source::Input => "input",
-        Source::Layer(source) => &engine.layers[source].name,
-    })?;
+    dict.set_item(
+        "source",
+        match connection.source {
+            Source::Input => "input",
+            Source::Layer(source) => &engine.layers[source].name,
+        },
+    )?;
     dict.set_item("source_shape", (geometry.cin, geometry.source[0], geometry.source[1]))?;
     let [window, stride, pad] = geometry.pool;
     dict.set_item("pool", geometry.is_pooled().then_some((window, stride, pad)))?;

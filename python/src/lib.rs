@@ -6,13 +6,16 @@
 #![allow(clippy::too_many_arguments)]
 
 mod arrays;
+mod autograd;
 mod datasets;
 mod errors;
+mod forward;
 mod graph;
 mod models;
 mod network;
 mod optimizer;
 mod settings;
+mod state;
 mod threads;
 mod train;
 
@@ -23,9 +26,9 @@ fn _dsr(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("DeviceError", m.py().get_type::<errors::DeviceError>())?;
     m.add_class::<network::Network>()?;
-    m.add_class::<network::Output>()?;
+    m.add_class::<forward::Output>()?;
     m.add_class::<optimizer::Optimizer>()?;
-    m.add_function(wrap_pyfunction!(network::load, m)?)?;
+    m.add_function(wrap_pyfunction!(models::load, m)?)?;
     m.add_function(wrap_pyfunction!(train::train, m)?)?;
     m.add_function(wrap_pyfunction!(optimizer::sgd, m)?)?;
     m.add_function(wrap_pyfunction!(optimizer::adam, m)?)?;

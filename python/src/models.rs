@@ -1,6 +1,10 @@
-//! Networks by name, and networks layer by layer.
+//! Networks from files, by name, and layer by layer.
 
+use std::path::PathBuf;
+
+use dsr::checkpoint;
 use dsr::data::DataCard;
+use dsr::device::Device;
 use dsr::network::{Builder, Connection, Conv, Init, NO_POOL, Source};
 use dsr::ops::neuron::Neuron;
 use dsr::training::choice;
@@ -10,7 +14,48 @@ use pyo3::types::PyDict;
 
 use crate::errors::{raised, wrong};
 use crate::network::Network;
-use crate::settings;
+use crate::{settings, threads};
+
+/// Loads a trained network from a run folder (its best checkpoint), a checkpoint, or what `dsr export` has written.
+///
+/// Parameters
+/// ----------
+/// path : path-like
+///     Folder or file.
+/// device : str
+///     Where to compute: cpu, cuda, cuda:N or auto.
+/// average : bool
+///     Take the moving average of the weights, which a run with `ema` keeps.
+///
+/// Returns
+/// -------
+/// Network
+///
+/// Raises
+/// ------
+/// FileNotFoundError
+///     If there is no such file.
+/// ValueError
+///     If it is damaged, or does not say which network it holds: build that network and use its method `load`.
+#[pyfunction]
+#[pyo3(signature = (path, device = "cpu", average = false))]
+pub fn load(py: Python<'_>, path: PathBuf, device: &str, average: bool) -> PyResult<Network> {
+    let pool = threads::pool()?;
+    let path = choice::checkpoint_file(&path);
+    let (config, card, engine) = py
+        .detach(|| {
+            pool.install(|| {
+                let (config, card, mut engine) = checkpoint::open(&path)?;
+                if average {
+                    checkpoint::load_average(&path, &mut engine)?;
+                }
+                engine.place(&Device::named(device)?)?;
+                Ok((config, card, engine))
+            })
+        })
+        .map_err(raised)?;
+    Ok(Network::new(engine, Some(config), card, None))
+}
 
 /// The number of classes, or their names.
 #[derive(FromPyObject)]
@@ -110,7 +155,12 @@ struct Constants {
 
 /// A network of these layers; `Network.build` is made of it.
 #[pyfunction]
-pub fn _build(py: Python<'_>, about: &Bound<'_, PyDict>, constants: &Bound<'_, PyDict>, layers: Vec<Bound<'_, PyAny>>) -> PyResult<Network> {
+pub fn _build(
+    py: Python<'_>,
+    about: &Bound<'_, PyDict>,
+    constants: &Bound<'_, PyDict>,
+    layers: Vec<Bound<'_, PyAny>>,
+) -> PyResult<Network> {
     let About { input_shape: [channels, height, width], classes, mean, std } = about.extract()?;
     let Constants { neuron, time_steps, threshold, alpha, tau, delta_t, threshold_bound, weight_bits, readout, seed } =
         constants.extract()?;
@@ -128,9 +178,11 @@ pub fn _build(py: Python<'_>, about: &Bound<'_, PyDict>, constants: &Bound<'_, P
     }
     let card = card([height, width, channels], 1, classes, mean, std)?;
     let mut builder = Builder::new(card.shape, threshold);
-    let layers: Vec<LayerOf> = layers.iter().map(|layer| layer.extract()).collect::<PyResult<_>>().map_err(|e: PyErr| {
-        PyTypeError::new_err(format!("layers: each is made by dsr.layer(name, connections): {}", e.value(py)))
-    })?;
+    let layers: Vec<LayerOf> = layers
+        .iter()
+        .map(|layer| layer.extract())
+        .collect::<PyResult<_>>()
+        .map_err(|e: PyErr| PyTypeError::new_err(format!("layers: each is made by dsr.layer(name, connections): {}", e.value(py))))?;
     for layer in &layers {
         add(&mut builder, layer)?;
     }

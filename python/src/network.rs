@@ -9,14 +9,15 @@ use dsr::device::Device;
 use dsr::network::{Input, Mode, WeightGradient};
 use dsr::training::{choice, dropout_seed};
 use dsr::{Config, Network as Engine};
-use numpy::{PyArray2, PyArrayDyn};
+use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::arrays::{self, Samples, shaped};
 use crate::errors::{raised, wrong};
+use crate::forward::{self, Output};
 use crate::optimizer::Optimizer;
-use crate::{settings, threads};
+use crate::{autograd, settings, state, threads};
 
 /// A spiking network with its parameters.
 ///
@@ -30,33 +31,6 @@ pub struct Network {
     card: DataCard,
     /// The run folder that it was trained into.
     folder: Option<PathBuf>,
-}
-
-/// What a forward pass gave.
-#[pyclass(module = "dsr", frozen, get_all)]
-pub struct Output {
-    /// `[B, classes]` float32.
-    logits: Py<PyArray2<f32>>,
-    /// Layer name to its mean firing rate over the samples: spikes per neuron and time step.
-    rates: Py<PyDict>,
-    /// Layer name to its spikes, `[T, B, C, H, W]` bool; only layers that were asked for.
-    spikes: Py<PyDict>,
-}
-
-#[pymethods]
-impl Output {
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let shape: Vec<usize> = self.logits.getattr(py, "shape")?.extract(py)?;
-        Ok(format!("dsr.Output(logits {shape:?}, {} rates, spikes of {} layers)", self.rates.bind(py).len(), self.spikes.bind(py).len()))
-    }
-}
-
-/// Of one part of a batch.
-struct Part {
-    batch: usize,
-    logits: Vec<f32>,
-    rates: Vec<f32>,
-    spikes: Vec<Vec<bool>>,
 }
 
 impl Network {
@@ -115,32 +89,6 @@ impl Network {
     pub fn seed(&self) -> u64 {
         self.config.as_ref().map_or(0, |config| config.seed)
     }
-
-    /// Indices of the layers whose spikes are asked for.
-    fn wanted(&self, py: Python<'_>, spikes: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<usize>> {
-        let Some(spikes) = spikes else { return Ok(Vec::new()) };
-        let engine = self.engine(py)?;
-        let has_any = |given: &Bound<'_, PyAny>| given.is_truthy();
-        if has_any(spikes)? && engine.neuron.is_real() {
-            return Err(wrong("spikes", "an ANN has none"));
-        }
-        let firing = (0..engine.layers.len()).filter(|&index| engine.layers[index].fires());
-        if let Ok(all) = spikes.extract::<bool>() {
-            return Ok(if all { firing.collect() } else { Vec::new() });
-        }
-        let names: Vec<String> = match spikes.extract::<String>() {
-            Ok(name) => vec![name],
-            Err(_) => spikes.extract().map_err(|_| wrong("spikes", "give True, or names of layers"))?,
-        };
-        let place = |name: &String| {
-            let at = engine.layers.iter().position(|layer| layer.fires() && layer.name == *name);
-            at.ok_or_else(|| {
-                let known: Vec<&str> = engine.firing_layers().map(|layer| layer.name.as_str()).collect();
-                wrong("spikes", format!("there is no layer '{name}'; there are {}", known.join(", ")))
-            })
-        };
-        names.iter().map(place).collect()
-    }
 }
 
 #[pymethods]
@@ -180,39 +128,7 @@ impl Network {
         layout: &str,
         batch: usize,
     ) -> PyResult<Output> {
-        threads::refuse_forked()?;
-        if batch == 0 {
-            return Err(wrong("batch", "at least one sample is computed at once"));
-        }
-        let Samples { values, batch: total, frames } = self.samples(py, images, layout)?;
-        let wanted = self.wanted(py, spikes)?;
-        let mut parts: Vec<Part> = Vec::with_capacity(total.div_ceil(batch));
-        for part in values.chunks(values.len() / total * batch) {
-            let samples = part.len() / (values.len() / total);
-            parts.push(self.work(py, |engine| {
-                let forward = engine.forward(&Input { data: part, batch: samples, frames }, Mode::Eval, |layer| wanted.contains(&layer))?;
-                let trains = wanted.iter().filter_map(|&layer| Some(forward.spikes.get(layer)?.as_ref()?.unpacked()));
-                Ok(Part { batch: samples, spikes: trains.collect(), logits: forward.logits, rates: forward.rates })
-            })?);
-            py.check_signals()?;
-        }
-        let engine = self.engine(py)?;
-        let rates = PyDict::new(py);
-        for (index, layer) in engine.layers.iter().enumerate().filter(|(_, layer)| layer.fires()) {
-            // As `dsr eval` adds them up.
-            let sum = parts.iter().fold(0.0, |sum, part| sum + f64::from(part.rates[index]) * part.batch as f64);
-            rates.set_item(&layer.name, sum / total as f64)?;
-        }
-        let trains = PyDict::new(py);
-        for (at, &index) in wanted.iter().enumerate() {
-            let [height, width, channels] = engine.layers[index].shape;
-            let shape = [engine.time_steps, total, channels, height, width];
-            let fired = together(&mut parts, at, engine.time_steps);
-            trains.set_item(&engine.layers[index].name, shaped(py, &shape, fired)?)?;
-        }
-        let logits: Vec<f32> = parts.iter().flat_map(|part| &part.logits).copied().collect();
-        let logits = shaped(py, &[total, engine.classes], logits)?.cast_into::<PyArray2<f32>>()?;
-        Ok(Output { logits: logits.unbind(), rates: rates.unbind(), spikes: trains.unbind() })
+        forward::evaluate(self, py, images, spikes, layout, batch)
     }
 
     /// Takes one training step: forward with batch statistics, cross-entropy, backward, update.
@@ -309,18 +225,7 @@ impl Network {
     /// dict
     ///     Name to float32 array; counters of batches are int64.
     fn state_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let engine = self.engine(py)?;
-        let dict = PyDict::new(py);
-        for (index, parameter) in engine.parameters.iter().enumerate() {
-            dict.set_item(&parameter.name, shaped(py, &parameter.shape, engine.in_torch_order(index, &engine.values))?)?;
-        }
-        for norm in &engine.norms {
-            let channels = [norm.running_mean.len()];
-            dict.set_item(format!("{}.running_mean", norm.name), shaped(py, &channels, norm.running_mean.clone())?)?;
-            dict.set_item(format!("{}.running_var", norm.name), shaped(py, &channels, norm.running_var.clone())?)?;
-            dict.set_item(format!("{}.num_batches_tracked", norm.name), shaped(py, &[], vec![norm.batches])?)?;
-        }
-        Ok(dict)
+        state::of(py, &*self.engine(py)?)
     }
 
     /// Takes parameters and running statistics.
@@ -338,56 +243,7 @@ impl Network {
     ///     For names or shapes of another network, or a value that is not finite; the network is then as before.
     #[pyo3(signature = (state, strict = true))]
     fn load_state_dict(&self, py: Python<'_>, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
-        let mut engine = self.engine(py)?;
-        let state: std::collections::BTreeMap<String, Bound<'_, PyAny>> = state.extract()?;
-        let mut known = std::collections::BTreeSet::new();
-        let mut missing = Vec::new();
-        let mut find = |name: &str, is_optional: bool| {
-            known.insert(name.to_string());
-            let found = state.get(name);
-            if found.is_none() && !is_optional {
-                missing.push(name.to_string());
-            }
-            found
-        };
-        let mut parameters = Vec::new();
-        for (index, parameter) in engine.parameters.iter().enumerate() {
-            if let Some(given) = find(&parameter.name, engine.neuron.is_real() && parameter.name.ends_with(".Vth")) {
-                parameters.push((index, arrays::floats(&parameter.name, given, &parameter.shape)?));
-            }
-        }
-        let mut norms = engine.norms.clone();
-        for norm in &mut norms {
-            let channels = [norm.running_mean.len()];
-            let name = |what: &str| format!("{}.{what}", norm.name);
-            let [mean, var, batches] = ["running_mean", "running_var", "num_batches_tracked"].map(name);
-            if let Some(given) = find(&mean, false) {
-                norm.running_mean = arrays::floats(&mean, given, &channels)?;
-            }
-            if let Some(given) = find(&var, false) {
-                norm.running_var = arrays::floats(&var, given, &channels)?;
-                if norm.running_var.iter().any(|&v| v < 0.0) {
-                    return Err(wrong(&var, "holds a negative variance"));
-                }
-            }
-            if let Some(given) = find(&batches, true) {
-                norm.batches = arrays::integer(&batches, given)?;
-            }
-        }
-        let unexpected: Vec<&str> = state.keys().map(String::as_str).filter(|name| !known.contains(*name)).collect();
-        if strict && !(missing.is_empty() && unexpected.is_empty()) {
-            let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
-            let lists = [("missing", missing), ("unexpected", unexpected)].map(|(what, names)| match names.len() {
-                0 => String::new(),
-                n => format!("{what} {}{}", names[..n.min(3)].join(", "), if n > 3 { format!(" and {} more", n - 3) } else { String::new() }),
-            });
-            let lists: Vec<String> = lists.into_iter().filter(|list| !list.is_empty()).collect();
-            return Err(wrong("state_dict", format!("belongs to another network: {}", lists.join("; "))));
-        }
-        parameters.iter().for_each(|(index, values)| engine.set_parameter(*index, values));
-        engine.norms = norms;
-        engine.prepare();
-        Ok(())
+        state::take(&mut *self.engine(py)?, state, strict)
     }
 
     /// Writes a checkpoint, which `dsr.load`, `dsr eval` and `dsr train --init-from` read.
@@ -534,7 +390,10 @@ impl Network {
         let (layers, parameters, neuron) = (engine.layers.len(), engine.len(), engine.neuron.name());
         let [height, width, channels] = engine.input;
         let shape = format!("({channels}, {height}, {width})");
-        Ok(format!("dsr.Network({model}, {shape} -> {}, {layers} layers, {parameters} parameters, {neuron}, T={})", engine.classes, engine.time_steps))
+        Ok(format!(
+            "dsr.Network({model}, {shape} -> {}, {layers} layers, {parameters} parameters, {neuron}, T={})",
+            engine.classes, engine.time_steps
+        ))
     }
 
     /// The layers in order, as an exporter needs them: see `docs/python.md`.
@@ -563,19 +422,11 @@ impl Network {
         seed: u64,
         layout: &str,
     ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Vec<f32>)> {
-        let Samples { values, batch, frames } = self.samples(py, images, layout)?;
-        let gradient = self.gradient();
-        let seed = dropout_seed(self.seed(), seed);
-        let (logits, rates, classes) = self.work(py, |engine| {
-            let mode = Mode::Train { gradient, seed };
-            let forward = engine.forward(&Input { data: &values, batch, frames }, mode, |_| false)?;
-            Ok((forward.logits, forward.rates, engine.classes))
-        })?;
-        Ok((shaped(py, &[batch, classes], logits)?, rates))
+        autograd::forward(self, py, images, seed, layout)
     }
 
-    /// Gradients of all trainable tensors, in PyTorch's shapes, and of the images, for a gradient of the logits of the last
-    /// `_train_forward`.
+    /// Gradients of all trainable tensors, in PyTorch's shapes, and of the images `[B, H, W, C]`, for a gradient of the logits of the
+    /// last `_train_forward`; of recordings, the mean over their frames.
     #[pyo3(signature = (images, grad_logits, layout = "NCHW"))]
     fn _backward<'py>(
         &self,
@@ -584,72 +435,6 @@ impl Network {
         grad_logits: &Bound<'_, PyAny>,
         layout: &str,
     ) -> PyResult<(Vec<Bound<'py, PyArrayDyn<f32>>>, Bound<'py, PyArrayDyn<f32>>)> {
-        let Samples { values, batch, frames } = self.samples(py, images, layout)?;
-        let (classes, shape) = {
-            let engine = self.engine(py)?;
-            (engine.classes, engine.input)
-        };
-        let grad_logits = arrays::floats("grad_logits", grad_logits, &[batch, classes])?;
-        let (grads, input_grad) = self.work(py, |engine| {
-            engine.grads.fill(0.0);
-            let mut input_grad = vec![0.0; batch * shape.iter().product::<usize>()];
-            engine.backward(&Input { data: &values, batch, frames }, &grad_logits, Some(&mut input_grad))?;
-            let grads: Vec<Vec<f32>> = (0..engine.parameters.len()).map(|index| engine.in_torch_order(index, &engine.grads)).collect();
-            Ok((grads, input_grad))
-        })?;
-        let shapes: Vec<Vec<usize>> = self.engine(py)?.parameters.iter().map(|parameter| parameter.shape.clone()).collect();
-        let grads = grads.into_iter().zip(&shapes).map(|(values, shape)| shaped(py, shape, values)).collect::<PyResult<Vec<_>>>()?;
-        let [height, width, channels] = shape;
-        Ok((grads, shaped(py, &[batch, height, width, channels], input_grad)?))
+        autograd::backward(self, py, images, grad_logits, layout)
     }
-}
-
-/// The spikes of one layer of all parts, `[T][B][C][H][W]`.
-fn together(parts: &mut [Part], at: usize, steps: usize) -> Vec<bool> {
-    if let [part] = parts {
-        return std::mem::take(&mut part.spikes[at]);
-    }
-    let of_step = |t: usize| parts.iter().flat_map(move |part| &part.spikes[at][part.spikes[at].len() / steps * t..][..part.spikes[at].len() / steps]);
-    (0..steps).flat_map(of_step).copied().collect()
-}
-
-/// Loads a trained network from a run folder (its best checkpoint), a checkpoint, or what `dsr export` has written.
-///
-/// Parameters
-/// ----------
-/// path : path-like
-///     Folder or file.
-/// device : str
-///     Where to compute: cpu, cuda, cuda:N or auto.
-/// average : bool
-///     Take the moving average of the weights, which a run with `ema` keeps.
-///
-/// Returns
-/// -------
-/// Network
-///
-/// Raises
-/// ------
-/// FileNotFoundError
-///     If there is no such file.
-/// ValueError
-///     If it is damaged, or does not say which network it holds: build that network and use its method `load`.
-#[pyfunction]
-#[pyo3(signature = (path, device = "cpu", average = false))]
-pub fn load(py: Python<'_>, path: PathBuf, device: &str, average: bool) -> PyResult<Network> {
-    let pool = threads::pool()?;
-    let path = choice::checkpoint_file(&path);
-    let (config, card, engine) = py
-        .detach(|| {
-            pool.install(|| {
-                let (config, card, mut engine) = checkpoint::open(&path)?;
-                if average {
-                    checkpoint::load_average(&path, &mut engine)?;
-                }
-                engine.place(&Device::named(device)?)?;
-                Ok((config, card, engine))
-            })
-        })
-        .map_err(raised)?;
-    Ok(Network::new(engine, Some(config), card, None))
 }

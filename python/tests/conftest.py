@@ -53,10 +53,27 @@ def trained(request, tmp_path_factory):
     return folder, dsr.load(folder)
 
 
+def made(seed=0, input_shape=(1, 8, 8), **settings):
+    """A small network after some steps on noise, so that its running statistics and thresholds let every layer fire."""
+    settings = {"readout": "current", "time_steps": 4, **settings}  # which few steps do not leave without spikes
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=input_shape, seed=seed, **settings)
+    return warmed(net, seed)
+
+
+def warmed(net, seed=0, steps=10):
+    rng = numpy.random.default_rng(seed)
+    noise = rng.standard_normal((16, *net.input_shape), dtype=numpy.float32)
+    net.choose_thresholds(noise)
+    opt = dsr.SGD(net, lr=0.05)
+    for _ in range(steps):
+        net.train_step(noise, rng.integers(0, len(net.classes), 16), opt)
+    return net
+
+
 @pytest.fixture
 def small():
-    """An untrained network of 8×8 pictures."""
-    return dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=4, vth=1.0)
+    """A network of 8×8 pictures whose layers fire."""
+    return made()
 
 
 @pytest.fixture

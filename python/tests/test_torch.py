@@ -59,12 +59,13 @@ def test_gradients_are_those_of_the_reference_in_float64(kind, readout):
     (logits * weights).sum().backward()
     (expected * weights.double()).sum().backward()
     gradients = dict(theirs.named_parameters())
-    compared = 0
+    compared, whole = 0, torch.cat([parameter.grad.flatten() for parameter in gradients.values()]).norm().item()
     for name, parameter in ours.named_parameters():
         wanted = gradients[name].grad
-        scale = max(wanted.norm().item(), 1e-3)
+        # Biases in front of a batch norm have a gradient of 0, of which float32 leaves a share of the others.
+        scale = max(wanted.norm().item(), 1e-2 * whole)
         assert (parameter.grad.double() - wanted).norm().item() <= TOLERANCE * scale, (name, parameter.grad, wanted)
-        compared += wanted.norm().item() > 1e-3
+        compared += wanted.norm().item() > 1e-2 * whole
     assert compared > 8
     wanted = for_theirs.grad
     assert (for_ours.grad.double() - wanted).norm() <= TOLERANCE * wanted.norm(), (for_ours.grad / wanted).median()

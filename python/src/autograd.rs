@@ -1,0 +1,61 @@
+//! What `dsr.torch` is made of: forward and backward apart, for a loss of the caller's own.
+
+use dsr::network::{Input, Mode};
+use dsr::training::dropout_seed;
+use numpy::PyArrayDyn;
+use pyo3::prelude::*;
+
+use crate::arrays::{self, Samples, shaped};
+use crate::network::Network;
+
+type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
+
+/// A forward pass in training mode: logits `[B, classes]`, and the firing rate of every layer.
+pub fn forward<'py>(
+    net: &Network,
+    py: Python<'py>,
+    images: &Bound<'_, PyAny>,
+    seed: u64,
+    layout: &str,
+) -> PyResult<(Array<'py>, Vec<f32>)> {
+    let Samples { values, batch, frames } = net.samples(py, images, layout)?;
+    let gradient = net.gradient();
+    let seed = dropout_seed(net.seed(), seed);
+    let (logits, rates, classes) = net.work(py, |engine| {
+        let mode = Mode::Train { gradient, seed };
+        let forward = engine.forward(&Input { data: &values, batch, frames }, mode, |_| false)?;
+        Ok((forward.logits, forward.rates, engine.classes))
+    })?;
+    Ok((shaped(py, &[batch, classes], logits)?, rates))
+}
+
+/// Gradients of all trainable tensors, and of the images, `[B, H, W, C]`.
+pub fn backward<'py>(
+    net: &Network,
+    py: Python<'py>,
+    images: &Bound<'_, PyAny>,
+    grad_logits: &Bound<'_, PyAny>,
+    layout: &str,
+) -> PyResult<(Vec<Array<'py>>, Array<'py>)> {
+    let Samples { values, batch, frames } = net.samples(py, images, layout)?;
+    let (classes, shape, steps) = {
+        let engine = net.engine(py)?;
+        (engine.classes, engine.input, engine.time_steps)
+    };
+    let grad_logits = arrays::floats("grad_logits", grad_logits, &[batch, classes])?;
+    let (grads, input_grad) = net.work(py, |engine| {
+        engine.grads.fill(0.0);
+        let mut input_grad = vec![0.0; batch * shape.iter().product::<usize>()];
+        engine.backward(&Input { data: &values, batch, frames }, &grad_logits, Some(&mut input_grad))?;
+        if frames == 1 {
+            // The engine has the mean over time; an image is seen at every step.
+            input_grad.iter_mut().for_each(|grad| *grad *= steps as f32);
+        }
+        let grads: Vec<Vec<f32>> = (0..engine.parameters.len()).map(|index| engine.in_torch_order(index, &engine.grads)).collect();
+        Ok((grads, input_grad))
+    })?;
+    let shapes: Vec<Vec<usize>> = net.engine(py)?.parameters.iter().map(|parameter| parameter.shape.clone()).collect();
+    let grads = grads.into_iter().zip(&shapes).map(|(values, shape)| shaped(py, shape, values)).collect::<PyResult<Vec<_>>>()?;
+    let [height, width, channels] = shape;
+    Ok((grads, shaped(py, &[batch, height, width, channels], input_grad)?))
+}

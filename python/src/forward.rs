@@ -1,0 +1,119 @@
+//! A call of a network: logits, rates and spikes of a batch, part by part.
+
+use dsr::network::{Input, Mode};
+use numpy::PyArray2;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::arrays::{Samples, shaped};
+use crate::errors::wrong;
+use crate::network::Network;
+use crate::threads;
+
+/// What a forward pass gave.
+#[pyclass(module = "dsr", frozen, get_all)]
+pub struct Output {
+    /// `[B, classes]` float32.
+    logits: Py<PyArray2<f32>>,
+    /// Layer name to its mean firing rate over the samples: spikes per neuron and time step.
+    rates: Py<PyDict>,
+    /// Layer name to its spikes, `[T, B, C, H, W]` bool; only layers that were asked for.
+    spikes: Py<PyDict>,
+}
+
+#[pymethods]
+impl Output {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let shape: Vec<usize> = self.logits.getattr(py, "shape")?.extract(py)?;
+        Ok(format!("dsr.Output(logits {shape:?}, {} rates, spikes of {} layers)", self.rates.bind(py).len(), self.spikes.bind(py).len()))
+    }
+}
+
+/// Of one part of a batch.
+struct Part {
+    batch: usize,
+    logits: Vec<f32>,
+    rates: Vec<f32>,
+    spikes: Vec<Vec<bool>>,
+}
+
+/// Evaluates images, `batch` at once; `spikes` says which layers' are wanted.
+pub fn evaluate(
+    net: &Network,
+    py: Python<'_>,
+    images: &Bound<'_, PyAny>,
+    spikes: Option<&Bound<'_, PyAny>>,
+    layout: &str,
+    batch: usize,
+) -> PyResult<Output> {
+    threads::refuse_forked()?;
+    if batch == 0 {
+        return Err(wrong("batch", "at least one sample is computed at once"));
+    }
+    let Samples { values, batch: total, frames } = net.samples(py, images, layout)?;
+    let wanted = wanted(net, py, spikes)?;
+    let mut parts: Vec<Part> = Vec::with_capacity(total.div_ceil(batch));
+    for part in values.chunks(values.len() / total * batch) {
+        let samples = part.len() / (values.len() / total);
+        parts.push(net.work(py, |engine| {
+            let forward = engine.forward(&Input { data: part, batch: samples, frames }, Mode::Eval, |layer| wanted.contains(&layer))?;
+            let trains = wanted.iter().filter_map(|&layer| Some(forward.spikes.get(layer)?.as_ref()?.unpacked()));
+            Ok(Part { batch: samples, spikes: trains.collect(), logits: forward.logits, rates: forward.rates })
+        })?);
+        py.check_signals()?;
+    }
+    let engine = net.engine(py)?;
+    let rates = PyDict::new(py);
+    for (index, layer) in engine.layers.iter().enumerate().filter(|(_, layer)| layer.fires()) {
+        // As `dsr eval` adds them up.
+        let sum = parts.iter().fold(0.0, |sum, part| sum + f64::from(part.rates[index]) * part.batch as f64);
+        rates.set_item(&layer.name, sum / total as f64)?;
+    }
+    let trains = PyDict::new(py);
+    for (at, &index) in wanted.iter().enumerate() {
+        let [height, width, channels] = engine.layers[index].shape;
+        let shape = [engine.time_steps, total, channels, height, width];
+        let fired = together(&mut parts, at, engine.time_steps);
+        trains.set_item(&engine.layers[index].name, shaped(py, &shape, fired)?)?;
+    }
+    let logits: Vec<f32> = parts.iter().flat_map(|part| &part.logits).copied().collect();
+    let logits = shaped(py, &[total, engine.classes], logits)?.cast_into::<PyArray2<f32>>()?;
+    Ok(Output { logits: logits.unbind(), rates: rates.unbind(), spikes: trains.unbind() })
+}
+
+/// Indices of the layers whose spikes are asked for.
+fn wanted(net: &Network, py: Python<'_>, spikes: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<usize>> {
+    let Some(spikes) = spikes else { return Ok(Vec::new()) };
+    let engine = net.engine(py)?;
+    let has_any = |given: &Bound<'_, PyAny>| given.is_truthy();
+    if has_any(spikes)? && engine.neuron.is_real() {
+        return Err(wrong("spikes", "an ANN has none"));
+    }
+    let firing = (0..engine.layers.len()).filter(|&index| engine.layers[index].fires());
+    if let Ok(all) = spikes.extract::<bool>() {
+        return Ok(if all { firing.collect() } else { Vec::new() });
+    }
+    let names: Vec<String> = match spikes.extract::<String>() {
+        Ok(name) => vec![name],
+        Err(_) => spikes.extract().map_err(|_| wrong("spikes", "give True, or names of layers"))?,
+    };
+    let place = |name: &String| {
+        let at = engine.layers.iter().position(|layer| layer.fires() && layer.name == *name);
+        at.ok_or_else(|| {
+            let known: Vec<&str> = engine.firing_layers().map(|layer| layer.name.as_str()).collect();
+            wrong("spikes", format!("there is no layer '{name}'; there are {}", known.join(", ")))
+        })
+    };
+    names.iter().map(place).collect()
+}
+
+/// The spikes of one layer of all parts, `[T][B][C][H][W]`.
+fn together(parts: &mut [Part], at: usize, steps: usize) -> Vec<bool> {
+    if let [part] = parts {
+        return std::mem::take(&mut part.spikes[at]);
+    }
+    let of_step = |t: usize| {
+        parts.iter().flat_map(move |part| &part.spikes[at][part.spikes[at].len() / steps * t..][..part.spikes[at].len() / steps])
+    };
+    (0..steps).flat_map(of_step).copied().collect()
+}

@@ -1,0 +1,80 @@
+//! Parameters and running statistics by name, out and in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dsr::Network as Engine;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::arrays::{self, shaped};
+use crate::errors::wrong;
+
+/// All of them, with PyTorch's names and shapes.
+pub fn of<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    for (index, parameter) in engine.parameters.iter().enumerate() {
+        dict.set_item(&parameter.name, shaped(py, &parameter.shape, engine.in_torch_order(index, &engine.values))?)?;
+    }
+    for norm in &engine.norms {
+        let channels = [norm.running_mean.len()];
+        dict.set_item(format!("{}.running_mean", norm.name), shaped(py, &channels, norm.running_mean.clone())?)?;
+        dict.set_item(format!("{}.running_var", norm.name), shaped(py, &channels, norm.running_var.clone())?)?;
+        dict.set_item(format!("{}.num_batches_tracked", norm.name), shaped(py, &[], vec![norm.batches])?)?;
+    }
+    Ok(dict)
+}
+
+/// Takes those of `state`; nothing is changed unless all of it fits.
+pub fn take(engine: &mut Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
+    let state: BTreeMap<String, Bound<'_, PyAny>> = state.extract()?;
+    let mut known = BTreeSet::new();
+    let mut missing = Vec::new();
+    let mut find = |name: &str, is_optional: bool| {
+        known.insert(name.to_string());
+        let found = state.get(name);
+        if found.is_none() && !is_optional {
+            missing.push(name.to_string());
+        }
+        found
+    };
+    let mut parameters = Vec::new();
+    for (index, parameter) in engine.parameters.iter().enumerate() {
+        if let Some(given) = find(&parameter.name, engine.neuron.is_real() && parameter.name.ends_with(".Vth")) {
+            parameters.push((index, arrays::floats(&parameter.name, given, &parameter.shape)?));
+        }
+    }
+    let mut norms = engine.norms.clone();
+    for norm in &mut norms {
+        let channels = [norm.running_mean.len()];
+        let name = |what: &str| format!("{}.{what}", norm.name);
+        let [mean, var, batches] = ["running_mean", "running_var", "num_batches_tracked"].map(name);
+        if let Some(given) = find(&mean, false) {
+            norm.running_mean = arrays::floats(&mean, given, &channels)?;
+        }
+        if let Some(given) = find(&var, false) {
+            norm.running_var = arrays::floats(&var, given, &channels)?;
+            if norm.running_var.iter().any(|&v| v < 0.0) {
+                return Err(wrong(&var, "holds a negative variance"));
+            }
+        }
+        if let Some(given) = find(&batches, true) {
+            norm.batches = arrays::integer(&batches, given)?;
+        }
+    }
+    let unexpected: Vec<&str> = state.keys().map(String::as_str).filter(|name| !known.contains(*name)).collect();
+    if strict && !(missing.is_empty() && unexpected.is_empty()) {
+        let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+        let lists = [("missing", missing), ("unexpected", unexpected)].map(|(what, names)| match names.len() {
+            0 => String::new(),
+            n => {
+                format!("{what} {}{}", names[..n.min(3)].join(", "), if n > 3 { format!(" and {} more", n - 3) } else { String::new() })
+            }
+        });
+        let lists: Vec<String> = lists.into_iter().filter(|list| !list.is_empty()).collect();
+        return Err(wrong("state_dict", format!("belongs to another network: {}", lists.join("; "))));
+    }
+    parameters.iter().for_each(|(index, values)| engine.set_parameter(*index, values));
+    engine.norms = norms;
+    engine.prepare();
+    Ok(())
+}
