@@ -168,8 +168,8 @@ class _Writer:
             back = -layer.threshold * leak / self.about["neuron"]["charge"]
         else:
             cell, back = nir.I(r=one), -layer.threshold
-        # NIR fires above the threshold, the engine at it: the largest number below.
-        fire_at = numpy.nextafter(numpy.float64(layer.fire_at), -numpy.inf)
+        # NIR fires above the threshold, the engine at it: so this is below it, by more than rounding in float64 and less than in float32.
+        fire_at = layer.fire_at * (1 - 2.0**-40)
         fire = self.name(f"{name}_fire")
         self.add(name, cell, *into)
         self.add(fire, nir.Threshold(threshold=one * fire_at), name)
