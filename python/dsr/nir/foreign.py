@@ -211,6 +211,9 @@ class _Reader:
         nir, nodes = self.nir, self.graph.nodes
         for name in reversed(way):
             of = nodes[name]
+            known = (nir.AvgPool2d, nir.SumPool2d, nir.Conv2d, nir.Affine, nir.Linear, nir.Flatten)
+            if not isinstance(of, known):
+                raise self.wrong(name, f"{type(of).__name__} is nothing that a network here has")
             if branch.weight is not None and not isinstance(of, nir.Flatten):
                 raise self.wrong(name, f"stands behind the weights of '{branch.node}'; between neurons there are a pool and weights here")
             if isinstance(of, nir.AvgPool2d | nir.SumPool2d):
@@ -221,8 +224,6 @@ class _Reader:
                 branch.weight, branch.node, branch.bias = numpy.asarray(of.weight, float), name, getattr(of, "bias", None)
                 if branch.weight.ndim != 2:
                     raise self.wrong(name, f"weights of shape {branch.weight.shape}; they are (out, in) here")
-            elif not isinstance(of, nir.Flatten):
-                raise self.wrong(name, f"{type(of).__name__} is nothing that a network here has")
         return branch
 
     def _pool(self, name: str, of: Any, branch: Branch) -> None:

@@ -77,7 +77,7 @@ def load(
     try:
         net = models.build(layers, **{**constants, "time_steps": steps})
         net.load_state_dict({name: numpy.asarray(value, numpy.float32) for name, value in state.items()})
-    except ValueError as error:
+    except (TypeError, OverflowError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     return net
 
