@@ -30,8 +30,8 @@ export DSR_PROGRAM_REQUIRED=1
 cd "$root/target/python"
 "$fresh/bin/python" -m pytest -q -p no:cacheprovider "$root/python/tests"
 if [ -n "${DSR_TORCH_PYTHON:-}" ]; then
-    rm -rf with-torch && "$fresh/bin/pip" install -q --target with-torch "$wheel" pytest
-    PYTHONPATH=$PWD/with-torch "$DSR_TORCH_PYTHON" -m pytest -q -p no:cacheprovider "$root/python/tests/test_torch.py"
+    rm -rf with-torch && "$fresh/bin/pip" install -q --target with-torch "${wheel}[nir]" pytest
+    PYTHONPATH=$PWD/with-torch "$DSR_TORCH_PYTHON" -m pytest -q -p no:cacheprovider "$root"/python/tests/test_{torch,nir_spikingjelly}.py
 else
     echo "dsr.torch is not tested: DSR_TORCH_PYTHON names no interpreter with PyTorch"
 fi

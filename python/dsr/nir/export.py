@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy
 
+from .._dsr import Network
 from .folding import Connection, Layer, folded
 from .library import library
 
@@ -25,7 +26,7 @@ DIALECTS = {
 DT = 1e-4
 
 
-def export(net: Any, path: str | os.PathLike[str], form: Form = "exact", *, dialect: Dialect = "nir", samples: Any = None) -> None:
+def export(net: Network, path: str | os.PathLike[str], form: Form = "exact", *, dialect: Dialect = "nir", samples: Any = None) -> None:
     """Writes a network as a NIR file, as evaluation computes it.
 
     Parameters
@@ -74,7 +75,7 @@ def export(net: Any, path: str | os.PathLike[str], form: Form = "exact", *, dial
             os.remove(beside)
 
 
-def graph(net: Any, form: Form = "exact", *, dialect: Dialect = "nir") -> Any:
+def graph(net: Network, form: Form = "exact", *, dialect: Dialect = "nir") -> Any:
     """The graph that `export` writes, as a `nir.NIRGraph`; arguments and errors as there.
 
     Input and output are `[C, H, W]` per step; a static image is the same current at every step.
@@ -201,7 +202,7 @@ class _Writer:
         return {"output": self.nir.Output({"output": numpy.array(shape)})}
 
 
-def _metadata(net: Any, about: dict[str, Any], form: Form, dialect: Dialect, writer: _Writer) -> dict[str, Any]:
+def _metadata(net: Network, about: dict[str, Any], form: Form, dialect: Dialect, writer: _Writer) -> dict[str, Any]:
     """What NIR has no words for: `structure` and `state` are the network as `load` builds it, the rest is for people and programs."""
     from .. import __version__
 
@@ -248,7 +249,7 @@ def _metadata(net: Any, about: dict[str, Any], form: Form, dialect: Dialect, wri
     }
 
 
-def _cost(net: Any, made: Any, samples: Any) -> str:
+def _cost(net: Network, made: Any, samples: Any) -> str:
     """The warning of the plain form."""
     from .interpret import compare
 

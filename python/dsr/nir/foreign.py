@@ -9,6 +9,9 @@ from .. import models
 from .interpret import pair
 from .library import library
 
+# The engine keeps thresholds above a bound; so low a one leaves them as they are, bit for bit.
+THRESHOLD_BOUND = 1e-30
+
 
 @dataclass
 class Neurons:
@@ -99,7 +102,7 @@ class _Reader:
             "input_shape": self.shapes["input"],
             "classes": classes,
             "time_steps": self.time_steps,
-            "threshold_bound": 1e-30,
+            "threshold_bound": THRESHOLD_BOUND,
             "readout": "current" if reads_current else "spikes",
             **self.common,
         }
@@ -170,7 +173,10 @@ class _Reader:
         for of in neurons:
             if not (of.threshold > 0 and of.fire_at > 0 and numpy.isfinite(of.threshold)):
                 raise self.wrong(of.name, f"threshold {of.threshold:g}, firing at {of.fire_at:g}; both are above 0 here")
-            pairs = [("leak", of.leak, first.leak), ("ratio of firing level and threshold", of.fire_at / of.threshold, first.fire_at / first.threshold)]
+            pairs = [
+                ("leak", of.leak, first.leak),
+                ("ratio of firing level and threshold", of.fire_at / of.threshold, first.fire_at / first.threshold),
+            ]
             for what, own, other in pairs:
                 if not numpy.isclose(own, other, rtol=1e-5, atol=0):
                     raise self.wrong(of.name, f"{what} {own:g}, and '{first.name}' has {other:g}; a network here has one")
@@ -195,7 +201,9 @@ class _Reader:
         while node not in self.emits:
             if node in seen or len(self.sources[node]) != 1:
                 inputs = len(self.sources[node])
-                problem = "lies on a cycle; networks here are feed-forward" if inputs == 1 else f"has {inputs} inputs, and one is understood"
+                problem = (
+                    "lies on a cycle; networks here are feed-forward" if inputs == 1 else f"has {inputs} inputs, and one is understood"
+                )
                 raise self.wrong(node, problem)
             seen.add(node)
             node = self.sources[node][0]
@@ -229,7 +237,9 @@ class _Reader:
     def _pool(self, name: str, of: Any, branch: Branch) -> None:
         window, stride, pad = pair(of.kernel_size), pair(of.stride), pair(of.padding)
         if branch.pool is not None or branch.source == "input" or any(a != b for a, b in (window, stride, pad)):
-            raise self.wrong(name, "a second pool, one of the input, or one that is not square; a pool here is one square window over spikes")
+            raise self.wrong(
+                name, "a second pool, one of the input, or one that is not square; a pool here is one square window over spikes"
+            )
         branch.pool = (window[0], stride[0], pad[0])
         branch.area = window[0] ** 2 if isinstance(of, self.nir.SumPool2d) else 1
 

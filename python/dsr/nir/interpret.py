@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy
 
+from .._dsr import Network
 from .library import library, read
 
 Array = numpy.ndarray[Any, Any]
@@ -78,7 +79,7 @@ def run(graph: Any, images: Any, time_steps: int | None = None, *, dtype: Any = 
     return Run(outputs, spikes, logits)
 
 
-def compare(net: Any, graph: Any, images: Any, **options: Any) -> Comparison:
+def compare(net: Network, graph: Any, images: Any, **options: Any) -> Comparison:
     """Share of equal classes and spikes between a graph, with the options of `run`, and the network."""
     ours = net(images, spikes=True)
     found = run(graph, images, metadata=options.pop("metadata", False), **options)

@@ -7,11 +7,9 @@ from typing import Any, Literal
 import numpy
 
 from .. import models
-from .foreign import foreign
+from .._dsr import Network
+from .foreign import THRESHOLD_BOUND, foreign
 from .library import read
-
-# Thresholds are as they were: the engine keeps them above this.
-THRESHOLD_BOUND = 1e-30
 
 
 def load(
@@ -21,7 +19,7 @@ def load(
     reset: Literal["subtract"] | None = None,
     dt: float | None = None,
     step: Literal["exponential", "euler"] | None = None,
-) -> Any:
+) -> Network:
     """Loads a network from a NIR graph.
 
     What `dsr.nir.export` has written in its exact form gives a network with the same spikes, layer for layer, with its batch norms; the

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy
 
+from .._dsr import Network
 from .folding import Layer, folded
 
 
-def to_spikingjelly(net: Any, dtype: Any = None) -> Any:
+def to_spikingjelly(net: Network, dtype: Any = None) -> Any:
     """A `torch.nn.Module` of SpikingJelly's layers and neurons that computes what the network does in evaluation.
 
     Its `forward` takes images as the network does, `[B, C, H, W]`, or `[B, T, C, H, W]` with a frame for each step, as the tensors that
