@@ -14,7 +14,14 @@ build=$root/target/python/build fresh=$root/target/python/fresh wheels=$root/tar
 export CARGO_TARGET_DIR=$root/target
 [ -x "$build/bin/maturin" ] || { python3 -m venv "$build" && "$build/bin/pip" install -q 'maturin>=1.9,<2' 'ziglang>=0.13'; }
 rm -rf "$wheels"
-(cd python && PATH=$build/bin:$PATH maturin build --release --locked --zig --compatibility manylinux2014 --out "$wheels")
+(
+    cd python
+    export PATH=$build/bin:$PATH
+    maturin build --release --locked --zig --compatibility manylinux2014 --out "$wheels" || {
+        echo "zig has not made the wheel: it is built for the glibc of this system and newer"
+        maturin build --release --locked --out "$wheels"
+    }
+)
 wheel=$(echo "$wheels"/dsr-*.whl)
 echo "$wheel"
 [ "${1:-}" != wheel ] || exit 0

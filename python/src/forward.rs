@@ -1,6 +1,8 @@
 //! A call of a network: logits, rates and spikes of a batch, part by part.
 
+use dsr::Error;
 use dsr::network::{Input, Mode};
+use dsr::spikes::Spikes;
 use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -32,6 +34,7 @@ impl Output {
 /// Of one part of a batch.
 struct Part {
     batch: usize,
+    steps: usize,
     logits: Vec<f32>,
     rates: Vec<f32>,
     spikes: Vec<Vec<bool>>,
@@ -53,14 +56,20 @@ pub fn evaluate(
     let Samples { values, batch: total, frames } = net.samples(py, images, layout)?;
     let wanted = wanted(net, py, spikes)?;
     let mut parts: Vec<Part> = Vec::with_capacity(total.div_ceil(batch));
-    for part in values.chunks(values.len() / total * batch) {
+    for part in values.chunks(values.len() / total * batch.min(total)) {
         let samples = part.len() / (values.len() / total);
         parts.push(net.work(py, |engine| {
             let forward = engine.forward(&Input { data: part, batch: samples, frames }, Mode::Eval, |layer| wanted.contains(&layer))?;
-            let trains = wanted.iter().filter_map(|&layer| Some(forward.spikes.get(layer)?.as_ref()?.unpacked()));
-            Ok(Part { batch: samples, spikes: trains.collect(), logits: forward.logits, rates: forward.rates })
+            let train = |&layer: &usize| forward.spikes.get(layer).and_then(Option::as_ref).map(Spikes::unpacked);
+            let kept = || Error::shape("spikes", "those of every layer that was asked for", "some of them");
+            let spikes = wanted.iter().map(train).collect::<Option<_>>().ok_or_else(kept)?;
+            Ok(Part { batch: samples, steps: engine.time_steps, spikes, logits: forward.logits, rates: forward.rates })
         })?);
         py.check_signals()?;
+    }
+    let steps = parts[0].steps;
+    if parts.iter().any(|part| part.steps != steps) {
+        return Err(wrong("time_steps", "another thread has changed them during this call"));
     }
     let engine = net.engine(py)?;
     let rates = PyDict::new(py);
@@ -72,8 +81,8 @@ pub fn evaluate(
     let trains = PyDict::new(py);
     for (at, &index) in wanted.iter().enumerate() {
         let [height, width, channels] = engine.layers[index].shape;
-        let shape = [engine.time_steps, total, channels, height, width];
-        let fired = together(&mut parts, at, engine.time_steps);
+        let shape = [steps, total, channels, height, width];
+        let fired = together(&mut parts, at, steps);
         trains.set_item(&engine.layers[index].name, shaped(py, &shape, fired)?)?;
     }
     let logits: Vec<f32> = parts.iter().flat_map(|part| &part.logits).copied().collect();

@@ -13,7 +13,7 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::arrays::{self, Samples, shaped};
+use crate::arrays::{self, Samples};
 use crate::errors::{raised, wrong};
 use crate::forward::{self, Output};
 use crate::optimizer::Optimizer;
