@@ -171,7 +171,8 @@ def snntorch(case, form, is_set):
             shape = case.layers[node_of(case, name)]["shape"]
             module.reset_mechanism, module.mem = "subtract", torch.full((len(case.x), *shape), initial)
             if case.leak == 1:
-                module.beta = torch.tensor(1.0)
+                # It makes an IF neuron a leaky one, which also hands over its potential among its spikes.
+                module.beta, module.init_hidden = torch.tensor(1.0), True
     return stepped(case, net)
 
 
@@ -209,7 +210,7 @@ ROWS = [
     ("SpikingJelly", "shifted", "", lambda case: spikingjelly(case, "shifted", False)),
     ("SpikingJelly", "plain", "", lambda case: spikingjelly(case, "plain", False)),
     ("snnTorch", "exact", "", lambda case: snntorch(case, "exact", False)),
-    ("snnTorch", "shifted", "`reset_mechanism`, `mem`, `beta` of IF", lambda case: snntorch(case, "shifted", True)),
+    ("snnTorch", "shifted", "`reset_mechanism`, `mem`; IF: `beta`, `init_hidden`", lambda case: snntorch(case, "shifted", True)),
     ("snnTorch", "shifted", "", lambda case: snntorch(case, "shifted", False)),
     ("snnTorch", "plain", "", lambda case: snntorch(case, "plain", False)),
     ("Norse", "exact", "", lambda case: norse(case, "exact", False)),

@@ -250,6 +250,24 @@ def test_damaged_structures_say_so(damage):
         dsr.nir.load(graph)
 
 
+@pytest.mark.parametrize("structured", [True, False])
+def test_sizes_that_no_network_has_are_refused(structured):
+    for shape in [(1, 1 << 40, 1 << 40), (1, 1 << 62, 1), (-1, 8, 8), (0, 8, 8), (1 << 40, 8, 8), (1, 60000, 60000)]:
+        graph = dsr.nir.graph(made())
+        graph.nodes["input"].input_type = {"input": numpy.array(shape)}
+        if not structured:
+            del graph.metadata["structure"]
+        with pytest.raises(ValueError, match="^graph: "):
+            dsr.nir.load(graph)
+    for key in ("pad", "stride"):
+        graph = dsr.nir.graph(made())
+        structure = json.loads(graph.metadata["structure"])
+        structure["layers"][1]["connections"][0][key] = 1 << 60
+        graph.metadata["structure"] = json.dumps(structure)
+        with pytest.raises(ValueError, match=r"graph: 'layer1.0.relu2' has a size, stride, padding or pool in .* not in 0..=65536"):
+            dsr.nir.load(graph)
+
+
 def test_any_byte_may_be_wrong(tmp_path):
     """A file with changed bytes is taken or refused by a ValueError, and nothing else."""
     path = tmp_path / "net.nir"

@@ -11,6 +11,9 @@ from .._dsr import Network
 from .foreign import THRESHOLD_BOUND, foreign
 from .library import read
 
+# Of an image's sides and channels, strides and pools.
+LARGEST_SIZE = 1 << 16
+
 
 def load(
     graph: Any,
@@ -72,12 +75,24 @@ def load(
     steps = constants["time_steps"] if time_steps is None else time_steps
     if steps is None:
         raise ValueError(f"{where}: does not say how many time steps; pass time_steps")
+    _check_sizes(where, layers, constants)
     try:
         net = models.build(layers, **{**constants, "time_steps": steps})
         net.load_state_dict({name: numpy.asarray(value, numpy.float32) for name, value in state.items()})
     except (TypeError, OverflowError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
     return net
+
+
+def _check_sizes(where: str, layers: list[Any], constants: dict[str, Any]) -> None:
+    """Refuses numbers that no network has, before anything is computed with them."""
+    sizes = {"input": [*constants["input_shape"]]}
+    for layer in layers:
+        for connection in layer.connections:
+            sizes.setdefault(layer.name, []).extend([connection.stride, connection.pad, *(connection.pool or ())])
+    for name, numbers in sizes.items():
+        if not all(isinstance(number, int) and 0 <= number <= LARGEST_SIZE for number in numbers):
+            raise ValueError(f"{where}: '{name}' has a size, stride, padding or pool in {numbers} that is not in 0..={LARGEST_SIZE}")
 
 
 def _own(graph: Any, about: dict[str, Any]) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
