@@ -2,9 +2,6 @@
 //!
 //! The interpreter goes on while the engine works: every long call lets go of the GIL and hands its work to the threads of `threads`.
 
-// Keyword arguments of Python are many.
-#![allow(clippy::too_many_arguments)]
-
 mod arrays;
 mod autograd;
 mod datasets;
