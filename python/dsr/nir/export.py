@@ -128,7 +128,7 @@ class _Writer:
         name = self.name(layer.name)
         into = [self.connection(name, at, connection, layer) for at, connection in enumerate(layer.connections)]
         self.weights[layer.name] = into
-        if layer.threshold is None:
+        if not layer.fires:
             self.emits[layer.name] = into[0]
         else:
             self.neurons[layer.name] = name
@@ -137,9 +137,9 @@ class _Writer:
 
     def connection(self, name: str, at: int, of: Connection, layer: Layer) -> str:
         nir, bias, weight, emits = self.nir, of.bias, of.weight, self.emits[of.source]
-        if at == 0 and layer.threshold is not None and self.form == "shifted" and self.about["neuron"]["kind"] == "lif":
+        if at == 0 and layer.fires and self.form == "shifted" and self.about["neuron"]["kind"] == "lif":
             # A shifted potential leaks towards the shift.
-            bias = bias + self.initial_potential(layer)
+            bias = bias + layer.initial_potential
         if of.pool is not None:
             window, stride, pad = (numpy.array([value, value]) for value in of.pool)
             is_sum = self.says["pool"] == "sum"
@@ -178,22 +178,19 @@ class _Writer:
         self.edges.append((reset, name))
         return fire
 
-    def initial_potential(self, layer: Layer) -> float:
-        return layer.threshold - layer.fire_at
-
     def neuron(self, name: str, layer: Layer, into: list[str]) -> str:
         nir, leak = self.nir, self.about["neuron"]["leak"]
         one = numpy.ones(self.neuron_shape(layer, into), self.dtype)
         if self.form == "shifted":
-            level, metadata = layer.threshold, {"reset": "subtract", "initial_potential": self.initial_potential(layer)}
+            level, metadata = layer.threshold, {"reset": "subtract", "initial_potential": layer.initial_potential}
         else:
             # NIR fires above the threshold, the engine at it.
             level, metadata = numpy.nextafter(self.dtype(layer.fire_at), self.dtype(0)), {"reset": "to v_reset"}
-        level = {"v_threshold": one * self.dtype(level), "v_reset": 0 * one, "metadata": metadata}
+        levels = {"v_threshold": one * self.dtype(level), "v_reset": 0 * one, "metadata": metadata}
         if self.about["neuron"]["kind"] == "lif":
             tau = DT / (1 - leak) if self.says["step"] == "euler" else -DT / numpy.log(leak)
-            return self.add(name, nir.LIF(tau=one * self.dtype(tau), r=one, v_leak=0 * one, **level), *into)
-        return self.add(name, nir.IF(r=one / self.dtype(DT) if self.says["if_r"] == "1/dt" else one, **level), *into)
+            return self.add(name, nir.LIF(tau=one * self.dtype(tau), r=one, v_leak=0 * one, **levels), *into)
+        return self.add(name, nir.IF(r=one / self.dtype(DT) if self.says["if_r"] == "1/dt" else one, **levels), *into)
 
     def end(self, last: Layer) -> dict[str, Any]:
         emits = self.emits[last.name]
@@ -219,9 +216,9 @@ def _metadata(net: Network, about: dict[str, Any], form: Form, dialect: Dialect,
             connections.append(of | {"bias": connection.get("bias") is not None, "norm": norm, "node": node})
         norm = layer["norm"] and layer["norm"]["name"]
         layers.append({"name": layer["name"], "norm": norm, "connections": connections, "neuron": writer.neurons.get(layer["name"])})
-    keys = ("input_shape", "time_steps", "weight_bits", "readout")
+    sizes = ("input_shape", "time_steps", "weight_bits", "readout")
     constants = {key: neuron[key] for key in ("kind", "alpha", "tau", "delta_t") if key in neuron}
-    structure = {key: about[key] for key in keys} | {"neuron": constants, "layers": layers, "classes": net.classes}
+    structure = {key: about[key] for key in sizes} | {"neuron": constants, "layers": layers, "classes": net.classes}
     own = {name: value for name, value in net.state_dict().items() if name not in weights and "num_batches" not in name}
     # HDF5 compresses no scalars, and nir asks for that.
     state = {name: value if value.ndim else float(value) for name, value in own.items()}

@@ -43,8 +43,14 @@ class Layer:
     name: str
     shape: tuple[int, int, int]  # (C, H, W)
     connections: list[Connection]
-    threshold: float | None  # what a spike subtracts; None for a readout by current
-    fire_at: float | None  # where it fires
+    fires: bool  # not where the currents are the readout
+    threshold: float  # what a spike subtracts
+    fire_at: float  # where it fires
+
+    @property
+    def initial_potential(self) -> float:
+        """Of the shifted form, which fires at what it subtracts."""
+        return self.threshold - self.fire_at
 
 
 def folded(graph: dict[str, Any]) -> list[Layer]:
@@ -89,7 +95,8 @@ def _layer(layer: dict[str, Any], values: dict[str, float]) -> Layer:
     biases = [gamma * offset + beta] + [numpy.zeros(channels)] * (len(factors) - 1)
     parts = zip(layer["connections"], factors, biases, strict=True)
     connections = [_connection(connection, gamma * factor, bias) for connection, factor, bias in parts]
-    return Layer(layer["name"], tuple(layer["shape"]), connections, layer["threshold"], layer["fire_at"])
+    fires = layer["threshold"] is not None
+    return Layer(layer["name"], tuple(layer["shape"]), connections, fires, layer["threshold"] or 0.0, layer["fire_at"] or 0.0)
 
 
 def _connection(connection: dict[str, Any], factor: Float64, bias: Float64) -> Connection:

@@ -85,6 +85,8 @@ def compare(net: Network, graph: Any, images: Any, **options: Any) -> Comparison
     found = run(graph, images, metadata=options.pop("metadata", False), **options)
     neurons = sum(trains.size for trains in ours.spikes.values())
     equal = sum(int((trains.reshape(-1) == found.spikes[name].reshape(-1)).sum()) for name, trains in ours.spikes.items())
+    if found.logits is None:
+        raise ValueError("graph: does not say what its logits are")
     same = ours.logits.argmax(1) == found.logits.argmax(1)
     return Comparison(len(ours.logits), float(same.mean()), equal / neurons)
 

@@ -46,7 +46,7 @@ def _module(torch: Any, about: dict[str, Any], layers: list[Layer], dtype: Any) 
     def node(of: Layer) -> Any:
         options = {"v_threshold": of.threshold, "v_reset": None, "step_mode": "m"}
         made = neuron.LIFNode(tau=1 / (1 - leak), decay_input=True, **options) if is_leaky else neuron.IFNode(**options)
-        made.set_reset_value("v", of.threshold - of.fire_at)
+        made.set_reset_value("v", of.initial_potential)
         made.reset()
         return made
 
@@ -54,9 +54,9 @@ def _module(torch: Any, about: dict[str, Any], layers: list[Layer], dtype: Any) 
         connection = of.connections[at]
         (out, into), kernel = connection.weight.shape[:2], connection.weight.shape[2:]
         bias = connection.bias
-        if at == 0 and is_leaky and of.threshold is not None:
+        if at == 0 and is_leaky and of.fires:
             # A shifted potential leaks towards the shift.
-            bias = bias + (of.threshold - of.fire_at)
+            bias = bias + of.initial_potential
         conv = layer.Conv2d(into, out, kernel, stride=connection.stride, padding=connection.pad, step_mode="m")
         # Means of windows are exact where the window is a power of two; sums always would be, but there is no such layer.
         window = 1 if connection.pool is None else connection.pool[0] ** 2
@@ -82,7 +82,7 @@ def _module(torch: Any, about: dict[str, Any], layers: list[Layer], dtype: Any) 
                 self.weights = torch.nn.ModuleList(
                     torch.nn.ModuleList(convolution(of, at) for at in range(len(of.connections))) for of in layers
                 )
-                self.nodes = torch.nn.ModuleList(torch.nn.Identity() if of.threshold is None else node(of) for of in layers)
+                self.nodes = torch.nn.ModuleList(node(of) if of.fires else torch.nn.Identity() for of in layers)
             finally:
                 torch.set_default_dtype(previous)
             last = about["layers"][-1]
