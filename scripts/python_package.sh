@@ -6,7 +6,8 @@
 #
 # The wheel is for every Linux with glibc 2.17 or newer (manylinux2014): zig, which pip installs, links it for that. Kernels for CUDA
 # devices are in it where nvcc is found, as in the program.
-# DSR_TORCH_PYTHON names an interpreter that has PyTorch (benches/peers/setup.sh makes one): dsr.torch is then tested, too.
+# DSR_TORCH_PYTHON names an interpreter that has PyTorch and SpikingJelly (benches/peers/setup.sh makes one): dsr.torch and the modules of
+# dsr.nir are then tested, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD

@@ -51,3 +51,36 @@ def test_frames_and_gradients():
     assert list(module.neurons) == ["first", "last (readout)"]
     with pytest.raises(ValueError, match=r"images: have shape \(6, 4, 2, 8, 8\); give \[B, C, H, W\] or \[B, 5, C, H, W\]"):
         module(torch.from_numpy(frames[:, :4]))
+
+
+@pytest.mark.parametrize("kind", ["if", "lif"])
+def test_what_spikingjelly_exports_is_read(kind):
+    """Its exporter takes neurons with a hard reset alone, and is told so; the network is run with the soft one."""
+    pytest.importorskip("nir")
+    from spikingjelly.activation_based import functional, layer, neuron
+    from spikingjelly.activation_based.nir_exchange import export_to_nir
+
+    torch.manual_seed(3)
+
+    def node():
+        return neuron.IFNode(v_reset=0.0) if kind == "if" else neuron.LIFNode(tau=4.0, v_reset=0.0)
+
+    net = torch.nn.Sequential(
+        *(layer.Conv2d(2, 6, 3, padding=1), node(), layer.AvgPool2d(2), layer.Conv2d(6, 8, 3, padding=1, stride=2), node()),
+        *(layer.Flatten(), layer.Linear(32, 5), node()),
+    )
+    with torch.no_grad():
+        for parameter in net.parameters():
+            # Numbers that the rounding of weights keeps, large enough that all layers fire.
+            parameter.copy_((parameter * (512 if kind == "if" else 1536)).round() / 64)
+    images = (torch.randn(16, 2, 8, 8) * 16).round() / 16
+    graph = export_to_nir(net, images[:1])
+    neurons = [module for module in net.modules() if isinstance(module, neuron.BaseNode)]
+    functional.reset_net(net)
+    for module in neurons:
+        module.v_reset, module.v = None, 0.0
+    with torch.no_grad():
+        outputs = torch.stack([net(images) for _ in range(8)]).numpy()
+    again = dsr.nir.load(graph, 8, reset="subtract", step="euler")
+    found = again(images.numpy(), spikes=True).spikes[again.layers[-1]].reshape(outputs.shape)
+    assert numpy.array_equal(found, outputs > 0) and 0.1 < outputs.mean() < 0.9
