@@ -6,7 +6,8 @@
 #
 # The wheel is for every Linux with glibc 2.17 or newer (manylinux2014): zig, which pip installs, links it for that. Kernels for CUDA
 # devices are in it where nvcc is found, as in the program.
-# DSR_TORCH_PYTHON names an interpreter that has PyTorch (benches/peers/setup.sh makes one): dsr.torch is then tested, too.
+# DSR_TORCH_PYTHON names an interpreter that has PyTorch and SpikingJelly (benches/peers/setup.sh makes one): dsr.torch and the modules of
+# dsr.nir are then tested, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -37,8 +38,8 @@ export DSR_PROGRAM_REQUIRED=1
 cd "$root/target/python"
 "$fresh/bin/python" -m pytest -q -p no:cacheprovider "$root/python/tests"
 if [ -n "${DSR_TORCH_PYTHON:-}" ]; then
-    rm -rf with-torch && "$fresh/bin/pip" install -q --target with-torch "$wheel" pytest
-    PYTHONPATH=$PWD/with-torch "$DSR_TORCH_PYTHON" -m pytest -q -p no:cacheprovider "$root/python/tests/test_torch.py"
+    rm -rf with-torch && "$fresh/bin/pip" install -q --target with-torch "${wheel}[nir]" pytest
+    PYTHONPATH=$PWD/with-torch "$DSR_TORCH_PYTHON" -m pytest -q -p no:cacheprovider "$root"/python/tests/test_{torch,nir_spikingjelly}.py
 else
     echo "dsr.torch is not tested: DSR_TORCH_PYTHON names no interpreter with PyTorch"
 fi

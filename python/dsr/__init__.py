@@ -8,6 +8,7 @@
 `docs/python.md` of the project has the rest.
 """
 
+from . import nir
 from ._dsr import (
     SGD,
     Adam,
@@ -44,6 +45,7 @@ __all__ = [
     "layer",
     "linear",
     "load",
+    "nir",
     "preact_resnet",
     "set_threads",
     "train",
