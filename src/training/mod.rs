@@ -95,6 +95,14 @@ pub const THRESHOLD_SAMPLES: usize = 32;
 /// [`Error::Config`] if settings, network and data do not suit each other, [`Error::Device`] if the device has too little memory;
 /// what [`checkpoint::load_start`] finds wrong, and that of a sample that cannot be read.
 pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin) -> Result<Run> {
+    start_as(config, dataset, device, origin, Ranks::Alone)
+}
+
+/// The same as one of several processes that share the batches, each of which has the same run.
+///
+/// # Errors
+/// As [`start`] and [`share_of`].
+pub fn start_as(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin, ranks: Ranks) -> Result<Run> {
     config.check()?;
     let (dataset, validation) = match config.val_share {
         None => (dataset, None),
@@ -116,17 +124,12 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         let problem = format!("{} is above {}: a slice has at least one sample of a batch", config.slices, config.batch);
         return Err(Error::config("slices", problem));
     }
-    if config.slices > 1 && !matches!(device, Device::Cpu) {
-        let problem =
-            format!("{}: a batch is cut into slices on the CPU only, so far; take --device cpu, or leave --slices away", config.slices);
-        return Err(Error::config("slices", problem));
-    }
     let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
         (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
-    network.share = Share::new(Ranks::Alone, config.batch, config.slices)?;
+    network.share = share_of(&config, ranks)?;
     network.place(device)?;
     if dataset.stream.is_none() && config.augment().form(Form::Draws) == Form::Draws {
         network.hold_images(&dataset, config.crop_pad)?;
@@ -150,19 +153,10 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
     network.choose_thresholds(&input, dropout_seed(config.seed, 0))
 }
 
-/// Shares the batches of a run with other processes, each of which has the same run, at the same step.
-///
-/// # Errors
-/// [`Error::Config`] if the run has fewer slices than there are ranks, or mixes samples that are with other ranks.
-pub fn share(run: &mut Run, ranks: Ranks) -> Result<()> {
-    run.network.share = share_of(&run.config, ranks)?;
-    Ok(())
-}
-
 /// The part of each batch that is this process's.
 ///
 /// # Errors
-/// As [`share`].
+/// [`Error::Config`] if the run has fewer slices than there are ranks, or mixes samples that are with other ranks.
 pub fn share_of(config: &Config, ranks: Ranks) -> Result<Share> {
     if ranks.size() > 1 && config.mixup > 0.0 {
         let problem =

@@ -40,6 +40,13 @@ impl Columns {
         (self.rows as usize).div_ceil(self.rows_a_block as usize)
     }
 
+    /// Most blocks of any number of rows up to this one: a smaller number may take more of them.
+    pub fn most_blocks(rows: usize, channels: usize) -> usize {
+        let columns = Columns::new(rows, channels);
+        let (lanes, across) = (COLUMN_BLOCK / columns.quads as usize, channels.div_ceil(4 * columns.quads as usize));
+        rows.div_ceil(4 * lanes).min(BLOCKS_WANTED.div_ceil(across))
+    }
+
     pub(crate) fn grid(&self) -> [u32; 3] {
         [self.blocks() as u32, (self.channels as usize).div_ceil(4 * self.quads as usize) as u32, 1]
     }
