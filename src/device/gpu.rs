@@ -186,14 +186,14 @@ impl Gpu {
         Ok([free, total])
     }
 
-    /// Puts a kernel on the compute stream: `grid` blocks, each with `shared_bytes` of dynamic shared memory. A grid without a block, as a
-    /// rank without samples has them, is no launch.
+    /// Puts a kernel on the compute stream: `grid` blocks, each with `shared_bytes` of dynamic shared memory. Without a block in the
+    /// first direction, that of rows, there is none: so it is on a rank without samples.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] if (in debug builds) the arguments have not the sizes of the kernel's parameters.
     /// [`Error::Device`] with the name of the kernel if the driver refuses the launch.
     pub fn launch(&self, kernel: &Kernel, grid: [u32; 3], shared_bytes: usize, args: &[&dyn Arg]) -> Result<()> {
-        if grid.contains(&0) {
+        if grid[0] == 0 {
             return Ok(());
         }
         let refused = |problem: String| {

@@ -30,6 +30,9 @@ pub fn draw(
     [batch, positions, channels]: [usize; 3],
     share: f32,
 ) -> Result<()> {
+    if batch == 0 {
+        return Ok(());
+    }
     let p = Scalars { positions: positions as i32, channels: channels as i32, layer: index as u32, share, first_sample: first as u32 };
     let grid = [(positions * channels.div_ceil(32)).div_ceil(256) as u32, batch as u32, 1];
     gpu.launch(&kernels::DRAW_DROPPED, grid, 0, &[&dropped, &parameters, &scalars(&p)])
