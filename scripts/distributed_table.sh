@@ -15,7 +15,7 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 on_ranks() { # number of ranks, run folder, flags
     local ranks=$1 run=$2
     shift 2
-    mpirun --allow-run-as-root --oversubscribe --bind-to none --quiet -n "$ranks" "$dsr" train "$@" --out "$run" --threads 1 -q >/dev/null 2>"$run.log"
+    mpirun --allow-run-as-root --oversubscribe --bind-to none --quiet -n "$ranks" "$dsr" train "$@" --device cpu --out "$run" --threads 1 -q >/dev/null 2>"$run.log"
 }
 
 on_devices() { # number of devices, run folder, flags
