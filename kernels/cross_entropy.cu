@@ -2,7 +2,7 @@
 //
 // Equation   n_k = log(sum_j exp(z_j - max z)) - (z_k - max z)
 //            t_k = (1 - smoothing) * (share * [k = label] + (1 - share) * [k = other]) + smoothing / K
-//            loss = mean over b of sum_k t_k * n_k;  grad_k = (softmax_k - t_k) / B, times `factor`
+//            loss = mean over b of sum_k t_k * n_k;  grad_k = (softmax_k - t_k) / B, times `factor`; B counts the samples of all ranks
 // Shapes     logits and grad [B][classes] f32;  labels [B] u32;  blends [B] of (other, share), or null: then share is 1;
 //            losses [B] f64
 // Launch     cross_entropy: a warp = one sample, block 256, grid ceil(B / 8);  loss_reduce: one block of 256
@@ -23,6 +23,7 @@ static_assert(sizeof(Blend) == 8, "Blend in src/ops/cross_entropy/mod.rs");
 
 struct CrossEntropy {
     int batch, classes;
+    int total;                                       // samples of the batch on all ranks
     float factor;
 };
 
@@ -66,7 +67,7 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
     for (int k = lane; k < p.classes; k += 32) {
         const double share = exp((double)(z[k] - largest)) / total;
         const double target = each + (k == label ? own : 0.0) + (k == other ? rest : 0.0);
-        grad[(size_t)b * p.classes + k] = (float)((share - target) / (double)p.batch) * p.factor;
+        grad[(size_t)b * p.classes + k] = (float)((share - target) / (double)p.total) * p.factor;
     }
     double all = 0.0;
     if (smoothing > 0.0) {
@@ -83,9 +84,9 @@ cross_entropy(float* __restrict__ grad,              // [B][classes]
     }
 }
 
-// Mean of the losses, which are added in the order of samples.
+// Mean of the losses of `total` samples, of which `batch` are here (or sums of slices), and are added in their order.
 extern "C" __global__ void __launch_bounds__(256)
-loss_reduce(StepResult* __restrict__ result, const double* __restrict__ losses, int batch) {
+loss_reduce(StepResult* __restrict__ result, const double* __restrict__ losses, int batch, int total) {
     SHARED(double, part, 256);
     double sum = 0.0;
     for (int first = 0; first < batch; first += 256) {
@@ -95,7 +96,7 @@ loss_reduce(StepResult* __restrict__ result, const double* __restrict__ losses, 
         __syncthreads();
         for (int i = 0; threadIdx.x == 0 && i < min(256, batch - first); ++i) sum += part[i];
     }
-    if (threadIdx.x == 0) result->loss = sum / (double)batch;
+    if (threadIdx.x == 0) result->loss = sum / (double)total;
 }
 
 KERNEL(cross_entropy, 256)

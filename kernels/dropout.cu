@@ -1,6 +1,7 @@
 // dropout.cu: draws which neurons are silent in this step, one mask for all time steps of a sample.
 //
-// Equation   dropped(b, i) = (word i of ChaCha8(key, stream) >> 8) * 2^-24 < share, stream = layer << 32 | b, i = position*C + c
+// Equation   dropped(b, i) = (word i of ChaCha8(key, stream) >> 8) * 2^-24 < share, stream = layer << 32 | b, i = position*C + c; b is the place in the
+//            batch of all ranks
 // Shapes     dropped [B][P][words] u32, bit c%32 of word c/32
 // Launch     one thread = one word of the mask, block 256, grid ceil(P*words / 256) x B
 // Traffic    writes 1/8 of a byte a neuron; about 3 blocks of ChaCha8 a thread, 10 operations a neuron
@@ -13,6 +14,7 @@ struct Dropout {
     int positions, channels;
     uint32_t layer;
     float share;
+    uint32_t first_sample;                           // place of sample 0 in the batch of all ranks
 };
 
 __device__ __forceinline__ uint32_t rotate_left(uint32_t value, int by) { return value << by | value >> (32 - by); }
@@ -64,7 +66,7 @@ draw_dropped(uint32_t* __restrict__ dropped,                      // [B][P][word
     uint32_t mask = 0;
     for (int block = first / 16; block * 16 < end; ++block) {
         uint32_t drawn[16];
-        chacha8(drawn, key, (uint32_t)block, blockIdx.y, p.layer);
+        chacha8(drawn, key, (uint32_t)block, p.first_sample + blockIdx.y, p.layer);
 #pragma unroll
         for (int i = 0; i < 16; ++i) {
             const int element = block * 16 + i;

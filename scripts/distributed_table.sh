@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# The table of docs/distributed.md: which checkpoints are byte-equal on 1, 2, 3, 4 and 8 processes, as Markdown on stdout.
-# Usage: scripts/distributed_table.sh [DSR]   (a dsr that was built with --features mpi)
-# Needs perl, which writes two small sets: recordings of an event camera, and photos in folders of classes.
+# The tables of docs/distributed.md: which checkpoints are byte-equal on several processes, as Markdown on stdout.
+# Usage: scripts/distributed_table.sh [DSR]           on 1, 2, 3, 4 and 8 processes (a dsr that was built with --features mpi)
+#        scripts/distributed_table.sh devices [DSR]   on 1, 2 and 4 CUDA devices: those of the stand-ins of driver and NCCL, which the
+#                                                     tests have built, or where DSR_REAL=1 is set those of the machine
+# On processes it needs perl, which writes two small sets: recordings of an event camera, and photos in folders of classes.
 set -euo pipefail
+devices=""
+[ "${1:-}" != devices ] || { devices=1; shift; }
 cd "$(dirname "$0")/.."
 dsr=$(realpath "${1:-target/release/dsr}")
 work=$(mktemp -d)
@@ -12,25 +16,63 @@ export OMPI_MCA_btl_vader_single_copy_mechanism=none
 on_ranks() { # number of ranks, run folder, flags
     local ranks=$1 run=$2
     shift 2
-    mpirun --allow-run-as-root --oversubscribe --bind-to none --quiet -n "$ranks" "$dsr" train "$@" --out "$run" --threads 1 -q >/dev/null 2>"$run.log"
+    mpirun --allow-run-as-root --oversubscribe --bind-to none --quiet -n "$ranks" "$dsr" train "$@" --device cpu --out "$run" --threads 1 -q >/dev/null 2>"$run.log"
+}
+
+on_devices() { # number of devices, run folder, flags
+    local count=$1 run=$2
+    shift 2
+    "$dsr" train "$@" --devices "cuda:0-$((count - 1))" --out "$run" --threads 1 -q >/dev/null 2>"$run.log"
 }
 
 sums() { sha256sum "$work/$1"/{last,best}.safetensors | cut -c1-12 | paste -sd' '; }
 
 digits="-d digits-8x8 --widths 4,8 --blocks 1,1 -T 4 --epochs 2 -b 80 --slices 8 --warmup 0 --threshold-init auto"
 tiny=$digits
-echo "| run | last, best on one process | the same bytes on |"
+if [ -n "$devices" ]; then
+    on_ranks() { on_devices "$@"; }
+    counts="1 2 4"
+    # Few and large steps, since the stand-ins are slow: three, the last of them of 237 images.
+    tiny="-d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 -b 600 --slices 4 --warmup 0 --threshold-init auto"
+    if [ "${DSR_REAL:-}" != 1 ]; then
+        driver=$(dirname "$(ls -t "${CARGO_TARGET_DIR:-target}"/debug/build/emulator-*/out/driver/libcuda.so.1 | head -1)")
+        export LD_LIBRARY_PATH=$driver:$(dirname "$driver")/nccl DSR_STANDIN_DEVICES=4 DSR_STANDIN_THREADS=1
+    fi
+    echo "| run | last, best on one device | the same bytes on |"
+else
+    counts="1 2 3 4 8"
+    echo "| run | last, best on one process | the same bytes on |"
+fi
 echo "|---|---|---|"
 row() { # name, flags
     local name=$1 same="" ranks
     shift
     rm -rf "$work"/run*
-    for ranks in 1 2 3 4 8; do
+    for ranks in $counts; do
         on_ranks "$ranks" "$work/run$ranks" $tiny "$@" || { echo "$name on $ranks processes:" >&2; cat "$work/run$ranks.log" >&2; exit 1; }
         [ "$ranks" = 1 ] || { [ "$(sums "run$ranks")" = "$(sums run1)" ] && same+="$ranks, "; } || true
     done
     echo "| $name | $(sums run1) | ${same%, } |"
 }
+if [ -n "$devices" ]; then
+    row "IF"
+    row "LIF" --neuron lif
+    row "IF, unrolled gradients" --weight-gradient unrolled
+    row "LIF, unrolled gradients, 8-bit weights" --neuron lif --weight-gradient unrolled --weight-bits 8
+    row "IF, 8-bit weights, dropout" --weight-bits 8 --dropout 0.1
+    row "LIF, Adam, bounded gradients, moving average" --neuron lif --optimizer adam --lr 0.002 --clip-norm 1 --ema 0.9
+    row "IF, readout by current, crop and flip, validation split" --readout current --crop-pad 1 --flip --val-share 0.1
+    row "an ANN, dropout" --neuron relu -T 1 --threshold-init fixed --dropout 0.1
+    # Devices that change in mid-run: 4, then 2, then 1.
+    rm -rf "$work"/run*
+    on_ranks 1 "$work/run1" $tiny --epochs 2
+    on_ranks 4 "$work/run" $tiny --epochs 2 --stop-after-steps 2 || true
+    on_ranks 2 "$work/run" --resume auto --stop-after-steps 2 || true
+    on_ranks 1 "$work/run" --resume auto
+    [ "$(sums run)" = "$(sums run1)" ] && same="4, then 2, then 1" || same=""
+    echo "| IF, two epochs, stopped twice | $(sums run1) | $same |"
+    exit
+fi
 row "IF"
 row "LIF" --neuron lif
 row "IF, unrolled gradients" --weight-gradient unrolled

@@ -34,7 +34,7 @@ fn error(stderr: &str) -> &str {
     error
 }
 
-const OPS: [&str; 5] = ["all-reduce", "all-gather", "all-to-all", "broadcast", "recorded collectives"];
+const OPS: [&str; 6] = ["all-reduce", "all-gather", "all-to-all", "broadcast", "recorded collectives", "training step"];
 
 #[test]
 fn sound_devices_pass_every_collective() {
@@ -45,14 +45,14 @@ fn sound_devices_pass_every_collective() {
         let words = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_words(
             &words,
-            &["devices: cuda:", "a process each", "NCCL 2.27.3 (libnccl.so.2)", "seed 0", "8 checks passed in ", "may be used together"],
+            &["devices: cuda:", "a process each", "NCCL 2.27.3 (libnccl.so.2)", "seed 0", "11 checks passed in ", "may be used together"],
         );
         assert_eq!(words.matches("dsr host stand-in").count(), 2 * names, "{words}");
         for op in OPS {
             assert!(stdout.lines().any(|line| line == format!("{op}, bits")), "{op} is not checked: {stdout}");
         }
         let checks: Vec<&str> = stdout.lines().filter(|line| line.ends_with("      0  ok")).collect();
-        assert_eq!(checks.len(), 8, "{stdout}");
+        assert_eq!(checks.len(), 11, "{stdout}");
     }
 }
 
@@ -62,13 +62,13 @@ fn json_and_csv_have_every_check() {
     assert_eq!((code, stdout.lines().count()), (0, 1), "{stderr}");
     let json: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&json["ok"], &json["fault"], &json["problem"]), (&true.into(), &Value::Null, &Value::Null));
-    assert_eq!((&json["passed"], &json["nccl"], &json["seed"]), (&8.into(), &"2.27.3".into(), &5.into()));
+    assert_eq!((&json["passed"], &json["nccl"], &json["seed"]), (&11.into(), &"2.27.3".into(), &5.into()));
     assert_words(json["devices"][0].as_str().unwrap(), &["cuda:2"]);
     for check in json["checks"].as_array().unwrap() {
         assert!(check["ok"] == true && check["used"] == 0.0 && check["values"].as_u64() > Some(1000), "{check}");
     }
     let (code, stdout, stderr) = check(&both(), &[], "--devices cuda:0,1 --size small -o csv");
-    assert_eq!((code, stdout.lines().count()), (0, 9), "{stderr}");
+    assert_eq!((code, stdout.lines().count()), (0, 12), "{stderr}");
 }
 
 #[test]

@@ -21,10 +21,11 @@ fn masks_have_the_bits_of_the_cpu() {
     {
         for (batch, index, share) in [(1, 0, 0.5f32), (3, 7, 0.1), (2, 70_000, 0.999)] {
             let (seed, shape) = (case as u64 * 0x1234_5678_9abc_def1, [batch, positions, channels]);
-            draw_dropped(&mut expected, seed, index, 0, shape, share);
+            let first = case * 3; // of the batch of all ranks
+            draw_dropped(&mut expected, seed, index, first, shape, share);
             let parameters = gpu.memory_of(&[StepParameters::new(None, 0.0, seed)]).unwrap();
             let dropped = Output::of(&gpu, &vec![u32::MAX; expected.len()]);
-            draw(&gpu, dropped.slice(), parameters.slice(), index, shape, share).unwrap();
+            draw(&gpu, dropped.slice(), parameters.slice(), index, first, shape, share).unwrap();
             assert_eq!(dropped.values(), expected, "{shape:?}, layer {index}, share {share}");
         }
     }
@@ -43,7 +44,7 @@ fn a_draw_at_the_share_is_kept() {
         assert_eq!(expected[0] & 1, 0);
         let parameters = gpu.memory_of(&[StepParameters::new(None, 0.0, seed)]).unwrap();
         let dropped = Output::of(&gpu, &vec![u32::MAX; expected.len()]);
-        draw(&gpu, dropped.slice(), parameters.slice(), 3, shape, share).unwrap();
+        draw(&gpu, dropped.slice(), parameters.slice(), 3, 0, shape, share).unwrap();
         assert_eq!(dropped.values(), expected, "seed {seed}, share {share}");
     }
 }

@@ -31,6 +31,7 @@ fn train(run: &mut Run, folder: &mut RunFolder, is_heard: impl Fn(&str, usize) -
     let hooks = Hooks {
         stop: &AtomicBool::new(false),
         stop_after: None,
+        checkpoint_every: None,
         step: &mut |run| said("step", run.progress.step),
         measured: &mut |_, _, [done, _]| said("test sample", done),
         epoch: &mut |metrics, _| said("epoch", metrics.epoch),

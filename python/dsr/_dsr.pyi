@@ -99,6 +99,7 @@ def train(
     new_head: bool = False,
     device: str = "auto",
     break_lock: bool = False,
+    checkpoint_every: int | None = None,
     **settings: Any,
 ) -> Network: ...
 def SGD(

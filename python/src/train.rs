@@ -51,6 +51,7 @@ struct Wishes {
     asked: Asked,
     new_head: bool,
     break_lock: bool,
+    checkpoint_every: Option<std::num::NonZeroU64>,
     device: String,
     hears_steps: bool,
     hears_epochs: bool,
@@ -82,7 +83,7 @@ fn note(text: &str) {
 ///     Called after every epoch with a dict of its metrics, in the thread of the caller.
 /// on_step : callable, optional
 ///     Called after every training step with a dict: `epoch`, `epochs`, `step`, `steps`, `loss` and `accuracy` of the epoch so far.
-/// recipe, resume, init_from, new_head, device, break_lock
+/// recipe, resume, init_from, new_head, device, break_lock, checkpoint_every
 ///     As the flags of `dsr train`.
 /// **settings
 ///     Every setting of the command line by its name: `time_steps=4`, `neuron="lif"`, `widths=[16, 32]`, `threads=2`, …
@@ -103,7 +104,7 @@ fn note(text: &str) {
 #[pyfunction]
 #[pyo3(signature = (
     dataset = None, data_dir = None, out = None, on_epoch = None, on_step = None, recipe = None, resume = None, init_from = None,
-    new_head = false, device = "auto", break_lock = false, **settings
+    new_head = false, device = "auto", break_lock = false, checkpoint_every = None, **settings
 ))]
 pub fn train(
     py: Python<'_>,
@@ -118,6 +119,7 @@ pub fn train(
     new_head: bool,
     device: &str,
     break_lock: bool,
+    checkpoint_every: Option<std::num::NonZeroU64>,
     settings: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Network> {
     threads::refuse_forked()?;
@@ -127,7 +129,8 @@ pub fn train(
     let layers = settings::layers(&given);
     let asked = Asked { given, layers, recipe, resume, init_from, out };
     let (hears_steps, hears_epochs) = (on_step.is_some(), on_epoch.is_some());
-    let wishes = Wishes { asked, new_head, break_lock, device: device.into(), hears_steps, hears_epochs };
+    let device = device.into();
+    let wishes = Wishes { asked, new_head, break_lock, checkpoint_every, device, hears_steps, hears_epochs };
     let stop = AtomicBool::new(false);
     let ((say, hear), (answer, answers)) = (channel(), channel());
     let hear = Mutex::new(hear);
@@ -187,7 +190,7 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
         0 => threads::pool().map_err(|e| Error::config("threads", e.to_string()))?,
         threads => Arc::new(pools::pool(threads)?),
     };
-    let Wishes { asked, new_head, device, hears_steps, hears_epochs, .. } = wishes;
+    let Wishes { asked, new_head, checkpoint_every, device, hears_steps, hears_epochs, .. } = wishes;
     pool.install(move || {
         let device = Device::named(&device)?;
         let mut dataset = data::open(&planned.config.dataset, planned.config.data_dir.as_deref(), &planned.config.reading())?;
@@ -218,7 +221,14 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             Ok(text) if hears_epochs => line.tell(Said::Epoch(text)),
             _ => Ok(()),
         };
-        let hooks = Hooks { stop, stop_after: None, step: &mut on_step, measured: &mut |_, _, _| Ok(()), epoch: &mut on_epoch };
+        let hooks = Hooks {
+            stop,
+            stop_after: None,
+            checkpoint_every: checkpoint_every.map(|every| every.get()),
+            step: &mut on_step,
+            measured: &mut |_, _, _| Ok(()),
+            epoch: &mut on_epoch,
+        };
         training::train(&mut run, &mut folder, hooks)?;
         run.network.synchronize(&mut run.optimizer)?;
         let path: &Path = folder.path();

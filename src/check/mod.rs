@@ -19,6 +19,7 @@ mod outcome;
 mod output;
 mod products;
 mod rates;
+pub mod shared_step;
 mod spikes;
 mod training;
 mod weights;

@@ -35,12 +35,12 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         let (gpu, [batch, positions, channels]) = (gpu.clone(), shape);
         let text = format!("B{batch} {positions}x{channels}, a share of {share}");
         checks.push(Check::bits("dropout mask", text, move |rng, outcome| {
-            let (seed, index) = (rng.random(), rng.random_range(0..100_000));
+            let (seed, index, first) = (rng.random(), rng.random_range(0..100_000), rng.random_range(0..1000));
             let mut expected = Vec::new();
-            draw_dropped(&mut expected, seed, index, 0, shape, share);
+            draw_dropped(&mut expected, seed, index, first, shape, share);
             let parameters = gpu.memory_of(&[StepParameters::new(None, 0.0, seed)])?;
             let dropped = Output::unwritten(&gpu, expected.len())?;
-            draw(&gpu, dropped.slice(), parameters.slice(), index, shape, share)?;
+            draw(&gpu, dropped.slice(), parameters.slice(), index, first, shape, share)?;
             dropped.expect("mask [B][P][words]", outcome, &expected)
         }));
     }
@@ -51,7 +51,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         draw_dropped(&mut expected, seed, 0, 0, [1, 1, 33], share);
         let parameters = of_share.memory_of(&[StepParameters::new(None, 0.0, seed)])?;
         let dropped = Output::unwritten(&of_share, expected.len())?;
-        draw(&of_share, dropped.slice(), parameters.slice(), 0, [1, 1, 33], share)?;
+        draw(&of_share, dropped.slice(), parameters.slice(), 0, 0, [1, 1, 33], share)?;
         dropped.expect("mask [B][P][words]", outcome, &expected)
     }));
     for (classes, batch, range) in [(1, 1, 1.0f32), (2, 5, 1.0), (10, 257, 20.0), (33, 7, 100.0), (1000, 3, 5.0), (40, 600, 5.0)] {

@@ -26,11 +26,11 @@ pub struct CheckArgs {
     #[arg(long, value_enum, default_value = "full")]
     size: Size,
     /// Collectives between several devices, a process each: cuda:0,1, cuda:0-3, all.
-    #[arg(long, value_name = "DEVICES", value_parser = devices::parse)]
-    devices: Option<devices::Devices>,
+    #[arg(long, value_name = "DEVICES", value_parser = super::devices::parse)]
+    devices: Option<super::devices::Devices>,
     /// This process is one of those, of how many.
-    #[arg(long, value_name = "RANK/SIZE", value_parser = devices::parse_rank, hide = true)]
-    rank: Option<devices::Rank>,
+    #[arg(long, value_name = "RANK/SIZE", value_parser = super::devices::parse_rank, hide = true)]
+    rank: Option<super::devices::Rank>,
 }
 
 /// Checks as asked, and says how it went.

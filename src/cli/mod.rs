@@ -6,6 +6,7 @@ pub mod check;
 mod confusion;
 pub mod data;
 pub mod dataset;
+mod devices;
 pub mod eval;
 pub mod export;
 pub mod info;
@@ -14,6 +15,7 @@ mod numbers;
 mod outputs;
 mod plan;
 mod ported;
+mod processes;
 pub mod profile;
 mod progress;
 mod ranks;
@@ -115,17 +117,18 @@ enum Output {
 enum Wanted {
     Auto,
     Cpu,
-    Cuda(usize),
+    /// By number; without one the first, or that of the rank.
+    Cuda(Option<usize>),
 }
 
 fn parse_device(text: &str) -> Result<Wanted, String> {
     let number = match text {
         "auto" => return Ok(Wanted::Auto),
         "cpu" => return Ok(Wanted::Cpu),
-        "cuda" => "0",
+        "cuda" => return Ok(Wanted::Cuda(None)),
         other => other.strip_prefix("cuda:").unwrap_or_default(),
     };
-    number.parse().map(Wanted::Cuda).map_err(|_| "give auto, cpu, cuda or cuda:N".into())
+    number.parse().map(|number| Wanted::Cuda(Some(number))).map_err(|_| "give auto, cpu, cuda or cuda:N".into())
 }
 
 /// A global flag that a command may have no use for.
@@ -184,7 +187,7 @@ impl Global {
         }
         match wanted {
             Wanted::Cpu => Ok(Device::Cpu),
-            Wanted::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal)?)),
+            Wanted::Cuda(ordinal) => Ok(Device::Cuda(Gpu::open(ordinal.unwrap_or(0))?)),
             // Most machines have no driver, and their users do not want to read that.
             Wanted::Auto if driver::version().is_err() => Ok(Device::Cpu),
             Wanted::Auto => match Gpu::open(0) {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::Global;
+use super::devices::{Devices, Rank};
 use super::numbers::{MAX_STEPS, count};
 use super::ported::PortedFlags;
 use super::settings::{self, NetworkFlags, TrainingFlags};
@@ -58,6 +59,12 @@ pub struct TrainArgs {
     /// Where several processes share the run: how long one of them may keep the others waiting, in seconds; then all end.
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, alias = "rank_timeout", help_heading = "Run")]
     pub rank_timeout: f64,
+    /// CUDA devices of this machine that share each batch, a process each: cuda:0,1, cuda:0-7, all; --slices has to be as many or more.
+    #[arg(long, value_name = "DEVICES", value_parser = super::devices::parse, help_heading = "Run")]
+    pub devices: Option<Devices>,
+    /// This process is one of those, of how many.
+    #[arg(long, value_name = "RANK/SIZE", value_parser = super::devices::parse_rank, hide = true)]
+    pub rank: Option<Rank>,
     /// As if Ctrl-C came after this many steps; for tests.
     #[arg(long, value_name = "N", hide = true)]
     pub stop_after_steps: Option<u64>,

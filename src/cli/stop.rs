@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 /// Set by the first signal.
 static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Default::default);
 
+/// Whether signals are caught.
+static CAUGHT: Once = Once::new();
+
 /// What the first signal sets.
 pub fn flag() -> &'static AtomicBool {
     &ASKED
@@ -18,12 +21,20 @@ pub fn is_asked() -> bool {
     ASKED.load(Ordering::Relaxed)
 }
 
+/// Asks as the first signal does; before signals are caught it ends the process, as a signal would.
+pub fn ask() {
+    if CAUGHT.is_completed() {
+        ASKED.store(true, Ordering::Relaxed);
+    } else {
+        std::process::exit(i32::from(super::FAILED));
+    }
+}
+
 /// From now on the first signal only sets [`flag`], and is answered by "stopping after `what`"; the second one ends the process.
 ///
 /// # Errors
 /// [`Error::Config`] if the system lets nobody catch signals.
 pub fn catch(what: &'static str) -> Result<()> {
-    static CAUGHT: Once = Once::new();
     let mut outcome = Ok(());
     CAUGHT.call_once(|| outcome = listen(what));
     outcome.map_err(|e| Error::config("signals", format!("cannot be caught: {e}")))

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::devices::resolved;
 use super::notes::{head_note, lag_note, memory_note, rate_note, silence_note, single_note, thresholds_note, warmup_note};
 pub use super::plan::TrainArgs;
 use super::plan::asked;
@@ -12,7 +13,8 @@ use super::progress::Progress;
 use super::records::Records;
 use super::settings;
 use super::tables::{LINE, fitted};
-use super::{DONE, FAILED, Global, Output, complain, dataset, ranks, recipe, say, say_lines, stop};
+use super::{DONE, FAILED, Global, Output, Wanted, complain, dataset, processes, ranks, recipe, say, say_lines, stop};
+use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::Result;
 use crate::network::ChosenThreshold;
@@ -29,7 +31,18 @@ use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 /// # Errors
 /// One line that says what is wrong with settings, data, checkpoint or disk.
 pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
-    let ranks = ranks::join(args.rank_timeout)?;
+    match (&args.devices, args.rank) {
+        (_, Some(_)) => processes::obey()?,
+        (Some(wanted), None) => match &resolved(wanted)?[..] {
+            [(device, _)] => {
+                let global = Global { device: Wanted::Cuda(Some(*device)), ..global.clone() };
+                return run(&global, TrainArgs { devices: None, ..args });
+            }
+            devices => return processes::run(global, devices),
+        },
+        (None, None) => {}
+    }
+    let ranks = ranks::join(global, args.rank_timeout, args.rank)?;
     let outcome = run_as(&ranks, &ranks::voice(global, &ranks), args);
     ranks::leave(&ranks, outcome)
 }
@@ -66,8 +79,11 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     if !global.quiet {
         planned.notes.iter().for_each(|note| complain(note));
     }
-    super::use_threads(planned.config.threads)?;
-    let device = global.open_device()?;
+    super::use_threads(ranks::threads(planned.config.threads, args.rank))?;
+    let device = match ranks.nccl() {
+        Some(nccl) => Device::Cuda(nccl.communicator().gpu().clone()),
+        None => global.open_device()?,
+    };
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
     if planned.resume.is_none() && args.init_from.is_some() {
         // A wrong file is told before a large data set is listed or converted.
@@ -79,8 +95,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         (None, Some(_)) => Origin::Parameters { path: &init_from, new_head: args.new_head },
         (None, None) => Origin::Seed,
     };
-    let mut run = training::start(planned.config, dataset, &device, origin)?;
-    training::share(&mut run, ranks.clone())?;
+    let mut run = training::start_as(planned.config, dataset, &device, origin, ranks.clone())?;
     ranks::greet(ranks, &run, planned.resume.as_deref(), args.checkpoint_every)?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
         thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));

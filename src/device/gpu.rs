@@ -3,10 +3,9 @@
 //! Kernels and most copies go to the compute stream, in order. The copy stream only brings host memory to the device while the
 //! compute stream works; [`Gpu::after_copies`] and [`Gpu::after_compute`] make one wait for the other.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
@@ -38,8 +37,16 @@ pub struct Gpu {
     kept: Mutex<Option<Vec<Kept>>>,
 }
 
-/// Something that a graph uses without owning it.
-type Kept = Arc<dyn Any + Send + Sync>;
+/// Something that a graph uses and keeps as long as it lives.
+pub(super) trait Used: Send + Sync {
+    /// A graph has it from now on. Who has to give up before the graph's owner does takes what is recorded out of it.
+    fn is_used_by(&self, graph: Weak<Recording>);
+}
+
+type Kept = Arc<dyn Used>;
+
+/// What is recorded; none once it was given up.
+pub(super) type Recording = Mutex<Option<Recorded>>;
 
 /// Adds what a driver alone would not mend.
 fn and_without_kernels(error: Error) -> Error {
@@ -179,12 +186,16 @@ impl Gpu {
         Ok([free, total])
     }
 
-    /// Puts a kernel on the compute stream: `grid` blocks, each with `shared_bytes` of dynamic shared memory.
+    /// Puts a kernel on the compute stream: `grid` blocks, each with `shared_bytes` of dynamic shared memory. Without a block in the
+    /// first direction, that of rows, there is none: so it is on a rank without samples.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] if (in debug builds) the arguments have not the sizes of the kernel's parameters.
     /// [`Error::Device`] with the name of the kernel if the driver refuses the launch.
     pub fn launch(&self, kernel: &Kernel, grid: [u32; 3], shared_bytes: usize, args: &[&dyn Arg]) -> Result<()> {
+        if grid[0] == 0 {
+            return Ok(());
+        }
         let refused = |problem: String| {
             let (Kernel { name, block, .. }, [x, y, z]) = (kernel, grid);
             self.error(format!("kernel {name} (grid {x}x{y}x{z}, block {block}, shared memory {shared_bytes} bytes): {problem}"))
@@ -339,11 +350,13 @@ impl Gpu {
         done?;
         let graph = captured.map_err(|e| self.failed("capturing a graph", e))?;
         let graph = graph.ok_or_else(|| self.error("capturing a graph gave none".into()))?;
-        Ok(Graph { recorded: Mutex::new(Recorded(graph)), device: format!("{self:?}"), _loaded: self.loaded.clone(), _kept: kept })
+        let recorded = Arc::new(Mutex::new(Some(Recorded(graph))));
+        kept.iter().for_each(|used| used.is_used_by(Arc::downgrade(&recorded)));
+        Ok(Graph { recorded, device: format!("{self:?}"), _loaded: self.loaded.clone(), _kept: kept })
     }
 
     /// If a graph is recorded, it keeps this from now on; once is enough.
-    pub(super) fn keep_with_graph<T: Any + Send + Sync>(&self, used: &Arc<T>) {
+    pub(super) fn keep_with_graph<T: Used + 'static>(&self, used: &Arc<T>) {
         if let Some(kept) = self.kept().as_mut()
             && !kept.iter().any(|other| std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(used)))
         {
@@ -385,7 +398,7 @@ impl Gpu {
 ///
 /// The addresses of its buffers are part of it: they must outlive it.
 pub struct Graph {
-    recorded: Mutex<Recorded>,
+    recorded: Arc<Recording>,
     device: String,
     /// Its kernels stay loaded as long as it can be launched.
     _loaded: Arc<HashMap<&'static str, Loaded>>,
@@ -393,7 +406,7 @@ pub struct Graph {
     _kept: Vec<Kept>,
 }
 
-struct Recorded(CudaGraph);
+pub(super) struct Recorded(CudaGraph);
 
 // SAFETY: a graph belongs to a context and to no thread; the mutex keeps its users apart.
 unsafe impl Send for Recorded {}
@@ -405,7 +418,13 @@ impl Graph {
     /// [`Error::Device`] if the driver refuses.
     pub fn launch(&self) -> Result<()> {
         let graph = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        graph.0.launch().map_err(|e| Error::device(&self.device, format!("launching a graph failed: {}", explain(e))))
+        let given_up = || Error::device(&self.device, "a graph was given up with the collectives that it has");
+        graph
+            .as_ref()
+            .ok_or_else(given_up)?
+            .0
+            .launch()
+            .map_err(|e| Error::device(&self.device, format!("launching a graph failed: {}", explain(e))))
     }
 }
 

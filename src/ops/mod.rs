@@ -9,4 +9,5 @@ pub mod neuron;
 pub mod optimizer;
 pub mod rate;
 pub mod relu;
+pub mod slices;
 pub mod spike_conv;

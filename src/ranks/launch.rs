@@ -20,6 +20,23 @@ const VARIABLES: [(&str, &str, &str); 4] = [
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 ];
 
+/// Where launchers say which of the processes of its machine this one is.
+const LOCAL: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+
+/// The number of this process among those of its machine; none where no launcher says it.
+///
+/// # Errors
+/// [`Error::Config`] for a variable that is no number.
+pub fn local_rank() -> Result<Option<usize>> {
+    local_rank_with(|name| std::env::var(name).ok())
+}
+
+fn local_rank_with(value: impl Fn(&str) -> Option<String>) -> Result<Option<usize>> {
+    let Some((name, text)) = LOCAL.iter().find_map(|name| Some((name, value(name)?))) else { return Ok(None) };
+    let wrong = |_| Error::config(*name, format!("{text:?} is no number of a process; unset it"));
+    text.parse().map(Some).map_err(wrong)
+}
+
 /// What the environment says; none for a process alone, or the only one of its launcher.
 ///
 /// # Errors
@@ -84,6 +101,17 @@ mod tests {
         let text = of(&[("RANK", "4"), ("WORLD_SIZE", "4")]).unwrap_err().to_string();
         assert_eq!(text, "RANK: 4 with WORLD_SIZE = 4 is no rank of a group; unset both, or start with torchrun");
         assert!(of(&[("RANK", "x"), ("WORLD_SIZE", "4")]).is_err());
+    }
+
+    #[test]
+    fn the_launcher_says_which_process_of_its_machine_this_is() {
+        let of = |pairs: &[(&str, &str)]| {
+            local_rank_with(|name| pairs.iter().find(|(other, _)| *other == name).map(|(_, value)| value.to_string()))
+        };
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[("SLURM_LOCALID", "3")]).unwrap(), Some(3));
+        assert_eq!(of(&[("SLURM_LOCALID", "3"), ("LOCAL_RANK", "1")]).unwrap(), Some(1));
+        assert_eq!(of(&[("LOCAL_RANK", "a")]).unwrap_err().to_string(), "LOCAL_RANK: \"a\" is no number of a process; unset it");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod handshake;
 pub mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod nccl;
 mod share;
 mod threads;
 mod tree;
@@ -18,6 +19,7 @@ mod tree;
 pub use handshake::{executable, handshake};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, end_group};
+pub use nccl::Nccl;
 pub use share::Share;
 pub use threads::Threads;
 pub use tree::{Node, Tree};
@@ -38,6 +40,8 @@ pub enum Ranks {
     /// Processes that MPI has started.
     #[cfg(feature = "mpi")]
     Mpi(Arc<Mpi>),
+    /// Processes with a CUDA device each.
+    Nccl(Arc<Nccl>),
 }
 
 /// What the exchanges of a rank have cost so far.
@@ -225,6 +229,7 @@ impl Ranks {
             Ranks::Threads(threads) => Some(&threads.group),
             #[cfg(feature = "mpi")]
             Ranks::Mpi(mpi) => Some(&mpi.group),
+            Ranks::Nccl(nccl) => Some(&nccl.group),
         }
     }
 
@@ -265,6 +270,7 @@ impl Ranks {
             Ranks::Threads(threads) => threads.swap(sealed)?,
             #[cfg(feature = "mpi")]
             Ranks::Mpi(mpi) => mpi.swap(sealed),
+            Ranks::Nccl(nccl) => nccl.swap(what, sealed)?,
         };
         messages.into_iter().enumerate().map(|(from, message)| group.opened(from, message)).collect()
     }

@@ -71,6 +71,16 @@ impl Share {
         self.slices <= 1
     }
 
+    /// Number of slices of a whole batch.
+    pub fn count(&self) -> usize {
+        self.slices.max(1)
+    }
+
+    /// Samples of a slice; of the last one there may be fewer.
+    pub fn slice_len(&self) -> usize {
+        self.slice
+    }
+
     /// Places of a batch that are this rank's; a short batch has only some of them.
     pub fn places(&self) -> Range<usize> {
         let border = |rank: usize| rank * self.slices / self.ranks.size() * self.slice;

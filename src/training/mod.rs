@@ -103,6 +103,14 @@ pub const THRESHOLD_SAMPLES: usize = 32;
 /// [`Error::Config`] if settings, network and data do not suit each other, [`Error::Device`] if the device has too little memory;
 /// what [`checkpoint::load_start`] finds wrong, and that of a sample that cannot be read.
 pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin) -> Result<Run> {
+    start_as(config, dataset, device, origin, Ranks::Alone)
+}
+
+/// The same as one of several processes that share the batches, each of which has the same run.
+///
+/// # Errors
+/// As [`start`] and [`share_of`].
+pub fn start_as(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Origin, ranks: Ranks) -> Result<Run> {
     config.check()?;
     let config = config.normalised_as(&dataset);
     let (dataset, validation) = match config.val_share.filter(|_| !dataset.is_divided()) {
@@ -125,21 +133,15 @@ pub fn start(config: Config, dataset: Arc<Dataset>, device: &Device, origin: Ori
         let problem = format!("{} is above {}: a slice has at least one sample of a batch", config.slices, config.batch);
         return Err(Error::config("slices", problem));
     }
-    if config.slices > 1 && !matches!(device, Device::Cpu) {
-        let problem =
-            format!("{}: a batch is cut into slices on the CPU only, so far; take --device cpu, or leave --slices away", config.slices);
-        return Err(Error::config("slices", problem));
-    }
-    if config.sync_batch_norm == SyncBatchNorm::Slice && !matches!(device, Device::Cpu) {
-        let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it away";
-        return Err(Error::config("sync-batch-norm", problem));
+    if !matches!(device, Device::Cpu) {
+        not_on_devices(&config, &ranks)?;
     }
     let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
         (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
         (ThresholdInit::Fixed, _) | (_, Origin::Checkpoint) => Vec::new(),
     };
-    network.share = share_of(&config, Ranks::Alone)?;
+    network.share = share_of(&config, ranks)?;
     network.place(device)?;
     if dataset.stream.is_none() && config.augment().form(Form::Draws) == Form::Draws {
         network.hold_images(&dataset, config.crop_pad)?;
@@ -163,19 +165,24 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
     network.choose_thresholds(&input, dropout_seed(config.seed, 0))
 }
 
-/// Shares the batches of a run with other processes, each of which has the same run, at the same step.
-///
-/// # Errors
-/// [`Error::Config`] if the run has fewer slices than there are ranks.
-pub fn share(run: &mut Run, ranks: Ranks) -> Result<()> {
-    run.network.share = share_of(&run.config, ranks)?;
+/// What processes on the CPU do with a batch that those on devices do not do yet.
+fn not_on_devices(config: &Config, ranks: &Ranks) -> Result<()> {
+    if config.sync_batch_norm == SyncBatchNorm::Slice {
+        let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it away";
+        return Err(Error::config("sync-batch-norm", problem));
+    }
+    if ranks.size() > 1 && config.mixup > 0.0 {
+        let problem =
+            format!("{}: a sample and its partner may be with two devices, which is not done so far; leave it away", config.mixup);
+        return Err(Error::config("mixup", problem));
+    }
     Ok(())
 }
 
 /// The part of each batch that is this process's.
 ///
 /// # Errors
-/// As [`share`].
+/// [`Error::Config`] if the run has fewer slices than there are ranks.
 pub fn share_of(config: &Config, ranks: Ranks) -> Result<Share> {
     let share = Share::new(ranks, config.batch, config.slices)?;
     Ok(share.with_norms_by_slice(config.sync_batch_norm == SyncBatchNorm::Slice))

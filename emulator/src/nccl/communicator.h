@@ -41,6 +41,7 @@ struct Communicator {
     std::atomic<bool> is_settling{false};            // a call was taken, and nobody has asked yet how it went
     std::atomic<bool> is_aborted{false}, is_gone{false};
     std::atomic<int> recorded{0};                    // collectives that graphs have
+    std::atomic<int> at_work{0};                     // of those, the ones that wait for other ranks
     std::string problem;                             // of the status, written before it
 
     void fail(Status code, const std::string& why) {

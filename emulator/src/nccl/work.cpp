@@ -89,6 +89,7 @@ Status Work::put_on(void* stream) && {
     const auto release = [](void* work) {
         Work* own = static_cast<Work*>(work);
         if (own->is_recorded_) --own->c_->recorded;
+        if (own->is_at_work_) --own->c_->at_work;
         delete own;
     };
     return issue(stream, what.c_str(), ranges.data(), ranges.size(), attempt, release, new Work(std::move(*this))) == 0 ? OK : CUDA_ERROR;
@@ -105,6 +106,10 @@ bool Work::attempt() {
         if (c_->status.load() == OK) done = messages_.empty() ? collective() : messages();
     }
     if (done) phase_ = 0;
+    if (is_recorded_ && is_at_work_ == done) {
+        is_at_work_ = !done;
+        c_->at_work += done ? -1 : 1;
+    }
     return done;
 }
 

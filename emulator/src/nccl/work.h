@@ -49,6 +49,7 @@ private:
     uint64_t meeting_ = 0;
     std::vector<bool> ended_;
     bool is_recorded_ = false;
+    bool is_at_work_ = false;
 };
 
 }  // namespace nccl

@@ -1,9 +1,9 @@
-//! `dsr check --devices`: collectives between several devices against the host, each device with a process of its own.
+//! `dsr check --devices`: collectives between several devices against the host, and training steps that they share against one device;
+//! each device has a process of its own.
 //!
 //! The first process starts the others with `--rank`, reads a row for each check from all of them, and ends them together.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,56 +13,14 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::{line, print_rows, row};
-use crate::check::Size;
 use crate::check::collectives::{PATIENCE, checks};
+use crate::check::{Check, Size, shared_step};
+use crate::cli::devices::{Devices, Rank, free_address, resolved, this_program};
 use crate::cli::{DONE, Global, Output, Unused, complain, say, say_lines, use_threads};
+use crate::device::Device;
 use crate::device::machine::{Machine, machine};
 use crate::device::nccl::{self, Communicator, Id};
-use crate::device::{Device, driver};
 use crate::error::Error;
-
-/// Devices as the user names them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Devices {
-    All,
-    These(Vec<usize>),
-}
-
-/// A process among those of a check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rank {
-    rank: usize,
-    size: usize,
-}
-
-/// `all`, or `cuda:` with numbers and ranges: `cuda:0,1`, `cuda:0-3,6`.
-pub fn parse(text: &str) -> std::result::Result<Devices, String> {
-    if text == "all" {
-        return Ok(Devices::All);
-    }
-    let wrong = || "give all, or devices as cuda:0,1 or cuda:0-3".to_string();
-    let mut numbers = Vec::new();
-    for part in text.strip_prefix("cuda:").ok_or_else(wrong)?.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let [first, last] = [first, last].map(|number| number.parse::<u16>().ok());
-        let (Some(first), Some(last)) = (first, last) else { return Err(wrong()) };
-        if first > last {
-            return Err(format!("{part}: a range goes up"));
-        }
-        numbers.extend((first..=last).map(usize::from));
-    }
-    let mut once = numbers.clone();
-    once.sort_unstable();
-    once.dedup();
-    if once.len() < numbers.len() { Err("a device is named twice".into()) } else { Ok(Devices::These(numbers)) }
-}
-
-/// `0/2` for the first of two.
-pub fn parse_rank(text: &str) -> std::result::Result<Rank, String> {
-    let numbers = text.split_once('/').and_then(|(rank, size)| Some((rank.parse().ok()?, size.parse().ok()?)));
-    let rank = numbers.map(|(rank, size)| Rank { rank, size });
-    rank.filter(|Rank { rank, size }| rank < size).ok_or_else(|| "give RANK/SIZE".into())
-}
 
 /// One of the processes: prints what it is, and then a row for each check, a JSON object a line.
 ///
@@ -72,7 +30,7 @@ pub fn run_rank(global: &Global, size: Size, seed: u64, Rank { rank, size: ranks
     let Device::Cuda(gpu) = global.open_device()? else { return Err(Error::config("rank", "needs --device cuda:N").into()) };
     use_threads(1)?;
     let communicator = Arc::new(Communicator::new(&gpu, rank, ranks, Id::of_environment()?, PATIENCE)?);
-    let checks = checks(&communicator, size);
+    let checks: Vec<Check> = checks(&communicator, size).into_iter().chain(shared_step::checks(&communicator)).collect();
     let planned: Vec<Value> = checks.iter().map(|c| json!({ "op": c.op, "shape": c.shape, "compared": c.compared.to_string() })).collect();
     say(&json!({ "device": format!("{gpu:?}"), "planned": planned }).to_string());
     for check in checks {
@@ -112,17 +70,10 @@ impl Drop for Ranks {
 /// No NCCL, no such device, and the first fault of any rank.
 pub fn run(global: &Global, size: Size, seed: u64, wanted: &Devices) -> anyhow::Result<u8> {
     global.refuse("check --devices", &[Unused::Device, Unused::Threads])?;
-    let listed = driver::devices()?;
-    let devices = match wanted {
-        Devices::All => (0..listed.len()).collect(),
-        Devices::These(numbers) => numbers.clone(),
-    };
-    if let Some(missing) = devices.iter().find(|&&device| device >= listed.len()) {
-        let problem = format!("there is no such device; the driver lists {} (dsr info)", listed.len());
-        return Err(Error::device(format!("cuda:{missing}"), problem).into());
-    }
+    let devices = resolved(wanted)?;
     let library = nccl::load()?;
-    let names: Vec<String> = devices.iter().map(|&device| format!("cuda:{device} {}", listed[device].name)).collect();
+    let names: Vec<String> = devices.iter().map(|(device, name)| format!("cuda:{device} {name}")).collect();
+    let devices: Vec<usize> = devices.into_iter().map(|(device, _)| device).collect();
     let (about, is_text) = (machine(), global.output == Output::Text);
     if is_text {
         let Machine { version, build, target, .. } = &about;
@@ -164,9 +115,8 @@ pub fn run(global: &Global, size: Size, seed: u64, wanted: &Devices) -> anyhow::
 
 /// A process for each device, and one thread that listens to each.
 fn start(devices: &[usize], size: Size, seed: u64) -> anyhow::Result<Ranks> {
-    // Free now; if another program takes it, rank 0 says so.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).context("no port for the ranks to meet")?.port();
-    let program = std::env::current_exe().context("this program does not find itself")?;
+    let meeting = free_address()?;
+    let program = this_program()?;
     let (sender, said) = channel();
     let mut ranks = Ranks { children: Vec::new(), said };
     for (rank, device) in devices.iter().enumerate() {
@@ -176,7 +126,7 @@ fn start(devices: &[usize], size: Size, seed: u64) -> anyhow::Result<Ranks> {
             Size::Full => "full",
         };
         command.args(["check", "--quiet", "--size", size, "--seed", &seed.to_string(), "--device", &format!("cuda:{device}")]);
-        command.args(["--rank", &format!("{rank}/{}", devices.len())]).env(nccl::MEETING, format!("127.0.0.1:{port}"));
+        command.args(["--rank", &format!("{rank}/{}", devices.len())]).env(nccl::MEETING, &meeting);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.with_context(|| format!("a process for cuda:{device} could not be started"))?;
         listen(rank, &mut child, sender.clone());
@@ -274,31 +224,4 @@ fn together(of_ranks: &[&Value], devices: &[usize]) -> (Value, Option<String>) {
     };
     let problem = format!("rank {rank} (cuda:{}): {}, {}: {what}", devices[rank], text(&bad["op"]), text(&bad["shape"]));
     (row, Some(problem))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_numbers_and_ranges() {
-        let cases: [(&str, &[usize]); 4] =
-            [("cuda:0,1", &[0, 1]), ("cuda:3", &[3]), ("cuda:0-3", &[0, 1, 2, 3]), ("cuda:4,0-1", &[4, 0, 1])];
-        for (text, expected) in cases {
-            assert_eq!(parse(text), Ok(Devices::These(expected.to_vec())), "{text}");
-        }
-        assert_eq!(parse("all"), Ok(Devices::All));
-        for text in ["", "cuda", "cuda:", "cuda:0,", "cuda:a", "cuda:-1", "cuda:3-1", "cuda:0,0", "cuda:0-2,1", "cpu", "0,1", "cuda:70000"]
-        {
-            assert!(parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_rank_is_below_their_number() {
-        assert_eq!(parse_rank("1/2"), Ok(Rank { rank: 1, size: 2 }));
-        for text in ["2/2", "1", "/", "a/2", "-1/2"] {
-            assert!(parse_rank(text).is_err(), "{text}");
-        }
-    }
 }

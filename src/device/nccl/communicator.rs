@@ -1,14 +1,14 @@
 //! A rank among others: its collectives, their order among the work of the device, and how long anybody waits for them.
 
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 
 use super::library::{Calls, Comm, Config, IN_PROGRESS, Nccl, SUCCESS, SUM, Status, Stream, load};
 use super::{Element, Id, Integer};
-use crate::device::gpu::Gpu;
+use crate::device::gpu::{Gpu, Recording, Used};
 use crate::device::slice::Slice;
 use crate::error::{Error, Result};
 
@@ -38,6 +38,8 @@ struct Handle {
     size: usize,
     timeout: Duration,
     state: Mutex<State>,
+    /// Those that have its collectives.
+    graphs: Mutex<Vec<Weak<Recording>>>,
 }
 
 struct State {
@@ -78,6 +80,7 @@ impl Communicator {
             size,
             timeout,
             state: Mutex::new(State { comm: std::ptr::null_mut(), issued: 0, last: "no collective".into() }),
+            graphs: Mutex::new(Vec::new()),
         };
         gpu.bind()?;
         let mut state = handle.lock();
@@ -320,11 +323,16 @@ impl Handle {
         self.error(problem)
     }
 
-    /// The communicator is NCCL's again; kernels that wait for others come to an end.
+    /// The communicator is NCCL's again; kernels that wait for others come to an end. Graphs go first, even one that is at work: NCCL
+    /// waits until none has its collectives.
     fn abort(&self, state: &mut State) {
         let comm = std::mem::replace(&mut state.comm, std::ptr::null_mut());
+        let graphs = std::mem::take(&mut *self.graphs.lock().unwrap_or_else(PoisonError::into_inner));
+        for graph in graphs.iter().filter_map(Weak::upgrade) {
+            drop(graph.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
         if !comm.is_null() && self.gpu.bind().is_ok() {
-            // SAFETY: the communicator lives, and nobody uses it from here on. NCCL waits elsewhere for graphs that know it.
+            // SAFETY: the communicator lives, and nobody uses it from here on.
             unsafe { (self.nccl.calls.comm_abort)(comm) };
         }
     }
@@ -355,6 +363,14 @@ impl Handle {
         }
         // SAFETY: as above.
         status == SUCCESS && is_taken(unsafe { comm_destroy(comm) })
+    }
+}
+
+impl Used for Handle {
+    fn is_used_by(&self, graph: Weak<Recording>) {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        graphs.retain(|graph| graph.strong_count() > 0);
+        graphs.push(graph);
     }
 }
 

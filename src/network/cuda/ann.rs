@@ -46,14 +46,31 @@ impl Pass<'_> {
         let is_training = self.training.is_some();
         let drops = is_training && layer.dropout > 0.0;
         if drops {
-            dropout::draw(gpu, own.dropped, buffers.parameters, index, [batch, layer.positions(), channels], layer.dropout)?;
+            dropout::draw(
+                gpu,
+                own.dropped,
+                buffers.parameters,
+                index,
+                network.share.first(),
+                [batch, layer.positions(), channels],
+                layer.dropout,
+            )?;
         }
         let currents = self.currents(index)?;
         let mut statistics = DeviceStatistics::None;
         if let (true, [Some(first), second]) = (is_training && layer.norm.is_some(), currents) {
             let sums = buffers.scratch.real_statistics;
-            statistics_of_values(gpu, sums, buffers.scratch.partial, first, second, [rows, channels])?;
-            statistics = DeviceStatistics::Values(sums);
+            let partial = buffers.scratch.partial;
+            statistics = DeviceStatistics::Values(if self.is_whole() {
+                statistics_of_values(gpu, sums, partial, first, second, [rows, channels])?;
+                sums
+            } else {
+                self.sum_over_slices(5 * channels, |samples, room| {
+                    let row = samples.start * layer.positions();
+                    let (first, second) = (first.from_row(row), second.map(|second| second.from_row(row)));
+                    statistics_of_values(gpu, room, partial, first, second, [samples.len() * layer.positions(), channels])
+                })?
+            });
         }
         if is_training {
             self.normalizer(index, statistics)?;

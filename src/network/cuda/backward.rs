@@ -1,5 +1,7 @@
 //! Backward on a CUDA device: one pass over the layers in reverse; the formulas are those of `network/backward.rs`.
 
+use std::cell::Cell;
+
 use super::pass::{Pass, own_norm};
 use super::settle;
 use crate::clock::{self, Name, Op, Phase};
@@ -31,7 +33,9 @@ impl Network {
         gpu.fill_zero(buffers.grads)?;
         let stores = self.stores(training);
         let (batch, frames) = (input.batch, input.frames);
-        let pass = Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores };
+        let spent = &Cell::default();
+        gpu.fill_zero(buffers.slices.grads)?;
+        let pass = Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores, spent };
         pass.enqueue_backward(input_grad.is_some())?;
         let mut grads = vec![0.0; self.grads.len()];
         gpu.download(buffers.grads, &mut grads)?;
@@ -91,6 +95,9 @@ impl Pass<'_> {
             settle(self.gpu)?;
         }
         reduce(self.gpu, &parts)?;
+        if !self.is_whole() {
+            self.add_weights_of_slices()?;
+        }
         settle(self.gpu)
     }
 
@@ -146,6 +153,9 @@ impl Pass<'_> {
             beta: norm.map_or(Slice::NONE, |norm| self.grad(norm.bias)),
         };
         let (grad, scale) = (buffers.layers[index].grad, network.threshold_grad_scale);
+        if !self.is_whole() {
+            return self.clamp_mapping_of_slices(grad, &into, index, &self.of_layer(index));
+        }
         let neuron = layer.threshold.map(|_| network.neuron);
         parts.push(Parts::Clamp(clamp_mapping_parts(gpu, grad, &into, &self.of_layer(index), neuron, scale, layer.dropout)?));
         self.reduce(parts)
@@ -198,6 +208,9 @@ impl Pass<'_> {
         }
         let (of_layer, own_connection) = (self.of_layer(index), layer.connections.iter().find(|c| c.norm.is_some()));
         let (Some(connection), Some(inner)) = (own_connection, &own.inner) else {
+            if !self.is_whole() {
+                return self.current_gradient_of_slices(&shared, own.grad, index, &of_layer, unrolled);
+            }
             parts.extend(current_gradient_parts(gpu, &shared, own.grad, &of_layer, unrolled)?);
             return Ok(());
         };
@@ -205,6 +218,9 @@ impl Pass<'_> {
         let weighted_normed = if inner.weighted_normed.is_none() { inner.mean_normed } else { inner.weighted_normed };
         let kept = InnerKept { inner: own.device_inner(), mean_normed: inner.mean_normed, weighted_normed };
         let outputs = [&self.outputs(std::iter::once(connection)), &shared];
+        if !self.is_whole() {
+            return self.inner_backward_of_slices(outputs, gamma, own.grad, index, &of_layer, &kept, unrolled);
+        }
         parts.extend(inner_backward_parts(gpu, outputs, gamma, own.grad, &of_layer, &kept, unrolled)?.into_iter().flatten());
         Ok(())
     }
@@ -214,7 +230,7 @@ impl Pass<'_> {
         let Pass { network, gpu, buffers, batch, frames, .. } = *self;
         let connection = &network.layers[index].connections[k];
         let Kind::Conv { weight, .. } = connection.kind else { return Ok(()) };
-        let (own, scratch, geometry) = (&buffers.layers[index], &buffers.scratch, &connection.geometry);
+        let (scratch, geometry) = (&buffers.scratch, &connection.geometry);
         let (operand, (value, factor)) = match connection.source {
             Source::Input => {
                 let copies = (network.time_steps / frames) as f32;
@@ -234,25 +250,18 @@ impl Pass<'_> {
                 (operand, self.spike_value(source, geometry.area()))
             }
         };
-        let into = self.grad(weight);
         let grad = scratch.plain[usize::from(connection.norm.is_some())];
+        if !self.is_whole() {
+            return self.weights_of_slices(index, k, weight, operand, grad, (value, factor));
+        }
+        let into = self.grad(weight);
         let (workspace, copies) = (scratch.workspace[k], connection.replicate);
         let of_weights = conv::weight_gradient_parts(gpu, into, operand, grad, geometry, copies, batch, value, factor, workspace)?;
         parts.push(Parts::Weights(of_weights));
-        // What `unrolled` lacks: minus Σ_t x̂[t] ⊗ o[t] times a factor per channel.
-        let outer = own.connections[k].outer;
-        if self.training != Some(WeightGradient::Unrolled) || outer.is_none() {
-            return Ok(());
+        if self.training == Some(WeightGradient::Unrolled) && !buffers.layers[index].connections[k].outer.is_none() {
+            self.reduce(parts)?; // what is subtracted comes last
         }
-        self.reduce(parts)?; // what is subtracted comes last
-        match (&own.inner, connection.norm) {
-            (Some(inner), Some(_)) => {
-                let constants = own.device_inner();
-                conv::subtract_outer(gpu, into, outer, constants.row(3), geometry, connection.replicate)?;
-                conv::subtract_outer(gpu, into, inner.outer, constants.row(4), geometry, connection.replicate)
-            }
-            _ => conv::subtract_outer(gpu, into, outer, scratch.k, geometry, connection.replicate),
-        }
+        self.subtract_outer(index, k, into, 0)
     }
 
     /// What connection `k` passes to its source: sets `target`, or adds to it.

@@ -1,6 +1,7 @@
 //! Everything a network needs in the memory of a CUDA device, laid out before the first step.
 
 use super::Demand;
+use super::slices::SliceBuffers;
 use crate::device::{Layout, Slice};
 use crate::network::{Connection, Kind, Network, Source, SpikingLayer, WeightGradient};
 use crate::ops::batch_norm::cuda::PADDING;
@@ -52,6 +53,7 @@ pub(super) struct Buffers {
     pub result: Slice<StepResult>,
     pub layers: Vec<LayerBuffers>,
     pub scratch: Scratch,
+    pub slices: SliceBuffers,
 }
 
 /// Buffers of one layer.
@@ -88,7 +90,7 @@ pub(super) struct LayerBuffers {
 pub(super) struct ConnectionBuffers {
     /// Weights of a convolution as kernels read them.
     pub packed: PackedWeights,
-    /// `Σ_t x̂[t] ⊗ o[t]`, `[tap][cin][cout]`, in `unrolled` mode behind a batch norm.
+    /// `Σ_t x̂[t] ⊗ o[t]`, `[own slices][tap][cin][cout]`, in `unrolled` mode behind a batch norm.
     pub outer: Slice<f32>,
 }
 
@@ -172,6 +174,7 @@ impl Buffers {
             result: layout.take(1),
             layers: Vec::new(),
             scratch: Scratch::lay_out(network, demand, layout),
+            slices: SliceBuffers::lay_out(network, demand, layout),
         };
         let mut statistics = 0;
         for index in 0..network.layers.len() {
@@ -247,7 +250,8 @@ impl LayerBuffers {
         let in_training = |len: usize| if demand.training.is_some() { len } else { 0 };
         let is_weighted = matches!(network.neuron, Neuron::Lif { .. });
         let is_unrolled = demand.training == Some(WeightGradient::Unrolled) && layer.norm.is_some();
-        let outer = |c: &Connection| if is_unrolled { c.geometry.taps() * c.geometry.cin * c.geometry.cout } else { 0 };
+        let weights = |c: &Connection| c.geometry.taps() * c.geometry.cin * c.geometry.cout;
+        let outer = |c: &Connection| if is_unrolled { demand.cut.own() * weights(c) } else { 0 };
         let own = layer.connections.iter().find(|c| c.norm.is_some());
         let is_real = network.neuron.is_real();
         let has = |is_there: bool, len: usize| if is_there { len } else { 0 };

@@ -1,5 +1,7 @@
 //! Forward on a CUDA device: a batch brought there, its launches, what they gave.
 
+use std::cell::Cell;
+
 use super::pass::Pass;
 use super::staging::Held;
 use super::step::What;
@@ -46,7 +48,7 @@ impl Network {
         self.reserve(batch, frames, mode.gradient(), None)?;
         self.bring()?;
         let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
-        let what = What { batch, frames, is_mixed: false, training: None };
+        let what = What { batch, frames, is_mixed: false, training: None, place: [0, batch] };
         let is_replayed = mode == Mode::Eval && is_replayed();
         if is_replayed {
             self.record(what)?;
@@ -65,7 +67,8 @@ impl Network {
         } else {
             let training = mode.gradient().map(|gradient| self.device_gradient(gradient));
             let stores = self.stores(training);
-            Pass { network: self, gpu: &session.gpu, buffers: &resident.buffers, batch, frames, training, stores: &stores }.enqueue()?;
+            let (buffers, spent) = (&resident.buffers, &Cell::default());
+            Pass { network: self, gpu: &session.gpu, buffers, batch, frames, training, stores: &stores, spent }.enqueue()?;
         }
         let last = &self.layers[self.layers.len() - 1];
         let words = if self.neuron.is_real() { 0 } else { batch * last.positions() * self.time_steps * last.shape[2].div_ceil(32) };
@@ -109,7 +112,8 @@ impl Network {
             self.set_running(&running);
             self.norms.iter_mut().for_each(|norm| norm.batches += 1);
         }
-        Ok(Forward { logits, spikes, rates: self.rates_of(&fired, batch) })
+        let samples = if mode == Mode::Eval { batch } else { self.share.total(batch) };
+        Ok(Forward { logits, spikes, rates: self.rates_of(&fired, samples) })
     }
 
     /// Sends a batch, unless it was staged, and puts it where the launches read it, with the parameters of the step.
@@ -128,7 +132,8 @@ impl Network {
         if session.evaluates {
             return Ok(());
         }
-        let pass = Pass { network: self, gpu: &session.gpu, buffers: &resident.buffers, batch: 0, frames: 1, training: None, stores: &[] };
+        let (buffers, spent) = (&resident.buffers, &Cell::default());
+        let pass = Pass { network: self, gpu: &session.gpu, buffers, batch: 0, frames: 1, training: None, stores: &[], spent };
         for index in 0..self.layers.len() {
             pass.normalizer(index, DeviceStatistics::None)?;
         }

@@ -1,5 +1,7 @@
 //! An inference on a CUDA device and nothing else, for measurements: logits only, by graph or kernel by kernel.
 
+use std::cell::Cell;
+
 use super::Session;
 use super::pass::Pass;
 use super::step::What;
@@ -36,7 +38,7 @@ impl Network {
         self.check_input(input)?;
         self.reserve_for(input, Mode::Eval, None)?;
         self.bring()?;
-        let what = What { batch: input.batch, frames: input.frames, is_mixed: false, training: None };
+        let what = What { batch: input.batch, frames: input.frames, is_mixed: false, training: None, place: [0, input.batch] };
         if replays {
             self.record(what)?;
         }
@@ -50,7 +52,8 @@ impl Network {
                 return resident.recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch();
             }
             let (batch, frames, stores) = (input.batch, input.frames, self.stores(None));
-            Pass { network: self, gpu, buffers: &resident.buffers, batch, frames, training: None, stores: &stores }.enqueue()
+            let spent = &Cell::default();
+            Pass { network: self, gpu, buffers: &resident.buffers, batch, frames, training: None, stores: &stores, spent }.enqueue()
         };
         if times { gpu.time(launch) } else { launch().map(|()| 0.0) }
     }

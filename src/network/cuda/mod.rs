@@ -3,6 +3,7 @@
 //! The device holds its own copy of parameters, running statistics and optimiser state. [`Network::prepare`] says that the host has
 //! changed them; a training step leaves the newer ones on the device, and [`Network::synchronize`] fetches them.
 
+mod across_ranks;
 mod ann;
 mod backward;
 mod buffers;
@@ -10,6 +11,7 @@ mod forward;
 mod latency;
 mod pass;
 mod report;
+mod slices;
 mod staging;
 mod step;
 
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use buffers::Buffers;
 use forward::BegunForward;
 use report::Report;
+use slices::Cut;
 use staging::{DeviceImages, DevicePixels, Staging};
 use step::Recorded;
 
@@ -57,6 +60,7 @@ pub(super) struct Demand {
     pub activations: bool,
     pub time_steps: usize,
     pub sums: SumsChoice,
+    pub cut: Cut,
     /// Constants that recorded launches hold.
     pub neuron: Neuron,
     pub weight_bits: u8,
@@ -211,6 +215,7 @@ impl Network {
             activations,
             time_steps: self.time_steps,
             sums: session.sums,
+            cut: Cut::of(&self.share),
             neuron: self.neuron,
             weight_bits: self.weight_bits,
             threshold_bound: self.threshold_bound,

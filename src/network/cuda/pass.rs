@@ -1,7 +1,10 @@
 //! The launches of every layer of a forward pass on a CUDA device, in order.
 
+use std::cell::Cell;
+
 use super::buffers::{Buffers, LayerBuffers};
 use super::settle;
+use super::slices::of_outputs;
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::{Gpu, Slice};
 use crate::error::Result;
@@ -14,6 +17,7 @@ use crate::ops::dropout;
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
 use crate::ops::rate::cuda as rate;
 use crate::ops::spike_conv::{self, LayerSums, Summand};
+use crate::ranks::Cost;
 
 /// One forward pass to be launched.
 #[derive(Clone, Copy)]
@@ -28,6 +32,8 @@ pub(super) struct Pass<'a> {
     pub training: Option<WeightGradient>,
     /// Whether a layer stores the sums of its convolutions between statistics and neurons.
     pub stores: &'a [bool],
+    /// What was exchanged with other ranks so far.
+    pub spent: &'a Cell<Cost>,
 }
 
 impl Network {
@@ -69,6 +75,9 @@ impl Pass<'_> {
                 settle(gpu)
             })?;
         }
+        if self.training.is_some() {
+            self.add_integers(buffers.fired)?;
+        }
         let last = network.layers.len() - 1;
         let (layer, own) = (&network.layers[last], &buffers.layers[last]);
         if !layer.fires() {
@@ -96,7 +105,7 @@ impl Pass<'_> {
         let is_training = self.training.is_some();
         if is_training && layer.dropout > 0.0 {
             let shape = [batch, layer.positions(), channels];
-            dropout::draw(gpu, own.dropped, buffers.parameters, index, shape, layer.dropout)?;
+            dropout::draw(gpu, own.dropped, buffers.parameters, index, network.share.first(), shape, layer.dropout)?;
         }
         let summands = self.summands(index)?;
         let is_conv = |summand: &Summand| matches!(summand, Summand::Conv { .. });
@@ -153,12 +162,22 @@ impl Pass<'_> {
         if let Summand::Real { sums, frames } = summands[0] {
             let real = buffers.scratch.real_statistics;
             batch_norm::statistics_of_real(gpu, real, sums, batch, positions * frames, channels)?;
+            if !self.is_whole() {
+                let sums = self.sum_samples(real, 2 * channels)?;
+                return self.normalizer(index, DeviceStatistics::Reals { sums, batch: 1 });
+            }
             return self.normalizer(index, DeviceStatistics::Reals { sums: real, batch });
         }
         let constants = self.batch_constants(index, DeviceStatistics::Integers(own.statistics))?;
+        let is_alone = network.share.ranks().is_alone(); // else the constants wait for the statistics of all ranks
         if !summands.iter().any(is_conv) {
             let rows = batch * positions * network.time_steps;
             let [first, second] = &summands;
+            if !is_alone {
+                batch_norm::statistics_of_sums(gpu, own.statistics, first, second, rows, channels)?;
+                self.add_integers(own.statistics)?;
+                return constants.launch(gpu);
+            }
             return batch_norm::statistics_of_sums_and_constants(gpu, own.statistics, first, second, rows, channels, &constants);
         }
         let mut stored = [Slice::NONE; 2];
@@ -167,6 +186,11 @@ impl Pass<'_> {
                 stored[k] = buffers.scratch.sums[k];
                 read[k] = Summand::Sums { sums: stored[k] };
             }
+        }
+        if !is_alone {
+            spike_conv::sums(gpu, sums, stored, own.statistics)?;
+            self.add_integers(own.statistics)?;
+            return constants.launch(gpu);
         }
         spike_conv::sums_and_constants(gpu, sums, stored, own.statistics, &constants)
     }
@@ -224,9 +248,9 @@ impl Pass<'_> {
 
     /// What computes the constants of training.
     fn batch_constants(&self, index: usize, statistics: DeviceStatistics) -> Result<BatchConstants> {
-        let Pass { network, buffers, batch, frames, .. } = *self;
+        let Pass { network, buffers, frames, .. } = *self;
         let (layer, own) = (&network.layers[index], &buffers.layers[index]);
-        let positions = batch * layer.positions();
+        let positions = self.total() * layer.positions();
         let seen = if layer.connections[0].source == Source::Input { frames } else { network.time_steps };
         let (inner, values) = (own.device_inner(), [positions * seen, positions * network.time_steps]);
         self.with_norms(index, |norms| BatchConstants::new(&own.normalizer, &inner, norms, statistics, values, own.counters))
@@ -301,7 +325,14 @@ impl Pass<'_> {
             Source::Layer(source) => self.spike_value(source, geometry.area()),
         };
         gpu.fill_zero(outer)?;
-        conv::weight_gradient(gpu, outer, operand, buffers.scratch.normed, geometry, 1, batch, value, factor, buffers.scratch.workspace[k])
+        let (normed, workspace) = (buffers.scratch.normed, buffers.scratch.workspace[k]);
+        let len = geometry.taps() * geometry.cin * geometry.cout;
+        for (at, (_, samples)) in network.share.slices(batch).into_iter().enumerate() {
+            let (outer, operand) = (outer.part(at * len..(at + 1) * len), operand.of_samples(samples.clone(), geometry));
+            let normed = of_outputs(normed, &samples, geometry, steps);
+            conv::weight_gradient(gpu, outer, operand, normed, geometry, 1, samples.len(), value, factor, workspace)?;
+        }
+        Ok(())
     }
 
     /// Threshold of a source, and what it is multiplied with to be the value of a spike in a pool window, in training.

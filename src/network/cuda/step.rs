@@ -1,5 +1,7 @@
 //! A training step on a CUDA device, recorded once a batch size and then replayed as a graph.
 
+use std::cell::Cell;
+
 use super::buffers::Buffers;
 use super::pass::Pass;
 use super::staging::{DeviceImages, DevicePixels};
@@ -14,12 +16,15 @@ use crate::ops::cross_entropy::cuda as cross_entropy;
 use crate::ops::optimizer::cuda::{self as optimizer, Arenas, StepParameters};
 use crate::ops::optimizer::{Optimizer, Update};
 use crate::ops::spike_conv::{WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
+use crate::ranks::Cost;
 
 /// Recorded launches: of a training step, or of an evaluation.
 #[derive(Debug)]
 pub(super) struct Recorded {
     pub what: What,
     pub graph: Graph,
+    /// What every launch of it exchanges with other ranks.
+    pub cost: Cost,
 }
 
 /// What recorded launches do, with all that they hold.
@@ -31,6 +36,8 @@ pub(super) struct What {
     pub is_mixed: bool,
     /// None for an evaluation.
     pub training: Option<(WeightGradient, Update)>,
+    /// Place of the first sample in the batch of all ranks, and samples of that batch.
+    pub place: [usize; 2],
 }
 
 impl Network {
@@ -56,7 +63,9 @@ impl Network {
         self.bring()?;
         self.bring_optimizer(optimizer)?;
         let parameters = StepParameters::new(Some(optimizer), lr, seed);
-        let what = What { batch, frames, is_mixed: samples.is_mixed(), training: Some((gradient, optimizer.update())) };
+        let total = self.share.total(batch);
+        let place = [self.share.first(), total];
+        let what = What { batch, frames, is_mixed: samples.is_mixed(), training: Some((gradient, optimizer.update())), place };
         let is_replayed = is_replayed();
         if is_replayed {
             self.record(what)?;
@@ -66,15 +75,21 @@ impl Network {
         clock::op(Op::Copy, || self.deliver(samples, labels, parameters))?;
         drop(phase);
         if let Some(session) = &mut self.session {
-            (session.begun, session.device_is_newer, session.evaluates) = (Some(batch), true, false);
+            (session.begun, session.device_is_newer, session.evaluates) = (Some(total), true, false);
         }
+        let spent = Cell::default();
         if !is_replayed {
-            self.launch(what)?;
+            self.launch(what, &spent)?;
         }
         let Session { gpu, resident, .. } = self.session.as_mut().ok_or_else(missing)?;
         let Resident { recorded, report, buffers, .. } = resident.as_mut().ok_or_else(missing)?;
         if is_replayed {
-            recorded.iter().find(|r| r.what == what).ok_or_else(missing)?.graph.launch()?;
+            let recorded = recorded.iter().find(|r| r.what == what).ok_or_else(missing)?;
+            recorded.graph.launch()?;
+            spent.set(recorded.cost);
+        }
+        if let Some(nccl) = self.share.ranks().nccl() {
+            nccl.count(spent.get());
         }
         report.fetch_step(gpu, buffers)
     }
@@ -157,6 +172,9 @@ impl Network {
     /// [`Network::finish_step`] on the device.
     pub(in crate::network) fn finish_step_on_device(&mut self, optimizer: &mut Optimizer) -> Result<Step> {
         let none = || Error::shape("finish_step", "a step that was begun", "none");
+        if let Some(nccl) = self.share.ranks().nccl() {
+            nccl.wait("a training step")?; // not without an end, as below
+        }
         let session = self.session.as_mut().ok_or_else(none)?;
         let batch = session.begun.take().ok_or_else(none)?;
         let (result, fired) = session.resident.as_mut().ok_or_else(none)?.report.step()?;
@@ -188,25 +206,26 @@ impl Network {
         if resident.recorded.iter().any(|r| r.what == what) {
             return Ok(());
         }
-        let gpu = session.gpu.clone();
-        let graph = gpu.capture(|| self.launch(what))?;
+        let (gpu, spent) = (session.gpu.clone(), Cell::default());
+        let graph = gpu.capture(|| self.launch(what, &spent))?;
         if let Some(resident) = self.session.as_mut().and_then(|s| s.resident.as_mut()) {
-            resident.recorded.push(Recorded { what, graph });
+            resident.recorded.push(Recorded { what, graph, cost: spent.get() });
         }
         Ok(())
     }
 
     /// Launches a training step or an evaluation. While somebody listens, each part is waited for, so that its span is its time.
-    pub(super) fn launch(&self, what: What) -> Result<()> {
+    pub(super) fn launch(&self, what: What, spent: &Cell<Cost>) -> Result<()> {
         let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else { return Ok(()) };
         let (gpu, buffers, weights) = (&session.gpu, &resident.buffers, &resident.weights);
-        let What { batch, frames, is_mixed, training } = what;
+        let What { batch, frames, is_mixed, training, .. } = what;
         let gradient = training.map(|(gradient, _)| gradient);
         let stores = self.stores(gradient);
-        let pass = Pass { network: self, gpu, buffers, batch, frames, training: gradient, stores: &stores };
+        let pass = Pass { network: self, gpu, buffers, batch, frames, training: gradient, stores: &stores, spent };
         let Some((_, update)) = training else { return pass.enqueue() };
         gpu.fill_zero(buffers.grads)?;
         gpu.fill_zero(buffers.result)?;
+        gpu.fill_zero(buffers.slices.grads)?;
         pass.enqueue()?;
         let Buffers { values, grads, first, second, losses, result, parameters, .. } = *buffers;
         let phase = clock::span(Name::Phase(Phase::Loss));
@@ -215,7 +234,14 @@ impl Network {
         let targets = cross_entropy::DeviceTargets { labels: buffers.labels, blends, smoothing: self.label_smoothing };
         let shape = [batch, self.classes];
         clock::op(Op::CrossEntropy, || {
-            cross_entropy::cross_entropy(gpu, &out, buffers.logits, &targets, shape, self.squares())?;
+            if self.share.is_whole() {
+                cross_entropy::cross_entropy(gpu, &out, buffers.logits, &targets, shape, self.squares())?;
+            } else {
+                let total = pass.total();
+                cross_entropy::sample_losses(gpu, &out, buffers.logits, &targets, shape, total, self.squares())?;
+                cross_entropy::mean_loss(gpu, result, pass.sum_samples(losses, 1)?, 1, total)?;
+                pass.add_correct(result)?;
+            }
             settle(gpu)
         })?;
         drop(phase);

@@ -40,6 +40,13 @@ impl Columns {
         (self.rows as usize).div_ceil(self.rows_a_block as usize)
     }
 
+    /// Most blocks of any number of rows up to this one: a smaller number may take more of them.
+    pub fn most_blocks(rows: usize, channels: usize) -> usize {
+        let columns = Columns::new(rows, channels);
+        let (lanes, across) = (COLUMN_BLOCK / columns.quads as usize, channels.div_ceil(4 * columns.quads as usize));
+        rows.div_ceil(4 * lanes).min(BLOCKS_WANTED.div_ceil(across))
+    }
+
     pub(crate) fn grid(&self) -> [u32; 3] {
         [self.blocks() as u32, (self.channels as usize).div_ceil(4 * self.quads as usize) as u32, 1]
     }
@@ -139,6 +146,9 @@ struct RealStatistics {
 
 /// Sums and squares of real sums, `[B][rows][stride]` with `rows` = P·frames of a sample, to `statistics`, `[B][2][C]`.
 pub fn statistics_of_real(gpu: &Gpu, statistics: Slice<f64>, sums: Slice<f32>, batch: usize, rows: usize, channels: usize) -> Result<()> {
+    if batch == 0 {
+        return Ok(());
+    }
     let p = RealStatistics { rows: rows as i32, channels: channels as i32, stride: channels.next_multiple_of(LANES) as i32 };
     let grid = [channels.div_ceil(64) as u32, batch as u32, 1];
     gpu.launch(&kernels::STATISTICS_OF_REAL, grid, 0, &[&statistics, &sums, &scalars(&p)])
@@ -416,4 +426,24 @@ fn normalize(
     let columns = Columns::new(rows, channels);
     let args: [&dyn Arg; 7] = [&normed, &factor, &other_factor, &offset, &scalars(&first), &scalars(&second), &scalars(&columns)];
     gpu.launch(&kernels::NORMALIZE_ROWS, columns.grid(), 0, &args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A batch of 65 rows of 1024 positions takes fewer blocks than one of 64; room for the larger one has to do for both.
+    #[test]
+    fn fewer_rows_take_no_more_than_the_most_blocks() {
+        assert!(Columns::new(65 << 10, 64).blocks() < Columns::new(64 << 10, 64).blocks());
+        for channels in [1, 3, 4, 33, 64, 65, 512, 2048] {
+            let mut most = 0;
+            for rows in (1..2000).chain((1..700).map(|k| k * 211)).chain((60..140).map(|k| k << 10)) {
+                let blocks = Columns::new(rows, channels).blocks();
+                assert!(blocks <= Columns::most_blocks(rows, channels), "{rows} rows of {channels}");
+                most = most.max(blocks);
+            }
+            assert!(most <= Columns::most_blocks(139 << 10, channels).max(Columns::most_blocks(699 * 211, channels)), "{channels}");
+        }
+    }
 }

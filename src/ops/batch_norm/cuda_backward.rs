@@ -1,5 +1,7 @@
 //! Launch geometry and arguments of `kernels/batch_norm_backward.cu`; no arithmetic lives here.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::cuda::{Columns, DeviceInner};
@@ -39,7 +41,7 @@ struct CurrentGradientArgs {
 const _: () = assert!(size_of::<CurrentGradientArgs>() == 48);
 
 impl CurrentGradient {
-    fn has_bias(&self) -> bool {
+    pub fn has_bias(&self) -> bool {
         self.biases.iter().any(|bias| !bias.is_none())
     }
 
@@ -61,6 +63,21 @@ impl CurrentGradient {
             bias_partial: self.partial(layer).address(),
             adds: i32::from(self.source_adds == Some(true)),
             padding: 0,
+        }
+    }
+
+    /// Some of the rows of `channels` values.
+    pub fn of_rows(&self, rows: Range<usize>, channels: usize) -> Self {
+        fn part<T>(slice: Slice<T>, values: &Range<usize>) -> Slice<T> {
+            if slice.is_none() { slice } else { slice.part(values.clone()) }
+        }
+        let values = rows.start * channels..rows.end * channels;
+        CurrentGradient {
+            plain: part(self.plain, &values),
+            weighted: part(self.weighted, &values),
+            plain_f32: part(self.plain_f32, &values),
+            weighted_f32: part(self.weighted_f32, &values),
+            ..*self
         }
     }
 
@@ -114,6 +131,14 @@ pub struct InnerKept {
     pub mean_normed: Slice<f32>,
     /// The weighted mean, for IF too.
     pub weighted_normed: Slice<f32>,
+}
+
+impl InnerKept {
+    /// Some of the rows of `channels` values.
+    pub fn of_rows(&self, rows: Range<usize>, channels: usize) -> Self {
+        let part = |slice: Slice<f32>| slice.part(rows.start * channels..rows.end * channels);
+        InnerKept { mean_normed: part(self.mean_normed), weighted_normed: part(self.weighted_normed), ..*self }
+    }
 }
 
 /// Field for field `struct InnerReduce` in `kernels/batch_norm_backward.cu`.
@@ -171,20 +196,48 @@ pub fn inner_backward_parts(
     if rooms[0] != 0 && rooms[0] == rooms[1] {
         return Err(Error::shape("inner_backward", "room of its own for the biases of either current", "one room"));
     }
+    let blocks = inner_sums(gpu, grad, layer, kept)?;
+    inner_reduce(gpu, grad_gamma, layer, kept, blocks)?;
+    inner_gradient(gpu, [out, shared], grad, layer, kept, unrolled)?;
+    Ok([out, shared].map(|out| out.parts(layer, blocks)))
+}
+
+/// The first of three steps of [`inner_backward_parts`]: sums that decide what the norm subtracts, `[blocks][C]` in the layer's `partial`;
+/// gives the blocks.
+pub fn inner_sums(gpu: &Gpu, grad: Slice<f32>, layer: &LayerBackward, kept: &InnerKept) -> Result<usize> {
     let columns = Columns::new(layer.rows, layer.channels);
     let padded = layer.normalizer.padded as i32;
     let (values, mean, k) = (&layer.normalizer.values, &layer.mean, &layer.k);
     let args: [&dyn Arg; 8] = [&layer.partial, &grad, values, mean, k, &kept.mean_normed, &scalars(&columns), &padded];
     gpu.launch(&kernels::INNER_SUMS, columns.grid(), 0, &args)?;
+    Ok(columns.blocks())
+}
+
+/// The second: adds up what the first has left, over all rows of the layer.
+pub fn inner_reduce(gpu: &Gpu, grad_gamma: Slice<f32>, layer: &LayerBackward, kept: &InnerKept, blocks: usize) -> Result<()> {
     let reduce = InnerReduceArgs {
         time_steps: layer.time_steps as i32,
-        blocks: columns.blocks() as i32,
+        blocks: blocks as i32,
         rows: layer.rows as i32,
         channels: layer.channels as i32,
-        padded,
+        padded: layer.normalizer.padded as i32,
     };
     let args: [&dyn Arg; 6] = [&grad_gamma, &kept.inner.values, &layer.partial, &kept.inner.correlation, &layer.k, &scalars(&reduce)];
-    gpu.launch(&kernels::INNER_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)?;
+    gpu.launch(&kernels::INNER_REDUCE, [layer.channels.div_ceil(32) as u32, 1, 1], 0, &args)
+}
+
+/// The third: the gradients of both currents; parts of their biases are left as [`inner_backward_parts`] says.
+pub fn inner_gradient(
+    gpu: &Gpu,
+    [out, shared]: [&CurrentGradient; 2],
+    grad: Slice<f32>,
+    layer: &LayerBackward,
+    kept: &InnerKept,
+    unrolled: bool,
+) -> Result<()> {
+    let columns = Columns::new(layer.rows, layer.channels);
+    let padded = layer.normalizer.padded as i32;
+    let (values, mean, k) = (&layer.normalizer.values, &layer.mean, &layer.k);
     let means = InnerMeans {
         mean_normed: if unrolled { 0 } else { layer.mean_normed.address() },
         representation: layer.representation.address(),
@@ -204,6 +257,5 @@ pub fn inner_backward_parts(
         &scalars(&columns),
         &padded,
     ];
-    gpu.launch(&kernels::INNER_GRADIENT, columns.grid(), 0, &args)?;
-    Ok([out, shared].map(|out| out.parts(layer, columns.blocks())))
+    gpu.launch(&kernels::INNER_GRADIENT, columns.grid(), 0, &args)
 }

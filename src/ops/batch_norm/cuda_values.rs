@@ -24,6 +24,12 @@ pub(crate) struct RowsArgs {
 const _: () = assert!(size_of::<RowsArgs>() == 16);
 
 impl RealRows {
+    /// Those from row `first` on.
+    pub fn from_row(&self, first: usize) -> Self {
+        let start = (first * self.pitch).min(self.values.len());
+        RealRows { values: self.values.part(start..self.values.len()), pitch: self.pitch }
+    }
+
     /// For a kernel that reads `channels` of each of `rows`.
     pub(crate) fn args(&self, op: &str, [rows, channels]: [usize; 2]) -> Result<RowsArgs> {
         let needed = if rows == 0 { 0 } else { (rows - 1) * self.pitch + channels };
@@ -34,9 +40,9 @@ impl RealRows {
     }
 }
 
-/// Partial sums that [`statistics_of_values`] needs room for.
+/// Partial sums that [`statistics_of_values`] needs room for, of up to so many rows.
 pub fn partial_len(rows: usize, channels: usize) -> usize {
-    5 * Columns::new(rows, channels).blocks() * channels
+    5 * Columns::most_blocks(rows, channels) * channels
 }
 
 /// `Σx, Σy, Σx², Σxy, Σy²` of the currents of a layer, `[5][C]`, zero for an absent second; `partial` has [`partial_len`] values.
@@ -52,7 +58,9 @@ pub fn statistics_of_values(
     [rows, channels]: [usize; 2],
 ) -> Result<()> {
     const OP: &str = "statistics_of_values";
-    for (what, expected, got) in [("sums", 5 * channels, sums.len()), ("partial sums", partial_len(rows, channels), partial.len())] {
+    for (what, expected, got) in
+        [("sums", 5 * channels, sums.len()), ("partial sums", 5 * Columns::new(rows, channels).blocks() * channels, partial.len())]
+    {
         if got < expected {
             return Err(Error::shape(format!("{OP}: {what}"), expected, got));
         }

@@ -1,5 +1,7 @@
 //! Launch geometry and arguments of `kernels/conv_weight_gradient.cu`; no arithmetic lives here.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::sizes::{expect, int, weights_of};
@@ -90,6 +92,25 @@ struct Reading {
 }
 
 impl Operand {
+    /// What it is of some of the samples.
+    pub fn of_samples(&self, samples: Range<usize>, geometry: &Geometry) -> Operand {
+        let (cin, positions) = (geometry.cin, geometry.pooled().iter().product::<usize>());
+        fn part<T>(slice: Slice<T>, samples: &Range<usize>, of_sample: usize) -> Slice<T> {
+            slice.part(samples.start * of_sample..samples.end * of_sample)
+        }
+        match *self {
+            Operand::Counts(counts) => Operand::Counts(part(counts, &samples, positions * cin)),
+            Operand::Totals(totals) => Operand::Totals(part(totals, &samples, positions * cin)),
+            Operand::Rounded(values) => Operand::Rounded(part(values, &samples, positions * cin)),
+            Operand::RealSum { input, frames } => Operand::RealSum { input: part(input, &samples, frames * positions * cin), frames },
+            Operand::Real { input, frames } => Operand::Real { input: part(input, &samples, frames * positions * cin), frames },
+            Operand::Bits { bits, steps } => Operand::Bits { bits: part(bits, &samples, positions * steps * cin.div_ceil(32)), steps },
+            Operand::PooledSteps { counts, steps } => {
+                Operand::PooledSteps { counts: part(counts, &samples, positions * steps * cin.next_multiple_of(32)), steps }
+            }
+        }
+    }
+
     fn reading(&self, geometry: &Geometry, batch: usize) -> Reading {
         let (cin, positions) = (geometry.cin, geometry.pooled().iter().product::<usize>());
         // Rows of `pitch` elements, `steps` a position, one behind the other.

@@ -12,6 +12,7 @@ use crate::ops::optimizer::cuda::StepResult;
 struct Scalars {
     batch: i32,
     classes: i32,
+    total: i32,
     factor: f32,
 }
 
@@ -49,10 +50,34 @@ pub fn cross_entropy(
     [batch, classes]: [usize; 2],
     factor: f32,
 ) -> Result<()> {
-    let p = Scalars { batch: batch as i32, classes: classes as i32, factor };
+    sample_losses(gpu, out, logits, targets, [batch, classes], batch, factor)?;
+    mean_loss(gpu, out.result, out.losses, batch, batch)
+}
+
+/// The same without the mean: the losses of samples, and the gradient of their mean over `total` samples.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn sample_losses(
+    gpu: &Gpu,
+    out: &Outputs,
+    logits: Slice<f32>,
+    targets: &DeviceTargets,
+    [batch, classes]: [usize; 2],
+    total: usize,
+    factor: f32,
+) -> Result<()> {
+    let p = Scalars { batch: batch as i32, classes: classes as i32, total: total as i32, factor };
     let Outputs { grad, losses, result } = out;
     let DeviceTargets { labels, blends, smoothing } = targets;
     let grid = [batch.div_ceil(8) as u32, 1, 1];
-    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, labels, blends, &scalars(&p), smoothing])?;
-    gpu.launch(&kernels::LOSS_REDUCE, [1, 1, 1], 0, &[result, losses, &(batch as i32)])
+    gpu.launch(&kernels::CROSS_ENTROPY, grid, 0, &[grad, losses, result, &logits, labels, blends, &scalars(&p), smoothing])
+}
+
+/// Adds up the first `count` of the losses, and leaves their mean over `total` samples.
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn mean_loss(gpu: &Gpu, result: Slice<StepResult>, losses: Slice<f64>, count: usize, total: usize) -> Result<()> {
+    gpu.launch(&kernels::LOSS_REDUCE, [1, 1, 1], 0, &[&result, &losses, &(count as i32), &(total as i32)])
 }

@@ -13,9 +13,11 @@ struct Scalars {
     channels: i32,
     layer: u32,
     share: f32,
+    first_sample: u32,
 }
 
-/// Draws the mask `[B][P][words]` of layer `index` of the network; a share of `share` of its neurons is dropped.
+/// Draws the mask `[B][P][words]` of layer `index` of the network; a share of `share` of its neurons is dropped. Sample 0 is the one at
+/// place `first` of the batch.
 ///
 /// # Errors
 /// [`crate::error::Error::Device`] if the launch fails.
@@ -24,10 +26,14 @@ pub fn draw(
     dropped: Slice<u32>,
     parameters: Slice<StepParameters>,
     index: usize,
+    first: usize,
     [batch, positions, channels]: [usize; 3],
     share: f32,
 ) -> Result<()> {
-    let p = Scalars { positions: positions as i32, channels: channels as i32, layer: index as u32, share };
+    if batch == 0 {
+        return Ok(());
+    }
+    let p = Scalars { positions: positions as i32, channels: channels as i32, layer: index as u32, share, first_sample: first as u32 };
     let grid = [(positions * channels.div_ceil(32)).div_ceil(256) as u32, batch as u32, 1];
     gpu.launch(&kernels::DRAW_DROPPED, grid, 0, &[&dropped, &parameters, &scalars(&p)])
 }

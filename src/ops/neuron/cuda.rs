@@ -1,5 +1,7 @@
 //! Launch geometry and arguments of `kernels/neuron.cu`; no arithmetic lives here.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 pub use super::cuda_reduction::{BiasParts, ClampParts, Parts, WeightParts, reduce};
@@ -152,14 +154,30 @@ pub struct LayerBackward {
     pub partial: Slice<f64>,
 }
 
-/// Partial sums that backward of a layer needs room for.
+impl LayerBackward {
+    /// Some of the rows; what is of channels stays.
+    pub fn of_rows(&self, rows: Range<usize>) -> Self {
+        let (start, end) = (rows.start, rows.end);
+        let values = |slice: Slice<f32>| if slice.is_none() { slice } else { slice.part(start * self.channels..end * self.channels) };
+        let words = self.channels.div_ceil(32);
+        LayerBackward {
+            rows: rows.len(),
+            mean_normed: values(self.mean_normed),
+            representation: values(self.representation),
+            dropped: if self.dropped.is_none() { self.dropped } else { self.dropped.part(start * words..end * words) },
+            ..*self
+        }
+    }
+}
+
+/// Partial sums that backward of a layer of up to so many rows needs room for.
 pub fn partial_len(rows: usize, channels: usize) -> usize {
-    3 * Columns::new(rows, channels).blocks() * channels
+    3 * Columns::most_blocks(rows, channels) * channels
 }
 
 /// The same for the gradients of biases, which wait for [`reduce`].
 pub fn bias_partial_len(rows: usize, channels: usize) -> usize {
-    Columns::new(rows, channels).blocks() * channels
+    Columns::most_blocks(rows, channels) * channels
 }
 
 /// Parameter gradients of a layer's neurons and norm, in the arena of gradients; they are added to.
@@ -244,6 +262,5 @@ pub fn clamp_mapping_parts(
         &scalars(&p),
     ];
     gpu.launch(&kernels::CLAMP_MAPPING_BACKWARD, columns.grid(), 0, &args)?;
-    let threshold_factor = neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale;
-    Ok(ClampParts { layer: *layer, into: *into, threshold_factor, blocks: columns.blocks() })
+    Ok(ClampParts::new(layer, into, neuron, threshold_grad_scale, columns.blocks()))
 }

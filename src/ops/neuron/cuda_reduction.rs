@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::cuda::LayerBackward;
+use super::Neuron;
+use super::cuda::{LayerBackward, NeuronGradients};
 use crate::device::{Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 
@@ -18,7 +19,7 @@ pub enum Parts {
 #[derive(Clone, Copy, Debug)]
 pub struct ClampParts {
     pub layer: LayerBackward,
-    pub into: super::cuda::NeuronGradients,
+    pub into: NeuronGradients,
     /// Of the threshold gradient.
     pub threshold_factor: f32,
     pub blocks: usize,
@@ -110,6 +111,12 @@ struct Reductions {
 const _: () = assert!(size_of::<Reductions>() == 264);
 
 impl ClampParts {
+    /// Of so many blocks in the layer's `partial`.
+    pub fn new(layer: &LayerBackward, into: &NeuronGradients, neuron: Option<Neuron>, threshold_grad_scale: f32, blocks: usize) -> Self {
+        let threshold_factor = neuron.map_or(0.0, Neuron::threshold_grad_factor) * threshold_grad_scale;
+        ClampParts { layer: *layer, into: *into, threshold_factor, blocks }
+    }
+
     fn args(&self) -> ClampArgs {
         let ClampParts { layer, into, threshold_factor, blocks } = *self;
         ClampArgs {

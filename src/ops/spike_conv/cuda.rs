@@ -185,8 +185,8 @@ impl LayerSums {
 
     fn prepare(&self, op: &str) -> Result<Prepared> {
         let rows = self.rows();
-        if rows == 0 || rows > i32::MAX as usize - TILE[0] || !(1..=255).contains(&self.time_steps) {
-            return Err(Error::shape(op, "1 to 2^31 rows of 1 to 255 steps", [self.batch, self.positions, self.time_steps]));
+        if rows > i32::MAX as usize - TILE[0] || !(1..=255).contains(&self.time_steps) {
+            return Err(Error::shape(op, "up to 2^31 rows of 1 to 255 steps", [self.batch, self.positions, self.time_steps]));
         }
         let zero = DeviceSummand::zeroed();
         let (mut summands, mut sources, mut weights) = ([zero; 2], [0; 2], [Slice::NONE; 2]);
