@@ -395,21 +395,22 @@ fn exchanges_worked_by_hand() {
     assert!(predict(GpuName::H100, &network, Work::Train, [128, 1], false).group.is_none());
 }
 
-/// An estimate by hand from the machine code of every kernel, made apart from this model: both must tell the same story.
+/// An estimate by hand from the machine code of every kernel, made apart from this model: both must tell the same story. Those of the H100
+/// with batch 128 are for the neurons' loops of today, the others for those before; of a single image 19 launches of 2 µs have gone since.
 #[test]
 fn predictions_are_near_an_estimate_of_another_hand() {
     // GPU, weight bits, batch, work, milliseconds
     let cases = [
         (GpuName::A100, 16, 128, Work::Infer, 10.8),
-        (GpuName::H100, 16, 128, Work::Infer, 6.2),
+        (GpuName::H100, 16, 128, Work::Infer, 5.6),
         (GpuName::Rtx4090, 16, 128, Work::Infer, 9.9),
         (GpuName::B200, 16, 128, Work::Infer, 6.4),
         (GpuName::A100, 8, 128, Work::Infer, 7.4),
-        (GpuName::H100, 8, 128, Work::Infer, 4.7),
+        (GpuName::H100, 8, 128, Work::Infer, 3.8),
         (GpuName::Rtx4090, 8, 128, Work::Infer, 5.8),
         (GpuName::B200, 8, 128, Work::Infer, 4.3),
         (GpuName::H100, 16, 128, Work::Train, 10.7),
-        (GpuName::H100, 16, 1, Work::Infer, 0.31),
+        (GpuName::H100, 16, 1, Work::Infer, 0.31 - 19.0 * 2e-3),
     ];
     let mut far = Vec::new();
     for (gpu, weight_bits, batch, work, expected) in cases {
