@@ -262,7 +262,8 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
             run(TileCurrents<NONE>{channel, sums, first_is_conv});
         } else if (other == BITS) {
             const float without = fmaf(channel.other_factor, 0.0f, channel.offset), with = fmaf(channel.other_factor, 1.0f, channel.offset);
-            run(TileCurrents<BITS>{channel, sums, first_is_conv, without, with, {reinterpret_cast<const uint32_t*>(from.other_source) + train, words}});
+            const BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words};
+            run(TileCurrents<BITS>{channel, sums, first_is_conv, without, with, bits});
         } else if (other == SUMS) {
             const int* stored = reinterpret_cast<const int*>(from.other_source) + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
             run(TileCurrents<SUMS>{channel, sums, first_is_conv, 0.0f, 0.0f, {}, stored, layer.stride});
@@ -339,9 +340,9 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                       const uint32_t* __restrict__ dropped,         // [B][P][words], or null
                       SpikeConvNeurons p) {
     neurons_body<16, int>({spikes, counts, mean_normed, weighted_normed, fired},
-                     {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
-                      weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                     first_source, first_weights, second_source, second_weights, p);
+                          {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                           weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                          first_source, first_weights, second_source, second_weights, p);
 }
 
 // Three blocks a multiprocessor: for sm_90 the compiler takes 128 registers otherwise, which are two too few.
@@ -359,68 +360,70 @@ spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      const uint32_t* __restrict__ dropped,
                      SpikeConvNeurons p) {
     neurons_body<8, int>({spikes, counts, mean_normed, weighted_normed, fired},
-                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
-                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                    first_source, first_weights, second_source, second_weights, p);
+                         {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                          weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                         first_source, first_weights, second_source, second_weights, p);
 }
 
 // The same with products in bf16, for layers within their bound.
 extern "C" __global__ void __launch_bounds__(128)
 spike_conv_sums_16_bf16(int* __restrict__ first_sums,                     // as above
-                  int* __restrict__ second_sums,
-                  unsigned long long* __restrict__ statistics,
-                  const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
-                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer, Finish finish) {
+                        int* __restrict__ second_sums,
+                        unsigned long long* __restrict__ statistics,
+                        const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                        const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                        SpikeConv layer, Finish finish) {
     sums_body<16, float>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
     finish_statistics(finish);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
 spike_conv_sums_8_bf16(int* __restrict__ first_sums,                     // as above
-                  int* __restrict__ second_sums,
-                  unsigned long long* __restrict__ statistics,
-                  const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
-                  const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights, SpikeConv layer, Finish finish) {
+                       int* __restrict__ second_sums,
+                       unsigned long long* __restrict__ statistics,
+                       const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                       const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                       SpikeConv layer, Finish finish) {
     sums_body<8, float>(first_sums, second_sums, statistics, first_source, first_weights, second_source, second_weights, layer);
     finish_statistics(finish);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
 spike_conv_neurons_16_bf16(uint32_t* __restrict__ spikes,                 // as above
-                     uint8_t* __restrict__ counts,
-                     float* __restrict__ mean_normed,
-                     float* __restrict__ weighted_normed,
-                     unsigned long long* __restrict__ fired,
-                     const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
-                     const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
-                     const float* __restrict__ normalizer,
-                     const float* __restrict__ threshold,
-                     const float* __restrict__ step_weights,
-                     const uint32_t* __restrict__ dropped,
-                     SpikeConvNeurons p) {
+                           uint8_t* __restrict__ counts,
+                           float* __restrict__ mean_normed,
+                           float* __restrict__ weighted_normed,
+                           unsigned long long* __restrict__ fired,
+                           const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                           const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                           const float* __restrict__ normalizer,
+                           const float* __restrict__ threshold,
+                           const float* __restrict__ step_weights,
+                           const uint32_t* __restrict__ dropped,
+                           SpikeConvNeurons p) {
     neurons_body<16, float>({spikes, counts, mean_normed, weighted_normed, fired},
-                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
-                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                    first_source, first_weights, second_source, second_weights, p);
+                            {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                             weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                            first_source, first_weights, second_source, second_weights, p);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
 spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as above
-                     uint8_t* __restrict__ counts,
-                     float* __restrict__ mean_normed,
-                     float* __restrict__ weighted_normed,
-                     unsigned long long* __restrict__ fired,
-                     const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
-                     const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
-                     const float* __restrict__ normalizer,
-                     const float* __restrict__ threshold,
-                     const float* __restrict__ step_weights,
-                     const uint32_t* __restrict__ dropped,
-                     SpikeConvNeurons p) {
+                          uint8_t* __restrict__ counts,
+                          float* __restrict__ mean_normed,
+                          float* __restrict__ weighted_normed,
+                          unsigned long long* __restrict__ fired,
+                          const unsigned char* __restrict__ first_source, const uint4* __restrict__ first_weights,
+                          const unsigned char* __restrict__ second_source, const uint4* __restrict__ second_weights,
+                          const float* __restrict__ normalizer,
+                          const float* __restrict__ threshold,
+                          const float* __restrict__ step_weights,
+                          const uint32_t* __restrict__ dropped,
+                          SpikeConvNeurons p) {
     neurons_body<8, float>({spikes, counts, mean_normed, weighted_normed, fired},
-                    {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
-                     weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                    first_source, first_weights, second_source, second_weights, p);
+                           {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
+                            weighted_normed == nullptr ? nullptr : step_weights, dropped},
+                           first_source, first_weights, second_source, second_weights, p);
 }
 
 KERNEL(spike_conv_sums_16, 128)

@@ -8,6 +8,7 @@ mod kinds;
 mod memory;
 pub mod models;
 pub mod recipes;
+mod written;
 
 pub use config::Config;
 pub use kinds::{DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit};
