@@ -97,6 +97,10 @@ fn names_are_known_and_others_are_refused() {
         "imagenet",
         "images",
         "arrays",
+        "events",
+        "dvs-gesture",
+        "n-mnist",
+        "n-caltech101",
     ];
     assert_eq!(names(), known);
     let cases: [(&str, Option<&str>, &[&str]); 8] = [

@@ -91,6 +91,14 @@ fn logits_after_each_step_are_those_of_shorter_runs() {
 const FOREIGN: &str = "-d digits-8x8 --widths 4,8 --blocks 1,1 --device cpu";
 const TINY: &str = "-d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 -b 64 --device cpu --quiet";
 
+/// The tensors of an export `name.safetensors` without what it says of itself, as another program would write them.
+fn tensors_alone(folder: &Path, name: &str) {
+    let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let alone = safetensors::serialize(tensors.tensors(), None).unwrap();
+    std::fs::write(folder.join(format!("{name}-alone.safetensors")), alone).unwrap();
+}
+
 fn refused(folder: &Path, line: &str, words: &[&str]) {
     let output = dsr(folder, line);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -114,13 +122,15 @@ fn a_run_keeps_its_readout() {
         ok(folder, &format!("profile --checkpoint {neuron} --steps 1 --warmup 0 --device cpu"));
         ok(folder, &format!("export --checkpoint {neuron} --out {neuron}.safetensors"));
     }
-    // An export does not say what it reads, so the flag does; it is the same network.
+    // An export says what it reads; of tensors alone the flag says it. It is the same network.
     let top1 = |line: &str| {
         let table: serde_json::Value = serde_json::from_str(&ok(folder, line).0).unwrap();
         table["results"].as_array().unwrap().iter().map(|row| row["top1"].as_f64().unwrap()).collect::<Vec<f64>>()
     };
     let evaluated = top1("eval --checkpoint if -T 1,2,3,4 --device cpu -o json");
-    assert_eq!(top1(&format!("eval --checkpoint if.safetensors {FOREIGN} --readout current -T 1,2,3,4 -o json")), evaluated);
+    assert_eq!(top1("eval --checkpoint if.safetensors -d digits-8x8 -T 1,2,3,4 --device cpu -o json"), evaluated);
+    tensors_alone(folder, "if");
+    assert_eq!(top1(&format!("eval --checkpoint if-alone.safetensors {FOREIGN} --readout current -T 1,2,3,4 -o json")), evaluated);
     // The first t steps of a run are a run with T = t, in accuracy, too.
     let (by_step, _) = ok(folder, "bench decision --checkpoint if -T 4 --device cpu --seconds 0.01 -o json");
     let by_step: serde_json::Value = serde_json::from_str(&by_step).unwrap();
@@ -130,6 +140,7 @@ fn a_run_keeps_its_readout() {
     assert!(steps.iter().all(|entry| entry["silent"].is_null()), "{by_step}");
     ok(folder, &format!("train {TINY} --readout spikes --out spikes"));
     ok(folder, "export --checkpoint spikes --out spikes.safetensors");
+    tensors_alone(folder, "spikes");
     for (line, words) in [
         (
             format!("train {TINY} --init-from if --readout spikes --out a"),
@@ -143,12 +154,13 @@ fn a_run_keeps_its_readout() {
             "bench throughput --widths 4 --blocks 1 --image 8x8x1 -b 2 -T 2 --readout current --vth-logits 3 --device cpu".into(),
             &["vth-logits", "no output neurons"],
         ),
+        ("eval --checkpoint if.safetensors --readout spikes --device cpu".into(), &["readout: spikes", "part of its network"]),
         (
-            format!("eval --checkpoint if.safetensors {FOREIGN} --readout spikes"),
+            format!("eval --checkpoint if-alone.safetensors {FOREIGN} --readout spikes"),
             &["no output neurons (relu3.Vth)", "pass --readout current"],
         ),
         (
-            format!("eval --checkpoint spikes.safetensors {FOREIGN} --readout current"),
+            format!("eval --checkpoint spikes-alone.safetensors {FOREIGN} --readout current"),
             &["has output neurons (relu3.Vth)", "--readout spikes"],
         ),
     ] {

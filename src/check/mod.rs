@@ -20,6 +20,7 @@ mod output;
 mod products;
 mod rates;
 pub mod shared_step;
+mod slices;
 mod spikes;
 mod training;
 mod weights;
@@ -107,6 +108,7 @@ pub fn checks(device: &Device, size: Size) -> Vec<Check> {
             products::checks(gpu, size),
             training::checks(gpu, size),
             networks::checks(gpu, size),
+            slices::checks(gpu),
             anns::checks(gpu, size),
         ]
         .into_iter()
