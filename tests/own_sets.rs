@@ -100,6 +100,24 @@ fn runs_on_a_device_are_resumed_to_the_same_bytes() {
     is_resumed_to_the_same_bytes("cuda");
 }
 
+/// Labels are numbers of classes in the order of their names: under another name they would be learned anew.
+#[test]
+fn a_run_is_not_resumed_with_other_classes() {
+    let folder = sets();
+    let root = folder.path();
+    let (_, stderr) =
+        ok(root, &format!("train -d images --data-dir photos --image-size 12 {TINY} --threshold-init auto --device cpu --out run"));
+    assert!(stderr.contains("thresholds from 15 training samples:"), "{stderr}");
+    let class = fs::read_dir(root.join("photos/train")).unwrap().map(|entry| entry.unwrap().file_name()).min().unwrap();
+    let before = fs::read(root.join("run/last.safetensors")).unwrap();
+    for part in ["train", "val"] {
+        fs::rename(root.join("photos").join(part).join(&class), root.join("photos").join(part).join("zebra")).unwrap();
+    }
+    let (code, _, stderr) = dsr(root, "train --resume auto --out run --epochs 3 --device cpu");
+    assert!(code == 1 && stderr.contains("other classes: class 0 is") && stderr.contains("--init-from"), "{code}: {stderr}");
+    assert!(fs::read(root.join("run/last.safetensors")).unwrap() == before);
+}
+
 #[test]
 fn a_checkpoint_says_the_same_on_both_devices_and_of_what_it_was_trained_on() {
     let folder = sets();

@@ -221,6 +221,13 @@ fn a_checkpoint_says_the_same_on_both_devices() {
         });
         assert!(cpu == cuda, "{set}");
     }
+    // One frame first: those for other T are read anew.
+    let rows = |line: &str| json(&ok(root, line).0)["results"].as_array().unwrap().clone();
+    let several = rows("eval --checkpoint run0 -T 1,2,4,1 --device cpu -o json");
+    for (row, time_steps) in several.iter().zip([1, 2, 4, 1]) {
+        let alone = &rows(&format!("eval --checkpoint run0 -T {time_steps} --device cpu -o json"))[0];
+        assert_eq!([&row["loss"], &row["top1"]], [&alone["loss"], &alone["top1"]], "T = {time_steps}");
+    }
     // The network as an ANN, and what is done with it.
     ok(root, &format!("train -d events --data-dir tree {TINY} -T 1 --neuron relu --device cpu -q --out ann"));
     ok(root, "calibrate --checkpoint ann --device cpu -q");

@@ -132,7 +132,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
     let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
     for &time_steps in &steps {
-        let frames = if dataset.frames > 1 { time_steps } else { 1 };
+        let frames = if dataset.has_frames() { time_steps } else { 1 };
         Config { time_steps, ..config.clone() }.check_memory(Use::Evaluate, dataset.shape, classes, [batch, frames], &device)?;
     }
     let mut network = config.network(dataset.shape, classes)?;
@@ -149,7 +149,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let mut results = Vec::new();
     for time_steps in steps {
         network.time_steps = time_steps;
-        if dataset.frames > 1 && dataset.frames != time_steps {
+        if dataset.has_frames() && dataset.frames != time_steps {
             dataset = Arc::new(dataset::ready(global, &Config { time_steps, ..config.clone() })?);
         }
         results.push(measure(&mut network, &dataset, config.batch, &args, &Progress::new(global, dataset.test.len()))?);

@@ -73,7 +73,7 @@ fn device_of(wanted: Wanted, launch: &Launch) -> Result<Option<usize>> {
         (_, 1) => Ok(Some(0)), // a launcher may show each process its own
         _ if local < listed => Ok(Some(local)),
         _ => {
-            let problem = format!("process {local} of this machine has none, since it has {listed}: start one process a device");
+            let problem = format!("process {local} of this machine has none, since it has {listed}: start one process for each device");
             Err(Error::config("device", problem))
         }
     }
@@ -89,7 +89,7 @@ fn know_the_meeting_place(launch: &Launch) -> Result<()> {
     let Some(address) = nccl::meeting_address(variable)? else {
         let problem = format!(
             "is not set, so the {} processes of {} do not know where to meet: set MASTER_ADDR to the machine of rank 0 and MASTER_PORT to a \
-             port below a free one, the same for all",
+             port below a free one, the same for all; or take --device cpu, whose processes meet by MPI",
             launch.size, launch.launcher
         );
         return Err(Error::config(nccl::MEETING, problem));

@@ -119,7 +119,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         notes.iter().flatten().for_each(|note| complain(note));
         complain(&fitted(&headline(&run, folder.path(), planned.resume.as_deref())));
         if !run.chosen.is_empty() {
-            complain(&threshold_table(&run.chosen));
+            complain(&threshold_table(&run.chosen, THRESHOLD_SAMPLES.min(run.dataset.train.len())));
         }
     }
     if global.verbose {
@@ -226,11 +226,10 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     format!("{model} on {title}{gap}({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
 }
 
-/// What `--threshold-init auto` has chosen, a line a layer.
-fn threshold_table(chosen: &[ChosenThreshold]) -> String {
+/// What `--threshold-init auto` has chosen, a line for each layer.
+fn threshold_table(chosen: &[ChosenThreshold], samples: usize) -> String {
     let width = chosen.iter().map(|layer| layer.layer.len()).max().unwrap_or(0).max("layer".len());
-    let mut lines =
-        vec![format!("thresholds from {THRESHOLD_SAMPLES} training samples:"), format!("{:width$}  threshold  firing rate", "layer")];
+    let mut lines = vec![format!("thresholds from {samples} training samples:"), format!("{:width$}  threshold  firing rate", "layer")];
     lines.extend(
         chosen.iter().map(|c| format!("{:width$}  {:>9}  {:>9.2} %", c.layer, format!("{:.4}", c.threshold), 100.0 * c.firing_rate)),
     );

@@ -238,6 +238,15 @@ impl Dataset {
         !matches!(self.stream, Some(Stream::Events(_) | Stream::Values(_) | Stream::Recordings(_)))
     }
 
+    /// Whether a sample has a frame for each step, so that another T is another reading of the set, be it one frame.
+    pub fn has_frames(&self) -> bool {
+        match &self.stream {
+            Some(Stream::Events(_) | Stream::Recordings(_)) => true,
+            Some(Stream::Values(values)) => values.frames > 1,
+            Some(Stream::Photos(_)) | None => false,
+        }
+    }
+
     /// Values of a sample, `[frames][H][W][C]`.
     pub fn sample_values(&self) -> usize {
         self.frames * self.shape.iter().product::<usize>()

@@ -206,6 +206,9 @@ pub fn begin(run: &mut Run, folder: &RunFolder) -> Result<()> {
 pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> {
     let progress = checkpoint::load(path, &mut run.network, Some(&mut run.optimizer))?
         .ok_or_else(|| Error::file(path, "holds parameters but no training state: start a new run with --init-from"))?;
+    if let Some(differs) = checkpoint::data(path)?.and_then(|card| card.classes_differ(&run.dataset)) {
+        return Err(Error::file(path, format!("{differs}; name its data set by --data-dir, or start a new run with --init-from")));
+    }
     progress.check_run(path, run.config.seed, run.network.layers.len(), [run.dataset.train.labels.len(), run.config.batch])?;
     let (epochs, begun) = (run.config.epochs, progress.epoch + usize::from(progress.step > 0));
     if begun > epochs {
