@@ -17,7 +17,7 @@ mod streamed_sets;
 
 /// 15 steps an epoch, the last of them of 37 images: eight slices of 13 are then three, and of eight ranks five have nothing.
 const TINY: &str =
-    "train -d digits-8x8 --widths 4 --blocks 1 -T 2 --epochs 2 -b 100 --slices 8 --threads 1 --warmup 0 --threshold-init auto";
+    "train --device cpu -d digits-8x8 --widths 4 --blocks 1 -T 2 --epochs 2 -b 100 --slices 8 --threads 1 --warmup 0 --threshold-init auto";
 
 /// mpirun with what makes it run anywhere, root and few cores included; `groups` are numbers of ranks, each with its command.
 fn mpirun(folder: &Path, groups: &[(usize, Vec<String>)]) -> Command {
