@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 export REQUIRE_NVCC=1 DSR_STANDIN_ENGINE=ptx
 
 # Files of one kernel each, those of whole networks and of the command line, and the golden cases but for their half on the CPU.
-kernels='(binary(/_cuda$/) - binary(network_cuda) - binary(ann_cuda) - binary(streamed_sets_cuda))'
+kernels='(binary(/_cuda$/) - binary(network_cuda) - binary(network_slices_cuda) - binary(ann_cuda) - binary(streamed_sets_cuda))'
 everything='((binary(/_cuda$/) + binary(device) + binary(check) + binary(cuda_command) + binary(golden)) - test(=every_golden_case_holds))'
 
 pass() {
