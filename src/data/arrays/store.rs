@@ -97,12 +97,14 @@ impl Store {
                 let length = regular_file::open(path)?.metadata().map_err(Error::io(path))?.len();
                 let mut archive = archive(path)?;
                 let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
-                npy::read(&shown, BufReader::new(entry), length)
+                // Deflate unpacks a byte to 1032 at most; an entry that is not packed has its length here.
+                let unpacked = entry.compressed_size().saturating_mul(1032);
+                npy::read(&shown, BufReader::new(entry), length, unpacked)
             }),
             Store::Folder(_) => {
                 let file = regular_file::open(&shown)?;
                 let length = file.metadata().map_err(Error::io(&shown))?.len();
-                npy::read(&shown, file, length)
+                npy::read(&shown, file, length, length)
             }
             Store::Tensors(path, bytes) => {
                 let found = tensors(path, bytes)?;
@@ -126,6 +128,19 @@ impl Store {
                 Ok(Array { kind, sizes: tensor.shape().to_vec(), bytes: tensor.data().to_vec() })
             }
         }
+    }
+
+    /// Type and sizes of an array of an archive, without its values.
+    ///
+    /// # Errors
+    /// What [`npy::head`] finds wrong.
+    pub fn head(path: &Path, key: &str) -> Result<(Kind, Vec<usize>)> {
+        let shown = path.join(format!("{key}.npy"));
+        guarded(&shown, || {
+            let mut archive = archive(path)?;
+            let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
+            npy::head(&shown, BufReader::new(entry)).map(|(kind, sizes, _)| (kind, sizes))
+        })
     }
 
     /// Finds images and labels by their names.

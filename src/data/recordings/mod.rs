@@ -120,6 +120,12 @@ pub fn parse(path: &Path, bytes: &[u8], told: Option<Sensor>, when: Range<i64>) 
             atis::parse(path, bytes, sensor, &mut keep).map(|()| sensor)
         }
         [b'#', ..] => match aedat::version(path, bytes)? {
+            Version::Two if told.is_some_and(|told| told != aedat2::SENSOR) => {
+                let [[h, w], [height, width]] = [told.unwrap_or(aedat2::SENSOR), aedat2::SENSOR];
+                let problem =
+                    format!("is AEDAT 2.0, which is read of a DVS128 ({height}x{width}) only, and the camera is {h}x{w}; see --sensor");
+                Err(Error::file(path, problem))
+            }
             Version::Two => aedat2::parse(path, bytes).map(|events| {
                 events.into_iter().for_each(&mut keep);
                 aedat2::SENSOR
