@@ -10,6 +10,7 @@ use zip::ZipArchive;
 use super::{Array, Kind, MOST_BYTES, npy};
 use crate::data::class_folders;
 use crate::data::guard::guarded;
+use crate::data::own::TESTS;
 use crate::error::{Error, Result};
 use crate::regular_file;
 
@@ -30,6 +31,8 @@ pub struct Found {
     pub train: [String; 2],
     /// What is tested on, if it is apart.
     pub test: Option<[String; 2]>,
+    /// Further splits that are not read, by the names of their images.
+    pub left_out: Vec<String>,
 }
 
 /// Keys of arrays that an archive may have.
@@ -163,7 +166,6 @@ impl Store {
 pub(super) fn find(keys: &[String]) -> Option<Found> {
     const IMAGES: [&str; 8] = ["x", "images", "image", "data", "frames", "inputs", "imgs", "arr_0"];
     const LABELS: [&str; 7] = ["y", "labels", "label", "targets", "target", "classes", "arr_1"];
-    const TESTS: [&str; 4] = ["test", "val", "valid", "validation"];
     let plain = |key: &str| key.to_ascii_lowercase().replace(['-', '.', '/', ' '], "_");
     let named = |words: &[&str], split: &str| {
         let forms = words.iter().flat_map(|word| match split {
@@ -173,10 +175,10 @@ pub(super) fn find(keys: &[String]) -> Option<Found> {
         forms.into_iter().find_map(|form| keys.iter().find(|key| plain(key) == form)).cloned()
     };
     let pair = |split: &str| Some([named(&IMAGES, split)?, named(&LABELS, split)?]);
-    match pair("train") {
-        Some(train) => Some(Found { train, test: TESTS.iter().find_map(|split| pair(split)) }),
-        None => pair("").map(|train| Found { train, test: None }),
-    }
+    let train = pair("train").or_else(|| pair(""))?;
+    let mut tests = TESTS.iter().filter_map(|split| pair(split));
+    let test = tests.next();
+    Some(Found { train, test, left_out: tests.map(|[images, _]| images).collect() })
 }
 
 fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>> {
