@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dsr::data::{Augment, Dataset, Layout, Loader, Reading, Split, hold_out, load, open};
+use dsr::data::{Augment, Dataset, Layout, Loader, Preparation, Reading, Split, hold_out, load, open, prepare};
 use md5::{Digest, Md5};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -67,6 +67,27 @@ fn every_container_gives_the_same_set() {
     for place in [packed, files.clone(), files.join("x_train.npy"), tensors] {
         let found = open("arrays", Some(&place), &Reading::default()).unwrap_or_else(|e| panic!("{e}"));
         assert!(all(&found) == expected, "{}", place.display());
+    }
+}
+
+#[test]
+fn of_several_splits_the_first_is_tested_on_and_a_note_names_the_others() {
+    let folder = tempdir().unwrap();
+    let of = |name: &'static str, n: usize| (name, npy("|u1", &[n, 6, 5, 3], &images(n, [6, 5, 3], 0).0));
+    let labels = |name: &'static str, n: usize| (name, npy("<i8", &[n], &images(n, [1, 1, 1], 0).1));
+    // What is trained on need not be called so.
+    let plain = vec![of("x", 12), labels("y", 12), of("x_test", 6), labels("y_test", 6)];
+    let three = [("x_train", "y_train", 12), ("x_test", "y_test", 6), ("x_val", "y_val", 3)];
+    let three = three.into_iter().flat_map(|(x, y, n)| [of(x, n), labels(y, n)]).collect();
+    for (arrays, sizes, note) in [(plain, (12, 6), None), (three, (12, 3), Some("not read: x_test"))] {
+        let set = open("arrays", Some(&archive(&folder, &arrays)), &Reading::default()).unwrap();
+        assert_eq!((set.train.len(), set.test.len()), sizes);
+        assert!(!set.is_divided());
+        let mut set = set;
+        let told = std::sync::Mutex::new(Vec::new());
+        prepare(&mut set, folder.path(), &Preparation::default(), &|what| told.lock().unwrap().push(format!("{what:?}"))).unwrap();
+        let told = told.into_inner().unwrap();
+        assert!(told.len() == usize::from(note.is_some()) && note.is_none_or(|note| told[0].contains(note)), "{told:?}");
     }
 }
 
@@ -148,7 +169,7 @@ fn frames_are_one_a_step() {
     assert_eq!(set(&[6, 4, 2, 6, 5], Layout::Auto, 4).unwrap().shape, [6, 5, 2]);
     assert_eq!(set(&[6, 4, 6, 10], Layout::Nthw, 4).unwrap().shape, [6, 10, 1]);
     let error = set(&[6, 4, 6, 5, 2], Layout::Auto, 5).unwrap_err().to_string();
-    assert!(error.contains("time-steps: 5: samples of set.npz have 4 frames, one a step; give -T 4"), "{error}");
+    assert!(error.contains("time-steps: 5: samples of set.npz have 4 frames, one per step; give -T 4"), "{error}");
 }
 
 #[test]

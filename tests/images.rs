@@ -61,6 +61,16 @@ fn a_heap_is_divided_by_seed() {
     assert!(test.iter().all(|file| !train.contains(file)));
     assert_eq!(files(1, 0.2)[1], test);
     assert_ne!(files(2, 0.2)[1], test);
+    // Another picture moves one of its class over the border at most, and none of another class.
+    let before: Vec<_> = (0..8).map(|seed| files(seed, 0.2)).collect();
+    fs::copy(folder.path().join("birch/003.png"), folder.path().join("birch/000a.png")).unwrap();
+    for (seed, [train, test]) in (0..).zip(before) {
+        let after = files(seed, 0.2);
+        let came: Vec<_> = after[1].iter().filter(|file| !test.contains(file)).collect();
+        let trained: Vec<_> = after[1].iter().filter(|file| train.contains(file)).collect();
+        assert!(came.len() <= 1 && trained.is_empty() && came.iter().all(|file| file.ends_with("birch/000a.png")), "{seed}: {came:?}");
+    }
+    fs::remove_file(folder.path().join("birch/000a.png")).unwrap();
     // The same with a folder for the training split alone.
     let alone = tempdir().unwrap();
     heap(&alone.path().join("train"), 10);
@@ -205,6 +215,14 @@ fn squares_on_disk_are_those_of_decoding() {
     let converted = made(true);
     let again = made(false);
     assert!(again.own.as_ref().unwrap().squares.is_some() && again.train == decoded.train && converted.test == decoded.test);
+    // Of other decoders, squares may have other pixels.
+    let squares = again.own.as_ref().unwrap().squares.clone().unwrap();
+    let kept = fs::read(&squares).unwrap();
+    let at = kept.windows(10).position(|part| part == b"image 0.25").unwrap();
+    fs::write(&squares, [&kept[..at], b"image 0.24", &kept[at + 10..]].concat()).unwrap();
+    assert!(made(false).own.as_ref().unwrap().squares.is_none());
+    fs::write(&squares, kept).unwrap();
+    assert!(made(false).own.as_ref().unwrap().squares.is_some());
     // Another picture in the place of one: made from the files, not from what was kept.
     picture(0, 77, [30, 12]).save(folder.path().join("train/oak/000.png")).unwrap();
     let changed = made(false);

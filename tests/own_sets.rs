@@ -264,7 +264,7 @@ fn wrong_settings_are_named() {
         ("train -d images --data-dir photos --mean 0.5", 2, "std: 0 numbers, --mean has 1; give one a channel to each"),
         ("train -d images --data-dir photos --mean 1,1,1 --std 1,0,1", 2, "std: [1.0, 0.0, 1.0] are not all positive numbers"),
         ("train -d images --data-dir photos --crop-scale 0.5,1", 2, "crop-pad: 4: photos are cropped by --crop-scale, set it to 0"),
-        ("train -d arrays --data-dir frames.npz -T 5", 2, "time-steps: 5: samples of frames.npz have 4 frames, one a step; give -T 4"),
+        ("train -d arrays --data-dir frames.npz -T 5", 2, "time-steps: 5: samples of frames.npz have 4 frames, one per step; give -T 4"),
         ("data info -d digits-8x8 --seed 3", 2, "seed"),
     ];
     for (line, code, problem) in cases {

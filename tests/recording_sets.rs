@@ -385,3 +385,55 @@ fn the_shipped_recipe_learns() {
         assert!(accuracy > 0.8, "{neuron}: {accuracy}");
     }
 }
+
+/// A clock in microseconds and places of a DVS128, as AEDAT 2.0 has them.
+fn aedat2(n: u32) -> Vec<u8> {
+    let event = |i: u32| [((i % 128) << 1 | (i % 128) << 8).to_be_bytes(), (1000 + i).to_be_bytes()].concat();
+    [b"#!AER-DAT2.0\r\n".to_vec(), (0..n).flat_map(event).collect()].concat()
+}
+
+#[test]
+fn files_without_a_camera_of_their_own_are_of_theirs_only() {
+    let folder = tempdir().unwrap();
+    for (part, name) in [("train", "ball"), ("train", "cup"), ("val", "ball"), ("val", "cup")] {
+        put(folder.path().join("old").join(part).join(name).join("1.aedat"), aedat2(300));
+    }
+    let line = "data convert -d events --data-dir old -T 4";
+    ok(folder.path(), line);
+    ok(folder.path(), &format!("{line} --sensor 128x128"));
+    let (code, _, stderr) = dsr(folder.path(), &format!("{line} --sensor 34x34"));
+    let problem = "1.aedat: is AEDAT 2.0, which is read of a DVS128 (128x128) only, and the camera is 34x34; see --sensor";
+    assert!(code == 1 && stderr.contains(problem), "{stderr}");
+}
+
+#[test]
+fn samples_are_left_out_and_files_are_counted() {
+    let folder = sets();
+    let root = folder.path();
+    // A part of a file without events leaves the other parts of that file.
+    let list = fs::read_to_string(root.join("list.csv")).unwrap();
+    fs::write(root.join("empty.csv"), format!("{list}ball.aedat,ball,train,90000000,90000001\n")).unwrap();
+    let (stdout, stderr) = ok(root, "data convert -d events --data-dir empty.csv -T 4 --skip-unreadable 1");
+    assert!(stderr.contains("left out 1 files") && stdout.contains("12 + 3 recordings"), "{stdout}{stderr}");
+    // A damaged recording takes all of its samples, and is one file.
+    let trial = root.join("gestures/DvsGesture/user01_lab.aedat");
+    let bytes = fs::read(&trial).unwrap();
+    fs::write(&trial, &bytes[..bytes.len() - 3]).unwrap();
+    let (code, stdout, stderr) = dsr(root, "data verify -d dvs-gesture --data-dir gestures -T 4");
+    assert!(code == 1 && stderr.contains("; 1 files cannot be read"), "{stderr}");
+    assert_eq!(stdout.matches("user01_lab.aedat").count(), 1, "{stdout}");
+    let (stdout, stderr) = ok(root, "data convert -d dvs-gesture --data-dir gestures -T 4 --skip-unreadable 1");
+    assert!(stderr.contains("left out 11 samples of 1 files") && stdout.contains("11 + 11 recordings"), "{stdout}{stderr}");
+}
+
+#[test]
+fn what_cannot_be_read_is_remembered_for_its_settings_only() {
+    let folder = sets();
+    let short = of_class(0, 77, 3, [60, 80]);
+    put(folder.path().join("tree/train/ball/short.dat"), dat([60, 80], &short));
+    // Three events are enough for two frames and not for four.
+    for (steps, train) in [(2, 13), (4, 12), (2, 13), (4, 12)] {
+        let (stdout, _) = ok(folder.path(), &format!("data convert -d events --data-dir tree -T {steps} --skip-unreadable 1"));
+        assert!(stdout.contains(&format!("{train} + 6 recordings")), "{stdout}");
+    }
+}

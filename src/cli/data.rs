@@ -30,7 +30,8 @@ pub struct DataArgs {
 enum Command {
     /// Prints sizes, images of each class, mean and standard deviation, checksums.
     Info(Which),
-    /// Checks counts and checksums, and reads every file; exit code 1 if it is not the published set, or a file cannot be read. Says which files are not as published.
+    /// Checks counts and checksums, and reads every file; exit code 1 if it is not the published set, or a file cannot be read. Says which
+    /// files are not as published.
     Verify(Which),
     /// Writes a contact sheet (PNG): a row a class, with the first images of each.
     Sheet {
@@ -46,7 +47,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Makes what saves training time: the frames of recordings; the pictures of images, decoded and resized; the list of unreadable files with --skip-unreadable.
+    /// Makes what saves training time: the frames of recordings; the pictures of images, decoded and resized; the list of unreadable files
+    /// with --skip-unreadable.
     Convert(Which),
 }
 
@@ -55,13 +57,14 @@ struct Which {
     /// Name of the data set [default: that of --config, or fashion-mnist-3k].
     #[arg(short, long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Where its files are: a folder or, for CIFAR, the archive, or a file of arrays, or a list of pictures; not for the sets that are built in.
+    /// Where its files are: a folder or, for CIFAR, the archive, or a file of arrays, or a list of pictures; not for the sets that are
+    /// built in.
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
     /// Frames of a recording.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
-    /// Share of each class of images or arrays to test on, where they have no test split.
+    /// Share of each class of images, arrays or events to test on, where they have no test split.
     #[arg(long, value_name = "X", alias = "val_share")]
     val_share: Option<f64>,
     #[command(flatten)]
@@ -131,7 +134,7 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
     });
     let summary = Summary { dataset: dataset.label(), ..data::summarize(dataset) };
     let problems = data::problems(&Summary { dataset: dataset.name.clone(), ..summary.clone() })?;
-    let unreadable: Vec<String> = match &dataset.stream {
+    let (files_bad, unreadable): (usize, Vec<String>) = match &dataset.stream {
         Some(stream) => {
             let look = |tell: data::Listener| {
                 if let Some(note) = stream.note() {
@@ -139,9 +142,12 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
                 }
                 stream.unreadable(tell)
             };
-            dataset::with_progress(global, look).into_iter().map(|bad| bad.1.to_string()).collect()
+            let (places, errors): (Vec<usize>, Vec<_>) = dataset::with_progress(global, look).into_iter().unzip();
+            let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            lines.dedup(); // what is wrong with a file is wrong with each sample in it
+            (stream.files_of(&places), lines)
         }
-        None => Vec::new(),
+        None => (0, Vec::new()),
     };
     let ok = problems.is_empty() && unreadable.is_empty();
     let (train, test) = (&summary.train, &summary.test);
@@ -181,7 +187,7 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
         unreadable.iter().try_for_each(|line| print(&format!("{line}\n")))?;
     }
     if !ok {
-        let files = (!unreadable.is_empty()).then(|| format!("{} files cannot be read", unreadable.len()));
+        let files = (!unreadable.is_empty()).then(|| format!("{files_bad} files cannot be read"));
         let all: Vec<String> = problems.into_iter().chain(files).collect();
         if dataset.own.is_some() {
             bail!("{}: {}; get them again, or leave them out by --skip-unreadable N", summary.dataset, all.join("; "));

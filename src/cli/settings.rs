@@ -263,7 +263,7 @@ pub struct TrainingFlags {
     #[arg(long, value_name = "X")]
     mixup: Option<f64>,
     /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
-    /// this the test split chooses it, so that its accuracy says too much. Of images and arrays without a test split it is that split.
+    /// this the test split chooses it, so that its accuracy says too much. Of images, arrays and events without a test split it is that split.
     #[arg(long, value_name = "X", alias = "val_share")]
     val_share: Option<f64>,
 }

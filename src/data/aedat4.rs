@@ -131,7 +131,8 @@ fn append(path: &Path, at: usize, packet: &[[u8; EVENT]], [height, width]: Senso
         let (column, row) = (u16::try_from(x).unwrap_or(u16::MAX), u16::try_from(y).unwrap_or(u16::MAX));
         if usize::from(column) >= width || usize::from(row) >= height {
             let problem = format!(
-                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the camera's {height}x{width} pixels; get it again",
+                "event {} (in the packet at byte {at}) is at column {x}, row {y}, outside the camera's {height}x{width} pixels; \
+                 get it again",
                 events.len()
             );
             return Err(Error::file(path, problem));

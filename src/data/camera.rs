@@ -81,7 +81,8 @@ pub(super) fn sensor(path: &Path, told: Option<Sensor>, stated: Option<Sensor>) 
 pub(super) fn inside(path: &Path, index: usize, byte: usize, [x, y]: [u32; 2], [height, width]: Sensor) -> Result<[u16; 2]> {
     if x as usize >= width || y as usize >= height {
         let problem = format!(
-            "event {index} at byte {byte} is at column {x}, row {y}, outside the camera's {height}x{width} pixels; get it again, or see --sensor"
+            "event {index} at byte {byte} is at column {x}, row {y}, outside the camera's {height}x{width} pixels; \
+             get it again, or see --sensor"
         );
         return Err(Error::file(path, problem));
     }

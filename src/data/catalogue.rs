@@ -149,7 +149,8 @@ static CATALOGUE: [Entry; 15] = [
         source: Source::IdxFolder {
             own: "FashionMNIST",
             usual: Some("/usr/share/datasets/fashion-mnist"),
-            hint: "install Debian's package dataset-fashion-mnist or download the files from https://github.com/zalandoresearch/fashion-mnist",
+            hint: "install Debian's package dataset-fashion-mnist or download the files from \
+                   https://github.com/zalandoresearch/fashion-mnist",
         },
         classes: FASHION,
         max_value: 255,

@@ -2,7 +2,8 @@
 //!
 //! A file holds the frames of all recordings for one choice of settings: its kind (8 bytes), the length of the header (u32), the
 //! header (JSON: settings and a checksum of what the recordings are), frames `[N][T][H][W][2]` (f32) or squares `[N][H][W][C]` (bytes),
-//! and a CRC-32C of each recording's frames (u32 each); all little-endian. A file whose header is not the wanted one, byte for byte, is made again.
+//! and a CRC-32C of each recording's frames (u32 each); all little-endian. A file whose header is not the wanted one, byte for byte, is
+//! made again.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

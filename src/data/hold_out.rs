@@ -1,5 +1,7 @@
 //! A validation split: samples that are held out of the training split, a share of each class.
 
+use rand::RngCore;
+
 use super::augment::{Purpose, below, generator};
 use super::{Dataset, Images, Split};
 use crate::error::{Error, Result};
@@ -37,7 +39,7 @@ pub(super) fn drawn(labels: &[u32], classes: usize, share: f64, seed: u64) -> Re
     let mut members_of = vec![Vec::new(); classes];
     labels.iter().enumerate().for_each(|(index, &label)| members_of[label as usize].push(index));
     for (class, mut members) in (0..).zip(members_of) {
-        let taken = ((share * members.len() as f64).round() as usize).min(members.len().saturating_sub(1));
+        let taken = taken(share, members.len());
         let mut rng = generator(seed, Purpose::HoldOut, 0, class);
         for place in 0..taken {
             let other = place + below(&mut rng, (members.len() - place) as u64) as usize;
@@ -45,8 +47,38 @@ pub(super) fn drawn(labels: &[u32], classes: usize, share: f64, seed: u64) -> Re
             held[members[place]] = true;
         }
     }
+    some(held, classes, share)
+}
+
+/// What decides by `seed` whether a file is held out; other files of its set are not looked at.
+pub(super) fn lot(seed: u64, file: &[u8]) -> u64 {
+    generator(seed, Purpose::HoldOut, 1, u64::from(crc32c::crc32c(file))).next_u64()
+}
+
+/// As [`drawn`], but of each class those with the lowest `lots`: a file more in a class moves one over the border at most.
+///
+/// # Errors
+/// As [`drawn`].
+pub(super) fn drawn_by(labels: &[u32], classes: usize, share: f64, lots: &[u64]) -> Result<Vec<bool>> {
+    let mut held = vec![false; labels.len()];
+    let mut members_of = vec![Vec::new(); classes];
+    labels.iter().enumerate().for_each(|(index, &label)| members_of[label as usize].push(index));
+    for mut members in members_of {
+        members.sort_by_key(|&index| lots[index]);
+        members.iter().take(taken(share, members.len())).for_each(|&index| held[index] = true);
+    }
+    some(held, classes, share)
+}
+
+/// How many of so many members of a class are held out: not the last one.
+fn taken(share: f64, members: usize) -> usize {
+    ((share * members as f64).round() as usize).min(members.saturating_sub(1))
+}
+
+/// Refuses a share that is nothing.
+fn some(held: Vec<bool>, classes: usize, share: f64) -> Result<Vec<bool>> {
     if !held.contains(&true) {
-        let problem = format!("{share} of {} training samples of {classes} classes is none; give more", labels.len());
+        let problem = format!("{share} of {} training samples of {classes} classes is none; give more", held.len());
         return Err(Error::config("val-share", problem));
     }
     Ok(held)

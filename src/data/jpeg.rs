@@ -41,8 +41,8 @@ pub(super) fn decode(bytes: &[u8], pixels: u64, strict: bool) -> Result<RgbImage
     RgbImage::from_raw(width as u32, height as u32, rgb).ok_or_else(|| size.into())
 }
 
-/// Whether a JPEG, of which `picture` was decoded, lacks bytes inside. A decoder that runs out of bits before the picture is full takes what
-/// comes next, so such a picture depends on what stands behind its bits; a whole one does not.
+/// Whether a JPEG, of which `picture` was decoded, lacks bytes inside. A decoder that runs out of bits before the picture is full takes
+/// what comes next, so such a picture depends on what stands behind its bits; a whole one does not.
 pub(super) fn lacks_bytes(bytes: &[u8], picture: &RgbImage, pixels: u64) -> bool {
     padded(bytes).is_some_and(|padded| decode(&padded, pixels, false).ok().as_ref() != Some(picture))
 }

@@ -35,6 +35,9 @@ pub struct Preparation {
 /// # Errors
 /// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses.
 pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
+    if let Some(note) = dataset.own.as_ref().and_then(|own| own.note.as_ref()) {
+        tell(Told::Note(note));
+    }
     // A file that lists samples lies beside what is made from them.
     let root = if root.is_file() { root.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { root };
     let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
@@ -46,7 +49,9 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
         make(&folder)?;
         let bad = unreadable(stream, root, &folder, preparation.skip_unreadable, tell)?;
         if !bad.is_empty() {
-            tell(Told::Note(&format!("left out {} files that cannot be read; `dsr data verify` names them", bad.len())));
+            let files = stream.files_of(&bad);
+            let samples = if files == bad.len() { String::new() } else { format!("{} samples of ", bad.len()) };
+            tell(Told::Note(&format!("left out {samples}{files} files that cannot be read; `dsr data verify` names them")));
         }
         stream.remove(&bad)?;
     }
@@ -75,15 +80,23 @@ fn make(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| refused(folder, e))
 }
 
-/// The files that cannot be read, from the list of an earlier look at the same files, or by reading all. Only damaged contents are
-/// remembered: a file that is not there, or that the system does not give, may be read the next time.
-fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell: Listener) -> Result<HashSet<PathBuf>> {
+/// Places of the samples that cannot be used, from the list of an earlier look at the same files by the same settings, or by reading all;
+/// `allowed` counts their files. Only damaged contents are remembered: a file that is not there, or that the system does not give, may be
+/// read the next time.
+fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell: Listener) -> Result<Vec<usize>> {
     let total = stream.len(Part::Train) + stream.len(Part::Test);
     let path = |place: usize| {
         let (part, index) = stream.at(place);
         stream.path(part, index)
     };
-    let (digest, missing) = digest(root, crc32c::crc32c(DECODERS.as_bytes()), (0..total).map(path))?;
+    // Settings decide, too, whether a recording makes frames.
+    let made_of = match stream {
+        Stream::Events(events) => serde_json::json!(events.reading),
+        Stream::Recordings(recordings) => recordings.made_of(),
+        Stream::Photos(_) | Stream::Values(_) => serde_json::Value::Null,
+    };
+    let begun = crc32c::crc32c_append(crc32c::crc32c(DECODERS.as_bytes()), made_of.to_string().as_bytes());
+    let (digest, missing) = digest(root, begun, (0..total).map(path))?;
     let list = folder.join(format!("unreadable-{digest:08x}.json"));
     // A list that was damaged is made again.
     let known: Option<Vec<usize>> = regular_file::read(&list, MAX_FILE_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -103,12 +116,14 @@ fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell:
     }
     bad.sort_by_key(|(place, _)| *place);
     bad.dedup_by_key(|(place, _)| *place);
-    if let Some((place, error)) = bad.get(allowed) {
+    let mut files = HashSet::new();
+    let next = bad.iter().filter(|(place, _)| files.insert(path(*place)) && files.len() == allowed + 1).last();
+    if let Some((place, error)) = next {
         let next = error.as_ref().map_or_else(|| path(*place).display().to_string(), Error::to_string);
-        let problem = format!("{} files cannot be read, {allowed} may be left out; the next one: {next}", bad.len());
+        let problem = format!("{} files cannot be read, {allowed} may be left out; the next one: {next}", files.len());
         return Err(Error::config("skip-unreadable", problem));
     }
-    Ok(bad.into_iter().map(|(place, _)| path(place)).collect())
+    Ok(bad.into_iter().map(|(place, _)| place).collect())
 }
 
 /// What a file of frames is made of.

@@ -225,13 +225,27 @@ impl Stream {
         }
     }
 
-    /// Leaves out some samples, by their files.
-    pub(super) fn remove(&mut self, paths: &HashSet<PathBuf>) -> Result<()> {
+    fn paths_of(&self, places: &[usize]) -> HashSet<PathBuf> {
+        let path = |&place: &usize| {
+            let (part, index) = self.at(place);
+            self.path(part, index)
+        };
+        places.iter().map(path).collect()
+    }
+
+    /// Number of the files of some samples, by their places in both splits, training split first: a file may have several.
+    pub fn files_of(&self, places: &[usize]) -> usize {
+        self.paths_of(places).len()
+    }
+
+    /// Leaves out some samples, by their places in both splits, training split first.
+    pub(super) fn remove(&mut self, places: &[usize]) -> Result<()> {
+        let paths = self.paths_of(places);
         match self {
-            Stream::Events(events) => events.remove(paths),
-            Stream::Photos(photos) => photos.remove(paths),
+            Stream::Events(events) => events.remove(&paths),
+            Stream::Photos(photos) => photos.remove(&paths),
             Stream::Values(_) => Ok(()),
-            Stream::Recordings(recordings) => recordings.remove(paths),
+            Stream::Recordings(recordings) => recordings.remove(&places.iter().copied().collect()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Arrays of the user's own: images or frames as `[N]…`, with a label each, in `.npz`, `.npy`, `.safetensors`, or CIFAR's batches for Python.
+//! Arrays of the user's own: images or frames as `[N]…`, with a label each, in `.npz`, `.npy`, `.safetensors`, or CIFAR's batches for
+//! Python.
 //!
 //! Images of bytes become a set in memory like CIFAR; numbers with a point, and frames, are [`Values`].
 
@@ -112,11 +113,11 @@ pub struct Array {
 /// Reads the arrays at `place`, a file or a folder.
 pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Dataset> {
     if let Some((names, [train, test])) = cifar::read_python(place)? {
-        let own = Own { place: Own::name(place), share: None, is_normalised: true, squares: None };
+        let own = Own { place: Own::name(place), share: None, is_normalised: true, note: None, squares: None };
         return Ok(Dataset { own: Some(own), ..Dataset::new(name, names, train, test, u8::MAX)? });
     }
     let store = Store::open(place)?;
-    let Found { train, test } = store.find()?;
+    let Found { train, test, left_out } = store.find()?;
     let read = |[images, labels]: &[String; 2]| {
         let path = store.path(images);
         let images = Part { axes: Axes::of(&path, store.read(images)?, reading.arrays.layout)?, labels: labels_of(&store, labels)? };
@@ -152,10 +153,14 @@ pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Datase
     let [train_part, test_part] = parts;
     let classes = classes(&store, &train[1], [&train_part.labels, &test_part.labels])?;
     let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
-    let own = Own { place: Own::name(place), share, is_normalised: true, squares: None };
+    let shown =
+        || left_out.iter().map(|key| key.chars().take(24).collect()).collect::<Vec<String>>().join(", ").replace(char::is_control, "?");
+    let note = (!left_out.is_empty()).then(|| format!("not read: {}", shown()));
+    let own = Own { place: Own::name(place), share, is_normalised: true, note, squares: None };
     let frames = train_part.axes.frames;
     if frames > 1 && frames != reading.arrays.time_steps {
-        let problem = format!("{}: samples of {} have {frames} frames, one a step; give -T {frames}", reading.arrays.time_steps, own.place);
+        let problem =
+            format!("{}: samples of {} have {frames} frames, one per step; give -T {frames}", reading.arrays.time_steps, own.place);
         return Err(Error::config("time-steps", problem));
     }
     if train_part.axes.is_bytes() {
@@ -189,12 +194,15 @@ impl Part {
     }
 }
 
-/// The labels of an array: integers from 0 on, one a sample.
+/// The labels of an array: integers from 0 on, one per sample.
 fn labels_of(store: &Store, key: &str) -> Result<Vec<u32>> {
     let (path, array) = (store.path(key), store.read(key)?);
     let Array { kind, sizes, bytes } = array;
     if sizes.iter().skip(1).any(|&size| size != 1) || sizes.is_empty() {
-        return Err(Error::file(path, format!("has labels of {sizes:?}; expected is one integer a sample (of one-hot rows, save argmax)")));
+        return Err(Error::file(
+            path,
+            format!("has labels of {sizes:?}; expected is one integer per sample (of one-hot rows, save argmax)"),
+        ));
     }
     let signed = match kind {
         Kind::U8 => false,

@@ -10,12 +10,32 @@ use crate::error::{Error, Result};
 /// Bytes that a header may have; NumPy itself reads no longer one.
 const MOST_HEADER: usize = 10_000;
 
-/// Reads an array; `path` is what errors name, and `there` how many bytes there may be: room is taken for no more at once.
+/// Reads an array; `path` is what errors name, and `there` how many bytes there are: room is taken for no more at once. They may unpack to
+/// `unpacked`; of values that could come, the room is looked at before the first is read.
 ///
 /// # Errors
 /// [`Error::File`] for what is no array of plain numbers in C order (pickled objects are never read), or has not the length that its header
 /// says; [`Error::Io`] if it could not be read.
-pub fn read(path: &Path, mut source: impl Read, there: u64) -> Result<Array> {
+pub fn read(path: &Path, mut source: impl Read, there: u64, unpacked: u64) -> Result<Array> {
+    let bad = |problem: String| Error::file(path, problem);
+    let (kind, sizes, promised) = head(path, &mut source)?;
+    if promised.min(unpacked) > 1 << 28 {
+        Room::now().check(Bytes { written: promised, reserved: 0 }, &path.display().to_string(), "take a part of it")?;
+    }
+    let mut bytes = Vec::with_capacity(promised.min(there) as usize);
+    source.take(promised + 1).read_to_end(&mut bytes).map_err(|e| unreadable(path, e))?;
+    if bytes.len() as u64 != promised {
+        let how = if (bytes.len() as u64) < promised { "is truncated: its" } else { "goes on behind the last value: its" };
+        return Err(bad(format!("{how} sizes {sizes:?} need {promised} bytes; get it again")));
+    }
+    Ok(Array { kind, sizes, bytes })
+}
+
+/// Type and sizes of an array, and the bytes that its values have by them; none of the values is read.
+///
+/// # Errors
+/// As [`read`], of what a header says.
+pub fn head(path: &Path, mut source: impl Read) -> Result<(Kind, Vec<usize>, u64)> {
     let bad = |problem: String| Error::file(path, problem);
     let mut start = Vec::with_capacity(12);
     source.by_ref().take(10).read_to_end(&mut start).map_err(|e| unreadable(path, e))?;
@@ -48,16 +68,7 @@ pub fn read(path: &Path, mut source: impl Read, there: u64) -> Result<Array> {
     let Some(promised) = promised.filter(|&promised| promised <= MOST_BYTES) else {
         return Err(bad(format!("promises sizes {sizes:?}, more than the {MOST_BYTES} bytes that are supported")));
     };
-    if promised.min(there) > 1 << 28 {
-        Room::now().check(Bytes { written: promised, reserved: 0 }, &path.display().to_string(), "take a part of it")?;
-    }
-    let mut bytes = Vec::with_capacity(promised.min(there) as usize);
-    source.take(promised + 1).read_to_end(&mut bytes).map_err(|e| unreadable(path, e))?;
-    if bytes.len() as u64 != promised {
-        let how = if (bytes.len() as u64) < promised { "is truncated: its" } else { "goes on behind the last value: its" };
-        return Err(bad(format!("{how} sizes {sizes:?} need {promised} bytes; get it again")));
-    }
-    Ok(Array { kind, sizes, bytes })
+    Ok((kind, sizes, promised))
 }
 
 /// Tells a damaged archive from a file that the system does not give.
@@ -82,7 +93,7 @@ fn parse(header: &[u8]) -> std::result::Result<(Kind, Vec<usize>), String> {
         let behind = match key {
             "descr" if kind.is_none() => {
                 if value.starts_with('[') {
-                    return Err("is an array of records; save one array of plain numbers a field".into());
+                    return Err("is an array of records; save one array of plain numbers for each field".into());
                 }
                 let (descr, behind) = quoted(value).ok_or_else(odd)?;
                 kind = Some(kind_of(descr)?);

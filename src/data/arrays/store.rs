@@ -10,6 +10,7 @@ use zip::ZipArchive;
 use super::{Array, Kind, MOST_BYTES, npy};
 use crate::data::class_folders;
 use crate::data::guard::guarded;
+use crate::data::own::TESTS;
 use crate::error::{Error, Result};
 use crate::regular_file;
 
@@ -30,6 +31,8 @@ pub struct Found {
     pub train: [String; 2],
     /// What is tested on, if it is apart.
     pub test: Option<[String; 2]>,
+    /// Further splits that are not read, by the names of their images.
+    pub left_out: Vec<String>,
 }
 
 /// Keys of arrays that an archive may have.
@@ -97,12 +100,14 @@ impl Store {
                 let length = regular_file::open(path)?.metadata().map_err(Error::io(path))?.len();
                 let mut archive = archive(path)?;
                 let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
-                npy::read(&shown, BufReader::new(entry), length)
+                // Deflate unpacks a byte to 1032 at most; an entry that is not packed has its length here.
+                let unpacked = entry.compressed_size().saturating_mul(1032);
+                npy::read(&shown, BufReader::new(entry), length, unpacked)
             }),
             Store::Folder(_) => {
                 let file = regular_file::open(&shown)?;
                 let length = file.metadata().map_err(Error::io(&shown))?.len();
-                npy::read(&shown, file, length)
+                npy::read(&shown, file, length, length)
             }
             Store::Tensors(path, bytes) => {
                 let found = tensors(path, bytes)?;
@@ -128,6 +133,19 @@ impl Store {
         }
     }
 
+    /// Type and sizes of an array of an archive, without its values.
+    ///
+    /// # Errors
+    /// What [`npy::head`] finds wrong.
+    pub fn head(path: &Path, key: &str) -> Result<(Kind, Vec<usize>)> {
+        let shown = path.join(format!("{key}.npy"));
+        guarded(&shown, || {
+            let mut archive = archive(path)?;
+            let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
+            npy::head(&shown, BufReader::new(entry)).map(|(kind, sizes, _)| (kind, sizes))
+        })
+    }
+
     /// Finds images and labels by their names.
     ///
     /// # Errors
@@ -148,7 +166,6 @@ impl Store {
 pub(super) fn find(keys: &[String]) -> Option<Found> {
     const IMAGES: [&str; 8] = ["x", "images", "image", "data", "frames", "inputs", "imgs", "arr_0"];
     const LABELS: [&str; 7] = ["y", "labels", "label", "targets", "target", "classes", "arr_1"];
-    const TESTS: [&str; 4] = ["test", "val", "valid", "validation"];
     let plain = |key: &str| key.to_ascii_lowercase().replace(['-', '.', '/', ' '], "_");
     let named = |words: &[&str], split: &str| {
         let forms = words.iter().flat_map(|word| match split {
@@ -158,10 +175,10 @@ pub(super) fn find(keys: &[String]) -> Option<Found> {
         forms.into_iter().find_map(|form| keys.iter().find(|key| plain(key) == form)).cloned()
     };
     let pair = |split: &str| Some([named(&IMAGES, split)?, named(&LABELS, split)?]);
-    match pair("train") {
-        Some(train) => Some(Found { train, test: TESTS.iter().find_map(|split| pair(split)) }),
-        None => pair("").map(|train| Found { train, test: None }),
-    }
+    let train = pair("train").or_else(|| pair(""))?;
+    let mut tests = TESTS.iter().filter_map(|split| pair(split));
+    let test = tests.next();
+    Some(Found { train, test, left_out: tests.map(|[images, _]| images).collect() })
 }
 
 fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>> {

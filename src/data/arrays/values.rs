@@ -25,8 +25,8 @@ pub struct Values {
 }
 
 impl Values {
-    /// Training and test samples, each with its labels, normalised by what is `given` or else by mean and deviation of the training samples,
-    /// which come with it.
+    /// Training and test samples, each with its labels, normalised by what is `given` or else by mean and deviation of the training
+    /// samples, which come with it.
     pub(super) fn new(
         path: &Path,
         shape: [usize; 3],

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::data::augment::{Purpose, below, generator};
 use crate::data::frame_cache::FrameCache;
 use crate::data::moments::Levels;
+use crate::data::picture::DECODERS;
 use crate::data::stream::{Listener, Told};
 use crate::data::{Dataset, Images, Part, Photos, Split, Stream};
 use crate::device::room::{Bytes, Room};
@@ -100,12 +101,13 @@ pub fn hold(dataset: &mut Dataset, squares: Option<&FrameCache>, tell: Listener)
     Ok(())
 }
 
-/// Where the squares of a small set are kept in the order of [`in_order`], what the file says of itself, and how many they are; none of a set that is not kept so.
+/// Where the squares of a small set are kept in the order of [`in_order`], what the file says of itself, and how many they are; none of a
+/// set that is not kept so.
 pub fn cache(dataset: &Dataset, folder: &Path) -> Option<(PathBuf, serde_json::Value, usize)> {
     let photos = small(dataset)?;
     let reading = photos.reading;
     let name = format!("{}-{}-{:?}-{}-{}.squares", dataset.name, reading.size, reading.fit, reading.resize, reading.channels);
     let pictures = photos.len(Part::Train) + photos.len(Part::Test);
-    let header = serde_json::json!({ "format": 1, "reading": reading, "pictures": pictures });
+    let header = serde_json::json!({ "format": 1, "decoders": DECODERS, "reading": reading, "pictures": pictures });
     Some((folder.join(name.to_lowercase()), header, pictures))
 }

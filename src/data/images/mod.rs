@@ -1,4 +1,5 @@
-//! Pictures of the user's own, in folders of classes or listed in a CSV file: how each becomes a square, and what of them is kept in memory.
+//! Pictures of the user's own, in folders of classes or listed in a CSV file: how each becomes a square, and what of them is kept in
+//! memory.
 //!
 //! Whether pictures lie in memory or are decoded for their batch changes no bit: both ways make the same square of a file, and training
 //! cuts the same part out of it.
@@ -43,7 +44,7 @@ impl ImageFit {
 pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Dataset> {
     let kinds = Kinds { what: "pictures", read: &EXTENSIONS, not_read: &NOT_READ };
     let tree = tree::list(place, &kinds, &reading.own, &[])?;
-    let own = Own { place: Own::name(place), share: tree.share, is_normalised: false, squares: None };
+    let own = Own { place: Own::name(place), share: tree.share, is_normalised: false, note: None, squares: None };
     let (classes, photos) = (tree.classes.clone(), Photos::of(tree, reading.photos));
     Ok(Dataset { own: Some(own), ..Dataset::streamed(name, classes, Stream::Photos(photos)) })
 }

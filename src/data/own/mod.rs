@@ -30,6 +30,8 @@ pub struct Own {
     pub share: Option<f64>,
     /// Whether mean and standard deviation are those of the set, measured or given.
     pub is_normalised: bool,
+    /// What to know of arrays that are there and not read.
+    pub note: Option<String>,
     /// The file that its pictures were taken from, already as squares.
     pub squares: Option<PathBuf>,
 }
@@ -60,13 +62,15 @@ pub(super) fn given(reading: &OwnReading, channels: usize, place: &str) -> Resul
     Ok(Some([mean, std].map(|values| values.iter().map(|&value| value as f32).collect())))
 }
 
+/// What a split that is tested on is called; of several, the first one is taken.
+pub(super) const TESTS: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
+
 /// The split that a word in a file or the name of a folder means, and its rank: of several that are tested on, the lowest rank is taken.
 fn part_of(word: &str) -> Option<(Part, usize)> {
-    const TEST: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
     let word = word.trim().to_ascii_lowercase();
     match word.as_str() {
         "train" | "training" => Some((Part::Train, 0)),
-        word => TEST.iter().position(|test| *test == word).map(|rank| (Part::Test, rank)),
+        word => TESTS.iter().position(|test| *test == word).map(|rank| (Part::Test, rank)),
     }
 }
 

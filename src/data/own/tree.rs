@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::table::{self, Row};
 use super::{OwnReading, in_order, part_of};
-use crate::data::hold_out::drawn;
+use crate::data::hold_out::{drawn_by, lot};
 use crate::data::{Part, class_folders};
 use crate::error::{Error, Result};
 use crate::regular_file;
@@ -197,7 +197,8 @@ fn divided(found: Found, kinds: &Kinds, place: &Path, root: &Path, reading: &Own
     };
     let tree = heap(found, root);
     let labels: Vec<u32> = tree.files[0].iter().map(|file| file.0).collect();
-    let held = drawn(&labels, tree.classes.len(), share, reading.seed)?;
+    let lots: Vec<u64> = tree.files[0].iter().map(|(_, file)| lot(reading.seed, file.as_encoded_bytes())).collect();
+    let held = drawn_by(&labels, tree.classes.len(), share, &lots)?;
     let [all, _] = tree.files;
     let [others, _] = tree.others;
     Ok(Tree { files: parted(all, &held), others: parted(others, &held), share: Some(share), ..tree })

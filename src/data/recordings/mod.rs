@@ -70,7 +70,7 @@ pub enum Content {
 pub(super) fn open(name: &'static str, is_own: bool, place: &Path, reading: &Reading) -> Result<Dataset> {
     let recordings = Recordings::list(name, place, reading.recordings, &reading.own)?;
     let share = recordings.share();
-    let own = is_own.then(|| Own { place: Own::name(place), share, is_normalised: true, squares: None });
+    let own = is_own.then(|| Own { place: Own::name(place), share, is_normalised: true, note: None, squares: None });
     let classes = recordings.classes().to_vec();
     Ok(Dataset { own, ..Dataset::streamed(name, classes, Stream::Recordings(recordings)) })
 }
@@ -120,6 +120,12 @@ pub fn parse(path: &Path, bytes: &[u8], told: Option<Sensor>, when: Range<i64>) 
             atis::parse(path, bytes, sensor, &mut keep).map(|()| sensor)
         }
         [b'#', ..] => match aedat::version(path, bytes)? {
+            Version::Two if told.is_some_and(|told| told != aedat2::SENSOR) => {
+                let [[h, w], [height, width]] = [told.unwrap_or(aedat2::SENSOR), aedat2::SENSOR];
+                let problem =
+                    format!("is AEDAT 2.0, which is read of a DVS128 ({height}x{width}) only, and the camera is {h}x{w}; see --sensor");
+                Err(Error::file(path, problem))
+            }
             Version::Two => aedat2::parse(path, bytes).map(|events| {
                 events.into_iter().for_each(&mut keep);
                 aedat2::SENSOR

@@ -104,7 +104,8 @@ fn dat(path: &Path, bytes: &[u8], header: usize, sensor: Sensor, keep: &mut impl
         .ok_or_else(|| Error::file(path, format!("ends behind its header, after {} bytes; get it again", bytes.len())))?;
     if !matches!(kind, 0x00 | 0x0c) || usize::from(size) != RECORD {
         let problem = format!(
-            "has events of kind {kind:#04x} and {size} bytes, which are not read: changes of pixels are (0x0c, {RECORD} bytes); get it again"
+            "has events of kind {kind:#04x} and {size} bytes, which are not read: changes of pixels are (0x0c, {RECORD} bytes); \
+             get it again"
         );
         return Err(Error::file(path, problem));
     }

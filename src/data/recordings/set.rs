@@ -71,8 +71,8 @@ impl PartialEq for Recordings {
 }
 
 impl Recordings {
-    /// Looks which recordings there are at `place`: of a set of the user's own (folders of classes, or a list), or of the published set called
-    /// `name`. One is read, for the size of the camera, where nobody says it.
+    /// Looks which recordings there are at `place`: of a set of the user's own (folders of classes, or a list), or of the published set
+    /// called `name`. One is read, for the size of the camera, where nobody says it.
     ///
     /// # Errors
     /// [`Error::File`] for a layout that is none, or files without a recording that can be read; [`Error::Config`] for settings that do not
@@ -144,14 +144,15 @@ impl Recordings {
         (rest, Recordings { parts: [Vec::new(), part(true)], ..self.clone() })
     }
 
-    /// Leaves out the samples of some files.
+    /// Leaves out some samples, by their places among all, training split first; other parts of their files stay.
     ///
     /// # Errors
     /// [`Error::File`] if a split has none left.
-    pub(in crate::data) fn remove(&mut self, paths: &HashSet<PathBuf>) -> Result<()> {
+    pub(in crate::data) fn remove(&mut self, places: &HashSet<usize>) -> Result<()> {
         let root = &self.listed.root;
+        let mut place = 0..;
         for samples in &mut self.listed.samples {
-            samples.retain(|sample| !paths.contains(&root.join(&sample.file)));
+            samples.retain(|_| place.next().is_some_and(|place| !places.contains(&place)));
             if samples.is_empty() {
                 return Err(Error::file(root, "has a split without recordings that can be read; get its files again"));
             }
