@@ -30,9 +30,9 @@ echo "$wheel"
 rm -rf "$fresh"
 python3 -m venv "$fresh"
 "$fresh/bin/pip" install -q "${wheel}[test,notebook]"
-# The program that the tests compare with: that of the same profile, or any that is there.
+# The program that the tests compare with: one of the same sources, unless the caller names another.
+[ -n "${DSR_PROGRAM:-}" ] || cargo build --release --locked
 export DSR_PROGRAM=${DSR_PROGRAM:-$root/target/release/dsr}
-[ -x "$DSR_PROGRAM" ] || cargo build --release --locked
 export DSR_PROGRAM_REQUIRED=1
 # From another folder, so that nothing but the wheel is imported.
 cd "$root/target/python"

@@ -163,6 +163,50 @@ fn a_fresh_session_goes_on_where_the_last_one_stopped() {
     }
 }
 
+/// Two optimisers that take turns on one network have each its own state, whether they are fetched in between or not, and also when the
+/// second needs new memory; a clone goes on from the state that it was cloned with.
+#[test]
+fn optimisers_that_take_turns_have_each_its_own_state() {
+    let network = small(IF, 0.0);
+    // `fetches`: after every step; `fresh`: each step in a session of its own, which has no state but what it is given.
+    let run = |fetches: bool, fresh: bool| {
+        let mut network = placed(&network);
+        let mut optimizers = [with_everything(SGD, &network), with_everything(ADAM, &network), Optimizer::new(SGD, 0.0, network.len())];
+        for (n, which) in [0, 0, 1, 0, 2, 1, 1, 2, 0].into_iter().enumerate() {
+            let data = images(n as u64, 8);
+            let input = Input { data: &data, batch: 8, frames: 1 };
+            network.train_step(&mut optimizers[which], 0.02, &input, &labels(n as u64, 8), mode(n as u64)).unwrap();
+            if fetches || fresh {
+                network.synchronize(&mut optimizers[which]).unwrap();
+            }
+            if fresh {
+                network = placed(&network);
+            }
+            if fetches && n == 4 {
+                optimizers[0] = optimizers[0].clone();
+            }
+        }
+        optimizers.iter_mut().for_each(|optimizer| network.synchronize(optimizer).unwrap());
+        (bits(&network.values), optimizers.map(|optimizer| optimizer.arenas().map(bits)))
+    };
+    let expected = run(false, true);
+    assert!(run(true, false) == expected, "fetched after each step");
+    assert!(run(false, false) == expected, "fetched at the end");
+}
+
+/// An optimiser that has taken no step on the device gets nothing from it.
+#[test]
+fn an_optimiser_is_not_given_the_state_of_another() {
+    let mut network = placed(&small(IF, 0.0));
+    let (mut first, mut second) = (Optimizer::new(SGD, 0.0, network.len()), Optimizer::new(SGD, 0.0, network.len()));
+    let data = images(3, 8);
+    network.train_step(&mut first, 0.02, &Input { data: &data, batch: 8, frames: 1 }, &labels(3, 8), mode(0)).unwrap();
+    network.synchronize(&mut second).unwrap();
+    assert!(second.first.iter().all(|v| *v == 0.0));
+    network.synchronize(&mut first).unwrap();
+    assert!(first.first.iter().any(|v| *v != 0.0), "the state of the first is still there");
+}
+
 /// What a recorded step holds is recorded anew when it changes.
 #[test]
 fn settings_may_change_between_steps() {

@@ -22,7 +22,8 @@ class _Logits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, images, module, *parameters):
-        ctx.module, ctx.images, ctx.pass_number = module, images.detach(), module._passes
+        ctx.module, ctx.pass_number = module, module._passes
+        ctx.save_for_backward(images)
         logits, rates = module.net._train_forward(images, module._passes)
         module.rates = dict(zip(module._layer_names, rates))
         return torch.from_numpy(logits).to(images.device)
@@ -35,15 +36,16 @@ class _Logits(torch.autograd.Function):
             raise RuntimeError(
                 "dsr.torch.Module: backward is of the last forward pass in training mode only, once: call loss.backward() before the next one"
             )
+        (images,) = ctx.saved_tensors
         module._is_pending = False
-        grads, grad_images = module.net._backward(ctx.images, grad_logits.float())
+        grads, grad_images = module.net._backward(images.detach(), grad_logits.float())
         needs_images, _, *needs = ctx.needs_input_grad
         device = grad_logits.device
         of_images = None
         if needs_images:
             of_images = torch.from_numpy(grad_images).permute(0, 3, 1, 2).to(device)
-            if ctx.images.dim() == 5:
-                of_images = of_images.unsqueeze(1).expand_as(ctx.images)
+            if images.dim() == 5:
+                of_images = of_images.unsqueeze(1).expand_as(images)
         return of_images, None, *(torch.from_numpy(grad).to(device) if need else None for grad, need in zip(grads, needs))
 
 
@@ -68,7 +70,8 @@ class Module(nn.Module):
     Notes
     -----
     Between a forward pass in training mode and its backward no other batch may be computed: the network keeps what backward needs of
-    one batch, whose size does not depend on T. The precision is float32; `loss` may be any function of the logits. Images get
+    one batch, whose size does not depend on T. Where a training step, a change of the network or, on a CUDA device, an evaluation has come
+    between, backward raises a RuntimeError. The precision is float32; `loss` may be any function of the logits. Images get
     gradients, too; of recordings, each frame gets the mean over time.
     """
 
@@ -86,7 +89,7 @@ class Module(nn.Module):
         self._buffer_names = list(state)
         for name, values in state.items():
             self._place(name, torch.from_numpy(values))
-        self._seen = self._versions()
+        self._held = self._copies()
 
     def _place(self, name, value):
         """Puts a tensor where its name says, in modules without any forward of their own."""
@@ -106,17 +109,20 @@ class Module(nn.Module):
         tensors.update(self.named_buffers())
         return tensors
 
-    def _versions(self):
-        return [(name, tensor.data_ptr(), tensor._version) for name, tensor in self._tensors().items()]
+    def _copies(self):
+        return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def _bring(self):
-        """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back."""
-        versions = self._versions()
-        if versions == self._seen:
+        """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back.
+
+        Values are compared: the version of a tensor does not say what was changed through its `.data`.
+        """
+        tensors, held = self._tensors(), self._held
+        if all(tensor.device == held[name].device and torch.equal(tensor, held[name]) for name, tensor in tensors.items()):
             return
-        tensors = self._tensors()
         self.net.load_state_dict({name: tensors[name].detach().cpu() for name in self._names + self._buffer_names})
         self._fetch([name for name in self._names if name.endswith(".Vth")])
+        self._held = self._copies()
 
     @torch.no_grad()
     def _fetch(self, names):
@@ -124,7 +130,7 @@ class Module(nn.Module):
         state, tensors = self.net.state_dict(), self._tensors()
         for name in names:
             tensors[name].copy_(torch.from_numpy(state[name]))
-        self._seen = self._versions()
+            self._held[name] = tensors[name].detach().clone()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images `[B, C, H, W]`, or `[B, T, C, H, W]`, to logits `[B, classes]`, float32."""

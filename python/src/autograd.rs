@@ -3,10 +3,14 @@
 use dsr::network::{Input, Mode};
 use dsr::training::dropout_seed;
 use numpy::PyArrayDyn;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::arrays::{self, Samples, shaped};
 use crate::network::Network;
+
+const OTHER_WORK: &str = "dsr: the network has done other work since this forward pass in training mode, so its gradients are gone: call \
+                          backward before a training step, a change of the network and, on a CUDA device, an evaluation";
 
 type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
 
@@ -23,7 +27,9 @@ pub fn forward<'py>(
     let seed = dropout_seed(net.seed(), seed);
     let (logits, rates, classes) = net.work(py, |engine| {
         let mode = Mode::Train { gradient, seed };
+        net.set_pending(false);
         let forward = engine.forward(&Input { data: &values, batch, frames }, mode, |_| false)?;
+        net.set_pending(true);
         Ok((forward.logits, forward.rates, engine.classes))
     })?;
     Ok((shaped(py, &[batch, classes], logits)?, rates))
@@ -43,7 +49,10 @@ pub fn backward<'py>(
         (engine.classes, engine.input, engine.time_steps)
     };
     let grad_logits = arrays::floats("grad_logits", grad_logits, &[batch, classes])?;
-    let (grads, input_grad) = net.work(py, |engine| {
+    let done = net.work(py, |engine| {
+        if !net.take_pending() {
+            return Ok(None);
+        }
         engine.grads.fill(0.0);
         let mut input_grad = vec![0.0; batch * shape.iter().product::<usize>()];
         engine.backward(&Input { data: &values, batch, frames }, &grad_logits, Some(&mut input_grad))?;
@@ -52,8 +61,9 @@ pub fn backward<'py>(
             input_grad.iter_mut().for_each(|grad| *grad *= steps as f32);
         }
         let grads: Vec<Vec<f32>> = (0..engine.parameters.len()).map(|index| engine.in_torch_order(index, &engine.grads)).collect();
-        Ok((grads, input_grad))
+        Ok(Some((grads, input_grad)))
     })?;
+    let (grads, input_grad) = done.ok_or_else(|| PyRuntimeError::new_err(OTHER_WORK))?;
     let shapes: Vec<Vec<usize>> = net.engine(py)?.parameters.iter().map(|parameter| parameter.shape.clone()).collect();
     let grads = grads.into_iter().zip(&shapes).map(|(values, shape)| shaped(py, shape, values)).collect::<PyResult<Vec<_>>>()?;
     let [height, width, channels] = shape;

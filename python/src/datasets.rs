@@ -1,13 +1,12 @@
 //! `dsr.dataset`: the images of a set that is in memory.
 
-use std::path::PathBuf;
-
 use dsr::data;
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 
 use crate::arrays::shaped;
 use crate::errors::{raised, wrong};
+use crate::paths::UserPath;
 
 /// The images of a data set, as they are stored.
 ///
@@ -36,9 +35,9 @@ pub fn dataset<'py>(
     py: Python<'py>,
     name: &str,
     split: &str,
-    data_dir: Option<PathBuf>,
+    data_dir: Option<UserPath>,
 ) -> PyResult<(Bound<'py, PyArrayDyn<u8>>, Bound<'py, PyArrayDyn<i64>>)> {
-    let opened = py.detach(|| data::load(name, data_dir.as_deref())).map_err(raised)?;
+    let opened = py.detach(|| data::load(name, data_dir.as_ref().map(|path| path.0.as_path()))).map_err(raised)?;
     if opened.stream.is_some() {
         return Err(wrong("dataset", format!("{name} is read file by file while it is trained on; it is not in memory")));
     }

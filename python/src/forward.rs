@@ -1,6 +1,7 @@
 //! A call of a network: logits, rates and spikes of a batch, part by part.
 
 use dsr::Error;
+use dsr::device::Device;
 use dsr::network::{Input, Mode};
 use dsr::spikes::Spikes;
 use numpy::PyArray2;
@@ -59,6 +60,9 @@ pub fn evaluate(
     for part in values.chunks(values.len() / total * batch.min(total)) {
         let samples = part.len() / (values.len() / total);
         parts.push(net.work(py, |engine| {
+            if matches!(engine.device(), Device::Cuda(_)) {
+                net.set_pending(false); // its buffers are those of every pass
+            }
             let forward = engine.forward(&Input { data: part, batch: samples, frames }, Mode::Eval, |layer| wanted.contains(&layer))?;
             let train = |&layer: &usize| forward.spikes.get(layer).and_then(Option::as_ref).map(Spikes::unpacked);
             let kept = || Error::shape("spikes", "those of every layer that was asked for", "some of them");

@@ -11,6 +11,7 @@ mod graph;
 mod models;
 mod network;
 mod optimizer;
+mod paths;
 mod settings;
 mod state;
 mod threads;

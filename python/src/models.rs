@@ -1,7 +1,5 @@
 //! Networks from files, by name, and layer by layer.
 
-use std::path::PathBuf;
-
 use dsr::checkpoint;
 use dsr::data::DataCard;
 use dsr::device::Device;
@@ -14,6 +12,7 @@ use pyo3::types::PyDict;
 
 use crate::errors::{raised, wrong};
 use crate::network::Network;
+use crate::paths::UserPath;
 use crate::{settings, threads};
 
 /// Loads a trained network from a run folder (its best checkpoint), a checkpoint, or what `dsr export` has written.
@@ -39,9 +38,9 @@ use crate::{settings, threads};
 ///     If it is damaged, or does not say which network it holds: build that network and use its method `load`.
 #[pyfunction]
 #[pyo3(signature = (path, device = "cpu", average = false))]
-pub fn load(py: Python<'_>, path: PathBuf, device: &str, average: bool) -> PyResult<Network> {
+pub fn load(py: Python<'_>, path: UserPath, device: &str, average: bool) -> PyResult<Network> {
     let pool = threads::pool()?;
-    let path = choice::checkpoint_file(&path);
+    let path = choice::checkpoint_file(&path.0);
     let (config, card, engine) = py
         .detach(|| {
             pool.install(|| {
@@ -99,11 +98,26 @@ struct About {
     std: Option<Vec<f32>>,
 }
 
+/// Largest number that says a shape: more has no network, and computing with it may overflow.
+const LARGEST: usize = 1 << 16;
+
+/// Refuses an input without values, or with more than are counted with 31 bits.
+fn check_shape(shape: [usize; 3]) -> PyResult<()> {
+    let [channels, height, width] = shape;
+    let values = shape.iter().fold(1usize, |values, &n| values.saturating_mul(n));
+    if shape.iter().all(|n| (1..=LARGEST).contains(n)) && values < 1 << 31 {
+        return Ok(());
+    }
+    let problem = format!("({channels}, {height}, {width}): every number is in 1..={LARGEST}, and an image has fewer than 2^31 values");
+    Err(wrong("input_shape", problem))
+}
+
 /// A network of the settings that `dsr train` would have, with parameters drawn from the seed; `about` has `input_shape`, `classes`,
 /// `mean` and `std`. The functions of the package are made of this.
 #[pyfunction]
 pub fn _network(py: Python<'_>, about: &Bound<'_, PyDict>, given: &Bound<'_, PyDict>) -> PyResult<Network> {
     let About { input_shape: [channels, height, width], classes, mean, std } = about.extract()?;
+    check_shape([channels, height, width])?;
     let mut table = settings::table(Some(given))?;
     table.entry("dataset").or_insert_with(|| "cifar10".into());
     let config = choice::fresh(None, settings::layers(&table)).map_err(raised)?;
@@ -162,6 +176,7 @@ pub fn _build(
     layers: Vec<Bound<'_, PyAny>>,
 ) -> PyResult<Network> {
     let About { input_shape: [channels, height, width], classes, mean, std } = about.extract()?;
+    check_shape([channels, height, width])?;
     let Constants { neuron, time_steps, threshold, alpha, tau, delta_t, threshold_bound, weight_bits, readout, seed } =
         constants.extract()?;
     let neuron = match neuron.as_str() {
@@ -172,9 +187,6 @@ pub fn _build(
     };
     if ![8, 16].contains(&weight_bits) {
         return Err(wrong("weight_bits", format!("{weight_bits} is neither 16 nor 8")));
-    }
-    if height == 0 || width == 0 || channels == 0 {
-        return Err(wrong("input_shape", format!("({channels}, {height}, {width}): every number is at least 1")));
     }
     let card = card([height, width, channels], 1, classes, mean, std)?;
     let mut builder = Builder::new(card.shape, threshold);
@@ -228,6 +240,9 @@ fn connection(builder: &mut Builder, layer: &LayerOf, of: &ConnectionOf) -> PyRe
         })?),
     };
     let pool = of.pool.unwrap_or(NO_POOL);
+    if let Some(n) = [of.out, of.kernel, of.stride, of.pad].iter().chain(&pool).find(|&&n| n > LARGEST) {
+        return Err(wrong(&layer.name, format!("a size, stride, padding or pool of {n}; at most {LARGEST}")));
+    }
     if source == Source::Input && pool != NO_POOL {
         return Err(wrong(&layer.name, "a pool in front of the input's own connection is not done; pool the images"));
     }

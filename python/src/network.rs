@@ -1,6 +1,7 @@
 //! `dsr.Network`: a network with its parameters, forward, training steps, files.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dsr::checkpoint::{self, About, Progress};
@@ -8,7 +9,7 @@ use dsr::data::DataCard;
 use dsr::device::Device;
 use dsr::network::{Input, Mode, WeightGradient};
 use dsr::training::{choice, dropout_seed};
-use dsr::{Config, Network as Engine};
+use dsr::{Config, Network as Engine, Optimizer as Rule};
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -17,7 +18,11 @@ use crate::arrays::{self, Samples};
 use crate::errors::{raised, wrong};
 use crate::forward::{self, Output};
 use crate::optimizer::Optimizer;
+use crate::paths::UserPath;
 use crate::{autograd, settings, state, threads};
+
+/// Networks of this process so far.
+static NETWORKS: AtomicU64 = AtomicU64::new(0);
 
 /// A spiking network with its parameters.
 ///
@@ -31,11 +36,31 @@ pub struct Network {
     card: DataCard,
     /// The run folder that it was trained into.
     folder: Option<PathBuf>,
+    /// A number that no other network of the process has.
+    number: u64,
+    /// Whether the engine has all that backward needs of the last forward pass in training mode.
+    is_pending: AtomicBool,
 }
 
 impl Network {
     pub fn new(engine: Engine, config: Option<Config>, card: DataCard, folder: Option<PathBuf>) -> Self {
-        Network { engine: Mutex::new(engine), config, card, folder }
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        Network { engine: Mutex::new(engine), config, card, folder, number, is_pending: AtomicBool::new(false) }
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Says whether a forward pass in training mode waits for its backward; other work on the network ends that. Called with the engine
+    /// locked.
+    pub fn set_pending(&self, is_pending: bool) {
+        self.is_pending.store(is_pending, Ordering::Relaxed);
+    }
+
+    /// Whether one waits; after this none does.
+    pub fn take_pending(&self) -> bool {
+        self.is_pending.swap(false, Ordering::Relaxed)
     }
 
     /// The engine, at once: for what takes no time.
@@ -62,6 +87,25 @@ impl Network {
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
             let engine = &mut *engine;
             pool.install(|| work(engine))
+        })
+        .map_err(raised)
+    }
+
+    /// The same with the state and the learning rate of an optimiser of this network.
+    pub fn work_with<T: Send>(
+        &self,
+        py: Python<'_>,
+        optimizer: &Optimizer,
+        work: impl FnOnce(&mut Engine, &mut Rule, f32) -> dsr::Result<T> + Send,
+    ) -> PyResult<T> {
+        optimizer.check(self)?;
+        let pool = threads::pool()?;
+        py.detach(|| {
+            // Both before the pool is entered, as above.
+            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = optimizer.state();
+            let (engine, (rule, lr)) = (&mut *engine, &mut *state);
+            pool.install(|| work(engine, rule, *lr as f32))
         })
         .map_err(raised)
     }
@@ -154,7 +198,7 @@ impl Network {
     /// ValueError
     ///     For wrong images or labels, or an optimiser of another network.
     /// FloatingPointError
-    ///     If a value or gradient is not finite; nothing is updated then.
+    ///     If a value or gradient is not finite; parameters, running statistics and optimiser are then as before.
     #[pyo3(signature = (images, labels, optimizer, layout = "NCHW"))]
     fn train_step(
         &self,
@@ -166,26 +210,25 @@ impl Network {
     ) -> PyResult<f64> {
         threads::refuse_forked()?;
         let Samples { values, batch, frames } = self.samples(py, images, layout)?;
-        let (classes, len) = {
-            let engine = self.engine(py)?;
-            (engine.classes, engine.len())
-        };
+        let classes = self.engine(py)?.classes;
         let labels = arrays::labels(labels, batch, classes)?;
-        let optimizer = optimizer.get();
-        optimizer.check(len)?;
         let (gradient, seed) = (self.gradient(), self.seed());
-        self.work(py, |engine| {
-            optimizer.with(|rule, lr| {
-                let input = Input { data: &values, batch, frames };
-                let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
-                let number = rule.steps + 1;
-                let step = engine.train_step(rule, lr, &input, &labels, mode)?;
-                engine.synchronize(rule)?;
-                match step.not_finite {
-                    None => Ok(step.loss),
-                    Some(layer) => Err(dsr::Error::NotFinite { step: number, layer, checkpoint: None }),
+        self.work_with(py, optimizer.get(), |engine, rule, lr| {
+            self.set_pending(false);
+            let input = Input { data: &values, batch, frames };
+            let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
+            let (number, norms) = (rule.steps + 1, engine.norms.clone());
+            let step = engine.train_step(rule, lr, &input, &labels, mode)?;
+            engine.synchronize(rule)?;
+            match step.not_finite {
+                None => Ok(step.loss),
+                Some(layer) => {
+                    // Forward has taken the batch into the running statistics already.
+                    engine.norms = norms;
+                    engine.prepare();
+                    Err(dsr::Error::NotFinite { step: number, layer, checkpoint: None })
                 }
-            })
+            }
         })
     }
 
@@ -207,6 +250,7 @@ impl Network {
         let Samples { values, batch, frames } = self.samples(py, images, layout)?;
         let seed = dropout_seed(self.seed(), 0);
         let chosen = self.work(py, |engine| {
+            self.set_pending(false);
             let device = engine.device();
             engine.place(&Device::Cpu)?;
             let chosen = engine.choose_thresholds(&Input { data: &values, batch, frames }, seed);
@@ -243,7 +287,9 @@ impl Network {
     ///     For names or shapes of another network, or a value that is not finite; the network is then as before.
     #[pyo3(signature = (state, strict = true))]
     fn load_state_dict(&self, py: Python<'_>, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
-        state::take(&mut *self.engine(py)?, state, strict)
+        let mut engine = self.engine(py)?;
+        self.set_pending(false);
+        state::take(&mut engine, state, strict)
     }
 
     /// Writes a checkpoint, which `dsr.load`, `dsr eval` and `dsr train --init-from` read.
@@ -260,22 +306,20 @@ impl Network {
     /// OSError, ValueError
     ///     If the file cannot be written, or a value is not finite; an older file is then unchanged.
     #[pyo3(signature = (path, optimizer = None))]
-    fn save(&self, py: Python<'_>, path: PathBuf, optimizer: Option<&Bound<'_, Optimizer>>) -> PyResult<()> {
+    fn save(&self, py: Python<'_>, path: UserPath, optimizer: Option<&Bound<'_, Optimizer>>) -> PyResult<()> {
+        let path = path.0;
         let config_toml = match &self.config {
             Some(config) => config.without_machine().to_toml().map_err(raised)?,
             None => String::new(),
         };
-        let optimizer = optimizer.map(|optimizer| optimizer.get());
-        let seed = self.seed();
-        self.work(py, |engine| {
-            let about = About { config_toml: &config_toml, data: Some(&self.card), ..About::default() };
-            let progress = Progress { seed, ..Progress::default() };
-            let fresh = Config::default().optimizer(engine);
-            match optimizer {
-                Some(optimizer) => optimizer.with(|rule, _| checkpoint::save(&path, engine, rule, &progress, about)),
-                None => checkpoint::save(&path, engine, &fresh, &progress, about),
+        let about = About { config_toml: &config_toml, data: Some(&self.card), ..About::default() };
+        let progress = Progress { seed: self.seed(), ..Progress::default() };
+        match optimizer {
+            Some(optimizer) => {
+                self.work_with(py, optimizer.get(), |engine, rule, _| checkpoint::save(&path, engine, rule, &progress, about))
             }
-        })
+            None => self.work(py, |engine| checkpoint::save(&path, engine, &Config::default().optimizer(engine), &progress, about)),
+        }
     }
 
     /// Reads parameters and running statistics from a checkpoint, or from a `state_dict` in safetensors, of a network like this one.
@@ -284,9 +328,12 @@ impl Network {
     /// ------
     /// FileNotFoundError, ValueError
     ///     If there is no such file, or it is damaged or of another network; the network is then as before.
-    fn load(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let path = choice::checkpoint_file(&path);
-        self.work(py, |engine| checkpoint::load(&path, engine, None).map(drop))
+    fn load(&self, py: Python<'_>, path: UserPath) -> PyResult<()> {
+        let path = choice::checkpoint_file(&path.0);
+        self.work(py, |engine| {
+            self.set_pending(false);
+            checkpoint::load(&path, engine, None).map(drop)
+        })
     }
 
     /// Computes on this device from now on: `cpu`, `cuda`, `cuda:N` or `auto`.
@@ -297,7 +344,11 @@ impl Network {
     ///     If a device that was named cannot be used.
     fn to<'py>(slf: Bound<'py, Self>, device: &str) -> PyResult<Bound<'py, Self>> {
         let device = Device::named(device).map_err(raised)?;
-        slf.get().work(slf.py(), |engine| engine.place(&device))?;
+        let net = slf.get();
+        net.work(slf.py(), |engine| {
+            net.set_pending(false);
+            engine.place(&device)
+        })?;
         Ok(slf)
     }
 
@@ -322,6 +373,7 @@ impl Network {
         if !(1..=255).contains(&steps) {
             return Err(wrong("time_steps", format!("{steps} is not in 1..=255")));
         }
+        self.set_pending(false);
         engine.time_steps = steps;
         Ok(())
     }

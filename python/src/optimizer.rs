@@ -1,6 +1,6 @@
 //! `dsr.SGD`, `dsr.Adam`, `dsr.AdamW`: the state of an optimiser of one network.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dsr::Config;
 use dsr::Optimizer as Rule;
@@ -12,20 +12,25 @@ use crate::network::Network;
 
 /// The state of an optimiser of one network; made by `dsr.SGD`, `dsr.Adam` or `dsr.AdamW`.
 #[pyclass(module = "dsr", frozen)]
-pub struct Optimizer(Mutex<(Rule, f64)>);
+pub struct Optimizer {
+    /// The state, and the learning rate.
+    state: Mutex<(Rule, f64)>,
+    /// Number of its network.
+    network: u64,
+}
 
 impl Optimizer {
-    /// The state, and the learning rate.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Rule, f32) -> T) -> T {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let lr = state.1 as f32;
-        work(&mut state.0, lr)
+    /// The state, and the learning rate. Not to be called by a thread of the pool.
+    pub fn state(&self) -> MutexGuard<'_, (Rule, f64)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a network with another number of parameters.
-    pub fn check(&self, len: usize) -> PyResult<()> {
-        let own = self.with(|rule, _| rule.first.len());
-        if own == len { Ok(()) } else { Err(wrong("optimizer", format!("is of a network with {own} parameters; this one has {len}"))) }
+    /// Refuses another network than its own.
+    pub fn check(&self, network: &Network) -> PyResult<()> {
+        if self.network == network.number() {
+            return Ok(());
+        }
+        Err(wrong("optimizer", "is of another network; make one of this network, such as dsr.SGD(net, lr=0.1)"))
     }
 }
 
@@ -34,24 +39,25 @@ impl Optimizer {
     /// Learning rate; may be set between steps.
     #[getter]
     fn lr(&self) -> f64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.state().1
     }
 
     #[setter]
     fn set_lr(&self, lr: f64) -> PyResult<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = checked("lr", lr)?;
+        let lr = checked("lr", lr)?;
+        self.state().1 = lr;
         Ok(())
     }
 
     /// Steps taken.
     #[getter]
     fn steps(&self) -> u64 {
-        self.with(|rule, _| rule.steps)
+        self.state().0.steps
     }
 
     fn __repr__(&self) -> String {
-        let (name, steps) = self.with(|rule, _| (rule.rule.name(), rule.steps));
-        format!("dsr.Optimizer({name}, lr={}, {steps} steps)", self.lr())
+        let (rule, lr) = &*self.state();
+        format!("dsr.Optimizer({}, lr={lr}, {} steps)", rule.rule.name(), rule.steps)
     }
 }
 
@@ -80,7 +86,7 @@ fn made(py: Python<'_>, net: &Network, config: &Config, lr: f64) -> PyResult<Opt
         return Err(wrong("eps", format!("{} is not a positive number", config.eps)));
     }
     let rule = config.optimizer(&*net.engine(py)?);
-    Ok(Optimizer(Mutex::new((rule, checked("lr", lr)?))))
+    Ok(Optimizer { state: Mutex::new((rule, checked("lr", lr)?)), network: net.number() })
 }
 
 /// Stochastic gradient descent, by PyTorch's formulas.
@@ -123,7 +129,8 @@ pub fn sgd(
 ///
 /// Parameters are those of `dsr.SGD`, with `betas` (decay of the means of gradients and of their squares) and `eps` (added to the root).
 #[pyfunction]
-#[pyo3(name = "Adam", signature = (net, lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weight_decay = 0.0, clip_norm = None, decay_on = "all"))]
+#[pyo3(name = "Adam")]
+#[pyo3(signature = (net, lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weight_decay = 0.0, clip_norm = None, decay_on = "all"))]
 pub fn adam(
     py: Python<'_>,
     net: &Bound<'_, Network>,
@@ -143,7 +150,8 @@ pub fn adam(
 ///
 /// Parameters are those of `dsr.Adam`.
 #[pyfunction]
-#[pyo3(name = "AdamW", signature = (net, lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weight_decay = 1e-2, clip_norm = None, decay_on = "all"))]
+#[pyo3(name = "AdamW")]
+#[pyo3(signature = (net, lr = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weight_decay = 1e-2, clip_norm = None, decay_on = "all"))]
 pub fn adamw(
     py: Python<'_>,
     net: &Bound<'_, Network>,

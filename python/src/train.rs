@@ -2,7 +2,7 @@
 //!
 //! The run has a thread of its own. The caller's thread waits for it, looks for Ctrl-C, and runs the callbacks.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,7 @@ use pyo3::types::PyDict;
 
 use crate::errors::raised;
 use crate::network::Network;
+use crate::paths::UserPath;
 use crate::{settings, threads};
 
 /// How often the caller's thread looks for signals.
@@ -109,13 +110,13 @@ fn note(text: &str) {
 pub fn train(
     py: Python<'_>,
     dataset: Option<String>,
-    data_dir: Option<PathBuf>,
-    out: Option<PathBuf>,
+    data_dir: Option<UserPath>,
+    out: Option<UserPath>,
     on_epoch: Option<Bound<'_, PyAny>>,
     on_step: Option<Bound<'_, PyAny>>,
     recipe: Option<String>,
-    resume: Option<PathBuf>,
-    init_from: Option<PathBuf>,
+    resume: Option<UserPath>,
+    init_from: Option<UserPath>,
     new_head: bool,
     device: &str,
     break_lock: bool,
@@ -123,6 +124,7 @@ pub fn train(
     settings: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Network> {
     threads::refuse_forked()?;
+    let [data_dir, out, resume, init_from] = [data_dir, out, resume, init_from].map(|path| path.map(|path| path.0));
     let mut given = settings::table(settings)?;
     given.extend(dataset.map(|name| ("dataset".to_string(), name.into())));
     given.extend(data_dir.map(|path| ("data_dir".to_string(), path.display().to_string().into())));

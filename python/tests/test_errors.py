@@ -32,7 +32,7 @@ def test_images_are_refused_by_name(small, images):
         small(images, batch=0)
 
 
-def test_labels_and_optimisers_are_refused_by_name(small, images):
+def test_labels_and_optimisers_are_refused_by_name(small, images, tmp_path):
     opt = dsr.SGD(small, lr=0.1)
     labels = numpy.arange(6)
     cases = [(labels[:5], "labels: have shape"), (labels + 5, r"labels: 10 is not in 0\.\.10"), (labels * 1.0, "labels: are float64")]
@@ -40,8 +40,12 @@ def test_labels_and_optimisers_are_refused_by_name(small, images):
         with pytest.raises(ValueError, match=words):
             small.train_step(images, given, opt)
     other = dsr.preact_resnet([16], [1], classes=10, input_shape=(1, 8, 8), time_steps=4)
-    with pytest.raises(ValueError, match="optimizer: is of a network with"):
-        other.train_step(images, labels, opt)
+    for net in (other, small.copy()):  # one of another size, and one of the same
+        with pytest.raises(ValueError, match="optimizer: is of another network"):
+            net.train_step(images, labels, opt)
+        with pytest.raises(ValueError, match="optimizer: is of another network"):
+            net.save(tmp_path / "x.safetensors", opt)
+    assert not (tmp_path / "x.safetensors").exists() and opt.steps == 0
     for wrong, words in [({"lr": -1}, "lr: -1 is not 0 or more"), ({"lr": 1, "momentum": 1.5}, "momentum: 1.5"), ({"lr": 1, "decay_on": "x"}, "decay_on")]:
         with pytest.raises(ValueError, match=words):
             dsr.SGD(small, **wrong)
@@ -105,12 +109,64 @@ def test_layers_are_refused_by_name():
         ((first, last), {"classes": 0}, "classes: 0 is not in"),
         ((first, last), {"weight_bits": 4}, "weight_bits: 4"),
         ((first, last), {"mean": [0.0, 0.0]}, "mean"),
+        ((first, last), {"input_shape": (1, 2**40, 2**40)}, "input_shape: .* every number is in"),
+        ((first, last), {"input_shape": (1, 2**16, 2**16)}, "input_shape: .* fewer than"),
+        ((first, last), {"input_shape": (0, 8, 8)}, "input_shape: .* every number is in"),
+        ((dsr.layer("one", dsr.conv("conv", "input", 8, pad=2**63)), last), {}, "one: a size, stride, padding or pool of"),
+        ((dsr.layer("one", dsr.conv("conv", "input", 8, 2**40)), last), {}, "one: a size, stride, padding or pool of"),
+        ((first, dsr.layer("two", dsr.linear("fc", "one", 2, pool=(2**40, 1, 2**39)))), {}, "two: a size, stride, padding or pool of"),
     ]
     for layers, constants, words in cases:
         with pytest.raises(ValueError, match=words):
             build(*layers, **constants)
     with pytest.raises(TypeError, match="layers: each is made by dsr.layer"):
         build("conv")
+
+
+def test_networks_by_name_refuse_sizes_that_overflow():
+    for shape in [(1, 2**40, 2**40), (2**40, 8, 8), (1, 0, 8)]:
+        with pytest.raises(ValueError, match="input_shape"):
+            dsr.preact_resnet([8], [1], input_shape=shape)
+
+
+def test_a_value_that_is_no_number_leaves_everything_as_it_was(small, images):
+    opt = dsr.SGD(small, lr=0.1, momentum=0.9)
+    before = small.state_dict()
+    huge = images.copy()
+    huge[0] = 3e38  # finite; its sums are not
+    with pytest.raises(FloatingPointError):
+        small.train_step(huge, numpy.arange(6), opt)
+    after = small.state_dict()
+    assert all(numpy.array_equal(before[name], after[name]) for name in before) and opt.steps == 0
+    assert numpy.isfinite(small.train_step(images, numpy.arange(6), opt))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, small):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small.save("~/x.safetensors")
+    assert (tmp_path / "x.safetensors").is_file()
+    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path / "absent")):
+        dsr.train(dataset="mnist", data_dir="~/absent", out=tmp_path / "run")
+
+
+def test_threads_may_share_an_optimiser():
+    """A thread of the pool that waits for the optimiser's lock may be the one that would let go of it."""
+    code = """
+import threading, numpy, dsr
+net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+opt = dsr.SGD(net, lr=0.01)
+images, labels = numpy.ones((16, 1, 8, 8), numpy.float32), numpy.zeros(16, int)
+def steps():
+    for _ in range(50):
+        net.train_step(images, labels, opt)
+        opt.lr = opt.lr / 2
+threads = [threading.Thread(target=steps) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(opt.steps)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "200"
 
 
 def test_a_forked_process_says_so_instead_of_hanging(small, images):

@@ -197,7 +197,7 @@ def test_what_cannot_be_exported(small, tmp_path):
 
 def test_without_the_package_nir(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nir", None)
-    with pytest.raises(ImportError, match=r"dsr.nir: the package nir is not installed; pip install 'dsr\[nir\]'"):
+    with pytest.raises(ImportError, match=r"dsr.nir: the package nir is not installed; pip install nir"):
         dsr.nir.export(small, tmp_path / "net.nir")
 
 

@@ -121,6 +121,62 @@ def test_a_step_by_pytorch_is_a_step_by_the_engine():
         assert numpy.allclose(values, module.state_dict()[name].numpy(), atol=1e-4), name
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_changes_through_data_are_seen(training):
+    """`p.data.mul_` changes a tensor without a new version of it, as older optimisers and many scripts do."""
+    module = dsr.torch.Module(dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, readout="current"))
+    images = torch.randn(4, 1, 8, 8)
+    module.train(training)
+    module(images)
+    for parameter in module.parameters():
+        parameter.data.mul_(1.5)
+    logits = module(images)
+    fresh = dsr.torch.Module(dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, readout="current"))
+    fresh.load_state_dict(module.state_dict())
+    fresh.train(training)
+    assert torch.equal(logits, fresh(images)) and logits.abs().sum() > 0
+    for name, values in module.net.state_dict().items():
+        assert torch.equal(module.state_dict()[name], torch.from_numpy(values)), name
+
+
+@pytest.mark.parametrize("work", [
+    lambda net, images: net.train_step(images, torch.zeros(4, dtype=torch.int64), dsr.SGD(net, lr=0.1)),
+    lambda net, images: net.load_state_dict(net.state_dict()),
+    lambda net, images: net.choose_thresholds(images),
+])
+def test_backward_is_refused_after_other_work_on_the_network(work):
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    module = dsr.torch.Module(net)
+    images = torch.randn(4, 1, 8, 8)
+    loss = module(images).sum()
+    work(net, images)
+    with pytest.raises(RuntimeError, match="other work since this forward pass"):
+        loss.backward()
+
+
+def test_an_evaluation_between_forward_and_backward_changes_no_gradient_on_the_cpu():
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    images = torch.randn(4, 1, 8, 8)
+    gradients = []
+    for evaluates in (False, True):
+        module = dsr.torch.Module(net.copy())
+        loss = module(images).square().sum()
+        if evaluates:
+            module.net(torch.randn(8, 1, 8, 8))
+        loss.backward()
+        gradients.append([parameter.grad for parameter in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients))
+
+
+def test_images_that_were_changed_before_backward_are_refused():
+    module = dsr.torch.Module(dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0))
+    images = torch.randn(4, 1, 8, 8)
+    loss = module(images).sum()
+    images.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_backward_is_of_the_last_pass():
     net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
     module = dsr.torch.Module(net)

@@ -5,7 +5,7 @@
 >>> net = dsr.nir.load("net.nir")               # doctest: +SKIP
 >>> module = dsr.nir.to_spikingjelly(net)       # doctest: +SKIP
 
-Needs the package `nir` (`pip install dsr[nir]`). `docs/nir.md` of the project says what each form means to whom.
+Needs the package `nir` (`pip install "./python[nir]"` in a clone). `docs/nir.md` of the project says what each form means to whom.
 """
 
 from .export import export, graph

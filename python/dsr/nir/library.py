@@ -18,7 +18,7 @@ def library() -> Any:
     try:
         import nir
     except ImportError as error:
-        raise ImportError("dsr.nir: the package nir is not installed; pip install 'dsr[nir]', or pip install nir") from error
+        raise ImportError("dsr.nir: the package nir is not installed; pip install nir") from error
     return nir
 
 

@@ -9,6 +9,7 @@ mod backward;
 mod buffers;
 mod forward;
 mod latency;
+mod optimizer_state;
 mod pass;
 mod report;
 mod slices;
@@ -104,8 +105,10 @@ pub(super) struct Session {
     optimizer_is_newer: bool,
     /// Bits of the parameters that are spared from weight decay, as the device has them.
     spared: Option<Arc<[u32]>>,
-    /// Optimiser state that was on the device when its memory was planned anew.
-    carried: Option<[Vec<f32>; 4]>,
+    /// Number of the optimiser whose state the device has.
+    holder: Option<u64>,
+    /// Optimiser state that was newer on the device when its memory was planned anew or another optimiser came, by the optimiser's number.
+    carried: Vec<(u64, [Vec<f32>; 4])>,
     /// Training steps have changed them on the device.
     device_is_newer: bool,
 }
@@ -157,7 +160,8 @@ impl Session {
             host_is_newer: true,
             optimizer_is_newer: true,
             spared: None,
-            carried: None,
+            holder: None,
+            carried: Vec::new(),
             device_is_newer: false,
         }
     }
@@ -168,7 +172,8 @@ impl Session {
 
     /// The host has changed parameters, statistics or optimiser state.
     pub fn host_is_newer(&mut self) {
-        (self.host_is_newer, self.optimizer_is_newer, self.carried) = (true, true, None);
+        (self.host_is_newer, self.optimizer_is_newer) = (true, true);
+        self.carried.clear();
     }
 
     pub fn kept_bytes(&self) -> usize {
@@ -229,7 +234,7 @@ impl Network {
         };
         self.check_device_limits()?;
         // What is newer on the device survives on the host.
-        self.carry()?;
+        self.fetch(None)?;
         let Some(session) = &mut self.session else { return Ok(()) };
         session.resident = None; // frees the old arena before the new one is taken
         let gpu = session.gpu.clone();
@@ -348,48 +353,20 @@ impl Network {
         Ok(())
     }
 
-    /// The same for the optimiser's state.
-    fn bring_optimizer(&mut self, optimizer: &Optimizer) -> Result<()> {
-        let Some(session) = &mut self.session else { return Ok(()) };
-        let Some(resident) = &session.resident else { return Ok(()) };
-        let is_spared = |held: &Option<Arc<[u32]>>| held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &optimizer.spared));
-        if !optimizer.spared.is_empty() && !is_spared(&session.spared) {
-            session.gpu.upload(&optimizer.spared, resident.buffers.spared)?;
-            session.spared = Some(optimizer.spared.clone());
-        }
-        if !session.optimizer_is_newer {
-            return Ok(());
-        }
-        let carried = session.carried.as_ref().map(|arenas| arenas.each_ref().map(Vec::as_slice));
-        let arenas = carried.unwrap_or_else(|| optimizer.arenas());
-        // An average that no step has set yet is empty.
-        for (arena, buffer) in arenas.into_iter().zip(resident.buffers.optimizer_arenas()).filter(|(arena, _)| !arena.is_empty()) {
-            session.gpu.upload(arena, buffer)?;
-        }
-        (session.optimizer_is_newer, session.carried) = (false, None);
-        Ok(())
-    }
-
-    /// Before the memory of the session goes: what training steps have changed on the device, to the host.
-    fn carry(&mut self) -> Result<()> {
-        let Some(session) = &mut self.session else { return Ok(()) };
-        if let (true, Some(resident)) = (session.device_is_newer, &session.resident) {
-            let mut arenas = resident.buffers.optimizer_arenas().map(|buffer| vec![0.0; buffer.len()]);
-            for (arena, buffer) in arenas.iter_mut().zip(resident.buffers.optimizer_arenas()) {
-                session.gpu.download(buffer, arena)?;
-            }
-            session.carried = Some(arenas);
-        }
-        self.fetch(None)
-    }
-
     /// Fetches what training steps have changed on the device.
     pub(super) fn fetch(&mut self, mut optimizer: Option<&mut Optimizer>) -> Result<()> {
         let Some(session) = &mut self.session else { return Ok(()) };
-        if let (Some(optimizer), Some(carried)) = (&mut optimizer, &session.carried) {
+        if let Some(optimizer) = &mut optimizer
+            && let Some(carried) = session.take_carried(optimizer)
+        {
             for (arena, carried) in optimizer.arenas_mut().into_iter().zip(carried) {
-                arena.into_iter().for_each(|arena| arena.clone_from(carried));
+                arena.into_iter().for_each(|arena| arena.clone_from(&carried));
             }
+        }
+        // State of another optimiser stays its own.
+        let optimizer = optimizer.filter(|optimizer| session.holder == Some(optimizer.identity.number()));
+        if optimizer.is_none() {
+            session.carry_optimizer()?;
         }
         let (true, Some(resident)) = (session.device_is_newer, &session.resident) else { return Ok(()) };
         let (gpu, buffers) = (session.gpu.clone(), &resident.buffers);

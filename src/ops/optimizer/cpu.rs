@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::average::Average;
-use super::{Rule, Update, clip};
+use super::{Identity, Rule, Update, clip};
 
 /// A rule, what is done around it, and its state.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Optimizer {
     pub second: Vec<f32>,
     /// Steps taken.
     pub steps: u64,
+    /// Which optimiser this is.
+    pub identity: Identity,
 }
 
 /// Parameters that a thread takes at once.
@@ -35,7 +37,17 @@ impl Optimizer {
     /// For `len` parameters, none stepped yet.
     pub fn new(rule: Rule, weight_decay: f32, len: usize) -> Self {
         let second = if rule.has_second() { vec![0.0; len] } else { Vec::new() };
-        Optimizer { rule, weight_decay, spared: Arc::default(), clip_norm: None, average: None, first: vec![0.0; len], second, steps: 0 }
+        Optimizer {
+            rule,
+            weight_decay,
+            spared: Arc::default(),
+            clip_norm: None,
+            average: None,
+            first: vec![0.0; len],
+            second,
+            steps: 0,
+            identity: Identity::default(),
+        }
     }
 
     /// What a step does.

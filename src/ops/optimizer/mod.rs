@@ -4,8 +4,10 @@ mod average;
 mod clip;
 mod cpu;
 pub mod cuda;
+mod identity;
 pub use average::Average;
 pub use cpu::Optimizer;
+pub use identity::Identity;
 
 use serde::{Deserialize, Serialize};
 
