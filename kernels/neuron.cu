@@ -181,8 +181,9 @@ neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
                         layer, p, OwnMeans{});
 }
 
-// The same where a connection has a norm of its own, whose time means backward wants: its sums are read once for both.
-extern "C" __global__ void __launch_bounds__(256)
+// The same where a connection has a norm of its own, whose time means backward wants: its sums are read once for both. Three blocks a
+// multiprocessor: the compiler takes 64 registers otherwise, which are a few too few.
+extern "C" __global__ void __launch_bounds__(256, 3)
 neurons_with_means(uint32_t* __restrict__ spikes,        // as above
                    uint8_t* __restrict__ counts,
                    float* __restrict__ mean_normed,
