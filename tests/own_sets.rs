@@ -265,11 +265,36 @@ fn wrong_settings_are_named() {
         ("train -d images --data-dir photos --mean 1,1,1 --std 1,0,1", 2, "std: [1.0, 0.0, 1.0] are not all positive numbers"),
         ("train -d images --data-dir photos --crop-scale 0.5,1", 2, "crop-pad: 4: photos are cropped by --crop-scale, set it to 0"),
         ("train -d arrays --data-dir frames.npz -T 5", 2, "time-steps: 5: samples of frames.npz have 4 frames, one per step; give -T 4"),
+        ("train -d images --data-dir nowhere", 1, "nowhere: does not exist; name a folder of pictures, or a .csv that lists them, by"),
         ("data info -d digits-8x8 --seed 3", 2, "seed"),
     ];
     for (line, code, problem) in cases {
         let (found, stdout, stderr) = dsr(folder.path(), line);
         assert!(found == code && stderr.contains(problem), "dsr {line}: {found} {stdout}{stderr}");
+    }
+}
+
+/// What a command writes never replaces a picture or an array.
+#[test]
+fn results_do_not_replace_data() {
+    let folder = sets();
+    let root = folder.path();
+    ok(root, &format!("train -d arrays --data-dir set.npz {TINY} --epochs 1 --device cpu -q --out run"));
+    let heap = fs::read_dir(root.join("heap")).unwrap().next().unwrap().unwrap().path();
+    let photo = fs::read_dir(heap).unwrap().next().unwrap().unwrap().path();
+    let before = [fs::read(root.join("set.npz")).unwrap(), fs::read(&photo).unwrap()];
+    for line in [
+        "eval --checkpoint run --device cpu --predictions set.npz".into(),
+        format!("data sheet -d images --data-dir heap --image-size 12 --val-share 0.25 --out {}", photo.display()),
+    ] {
+        let (code, _, stderr) = dsr(root, &line);
+        assert!(code == 2 && stderr.contains("give another name"), "dsr {line}: {code} {stderr}");
+    }
+    assert!([fs::read(root.join("set.npz")).unwrap(), fs::read(&photo).unwrap()] == before);
+    // An earlier result is replaced.
+    for _ in 0..2 {
+        ok(root, "eval --checkpoint run --device cpu --predictions predictions.csv");
+        ok(root, "data sheet -d arrays --data-dir set.npz --out sheet.png");
     }
 }
 

@@ -114,6 +114,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
             outputs::check("out", &path)?;
+            outputs::check_data("out", &path, config.data_dir.as_deref())?;
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             let reading = match &dataset.stream {

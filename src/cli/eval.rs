@@ -95,6 +95,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     };
     if let Some(file) = &args.predictions {
         outputs::check("predictions", file)?;
+        outputs::check_earlier("predictions", file, b"index,label,prediction")?;
     }
     let mut flags = settings::table(&args.network)?;
     let network_flags = flags.clone();

@@ -1,5 +1,7 @@
-//! Files that a command writes: never over a checkpoint, never over a file of a run.
+//! Files that a command writes: never over a checkpoint, a file of a run, or data.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -16,6 +18,36 @@ pub fn check(flag: &str, path: &Path) -> Result<()> {
         return Err(Error::config(flag, format!("{} is a checkpoint, which would be lost; give another name", path.display())));
     }
     check_run(flag, path)
+}
+
+/// Refuses to replace a file that does not begin as what the command writes, such as a file of the data set.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag and the file.
+pub fn check_earlier(flag: &str, path: &Path, begins: &[u8]) -> Result<()> {
+    let is_earlier = || {
+        let mut first = vec![0; begins.len()];
+        File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == begins
+    };
+    if path.is_file() && path.metadata().is_ok_and(|about| about.len() > 0) && !is_earlier() {
+        let problem = format!("{} is there already, and is no earlier result of this; give another name", path.display());
+        return Err(Error::config(flag, problem));
+    }
+    Ok(())
+}
+
+/// Refuses to replace a file in the folder of a data set, or the file that is one.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag and the file.
+pub fn check_data(flag: &str, path: &Path, data_dir: Option<&Path>) -> Result<()> {
+    let whole = |path: &Path| path.canonicalize().ok();
+    let is_data = data_dir.and_then(whole).zip(whole(path)).is_some_and(|(data, path)| path.is_file() && path.starts_with(data));
+    if is_data {
+        let problem = format!("{} is a file of the data set, which would be lost; give another name", path.display());
+        return Err(Error::config(flag, problem));
+    }
+    Ok(())
 }
 
 /// The same of a network that `command` writes: it may replace what the command has written there before, as `is_own` tells.

@@ -127,8 +127,11 @@ fn annotated(root: &Path, inner: &str) -> Result<Found> {
 
 /// The samples of a CSV file; paths in it begin at its folder.
 fn table(place: &Path, kinds: &Kinds, reading: &OwnReading, others: &[&str]) -> Result<Tree> {
+    let what = kinds.what;
+    if !place.exists() {
+        return Err(Error::missing(place, format!("does not exist; name a folder of {what}, or a .csv that lists them, by --data-dir")));
+    }
     if !place.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
-        let what = kinds.what;
         return Err(Error::file(place, format!("is neither a folder of {what} nor a .csv that lists them; see docs/data.md")));
     }
     let rows = table::rows(place, &regular_file::read(place, table::MOST_BYTES)?, others)?;
