@@ -175,7 +175,7 @@ __device__ __forceinline__ void neuron_finish(const NeuronState& state, uint8_t*
                                               float* __restrict__ weighted_normed, size_t q, int c, uint32_t keep, const Neurons& layer) {
     if (c >= layer.channels) return;
     const size_t neuron = q * layer.channels + c;
-    if (counts != nullptr) counts[neuron] = keep >> (c % 32) & 1 ? (uint8_t)state.count : 0;
+    if (counts != nullptr) counts[neuron] = keep >> (c % 32) & 1 ? (uint8_t)(int)state.count : 0;
     if (mean_normed != nullptr) mean_normed[neuron] = state.sum / (float)layer.time_steps;
     if (weighted_normed != nullptr) weighted_normed[neuron] = state.weighted;
 }
