@@ -1,6 +1,6 @@
 """Time of a call from Python beside `dsr bench latency`, in turns on one machine.
 
-    python python/bench_latency.py [--dsr target/release/dsr] [--rounds 5] [FLAGS OF dsr bench latency]
+    python benches/peers/python_latency.py [--dsr target/release/dsr] [--rounds 5] [FLAGS OF dsr bench latency]
 
 The network is the one that the program has timed, with batch norms settled on the same kind of noise; both name their firing rates,
 which the time depends on.
