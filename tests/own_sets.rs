@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use assert_cmd::cargo::cargo_bin;
-use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+#[path = "support/lines.rs"]
+mod lines;
+use lines::{command, dsr, in_one_line, json, ok};
 #[path = "support/own_sets.rs"]
 mod own_sets;
 use own_sets::{arrays, heap, images, npy, npz, picture, splits};
@@ -41,34 +41,6 @@ fn sets() -> TempDir {
     let of_frames = [("x_train", frames(12, 0)), ("y_train", labels(12)), ("x_test", frames(6, 50)), ("y_test", labels(6))];
     fs::write(root.join("frames.npz"), npz(&of_frames, false)).unwrap();
     folder
-}
-
-fn command(folder: &Path, line: &str) -> Command {
-    let mut command = Command::new(cargo_bin("dsr"));
-    command.current_dir(folder).args(line.split_whitespace()).env("LD_LIBRARY_PATH", emulator::directory());
-    command
-}
-
-/// Exit code, stdout and stderr.
-fn dsr(folder: &Path, line: &str) -> (i32, String, String) {
-    let output = command(folder, line).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-}
-
-#[track_caller]
-fn ok(folder: &Path, line: &str) -> (String, String) {
-    let (code, stdout, stderr) = dsr(folder, line);
-    assert_eq!(code, 0, "dsr {line}: {stderr}");
-    (stdout, stderr)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
-
-fn in_one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Two epochs, and the same with a stop in the middle: the same bytes.

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use assert_cmd::cargo::cargo_bin;
-use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+#[path = "support/lines.rs"]
+mod lines;
+use lines::{command, dsr, in_one_line, json, ok};
 #[path = "support/recordings.rs"]
 mod formats;
 use formats::{aedat3, atis, dat, evt2, evt3, evt21, npy, npz, npz_of, of_class};
@@ -117,34 +117,6 @@ fn sets() -> TempDir {
         }
     }
     folder
-}
-
-fn command(folder: &Path, line: &str) -> Command {
-    let mut command = Command::new(cargo_bin("dsr"));
-    command.current_dir(folder).args(line.split_whitespace()).env("LD_LIBRARY_PATH", emulator::directory());
-    command
-}
-
-/// Exit code, stdout and stderr.
-fn dsr(folder: &Path, line: &str) -> (i32, String, String) {
-    let output = command(folder, line).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
-}
-
-#[track_caller]
-fn ok(folder: &Path, line: &str) -> (String, String) {
-    let (code, stdout, stderr) = dsr(folder, line);
-    assert_eq!(code, 0, "dsr {line}: {stderr}");
-    (stdout, stderr)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
-
-fn in_one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Two epochs, and the same with a stop in the middle: the same bytes.
