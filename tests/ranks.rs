@@ -184,6 +184,20 @@ fn a_rank_with_another_setting_program_or_data_is_told() {
     }
     let line = |name| format!("{} --data-dir {}", line.replace("digits-8x8", "mnist"), folder.path().join(name).display());
     differs(&[(1, words(&line("a"))), (1, words(&line("b")))], "the data is mnist [28, 28, 1] (60000 images, CRC-32C ");
+    // Pictures of the same names and labels, whose normalisation is given.
+    for (name, shade) in [("c", 7u8), ("d", 8)] {
+        for (part, class) in [("train", "x"), ("train", "y"), ("val", "x"), ("val", "y")] {
+            let folder = folder.path().join(name).join(part).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("1.ppm"), [&b"P6 8 8 255\n"[..], &[shade; 192]].concat()).unwrap();
+        }
+    }
+    let given = TINY.replace("digits-8x8", "images --image-size 8 --mean 0.5,0.5,0.5 --std 0.2,0.2,0.2");
+    let line = |name| format!("{given} --out run --data-dir {}", folder.path().join(name).display());
+    differs(
+        &[(1, words(&line("c"))), (1, words(&line("d")))],
+        "the data is images c [8, 8, 3] (2 samples, of which labels and some values",
+    );
 }
 
 #[test]

@@ -409,3 +409,37 @@ fn what_cannot_be_read_is_remembered_for_its_settings_only() {
         assert!(stdout.contains(&format!("{train} + 6 recordings")), "{stdout}");
     }
 }
+
+#[test]
+fn parts_of_a_recording_are_all_trained_on_or_all_tested_on() {
+    let folder = tempdir().unwrap();
+    let mut list = "path,label,start,end\n".to_string();
+    for (class, name) in CLASSES.iter().enumerate() {
+        for file in 0..3 {
+            let path = format!("{name}{file}.aedat");
+            fs::write(folder.path().join(&path), aedat3("DVS128", &of_class(class, file, 1000, [128, 128]))).unwrap();
+            for part in 0..5 {
+                list += &format!("{path},{name},{},{}\n", 1000 + 4000 * part, 5000 + 4000 * part);
+            }
+        }
+    }
+    fs::write(folder.path().join("list.csv"), list).unwrap();
+    // A fifth of fifteen parts are three, and a file has five.
+    let line = "data info -d events --data-dir list.csv --val-share 0.2 -T 4 -o json";
+    for seed in 0..3 {
+        let info = json(&ok(folder.path(), &format!("{line} --seed {seed}")).0);
+        let of = |split: &str| info[split]["per_class"].clone();
+        assert_eq!([of("train"), of("test")], [serde_json::json!([10, 10, 10]), serde_json::json!([5, 5, 5])], "{info}");
+    }
+}
+
+#[test]
+fn frames_have_no_times_to_cut_them_by() {
+    let folder = tempdir().unwrap();
+    let frames = npy("<f4", &[4, 2, 8, 8], &[0; 4 * 4 * 2 * 8 * 8]);
+    fs::write(folder.path().join("a.npz"), npz(&[("frames", frames)], true)).unwrap();
+    let list = "path,label,split,start,end\na.npz,one,train,0,100\na.npz,two,train,100,200\na.npz,one,test,,\na.npz,two,test,,\n";
+    fs::write(folder.path().join("list.csv"), list).unwrap();
+    let (code, _, stderr) = dsr(folder.path(), "data convert -d events --data-dir list.csv -T 4");
+    assert!(code == 1 && stderr.contains("a.npz: has frames, which have no times: start and end of a list are for events"), "{stderr}");
+}

@@ -114,7 +114,11 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
             outputs::check("out", &path)?;
-            outputs::check_data("out", &path, config.data_dir.as_deref())?;
+            outputs::check_earlier("out", &path, b"\x89PNG\r\n\x1a\n")?;
+            // An earlier sheet by the usual name may lie in the folder of the set.
+            if out.is_some() {
+                outputs::check_data("out", &path, config.data_dir.as_deref())?;
+            }
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             let reading = match &dataset.stream {

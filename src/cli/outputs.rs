@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::training::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, LOCK, THRESHOLDS};
@@ -36,13 +36,16 @@ pub fn check_earlier(flag: &str, path: &Path, begins: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to replace a file in the folder of a data set, or the file that is one.
+/// Refuses to replace a file in the folder of a data set, or beside the file that is one.
 ///
 /// # Errors
 /// [`Error::Config`] naming the flag and the file.
 pub fn check_data(flag: &str, path: &Path, data_dir: Option<&Path>) -> Result<()> {
     let whole = |path: &Path| path.canonicalize().ok();
-    let is_data = data_dir.and_then(whole).zip(whole(path)).is_some_and(|(data, path)| path.is_file() && path.starts_with(data));
+    // A list names files beside it and below, and arrays may be several files.
+    let folder = |data: PathBuf| if data.is_file() { data.parent().map(Path::to_path_buf) } else { Some(data) };
+    let data = data_dir.and_then(whole).and_then(folder);
+    let is_data = data.zip(whole(path)).is_some_and(|(data, path)| path.is_file() && path.starts_with(data));
     if is_data {
         let problem = format!("{} is a file of the data set, which would be lost; give another name", path.display());
         return Err(Error::config(flag, problem));

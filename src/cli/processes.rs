@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::devices::{free_address, this_program};
-use super::{DONE, FAILED, Global, Wanted, complain, stop};
+use super::{DONE, FAILED, complain, stop};
 use crate::device::nccl;
 use crate::error::{Error, Result};
 use crate::ranks::launch::launched;
@@ -40,10 +40,7 @@ impl Drop for Processes {
 ///
 /// # Errors
 /// No NCCL, a launcher that has started several of this one, and a process that was killed.
-pub fn run(global: &Global, devices: &[(usize, String)]) -> anyhow::Result<u8> {
-    if global.device != Wanted::Auto {
-        return Err(Error::config("device", "--devices says where each process computes; leave --device away").into());
-    }
+pub fn run(devices: &[(usize, String)]) -> anyhow::Result<u8> {
     if let Some(launch) = launched()? {
         let problem =
             format!("{} has started {} processes, each of which would start its own; leave --devices away", launch.launcher, launch.size);
@@ -108,7 +105,8 @@ fn watch(children: &mut [Child], devices: &[(usize, String)]) -> anyhow::Result<
         if let Some((rank, status, at)) = failed {
             if let Some(signal) = signal(status) {
                 let problem = format!(
-                    "cuda:{} was killed (signal {signal}), and the other processes were ended; --resume auto goes on from the last checkpoint",
+                    "cuda:{} was killed (signal {signal}), and the other processes were ended; --resume auto goes on from the last \
+                     checkpoint",
                     devices[rank].0
                 );
                 return Err(Error::Ranks { rank, problem }.into());

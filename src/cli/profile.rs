@@ -89,8 +89,8 @@ enum By {
 /// # Errors
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
-    for (flag, file) in [("trace", &args.trace), ("html", &args.html)] {
-        file.iter().try_for_each(|file| outputs::check(flag, file))?;
+    for (flag, file, begins) in [("trace", &args.trace, &b"{\"displayTimeUnit\""[..]), ("html", &args.html, b"<!DOCTYPE html>")] {
+        file.iter().try_for_each(|file| outputs::check(flag, file).and_then(|()| outputs::check_earlier(flag, file, begins)))?;
     }
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;

@@ -16,6 +16,7 @@ use super::tables::{LINE, fitted};
 use super::{DONE, FAILED, Global, Output, Wanted, complain, dataset, processes, ranks, recipe, say, say_lines, stop};
 use crate::device::Device;
 use crate::device::machine::machine;
+use crate::error::Error;
 use crate::error::Result;
 use crate::network::ChosenThreshold;
 use crate::ranks::{Cost, Ranks};
@@ -33,12 +34,15 @@ use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     match (&args.devices, args.rank) {
         (_, Some(_)) => processes::obey()?,
+        (Some(_), None) if global.device != Wanted::Auto => {
+            return Err(Error::config("device", "--devices says where each process computes; leave --device away").into());
+        }
         (Some(wanted), None) => match &resolved(wanted)?[..] {
             [(device, _)] => {
                 let global = Global { device: Wanted::Cuda(Some(*device)), ..global.clone() };
                 return run(&global, TrainArgs { devices: None, ..args });
             }
-            devices => return processes::run(global, devices),
+            devices => return processes::run(devices),
         },
         (None, None) => {}
     }

@@ -55,7 +55,8 @@ pub(super) fn lot(seed: u64, file: &[u8]) -> u64 {
     generator(seed, Purpose::HoldOut, 1, u64::from(crc32c::crc32c(file))).next_u64()
 }
 
-/// As [`drawn`], but of each class those with the lowest `lots`: a file more in a class moves one over the border at most.
+/// As [`drawn`], but of each class those with the lowest `lots`: a file more in a class moves one over the border at most. What has one lot,
+/// as the parts of a recording, stays together.
 ///
 /// # Errors
 /// As [`drawn`].
@@ -65,9 +66,16 @@ pub(super) fn drawn_by(labels: &[u32], classes: usize, share: f64, lots: &[u64])
     labels.iter().enumerate().for_each(|(index, &label)| members_of[label as usize].push(index));
     for mut members in members_of {
         members.sort_by_key(|&index| lots[index]);
-        members.iter().take(taken(share, members.len())).for_each(|&index| held[index] = true);
+        let lots: Vec<u64> = members.iter().map(|&index| lots[index]).collect();
+        members.iter().take(border(&lots, taken(share, members.len()))).for_each(|&index| held[index] = true);
     }
     some(held, classes, share)
+}
+
+/// How many of the first of these sorted lots to take, next to `wanted`, so that none is on both sides.
+fn border(lots: &[u64], wanted: usize) -> usize {
+    let borders = (1..lots.len()).filter(|&end| lots[end - 1] != lots[end]);
+    if wanted == 0 { 0 } else { borders.min_by_key(|end| end.abs_diff(wanted)).unwrap_or(0) }
 }
 
 /// How many of so many members of a class are held out: not the last one.

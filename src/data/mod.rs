@@ -17,6 +17,7 @@ mod class_folders;
 mod cut;
 mod cutout;
 pub mod events;
+mod fingerprint;
 mod frame_cache;
 mod guard;
 mod hold_out;

@@ -34,6 +34,10 @@ pub(super) fn read(path: &Path, told: Option<Sensor>, when: Range<i64>) -> Resul
         return events(path, &arrays, told, when).map(Content::Events);
     }
     if has(FRAMES) {
+        if when != ALWAYS {
+            let problem = "has frames, which have no times: start and end of a list are for events; list it once, or save parts as files";
+            return Err(Error::file(path, problem));
+        }
         let (_, sizes) = Store::head(path, FRAMES)?;
         if values_of(&sizes) > MAX_EVENTS {
             let problem = format!("has sizes {sizes:?}, more than the {MAX_EVENTS} values that are taken at once; save fewer frames");

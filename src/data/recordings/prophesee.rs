@@ -134,5 +134,30 @@ pub(super) fn turned(before: Option<i64>, bits: i64, period: i64) -> i64 {
     let Some(before) = before else { return bits };
     let turn = before - before.rem_euclid(period);
     let time = turn + bits;
-    if before - time > period / 2 { time + period } else { time }
+    if before - time > period / 2 {
+        time + period
+    } else if time - before > period / 2 && time >= period {
+        time - period // late, from before the turn
+    } else {
+        time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bits of a clock that turns at 16, and what they stand for.
+    #[test]
+    fn a_clock_goes_on_over_its_turns_and_comes_back_from_a_late_event() {
+        let mut before = None;
+        let bits = [14, 15, 0, 15, 0, 1, 14, 9, 3, 2];
+        let times = [14, 15, 16, 15, 16, 17, 14, 9, 3, 2];
+        for (bits, time) in bits.into_iter().zip(times) {
+            before = Some(turned(before, bits, 16));
+            assert_eq!(before, Some(time));
+        }
+        // Nothing comes from before the first turn.
+        assert_eq!(turned(Some(0), 15, 16), 15);
+    }
 }
