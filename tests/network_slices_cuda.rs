@@ -15,9 +15,11 @@ mod seeded;
 mod small_networks;
 
 use dsr::device::{Device, Gpu};
+use dsr::network::buckets::LEAST;
 use dsr::network::{Input, Mode, Network, WeightGradient, preact_resnet};
 use dsr::ops::cross_entropy::cross_entropy;
 use dsr::ops::optimizer::{Optimizer, Rule};
+use dsr::profile::collectives;
 use dsr::ranks::{Nccl, Ranks, Share};
 use forward_bits::{assert_same, bits};
 use ranks::{PATIENT, told};
@@ -116,22 +118,42 @@ fn gradients_in_slices_are_those_of_bf16_operands() {
     }
 }
 
-/// Of a step, as docs/distributed.md counts them, without the one that asks whether to stop.
-fn exchanges(network: &Network) -> u64 {
+/// Of a step, as docs/distributed.md counts them, without the one that asks whether to stop; gradients go in buckets of at least so many
+/// parameters.
+fn exchanges(network: &Network, bucket: usize) -> u64 {
     use dsr::network::Kind;
     let of_layer = |layer: &dsr::network::SpikingLayer| {
         let has_inner = layer.connections.iter().any(|c| c.norm.is_some());
         let has_bias = layer.connections.iter().any(|c| matches!(c.kind, Kind::Conv { bias: Some(_), .. }));
         1 + u64::from(layer.norm.is_some()) + u64::from(has_inner) + u64::from(has_bias)
     };
-    5 + network.layers.iter().map(of_layer).sum::<u64>()
+    3 + 2 * network.buckets(bucket).len() as u64 + network.layers.iter().map(of_layer).sum::<u64>()
+}
+
+/// How a batch and the gradients are cut.
+#[derive(Clone, Copy)]
+struct Cuts {
+    slices: usize,
+    /// Fewest parameters of a bucket.
+    bucket: usize,
+}
+
+/// What `dsr profile --predict` multiplies is what a rank with one node sends; it has no exchange that asks whether to stop here.
+fn assert_sends_as_predicted(network: &Network, bytes: u64, cuts: Cuts) {
+    let predicted = collectives::exchanges(network, cuts.slices, cuts.bucket);
+    assert_eq!(predicted.iter().map(|kind| kind.count as u64).sum::<u64>(), exchanges(network, cuts.bucket) + 1);
+    let expected = (predicted.iter().map(|kind| kind.bytes_to_each).sum::<f64>() - 1.0) * (cuts.slices - 1) as f64;
+    // The share of the last rank may be smaller, and bytes of integers are whole ones.
+    let off = (4 * cuts.slices * network.buckets(cuts.bucket).len() + network.layers.len() + 2) as f64;
+    assert!((bytes as f64 - expected).abs() <= off, "{bytes} bytes, predicted {expected}");
 }
 
 /// What three steps leave, the second of them with a short batch: all bits that a run can show.
-fn train(small: &Small, gpu: &std::sync::Arc<Gpu>, of: Ranks, slices: usize, gradient: WeightGradient) -> Vec<(String, Vec<u32>)> {
+fn train(small: &Small, gpu: &std::sync::Arc<Gpu>, of: Ranks, cuts: Cuts, gradient: WeightGradient) -> Vec<(String, Vec<u32>)> {
     let (mut network, batch) = (small.network(), small.data());
-    network.share = Share::new(of, batch.size, slices).unwrap();
+    network.share = Share::new(of, batch.size, cuts.slices).unwrap();
     network.place(&Device::Cuda(gpu.clone())).unwrap();
+    network.choose_buckets(cuts.bucket);
     let mut optimizer = Optimizer::new(Rule::Adam { beta1: 0.9, beta2: 0.99, eps: 1e-8 }, 5e-4, network.len());
     let labels: Vec<u32> = (0..batch.size).map(|b| (b % network.classes) as u32).collect();
     let sample = batch.data.len() / batch.size;
@@ -145,7 +167,11 @@ fn train(small: &Small, gpu: &std::sync::Arc<Gpu>, of: Ranks, slices: usize, gra
         let before = network.share.cost();
         let done = network.train_step(&mut optimizer, 0.01, &input, &labels[own], mode).unwrap();
         if !network.share.ranks().is_alone() {
-            assert_eq!((network.share.cost() - before).exchanges, exchanges(&network), "{}, step {step}", small.name);
+            let cost = network.share.cost() - before;
+            assert_eq!(cost.exchanges, exchanges(&network, cuts.bucket), "{}, step {step}", small.name);
+            if cuts.slices == network.share.ranks().size() && batch.size % cuts.slices == 0 && total == batch.size {
+                assert_sends_as_predicted(&network, cost.bytes, cuts);
+            }
         }
         assert_eq!(done.not_finite, None, "{}", small.name);
         network.synchronize(&mut optimizer).unwrap();
@@ -183,31 +209,97 @@ fn checksums(of: &[(String, Vec<u32>)]) -> String {
 #[test]
 fn in_rank() {
     let Some((case, rank, size)) = ranks::own_case() else { return };
-    let slices: usize = case.parse().unwrap();
+    let words: Vec<&str> = case.split(' ').collect();
+    let [slices, bucket] = [words[0], words[1]].map(|word| word.parse::<usize>().unwrap());
     let gpu = Gpu::open(rank).unwrap();
     let of = if size == 1 { Ranks::Alone } else { Nccl::join(&gpu, [rank, size], PATIENT).unwrap() };
-    let all: Vec<String> = shared()
-        .iter()
-        .map(|(small, gradient)| {
-            let slices = slices.min(small.batch.max(size));
-            format!("{}, {gradient:?}: {}", small.name, checksums(&train(small, &gpu, of.clone(), slices, *gradient)))
-        })
-        .collect();
+    let train = |small: &Small, gradient: WeightGradient| {
+        let cuts = Cuts { slices: slices.min(small.batch.max(size)), bucket };
+        format!("{}, {gradient:?}: {}", small.name, checksums(&train(small, &gpu, of.clone(), cuts, gradient)))
+    };
+    let all = match words[2] {
+        "all" => shared().iter().map(|(small, gradient)| train(small, *gradient)).collect::<Vec<_>>(),
+        name => {
+            let (small, gradient) = shared().into_iter().find(|(small, _)| small.name == name.replace('-', " ")).unwrap();
+            let told = train(&small, gradient);
+            if size > 1 && rank == 0 {
+                buckets_go_beside_backward(&small, bucket); // of the short batch: the other ranks may have no samples
+            }
+            vec![told]
+        }
+    };
     println!("\ntold: {}", all.join(" | "));
+}
+
+/// Of the step that was recorded last: each layer with products has an exchange of a bucket beside it, if one is due, which its products
+/// do not wait for, and the check of all gradients waits for every one.
+fn buckets_go_beside_backward(small: &Small, bucket: usize) {
+    let network = small.network();
+    let nodes = emulator::recorded();
+    let stream = |name: &str| nodes.iter().find(|node| node.name.starts_with(name)).unwrap().stream;
+    let [compute, collectives] = [stream("first_not_finite"), stream("AllGather")];
+    assert_ne!(compute, collectives);
+    // The first exchange of a bucket adds what is this rank's own and what comes from all, the second adds the sums to the gradients.
+    let mut due = std::collections::VecDeque::new();
+    let (mut beside, mut all) = (0, 0);
+    for (index, layer) in network.layers.iter().enumerate().rev() {
+        if layer.has_products() {
+            beside += due.pop_front().unwrap_or(0);
+        }
+        for _ in network.buckets(bucket).iter().filter(|bucket| bucket.layer == index) {
+            due.extend([2, 1]);
+            all += 3;
+        }
+    }
+    assert!(beside > 3, "{}: nothing to see", small.name);
+    let of_collectives: Vec<_> = nodes.iter().filter(|node| node.stream == collectives).collect();
+    let is_beside = |at: usize| {
+        let issued = nodes.iter().position(|node| node.stream == collectives && node.after[collectives] == at).unwrap();
+        let mut products = nodes[issued..].iter().filter(|node| node.stream == compute && node.name.starts_with("weight_gradient"));
+        products.any(|node| node.after[collectives] <= at)
+    };
+    let sums: Vec<usize> = (0..of_collectives.len()).filter(|&at| of_collectives[at].name == "tree_f32").collect();
+    assert_eq!(sums.len(), all, "{}: sums of all buckets", small.name);
+    assert_eq!(sums.iter().filter(|&&at| is_beside(at)).count(), beside, "{}: sums beside backward", small.name);
+    let check = nodes.iter().find(|node| node.name == "first_not_finite").unwrap();
+    assert_eq!(check.after[collectives], of_collectives.len(), "{}: the check waits for all", small.name);
 }
 
 #[test]
 fn any_number_of_devices_gives_the_same_bits() {
-    for (slices, sizes) in [(4, &[2, 3, 4][..]), (5, &[2][..])] {
-        let ended = ranks::run(&slices.to_string(), 1, &[]);
-        let expected = told(&ended[0]).to_string();
-        for &size in sizes {
-            for (rank, ended) in ranks::run(&slices.to_string(), size, &[]).iter().enumerate() {
-                for (got, expected) in told(ended).split("; ").zip(expected.split("; ")) {
-                    assert_eq!(got, expected, "rank {rank} of {size}, {slices} slices");
-                }
-                assert!(!ended.text.contains("dsr stand-in:"), "{}", ended.text);
-            }
+    // All gradients in one bucket, buckets of a few layers, and one for each layer.
+    for (slices, sizes) in [(4, &[(2, 1), (3, 400), (4, LEAST)][..]), (5, &[(2, 400)][..]), (2, &[(2, 400)][..])] {
+        let expected = alone(slices, "all");
+        for &(size, bucket) in sizes {
+            assert_same_on(&format!("{slices} {bucket} all"), size, &[], &expected);
+        }
+    }
+}
+
+/// What one process tells.
+fn alone(slices: usize, which: &str) -> String {
+    told(&ranks::run(&format!("{slices} {LEAST} {which}"), 1, &[])[0]).to_string()
+}
+
+#[track_caller]
+fn assert_same_on(case: &str, size: usize, environment: &[(&str, &str)], expected: &str) {
+    for (rank, ended) in ranks::run(case, size, environment).iter().enumerate() {
+        for (got, expected) in told(ended).split("; ").zip(expected.split("; ")) {
+            assert_eq!(got, expected, "{case}, rank {rank} of {size}, {environment:?}");
+        }
+        assert!(!ended.text.contains("dsr stand-in:"), "{case}, {environment:?}: {}", ended.text);
+    }
+}
+
+/// Streams in other orders than that of the recording, as far as their events leave them free: what lacks a wait shows.
+#[test]
+fn buckets_beside_backward_in_any_order_of_streams_give_the_same_bits() {
+    for which in ["preact", "preact-with-dropout"] {
+        let expected = alone(4, which);
+        for (size, streams, seed) in [(2, "random", "1"), (2, "random", "2"), (4, "random", "3"), (3, "copies-first", "1"), (2, "now", "1")]
+        {
+            let environment = [("DSR_STANDIN_STREAMS", streams), ("DSR_STANDIN_SEED", seed)];
+            assert_same_on(&format!("4 1 {which}"), size, &environment, &expected);
         }
     }
 }

@@ -81,6 +81,12 @@ fn an_ann_and_a_validation_split() {
     same_on(&["cuda:0,1", "all"], &ann);
 }
 
+/// A sample and its partner may be with two devices, and of the last batch some have none.
+#[test]
+fn mixed_samples_and_smoothed_targets() {
+    same_on(&["cuda:0,1", "all"], &format!("{TINY} --mixup 0.4 --cutout 3 --label-smoothing 0.1 --epochs 2"));
+}
+
 #[test]
 fn devices_change_in_mid_run() {
     let line = TINY.replace("--epochs 1", "--epochs 2");

@@ -299,7 +299,6 @@ fn exchanges_and_bytes_are_those_of_the_documents() {
             };
             let statistics: usize = network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum();
             let of_slices = 24 + 16 + 8 * layers + 8 * statistics + 16 + 1;
-            let predicted = dsr::profile::collectives::exchanges(&network, ranks);
             for ((rank, cost), of_slice) in on(false).iter().enumerate().zip(on(true)) {
                 let share = |rank: usize| (rank + 1) * parameters / ranks - rank * parameters / ranks;
                 let others = (0..ranks).filter(|&other| other != rank);
@@ -308,10 +307,6 @@ fn exchanges_and_bytes_are_those_of_the_documents() {
                 assert_eq!((cost.exchanges, cost.bytes), (exchanges as u64, expected as u64), "{} on {ranks}", small.name);
                 let expected_of_slice = of_slices * (ranks - 1) + gradients;
                 assert_eq!((of_slice.exchanges, of_slice.bytes), (5, expected_of_slice as u64), "{} on {ranks}, by slice", small.name);
-                // What `dsr profile --predict` multiplies; shares of the parameters differ by one at most.
-                let bytes = predicted.iter().map(|kind| kind.bytes_to_each).sum::<f64>() * (ranks - 1) as f64;
-                assert!((bytes - expected as f64).abs() <= 8.0 * ranks as f64, "{} on {ranks}: {bytes}, {expected}", small.name);
-                assert_eq!(predicted.iter().map(|kind| kind.count).sum::<usize>(), exchanges, "{} on {ranks}", small.name);
             }
         }
     }

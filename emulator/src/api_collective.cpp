@@ -32,5 +32,5 @@ extern "C" STANDIN_API int dsr_standin_collective(void* handle, const char* name
             if (range.bytes > 0 && !device_memory().find(range.at, range.bytes)) return not_on_device(text.c_str(), range);
         }
         return {attempt(owner.get()) ? CUDA_OK : CUDA_NOT_READY, ""};
-    });
+    }, text);
 }

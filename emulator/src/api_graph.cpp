@@ -66,6 +66,7 @@ DRIVER_CALL cuStreamEndCapture(void* handle, void** graph) {
         return CUDA_CAPTURE_UNJOINED;
     }
     // Moved: events that were recorded in the capture keep it, and not its work.
+    driver().recorded = capture->graph.description();
     *graph = driver().graphs.add(std::make_shared<Graph>(std::move(capture->graph)));
     return CUDA_OK;
 }
@@ -110,18 +111,11 @@ DRIVER_CALL cuGraphLaunch(void* handle, void* stream_handle) {
     const auto executable = driver().executables.find(handle);
     const StreamPointer stream = driver().stream(stream_handle);
     if (!executable || !stream) return CUDA_INVALID_HANDLE;
-    struct Progress { bool begun = false; size_t next = 0; };
-    auto progress = std::make_shared<Progress>();    // a node that waits for other processes is asked again, those before it are not
+    auto replay = std::make_shared<Replay>();
     return driver().issue(stream, [=]() -> Problem {
-        if (!progress->begun) ++counts().graphs;
-        progress->begun = true;
-        for (; progress->next < executable->graph.nodes.size(); ++progress->next) {
-            Problem problem = executable->graph.nodes[progress->next]();
-            if (problem.code) return problem;
-        }
-        *progress = {};
-        return {};
-    });
+        if (!replay->is_begun) ++counts().graphs;
+        return driver().run_graph(executable->graph, *replay);
+    }, "graph");
 }
 
 DRIVER_CALL cuGraphExecDestroy(void* handle) {
@@ -134,4 +128,10 @@ DRIVER_CALL cuGraphDestroy(void* handle) {
     Lock lock;
     if (!driver().graphs.remove(handle)) return CUDA_INVALID_HANDLE;
     return driver().context.problem.code;
+}
+
+// For a test in this process: the last graph that it has captured, as `Graph::description` has it; valid until the next.
+extern "C" STANDIN_API const char* dsr_standin_recorded() {
+    Lock lock;
+    return driver().recorded.c_str();
 }

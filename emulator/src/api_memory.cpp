@@ -42,7 +42,7 @@ Action copy_action(const char* call, char* to, const char* from, size_t bytes) {
 // A copy that is done when the call returns: on the default stream, and waited for.
 int copy_now(const char* call, char* to, const char* from, size_t bytes) {
     if (int code = driver().refuse_in_capture(call)) return code;
-    driver().issue(driver().default_stream, copy_action(call, to, from, bytes));
+    driver().issue(driver().default_stream, copy_action(call, to, from, bytes), call);
     return driver().wait_for_stream(driver().default_stream);
 }
 
@@ -95,7 +95,7 @@ int fill(const char* call, Address to, T value, size_t count, void* stream_handl
     if (wait) {
         if (int code = driver().refuse_in_capture(call)) return code;
     }
-    if (int code = driver().issue(stream, fill_action(pointer(to), bytes, count))) return code;
+    if (int code = driver().issue(stream, fill_action(pointer(to), bytes, count), call)) return code;
     return wait ? driver().wait_for_stream(stream) : CUDA_OK;
 }
 
@@ -155,7 +155,7 @@ DRIVER_CALL cuMemFreeAsync(Address address, void* stream) {
     return driver().issue(on, [=]() -> Problem {
         const int code = device_memory().release(pointer(address));
         return code ? Problem{code, "cuMemFreeAsync of memory that is already free"} : Problem{};
-    });
+    }, "cuMemFreeAsync");
 }
 
 DRIVER_CALL cuMemHostAlloc(void** start, size_t bytes, unsigned) {
@@ -233,10 +233,12 @@ DRIVER_CALL cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, voi
     if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyHtoDAsync", pointer(to), bytes);
     if (device_memory().in_range(from)) return refuse("cuMemcpyHtoDAsync from host memory", from, bytes);
     const char* host = static_cast<const char*>(from);
-    if (pinned_memory().contains(from, bytes)) return driver().issue(stream, copy_action("cuMemcpyHtoDAsync", pointer(to), host, bytes), true);
+    if (pinned_memory().contains(from, bytes)) {
+        return driver().issue(stream, copy_action("cuMemcpyHtoDAsync", pointer(to), host, bytes), "cuMemcpyHtoDAsync", true);
+    }
     if (stream->capture) return refuse_pageable_in_graph(stream, "cuMemcpyHtoDAsync");
     auto staged = std::make_shared<std::vector<char>>(host, host + bytes);
-    return driver().issue(stream, [=] { return copy_action("cuMemcpyHtoDAsync", pointer(to), staged->data(), bytes)(); }, true);
+    return driver().issue(stream, [=] { return copy_action("cuMemcpyHtoDAsync", pointer(to), staged->data(), bytes)(); }, "cuMemcpyHtoDAsync", true);
 }
 
 // To page-locked memory, the bytes arrive when somebody waits for them; to other memory, before the call returns.
@@ -250,7 +252,8 @@ DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* str
     if (device_memory().in_range(to)) return refuse("cuMemcpyDtoHAsync to host memory", to, bytes);
     const bool pinned = pinned_memory().contains(to, bytes);
     if (stream->capture && !pinned) return refuse_pageable_in_graph(stream, "cuMemcpyDtoHAsync");
-    if (int code = driver().issue(stream, copy_action("cuMemcpyDtoHAsync", static_cast<char*>(to), pointer(from), bytes), true)) return code;
+    auto action = copy_action("cuMemcpyDtoHAsync", static_cast<char*>(to), pointer(from), bytes);
+    if (int code = driver().issue(stream, std::move(action), "cuMemcpyDtoHAsync", true)) return code;
     return pinned ? CUDA_OK : driver().wait_for_stream(stream);
 }
 
@@ -262,7 +265,7 @@ DRIVER_CALL cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* s
     if (bytes == 0) return CUDA_OK;
     if (!on_device(pointer(to), bytes)) return refuse("cuMemcpyDtoDAsync", pointer(to), bytes);
     if (!on_device(pointer(from), bytes)) return refuse("cuMemcpyDtoDAsync", pointer(from), bytes);
-    return driver().issue(stream, copy_action("cuMemcpyDtoDAsync", pointer(to), pointer(from), bytes));
+    return driver().issue(stream, copy_action("cuMemcpyDtoDAsync", pointer(to), pointer(from), bytes), "cuMemcpyDtoDAsync");
 }
 
 DRIVER_CALL cuMemsetD8Async(Address to, unsigned char value, size_t count, void* stream) { return fill("cuMemsetD8Async", to, value, count, stream, false); }

@@ -41,7 +41,7 @@ int launch(void* handle, dim3 grid, dim3 block, unsigned dynamic_bytes, void* st
         report(refused.text);
         return refused.code;
     }
-    return driver().issue(stream, [=] { return run_grid(*function, *work); });
+    return driver().issue(stream, [=] { return run_grid(*function, *work); }, function->entry->name);
 }
 
 // CUlaunchConfig of the driver interface.

@@ -107,7 +107,7 @@ DRIVER_CALL cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) 
     return driver().issue(stream, [=] {
         function(data);
         return Problem{};
-    });
+    }, "cuLaunchHostFunc");
 }
 
 DRIVER_CALL cuEventCreate(void** handle, unsigned flags) {
@@ -139,7 +139,7 @@ DRIVER_CALL cuEventRecord(void* event_handle, void* stream_handle) {
     const int code = driver().issue(stream, [=] {
         event->milliseconds = now();
         return Problem{};
-    });
+    }, "cuEventRecord");
     event->recorded = {stream, stream->issued};
     return code;
 }

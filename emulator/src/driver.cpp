@@ -1,6 +1,7 @@
 // driver.cpp: queues of streams, captures, and leaks.
 #include "driver.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <unistd.h>
@@ -38,11 +39,11 @@ StreamPointer Driver::stream(void* handle) {
     return streams.find(handle);
 }
 
-int Driver::issue(const StreamPointer& stream, Action action, bool is_copy) {
+int Driver::issue(const StreamPointer& stream, Action action, const std::string& name, bool is_copy) {
     if (stream->capture) {
         Capture& capture = *stream->capture;
         if (capture.invalid) return CUDA_CAPTURE_INVALIDATED;
-        capture.graph.nodes.push_back(std::move(action));
+        capture.graph.nodes.push_back({std::move(action), name, stream.get(), stream->seen});
         stream->seen[stream.get()] = ++capture.added[stream.get()];
         return CUDA_OK;
     }
@@ -99,6 +100,10 @@ StreamPointer Driver::ready() {
         }
         return able.front();
     }
+    return able[draw(able.size())];
+}
+
+size_t Driver::draw(size_t below) {
     if (drawn_ == 0 || seed_ != settings().seed) {
         seed_ = settings().seed;
         drawn_ = seed_ * 0x9e3779b97f4a7c15ull + 1;
@@ -106,7 +111,62 @@ StreamPointer Driver::ready() {
     drawn_ ^= drawn_ << 13;
     drawn_ ^= drawn_ >> 7;
     drawn_ ^= drawn_ << 17;
-    return able[drawn_ % able.size()];
+    return drawn_ % below;
+}
+
+Problem Driver::run_graph(const Graph& graph, Replay& replay) {
+    if (!replay.is_begun) {
+        replay.is_begun = true;
+        for (size_t i = 0; i < graph.nodes.size(); ++i) replay.nodes[graph.nodes[i].stream].push_back(i);
+    }
+    const bool in_order = settings().streams == Streams::Later || settings().streams == Streams::Now;
+    auto may_run = [&](const Node& node) {
+        for (const auto& [stream, count] : node.after) {
+            if (replay.done_of[stream] < count) return false;
+        }
+        return true;
+    };
+    while (replay.done < graph.nodes.size()) {
+        std::vector<size_t> able;                    // of each stream the next one, if it may run
+        for (const auto& [stream, nodes] : replay.nodes) {
+            const size_t next = replay.done_of[stream];
+            if (next < nodes.size() && may_run(graph.nodes[nodes[next]])) able.push_back(nodes[next]);
+        }
+        bool has_run = false;
+        while (!has_run && !able.empty()) {
+            const auto chosen = in_order ? std::min_element(able.begin(), able.end()) : able.begin() + static_cast<std::ptrdiff_t>(draw(able.size()));
+            const Node& node = graph.nodes[*chosen];
+            const Problem problem = node.action();
+            if (problem.code == CUDA_NOT_READY && in_order) return problem;
+            able.erase(chosen);                      // another stream may not wait for other processes
+            if (problem.code == CUDA_NOT_READY) continue;
+            if (problem.code) return problem;
+            ++replay.done;
+            ++replay.done_of[node.stream];
+            has_run = true;
+        }
+        if (!has_run) return {CUDA_NOT_READY, ""};
+    }
+    replay = {};
+    return {};
+}
+
+std::string Graph::description() const {
+    std::vector<const Stream*> streams;
+    for (const Node& node : nodes) {
+        if (std::find(streams.begin(), streams.end(), node.stream) == streams.end()) streams.push_back(node.stream);
+    }
+    std::string all;
+    for (const Node& node : nodes) {
+        const auto number = std::find(streams.begin(), streams.end(), node.stream) - streams.begin();
+        all += text("%d\t%s", static_cast<int>(number), node.name.c_str());
+        for (const Stream* stream : streams) {
+            const auto before = node.after.find(stream);
+            all += text("\t%zu", before == node.after.end() ? size_t{0} : before->second);
+        }
+        all += "\n";
+    }
+    return all;
 }
 
 int Driver::run_until(const Point& point, bool waits) {

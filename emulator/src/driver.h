@@ -36,7 +36,29 @@ struct Work {
     std::vector<Point> after;
 };
 
-struct Graph { std::vector<Action> nodes; };         // in the order of capture, which respects every dependency
+// How many nodes of each stream come before something in a capture.
+using Seen = std::map<const Stream*, size_t>;
+
+struct Node {
+    Action action;
+    std::string name;                                // of a kernel or a collective, or what else it does
+    const Stream* stream;                            // that has captured it; may be gone when the graph runs
+    Seen after;
+};
+
+struct Graph {
+    std::vector<Node> nodes;                         // in the order of capture, which respects every dependency
+    // A line a node: number of its stream, name, and how many nodes of each stream come before it.
+    std::string description() const;
+};
+
+// A launch of a graph at work: a node that waits for other processes is asked again, those that are done are not.
+struct Replay {
+    bool is_begun = false;
+    size_t done = 0;
+    std::map<const Stream*, std::vector<size_t>> nodes;              // of each stream, in its order
+    Seen done_of;
+};
 
 // A capture under way. Every stream in it knows how many nodes of each stream come before its next one.
 struct Capture {
@@ -48,7 +70,6 @@ struct Capture {
     std::map<const Stream*, size_t> added;           // nodes of each stream
 };
 using CapturePointer = std::shared_ptr<Capture>;
-using Seen = std::map<const Stream*, size_t>;
 
 struct Stream {
     bool blocking = true;                            // orders itself with the default stream
@@ -100,11 +121,12 @@ struct Driver {
     Handles<Graph> graphs;
     Handles<GraphExec> executables;
     bool leaked = false;
+    std::string recorded;                            // description of the last graph that was captured
 
     // The stream of a handle, the default one for null; null for a handle that is not live.
     StreamPointer stream(void* handle);
     // Queues it, or makes it a node of the stream's capture.
-    int issue(const StreamPointer& stream, Action action, bool is_copy = false);
+    int issue(const StreamPointer& stream, Action action, const std::string& name, bool is_copy = false);
     // Runs what has to run; a code of the context's problem, if there is one then. Where work has to wait for other processes, it is
     // waited for, or the code is CUDA_NOT_READY.
     int run_until(const Point& point, bool waits = true);
@@ -123,6 +145,8 @@ struct Driver {
 
     // A stream whose next work may run now, in the order of the settings; null if there is none.
     StreamPointer ready();
+    // Goes on with a graph: in the order of capture, or in one that its dependencies leave free; CUDA_NOT_READY as above.
+    Problem run_graph(const Graph& graph, Replay& replay);
     // False if it has to wait for other processes.
     bool run_next(Stream& stream, bool waits);
 
@@ -130,6 +154,7 @@ struct Driver {
     void end_context();
 
 private:
+    size_t draw(size_t below);
     uint64_t seed_ = 0, drawn_ = 0;                  // of the order of streams
 };
 

@@ -216,6 +216,33 @@ pub fn counts() -> Counts {
     counts
 }
 
+/// A piece of work of a recorded graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Of the kernel or the collective, or the call of the driver.
+    pub name: String,
+    /// Number of its stream, in the order in which streams have joined.
+    pub stream: usize,
+    /// Of every stream, how many of its nodes have to be done before.
+    pub after: Vec<usize>,
+}
+
+/// The graph that this process has captured last, in the order of capture.
+///
+/// # Panics
+/// If the library cannot be loaded.
+pub fn recorded() -> Vec<Node> {
+    // SAFETY: the function has this type in src/api_graph.cpp; the text is copied before anything else is captured.
+    let text = unsafe { CStr::from_ptr(function::<unsafe extern "C" fn() -> *const c_char>(c"dsr_standin_recorded")()) };
+    let text = text.to_string_lossy();
+    let number = |word: &str| word.parse::<usize>().unwrap_or_else(|e| panic!("{word:?}: {e}"));
+    let node = |line: &str| {
+        let words: Vec<&str> = line.split('\t').collect();
+        Node { name: words[1].into(), stream: number(words[0]), after: words[2..].iter().map(|word| number(word)).collect() }
+    };
+    text.lines().map(node).collect()
+}
+
 /// Registers of the real kernels, `name=registers,name=registers`, for the limits of a launch; as `DSR_STANDIN_REGISTERS`.
 ///
 /// # Panics

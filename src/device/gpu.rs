@@ -112,6 +112,25 @@ impl Gpu {
         Gpu::with_streams(*ordinal, listed.clone(), products, *shared_limit, context.clone(), loaded.clone())
     }
 
+    /// The same device with its kernels on another stream of it.
+    pub(super) fn on(&self, compute: &Arc<CudaStream>) -> Result<Gpu> {
+        let Gpu { ordinal, listed, products, shared_limit, context, copies, loaded, .. } = self;
+        let event = || context.new_event(None).map_err(|e| self.failed("making an event", e));
+        Ok(Gpu {
+            ordinal: *ordinal,
+            listed: listed.clone(),
+            products: *products,
+            shared_limit: *shared_limit,
+            context: context.clone(),
+            compute: compute.clone(),
+            copies: copies.clone(),
+            compute_done: event()?,
+            copies_done: event()?,
+            loaded: loaded.clone(),
+            kept: Mutex::new(None),
+        })
+    }
+
     fn with_streams(
         ordinal: usize,
         listed: Listed,

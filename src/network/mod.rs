@@ -2,6 +2,7 @@
 
 mod ann;
 mod backward;
+pub mod buckets;
 mod builder;
 mod cuda;
 mod currents;

@@ -6,10 +6,13 @@
 //! ```
 //! Sources, and a case worked by hand, are in `docs/predict.md`.
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use super::predict::{GpuName, Prediction};
-use crate::network::{Kind, Network, Source};
+use crate::network::buckets::{Bucket, LEAST};
+use crate::network::{Kind, Network, Source, SpikingLayer};
 
 /// Share of a link's bandwidth that large messages are expected to reach; an assumption, the same as of memory.
 const OF_LINK: f64 = 0.8;
@@ -59,9 +62,9 @@ pub struct OnLink {
     pub link: Link,
     /// Seconds of each kind of exchanges, in the order of [`Group::exchanges`].
     pub seconds: Vec<f64>,
-    /// Of these, what can be hidden behind backward at the most: weight gradients but for the layer that comes last.
+    /// Of these, what backward hides: weight gradients on their way while it goes on.
     pub hidden_s: f64,
-    /// Seconds of a step with all exchanges, and with those that can be hidden left away.
+    /// Seconds of a step with all exchanges, and with those that are hidden left away.
     pub step_s: [f64; 2],
     /// One GPU's time for the whole batch, over ranks times that of these steps.
     pub efficiency: [f64; 2],
@@ -81,54 +84,63 @@ pub struct Group {
     pub links: Vec<OnLink>,
 }
 
-/// The exchanges of a training step on so many ranks, one node of the tree each: the table of `docs/distributed.md`.
-pub fn exchanges(network: &Network, ranks: usize) -> Vec<Exchanges> {
-    let (mut statistics, mut sums) = ([0usize; 2], [0usize; 2]);
-    let add = |into: &mut [usize; 2], bytes: usize| *into = [into[0] + 1, into[1] + bytes];
-    for (index, layer) in network.layers.iter().enumerate() {
-        let channels = layer.shape[2];
-        let reads_input = index == 0 || layer.connections.iter().any(|c| c.source == Source::Input);
-        match (layer.norm, network.neuron.is_real(), reads_input) {
-            (None, ..) => {}
-            (_, true, _) => add(&mut statistics, 24 + 40 * channels),
-            (_, false, true) => add(&mut statistics, 24 + 16 * channels),
-            (_, false, false) => add(&mut statistics, 80 * channels),
-        }
-        add(&mut sums, 24 + 24 * channels);
-        for connection in &layer.connections {
-            let has_bias = matches!(connection.kind, Kind::Conv { bias: Some(_), .. });
-            (0..usize::from(connection.norm.is_some()) + usize::from(has_bias)).for_each(|_| add(&mut sums, 24 + 16 * channels));
-        }
+/// Bytes that a rank sends to each of the others, exchange by exchange, for a layer: its statistics, and the sums of its gradients.
+fn of_layer(network: &Network, index: usize, ranks: usize) -> [Vec<f64>; 2] {
+    let layer = &network.layers[index];
+    let channels = layer.shape[2] as f64;
+    let reads_input = layer.connections.iter().any(|c| c.source == Source::Input);
+    let statistics = match (layer.norm, network.neuron.is_real(), reads_input) {
+        (None, ..) => vec![],
+        (_, true, _) => vec![40.0 * channels],
+        (_, false, true) => vec![16.0 * channels],
+        (_, false, false) => vec![all_reduce(64.0 * channels, ranks)],
+    };
+    let biases = layer.connections.iter().filter(|c| matches!(c.kind, Kind::Conv { bias: Some(_), .. })).count();
+    let inner = layer.connections.iter().any(|c| c.norm.is_some());
+    let mut sums = vec![24.0 * channels];
+    match (inner, biases > 0) {
+        (false, false) => {}
+        (false, true) | (true, false) => sums.push(8.0 * channels),
+        (true, true) => sums.extend([8.0 * channels, 16.0 * channels]),
     }
-    let of = |what, [count, bytes]: [usize; 2]| Exchanges { what, count, bytes_to_each: bytes as f64, is_large: false };
-    let weights = 24.0 + 2.0 * 4.0 * network.len() as f64 / ranks as f64;
+    [statistics, sums]
+}
+
+/// Integers that all ranks add up: each sends twice what a rank has a share of.
+fn all_reduce(bytes: f64, ranks: usize) -> f64 {
+    2.0 * bytes / ranks as f64
+}
+
+/// The same of a bucket, both of its exchanges.
+fn of_bucket(bucket: &Bucket, ranks: usize) -> f64 {
+    2.0 * 4.0 * bucket.parameters.len().div_ceil(ranks) as f64
+}
+
+/// The exchanges of a training step on so many GPUs, one node of the tree each: the table of `docs/distributed.md`. Gradients go in
+/// buckets of at least so many parameters.
+pub fn exchanges(network: &Network, ranks: usize, least: usize) -> Vec<Exchanges> {
+    let of = |what, bytes: &[f64]| Exchanges { what, count: bytes.len(), bytes_to_each: bytes.iter().sum(), is_large: false };
+    let layers: Vec<[Vec<f64>; 2]> = (0..network.layers.len()).map(|index| of_layer(network, index, ranks)).collect();
+    let all = |which: usize| layers.iter().flat_map(|of_layer| of_layer[which].clone()).collect::<Vec<f64>>();
+    let buckets = network.buckets(least);
+    let gradients = buckets.iter().map(|bucket| of_bucket(bucket, ranks)).sum();
+    let step = [8.0, all_reduce(8.0 * network.layers.len() as f64, ranks), all_reduce(4.0, ranks), 1.0];
     vec![
-        of("statistics of layers", statistics),
-        of("gradient sums", sums),
-        of("loss, rates, stop", [4, 16 * network.layers.len() + 32 + 16 + 1]),
-        Exchanges { what: "weight gradients", count: 2, bytes_to_each: weights, is_large: true },
+        of("statistics of layers", &all(0)),
+        of("gradient sums", &all(1)),
+        of("loss, rates, right, stop", &step),
+        Exchanges { what: "weight gradients", count: 2 * buckets.len(), bytes_to_each: gradients, is_large: true },
     ]
 }
 
 /// What `ranks` GPUs cost that share a batch: `of_part` predicts the step of one rank with `samples` samples, `alone_s` is that of one
 /// GPU with all of them.
 pub fn group(gpu: GpuName, ranks: usize, samples: usize, network: &Network, of_part: &Prediction, alone_s: f64) -> Group {
-    let exchanges = exchanges(network, ranks);
-    let others = (ranks - 1) as f64;
+    let (exchanges, buckets) = (exchanges(network, ranks, LEAST), network.buckets(LEAST));
     let on_link = |link: Link| {
-        let of = |kind: &Exchanges| {
-            let ([base, hop], share) = if kind.is_large { (link.large, OF_LINK) } else { (link.small, OF_LINK_SMALL) };
-            kind.count as f64 * (base + others * hop) + kind.bytes_to_each * others / (share * link.bandwidth)
-        };
+        let of = |kind: &Exchanges| link.seconds(ranks, kind.is_large, kind.count, kind.bytes_to_each);
         let seconds: Vec<f64> = exchanges.iter().map(of).collect();
-        // Gradients of the first layer come last, when there is nothing left to hide them behind; those of the last have all the rest.
-        let first = network
-            .layers
-            .first()
-            .map_or(0, |layer| layer.connections.iter().map(|c| c.geometry.taps() * c.geometry.cin * c.geometry.cout).sum());
-        let large: f64 = exchanges.iter().zip(&seconds).filter(|(kind, _)| kind.is_large).map(|(_, seconds)| seconds).sum();
-        let behind: f64 = of_part.layers.iter().rev().skip(1).map(|layer| layer.backward.seconds).sum();
-        let hidden_s = (large * (1.0 - first as f64 / network.len().max(1) as f64)).min(behind);
+        let hidden_s = hidden(&windows(network, of_part, &buckets, &link, ranks));
         let all = of_part.seconds + seconds.iter().sum::<f64>();
         let step_s = [all, all - hidden_s];
         OnLink { link, seconds, hidden_s, step_s, efficiency: step_s.map(|step| alone_s / (ranks as f64 * step)) }
@@ -136,4 +148,106 @@ pub fn group(gpu: GpuName, ranks: usize, samples: usize, network: &Network, of_p
     let links = [inside(gpu), NETWORK].map(on_link).to_vec();
     let note = "arithmetic from numbers of exchanges, bytes, data sheets and NCCL's own latencies, not measured";
     Group { note, ranks, samples, alone_s, exchanges, links }
+}
+
+impl Link {
+    /// Seconds of so many exchanges, in which a rank sends so many bytes to each of the others.
+    fn seconds(&self, ranks: usize, is_large: bool, count: usize, bytes_to_each: f64) -> f64 {
+        let others = (ranks - 1) as f64;
+        let ([base, hop], share) = if is_large { (self.large, OF_LINK) } else { (self.small, OF_LINK_SMALL) };
+        count as f64 * (base + others * hop) + bytes_to_each * others / (share * self.bandwidth)
+    }
+}
+
+/// What backward does for a layer, as the two streams of `network/cuda/buckets.rs` have it.
+struct Window {
+    /// Seconds of its sums: they wait for compute and for the exchange on its way, and compute waits for them.
+    sums_s: f64,
+    /// Seconds of its kernels.
+    backward_s: f64,
+    /// Whether one exchange of a bucket goes beside them.
+    has_products: bool,
+    /// Seconds of the exchanges that are due from here on.
+    due_s: Vec<f64>,
+}
+
+/// The layers in the order of backward.
+fn windows(network: &Network, of_part: &Prediction, buckets: &[Bucket], link: &Link, ranks: usize) -> Vec<Window> {
+    let of = |(index, layer): (usize, &SpikingLayer)| Window {
+        sums_s: of_layer(network, index, ranks)[1].iter().map(|bytes| link.seconds(ranks, false, 1, *bytes)).sum(),
+        backward_s: of_part.layers[index].backward.seconds,
+        has_products: layer.has_products(),
+        due_s: buckets
+            .iter()
+            .filter(|bucket| bucket.layer == index)
+            .flat_map(|bucket| [link.seconds(ranks, true, 1, of_bucket(bucket, ranks) / 2.0); 2])
+            .collect(),
+    };
+    network.layers.iter().enumerate().rev().map(of).collect()
+}
+
+/// Seconds of the buckets' exchanges that backward hides.
+fn hidden(windows: &[Window]) -> f64 {
+    let (mut compute, mut collectives, mut due) = (0.0f64, 0.0f64, VecDeque::new());
+    for window in windows {
+        compute = compute.max(collectives) + window.sums_s;
+        collectives = compute + if window.has_products { due.pop_front().unwrap_or(0.0) } else { 0.0 };
+        compute += window.backward_s;
+        due.extend(window.due_s.iter().copied());
+    }
+    let end = compute.max(collectives) + due.iter().sum::<f64>();
+    windows.iter().map(|window| window.sums_s + window.backward_s + window.due_s.iter().sum::<f64>()).sum::<f64>() - end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_backward_hides_by_hand() {
+        let window = |backward_s, has_products, due_s: &[f64]| Window { sums_s: 1.0, backward_s, has_products, due_s: due_s.to_vec() };
+        // 3 of the first exchange beside the second layer, whose end it delays by 1; the second beside the fourth; two when all is done.
+        let layers = [window(10.0, true, &[4.0, 4.0]), window(3.0, true, &[]), window(9.0, false, &[]), window(5.0, true, &[2.0, 2.0])];
+        assert_eq!(hidden(&layers), 3.0 + 4.0);
+        assert_eq!(hidden(&layers[3..]), 0.0);
+        assert_eq!(hidden(&[]), 0.0);
+    }
+}
+
+#[cfg(test)]
+mod scan {
+    use super::*;
+    use crate::ops::neuron::Neuron;
+    #[test]
+    fn scan() {
+        for (name, builder, batch) in [
+            ("preact18", crate::network::preact_resnet([32, 32, 3], 10, &[64, 128, 256, 512], &[2, 2, 2, 2], 4, 0.0, 1.0).unwrap(), 1024),
+            (
+                "preact18 small",
+                crate::network::preact_resnet([32, 32, 3], 10, &[64, 128, 256, 512], &[2, 2, 2, 2], 4, 0.0, 1.0).unwrap(),
+                128,
+            ),
+            ("imagenet34", crate::network::imagenet_resnet([224, 224, 3], 1000, 64, &[3, 4, 6, 3], false, 1.0).unwrap(), 256),
+        ] {
+            let network = builder.finish(Neuron::If { alpha: 0.5 }, 4, 0.01, 1).unwrap();
+            for gpu in [GpuName::A100, GpuName::H100, GpuName::Rtx4090] {
+                for ranks in [2, 8] {
+                    let part = super::super::predict::predict(gpu, &network, crate::bench::Work::Train, [batch / ranks, 1], false);
+                    let backward: f64 = part.layers.iter().map(|l| l.backward.seconds).sum();
+                    for link in [inside(gpu), NETWORK] {
+                        let mut line =
+                            format!("{name} {gpu:?} x{ranks} {} step {:.0} backward {:.0}:", link.name, part.seconds * 1e6, backward * 1e6);
+                        for power in [18, 19, 20, 21, 22, 23, 40] {
+                            let buckets = network.buckets(1 << power);
+                            let all: f64 = buckets.iter().map(|b| link.seconds(ranks, true, 2, of_bucket(b, ranks))).sum();
+                            let hidden = hidden(&windows(&network, &part, &buckets, &link, ranks));
+                            line +=
+                                &format!("  2^{power} n{} {:.0}-{:.0}={:.0}", buckets.len(), all * 1e6, hidden * 1e6, (all - hidden) * 1e6);
+                        }
+                        println!("{line}");
+                    }
+                }
+            }
+        }
+    }
 }

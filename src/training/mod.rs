@@ -134,7 +134,7 @@ pub fn start_as(config: Config, dataset: Arc<Dataset>, device: &Device, origin: 
         return Err(Error::config("slices", problem));
     }
     if !matches!(device, Device::Cpu) {
-        not_on_devices(&config, &ranks)?;
+        not_on_devices(&config)?;
     }
     let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
@@ -166,15 +166,10 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
 }
 
 /// What processes on the CPU do with a batch that those on devices do not do yet.
-fn not_on_devices(config: &Config, ranks: &Ranks) -> Result<()> {
+fn not_on_devices(config: &Config) -> Result<()> {
     if config.sync_batch_norm == SyncBatchNorm::Slice {
         let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it away";
         return Err(Error::config("sync-batch-norm", problem));
-    }
-    if ranks.size() > 1 && config.mixup > 0.0 {
-        let problem =
-            format!("{}: a sample and its partner may be with two devices, which is not done so far; leave it away", config.mixup);
-        return Err(Error::config("mixup", problem));
     }
     Ok(())
 }

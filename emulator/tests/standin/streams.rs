@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     case("default stream", default_stream, &[], &[]),
     case("graph keeps arguments", graph_keeps_arguments, &[], &[]),
     case("graph of two streams", graph_of_two_streams, &[], &[]),
+    case("branches of a graph", branches_of_a_graph, &[], &[]),
     case("unjoined stream", unjoined_stream, &[], &["the first stream does not wait for"]),
     case("capture forbids", capture_forbids, &[], &["cuMemAlloc", "cuMemFree", "cuMemcpyHtoD", "cuStreamSynchronize", "cuCtxSynchronize"]),
     case("relaxed capture", relaxed_capture, &[], &[]),
@@ -232,6 +233,47 @@ fn graph_of_two_streams() {
     ok(unsafe { sys::cuGraphLaunch(graph, second) });
     synchronize(second);
     assert_eq!(read(c, 4), [6.0; 4]);
+}
+
+/// What a graph of two branches reads that both begin with: the copy of one over what the other reads, 1 or 5.
+fn branches_of_a_graph() {
+    start();
+    let (buffer, to) = (allocate(16), allocate(16));
+    let (first, second, forked, joined) = (stream(), stream(), event(), event());
+    let source = page_locked(4);
+    source.fill(5.0);
+    begin(first, Mode::CU_STREAM_CAPTURE_MODE_GLOBAL);
+    // SAFETY: see above.
+    unsafe {
+        ok(sys::cuMemsetD8Async(to, 0, 16, first));
+        ok(sys::cuEventRecord(forked, first));
+        ok(sys::cuStreamWaitEvent(second, forked, 0));
+        ok(scale(to, buffer, 1.0, 4, first));
+        ok(sys::cuMemcpyHtoDAsync_v2(buffer, source.as_ptr().cast(), 16, second));
+        ok(sys::cuEventRecord(joined, second));
+        ok(sys::cuStreamWaitEvent(first, joined, 0));
+        ok(scale(to, to, 2.0, 4, first));
+    }
+    let graph = end(first);
+    let nodes = emulator::recorded();
+    let [fill, read_here, copy, last] = &nodes[..] else { panic!("{nodes:?}") };
+    assert_eq!([fill, read_here, copy, last].map(|node| node.stream), [0, 0, 1, 0]);
+    assert_eq!([fill, read_here, copy, last].map(|node| &node.after[..]), [&[0, 0][..], &[1, 0], &[1, 0], &[2, 1]]);
+    assert!(fill.name.starts_with("cuMemset") && copy.name == "cuMemcpyHtoDAsync" && read_here.name == last.name, "{nodes:?}");
+    let mut replayed = || {
+        write(buffer, &[1.0; 4]);
+        // SAFETY: see above.
+        ok(unsafe { sys::cuGraphLaunch(graph, first) });
+        synchronize(first);
+        read(to, 1)[0]
+    };
+    assert_eq!([replayed(), replayed()], [2.0; 2], "the order of capture");
+    let mut seen = Vec::new();
+    for seed in 1..=8 {
+        emulator::set_streams(Streams::Random(seed));
+        seen.push(replayed());
+    }
+    assert!(seen.contains(&2.0) && seen.contains(&10.0), "{seen:?}");
 }
 
 fn unjoined_stream() {

@@ -30,6 +30,8 @@ struct Handle {
     nccl: &'static Nccl,
     gpu: Arc<Gpu>,
     stream: Arc<CudaStream>,
+    /// The same device with its kernels on that stream.
+    between: Gpu,
     /// Marks: of the compute stream for this one, of this one for the compute stream, of both for the host.
     compute_done: CudaEvent,
     collectives_done: CudaEvent,
@@ -69,10 +71,12 @@ impl Communicator {
         }
         let failed = |e| gpu.failed("making a stream for collectives", e);
         let event = || gpu.context.new_event(None).map_err(failed);
+        let stream = gpu.context.new_stream().map_err(failed)?;
         let handle = Handle {
             nccl,
             gpu: gpu.clone(),
-            stream: gpu.context.new_stream().map_err(failed)?,
+            between: gpu.on(&stream)?,
+            stream,
             compute_done: event()?,
             collectives_done: event()?,
             all_done: event()?,
@@ -94,6 +98,12 @@ impl Communicator {
 
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.handle.gpu
+    }
+
+    /// The device for kernels that run between the collectives, in the order in which both are issued; the compute stream waits for
+    /// them as for collectives.
+    pub fn between(&self) -> &Gpu {
+        &self.handle.between
     }
 
     pub fn rank(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::buckets::Buckets;
 use super::pass::{Pass, own_norm};
 use super::settle;
 use crate::clock::{self, Name, Op, Phase};
@@ -68,6 +69,7 @@ impl Pass<'_> {
         // Sums that kernels have left in parts. Those of weights and biases wait for the clamp mapping of the next layer, whose own are
         // wanted at once: one launch for all.
         let mut parts = Vec::new();
+        let mut buckets = Buckets::new(&buffers.slices.buckets);
         for index in (0..network.layers.len()).rev() {
             if !is_begun[index] {
                 continue; // no later layer reads this one
@@ -78,6 +80,7 @@ impl Pass<'_> {
             let at_once = self.passed_at_once(index);
             let to_source = at_once.map(|[_, source]| (buffers.layers[source].grad, std::mem::replace(&mut is_begun[source], true)));
             self.current_gradients(index, to_source, &mut parts)?;
+            self.exchange_bucket(&mut buckets, index)?; // of a later layer; the next collective is the sums of the next layer
             // The connection with a norm of its own first, so that a source that others read, too, gets its sums in the order of the CPU.
             let own = own_norm(&network.layers[index]);
             let order = own.into_iter().chain((0..network.layers[index].connections.len()).filter(|k| Some(*k) != own));
@@ -92,12 +95,11 @@ impl Pass<'_> {
                 };
                 self.source_backward(index, k, target, std::mem::replace(begun, true))?;
             }
+            self.close_buckets(&mut buckets, index)?;
             settle(self.gpu)?;
         }
         reduce(self.gpu, &parts)?;
-        if !self.is_whole() {
-            self.add_weights_of_slices()?;
-        }
+        self.finish_buckets(buckets)?;
         settle(self.gpu)
     }
 

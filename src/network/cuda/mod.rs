@@ -6,6 +6,7 @@
 mod across_ranks;
 mod ann;
 mod backward;
+mod buckets;
 mod buffers;
 mod forward;
 mod latency;
@@ -26,6 +27,7 @@ use slices::Cut;
 use staging::{DeviceImages, DevicePixels, Staging};
 use step::Recorded;
 
+use super::buckets::LEAST;
 use super::{Input, Kind, Mode, Network, Source, WeightGradient};
 use crate::clock;
 use crate::device::{Gpu, Layout, Memory};
@@ -62,6 +64,8 @@ pub(super) struct Demand {
     pub time_steps: usize,
     pub sums: SumsChoice,
     pub cut: Cut,
+    /// Fewest parameters of a bucket.
+    pub bucket: usize,
     /// Constants that recorded launches hold.
     pub neuron: Neuron,
     pub weight_bits: u8,
@@ -97,6 +101,8 @@ pub(super) struct Session {
     /// Whether the constants of all layers are those of evaluation with the parameters that the device has.
     evaluates: bool,
     sums: SumsChoice,
+    /// Fewest parameters of a bucket.
+    bucket: usize,
     /// What the device can do at most; none where its driver does not say.
     machine: Option<Machine>,
     /// Parameters or statistics on the host have changed since they were uploaded.
@@ -141,7 +147,7 @@ struct Resident {
 impl Clone for Session {
     /// A session of its own, not yet in memory. The network that is cloned has fetched what the device had newer.
     fn clone(&self) -> Self {
-        Session { sums: self.sums, ..Session::new(&self.gpu) }
+        Session { sums: self.sums, bucket: self.bucket, ..Session::new(&self.gpu) }
     }
 }
 
@@ -156,6 +162,7 @@ impl Session {
             begun_forward: None,
             evaluates: false,
             sums: SumsChoice::default(),
+            bucket: LEAST,
             machine: Machine::of(gpu).ok(),
             host_is_newer: true,
             optimizer_is_newer: true,
@@ -186,6 +193,14 @@ impl Network {
     pub fn choose_sums(&mut self, sums: SumsChoice) {
         if let Some(session) = &mut self.session {
             session.sums = sums;
+        }
+    }
+
+    /// Fixes of how many parameters at least several CUDA devices exchange the gradients together ([`super::buckets`]); without effect
+    /// elsewhere and on results.
+    pub fn choose_buckets(&mut self, least: usize) {
+        if let Some(session) = &mut self.session {
+            session.bucket = least;
         }
     }
 
@@ -221,6 +236,7 @@ impl Network {
             time_steps: self.time_steps,
             sums: session.sums,
             cut: Cut::of(&self.share),
+            bucket: session.bucket,
             neuron: self.neuron,
             weight_bits: self.weight_bits,
             threshold_bound: self.threshold_bound,

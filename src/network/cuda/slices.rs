@@ -4,14 +4,15 @@
 use std::ops::Range;
 
 use super::Demand;
+use super::buckets::Bucket;
 use super::pass::Pass;
 use crate::device::{Layout, Slice};
-use crate::error::Result;
-use crate::network::{Network, WeightGradient};
+use crate::error::{Error, Result};
+use crate::network::{Network, Parameter, WeightGradient};
 use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient_parts, inner_gradient, inner_reduce, inner_sums};
 use crate::ops::conv::cuda::{self as conv, Operand};
 use crate::ops::neuron::cuda::{BiasParts, ClampParts, LayerBackward, NeuronGradients, Parts, clamp_mapping_parts, reduce};
-use crate::ops::slices::cuda::{add_f32, add_f64, sample_sums, slice_sums};
+use crate::ops::slices::cuda::{add_f64, sample_sums, slice_sums};
 use crate::ops::slices::{Added, Slices};
 use crate::ops::spike_conv::Geometry;
 use crate::ranks::Share;
@@ -56,11 +57,10 @@ impl Cut {
 pub(super) struct SliceBuffers {
     /// Of channels, `[slices][values]`.
     pub sums: Slice<f64>,
-    /// Gradients of weights, `[own slices][parameters]`; cleared before a step.
+    /// Gradients of weights of all buckets; cleared before a step.
     pub grads: Slice<f32>,
-    /// This rank's share of them, `[slices][share]`, and the sums of all shares, `[ranks][share]`; with several ranks only.
-    pub shares: Slice<f32>,
-    pub summed: Slice<f32>,
+    /// In the order of backward.
+    pub buckets: Vec<Bucket>,
 }
 
 impl SliceBuffers {
@@ -70,13 +70,14 @@ impl SliceBuffers {
             return SliceBuffers::default();
         }
         let channels = network.layers.iter().map(|layer| layer.shape[2]).max().unwrap_or(0);
-        let mut buffers =
-            SliceBuffers { sums: layout.take(cut.slices * 5 * channels), grads: layout.take(cut.own() * parameters), ..Self::default() };
-        if cut.ranks > 1 {
-            buffers.shares = layout.take(cut.slices * cut.share_of(parameters));
-            buffers.summed = layout.take(cut.ranks * cut.share_of(parameters));
-        }
-        buffers
+        let (sums, grads) = (layout.take(cut.slices * 5 * channels), layout.take(cut.own() * parameters));
+        SliceBuffers { sums, grads, buckets: Bucket::lay_out(network, &cut, demand.bucket, grads, layout) }
+    }
+
+    /// Gradient of a parameter in slice `at` of this rank.
+    fn gradient(&self, parameter: &Parameter, at: usize) -> Result<Slice<f32>> {
+        let found = self.buckets.iter().find_map(|bucket| bucket.gradient(parameter, at));
+        found.ok_or_else(|| Error::shape("gradients of slices", "memory for training", "none"))
     }
 }
 
@@ -213,7 +214,7 @@ impl Pass<'_> {
         reduce(gpu, &parts)
     }
 
-    /// Gradients of the weights of connection `k` of a layer by slices; they are summed over slices when all layers are done.
+    /// Gradients of the weights of connection `k` of a layer by slices; `buckets.rs` adds them up over slices.
     pub fn weights_of_slices(
         &self,
         index: usize,
@@ -228,8 +229,7 @@ impl Pass<'_> {
         let (geometry, copies) = (&connection.geometry, connection.replicate);
         let parameter = &network.parameters[weight];
         for (at, (_, samples)) in network.share.slices(self.batch).into_iter().enumerate() {
-            let start = at * network.values.len() + parameter.start;
-            let into = buffers.slices.grads.part(start..start + parameter.len);
+            let into = buffers.slices.gradient(parameter, at)?;
             let (operand, grad) = (operand.of_samples(samples.clone(), geometry), of_outputs(grad, &samples, geometry, 1));
             let workspace = buffers.scratch.workspace[k];
             conv::weight_gradient(gpu, into, operand, grad, geometry, copies, samples.len(), value, factor, workspace)?;
@@ -257,16 +257,6 @@ impl Pass<'_> {
             }
             _ => conv::subtract_outer(gpu, into, of_slice(outer), buffers.scratch.k, geometry, copies),
         }
-    }
-
-    /// Adds the gradients of all weights to the arena, when all slices have theirs.
-    pub fn add_weights_of_slices(&self) -> Result<()> {
-        let Pass { network, gpu, buffers, .. } = *self;
-        let (slices, cut, len) = (self.slices(), self.cut(), network.values.len());
-        let (own, first) = (buffers.slices.grads, slices.of(cut.rank).start);
-        let into = if slices.ranks > 1 { Slice::NONE } else { buffers.grads };
-        add_f32(gpu, own, into, len, &slices, Added::Own(cut.rank), first)?;
-        if slices.ranks > 1 { self.add_weights_of_ranks(&slices, cut) } else { Ok(()) }
     }
 }
 
