@@ -8,8 +8,9 @@
 //            normalizer [6][padded] f32: factor0, factor1, offset, gamma, beta, scale = gamma/sigma; padded = C rounded up to 64
 //            inner [5][padded] f32: factor, offset, scale of the connection's own norm, and two rows for batch_norm_backward.cu
 // Launch     statistics_of_sums, _pairs, normalize_rows: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
-//            statistics_of_real: block 64, grid (ceil(C/64), B); normalizers: block 64, grid padded/64; where asked, the last block of
-//            statistics_of_sums and _pairs does what batch_normalizer would (normalizer.cuh)
+//            statistics_of_real: block 64, grid (ceil(C/64), B); normalizers: block 64, grid padded/64, of running_normalizer
+//            (widest padded/64, layers); where asked, the last block of statistics_of_sums and _pairs does what batch_normalizer would
+//            (normalizer.cuh)
 // Traffic    statistics_of_sums reads 4 bytes a value (bits: 1/8), of_pairs 8; normalize_rows reads 4 (pairs 8), writes 2:
 //            memory-bound
 // Exactness  integers in any order are the same bits; real sums in the order of positions, then samples; f64 per channel operation by
@@ -130,10 +131,18 @@ batch_normalizer(float* __restrict__ normalizer,      // [6][padded]
     batch_constants(normalizer, inner, correlation, p, c, [&](size_t i) { return p.integers[i]; });
 }
 
-// Evaluation: constants from the running statistics.
+// A layer of `running_normalizer`, field for field `RunningLayer` in src/ops/batch_norm/cuda.rs.
+struct RunningLayer {
+    float* normalizer;                   // [6][padded]
+    NormalizerArgs args;
+};
+static_assert(sizeof(RunningLayer) == 200, "RunningLayer is one layout on both sides");
+
+// Evaluation: constants of all layers from the running statistics.
 extern "C" __global__ void __launch_bounds__(64)
-running_normalizer(float* __restrict__ normalizer,    // [6][padded]
-                   NormalizerArgs p) {
+running_normalizer(const RunningLayer* __restrict__ layers) {
+    float* normalizer = layers[blockIdx.y].normalizer;
+    const NormalizerArgs& p = layers[blockIdx.y].args;
     const int c = blockIdx.x * 64 + threadIdx.x;
     if (c >= p.padded) return;
     Units units = {};

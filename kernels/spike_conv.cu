@@ -5,7 +5,8 @@
 // Shapes     rows m = (b*P + p)*T + t;  spikes [B][P][T][words] u32, or counts of a pool [B][P][T][32*words] u8;
 //            sums [B][P][T][stride] i32, stride = C rounded up to 16;  weights and statistics: spike_conv_weights.cu and `add_statistics` below
 // Units      acc in units of the weights' scale 2^-e (spike_conv_weights.cu): integers, below 2^31 by the choice of e
-// Launch     grid (row tiles, ceil(cout/64)), block 128, dynamic shared memory: see `Tiles` in src/ops/spike_conv/cuda.rs
+// Launch     grid (row tiles, ceil(cout/64)), of neurons times parts of K (parts.cuh), block 128, dynamic shared memory: see `Tiles` in
+//            src/ops/spike_conv/tiles.rs
 //            Time lies inside the tile. `sums`: 128 consecutive m. `neurons`: `tile_positions` positions times `tile_steps` steps,
 //            as many as fit 128 rows; where T takes several tiles, the block goes through them in order and keeps the potentials in
 //            shared memory in between. So a weight is read once for all steps of a tile, and a potential never leaves the block.
@@ -19,6 +20,7 @@
 #include "include/geometry.cuh"
 #include "include/neuron.cuh"
 #include "include/normalizer.cuh"
+#include "include/parts.cuh"
 #include "include/spike_bf16.cuh"
 #include "include/spike_tile.cuh"
 
@@ -45,18 +47,29 @@ struct SpikeConvNeurons {
     SpikeConv layer;
     Neurons neurons;
     int tile_positions;     // positions of a block
-    int tile_steps;         // steps of a tile; tile_positions * tile_steps <= 128
+    int tile_steps;         // steps of a tile; tile_positions * tile_steps <= 128. Where a tile has several parts, T
 };
 static_assert(sizeof(SpikeConvNeurons) == 176, "SpikeConvNeurons is one layout on both sides");
 
 __device__ __forceinline__ bool is_conv(int kind) { return kind == CONV_OF_BITS || kind == CONV_OF_BYTES; }
 
-// Sums of every convolution of the layer, a tile each, the first one's at `shared`. Ends with a barrier.
-template <int WEIGHT_BITS, class Sum>
+__device__ __forceinline__ int convolutions_of(const SpikeConv& layer) { return is_conv(layer.first.kind) && is_conv(layer.second.kind) ? 2 : 1; }
+
+// Stages of the convolution of tile `index` that this block takes; those of both are counted on.
+__device__ __forceinline__ Stages part_of(const SpikeConv& layer, int index) {
+    const int of_first = is_conv(layer.first.kind) ? stages_of(layer.first.geometry) : 0;
+    const int of_second = is_conv(layer.second.kind) ? stages_of(layer.second.geometry) : 0;
+    const bool is_second = index == 1 || of_first == 0;
+    return stages_of_part(is_second ? of_first : 0, is_second ? of_second : of_first, of_first + of_second);
+}
+
+// Sums of every convolution of the layer, a tile each, the first one's at `shared`. With IN_PARTS those of this block's stages; a tile of
+// which it has none is not written. Ends with a barrier.
+template <int WEIGHT_BITS, class Sum, bool IN_PARTS>
 __device__ __forceinline__ void convolve_summands(unsigned char* shared, const SpikeConv& layer, Row row,
                                                   const unsigned char* first_source, const uint4* first_weights,
                                                   const unsigned char* second_source, const uint4* second_weights) {
-    const int last = is_conv(layer.first.kind) && is_conv(layer.second.kind) ? 1 : 0;
+    const int last = convolutions_of(layer) - 1;
     unsigned char* stages = shared + last * TILE_BYTES;   // in the place of the last tile, which comes when the stages have gone
 #pragma unroll 1
     for (int index = 0; index <= last; ++index) {
@@ -64,11 +77,13 @@ __device__ __forceinline__ void convolve_summands(unsigned char* shared, const S
         const Summand summand = is_second ? layer.second : layer.first;
         const unsigned char* source = is_second ? second_source : first_source;
         const uint4* weights = is_second ? second_weights : first_weights;
+        const Stages part = IN_PARTS ? part_of(layer, index) : Stages{0, stages_of(summand.geometry)};
+        if (IN_PARTS && part.begin == part.end) continue;
         Accumulators<WEIGHT_BITS, Sum> acc = {};
         if (summand.kind == CONV_OF_BITS) {
-            convolve<WEIGHT_BITS, false>(acc, stages, source, weights, summand.geometry, row, layer.time_steps);
+            convolve<WEIGHT_BITS, false>(acc, stages, source, weights, summand.geometry, row, layer.time_steps, part);
         } else {
-            convolve<WEIGHT_BITS, true>(acc, stages, source, weights, summand.geometry, row, layer.time_steps);
+            convolve<WEIGHT_BITS, true>(acc, stages, source, weights, summand.geometry, row, layer.time_steps, part);
         }
         store_tile<WEIGHT_BITS>(reinterpret_cast<int*>(shared + index * TILE_BYTES), acc);
     }
@@ -139,7 +154,7 @@ __device__ __forceinline__ void sums_body(int* first_sums, int* second_sums, uns
     const int first_row = blockIdx.x * ROWS;
     const int m = first_row + threadIdx.x;
     const Row row{m < rows, m / layer.time_steps, m % layer.time_steps};
-    convolve_summands<WEIGHT_BITS, Sum>(shared, layer, row, first_source, first_weights, second_source, second_weights);
+    convolve_summands<WEIGHT_BITS, Sum, false>(shared, layer, row, first_source, first_weights, second_source, second_weights);
     const int* tile = reinterpret_cast<const int*>(shared);
     const bool first_is_conv = is_conv(layer.first.kind);
     const bool both = first_is_conv && is_conv(layer.second.kind);
@@ -284,7 +299,7 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
 template <int WEIGHT_BITS, class Sum>
 __device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& from, const unsigned char* first_source,
                                              const uint4* first_weights, const unsigned char* second_source, const uint4* second_weights,
-                                             const SpikeConvNeurons& p) {
+                                             const SpikeConvNeurons& p, const Parts& parts) {
     DYNAMIC_SHARED(shared);
     const int time_steps = p.layer.time_steps;
     // Before the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
@@ -296,7 +311,12 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& fr
         const int q = blockIdx.x * p.tile_positions + at;
         const int t = first + threadIdx.x % p.tile_steps;
         const Row row{at < p.tile_positions && q < p.layer.positions && t < time_steps, q, t};
-        convolve_summands<WEIGHT_BITS, Sum>(tiles, p.layer, row, first_source, first_weights, second_source, second_weights);
+        convolve_summands<WEIGHT_BITS, Sum, true>(tiles, p.layer, row, first_source, first_weights, second_source, second_weights);
+        auto has_part = [&](int index) {
+            const Stages part = part_of(p.layer, index);
+            return part.begin < part.end;
+        };
+        if (!meet(parts, tiles, p.tile_positions * p.tile_steps, convolutions_of(p.layer), has_part)) return;
         run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first);
     }
 }
@@ -338,11 +358,11 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                       const float* __restrict__ threshold,          // [1]
                       const float* __restrict__ step_weights,       // [T], or null
                       const uint32_t* __restrict__ dropped,         // [B][P][words], or null
-                      SpikeConvNeurons p) {
+                      SpikeConvNeurons p, Parts parts) {
     neurons_body<16, int>({spikes, counts, mean_normed, weighted_normed, fired},
                           {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                            weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                          first_source, first_weights, second_source, second_weights, p);
+                          first_source, first_weights, second_source, second_weights, p, parts);
 }
 
 // Three blocks a multiprocessor: for sm_90 the compiler takes 128 registers otherwise, which are two too few.
@@ -358,11 +378,11 @@ spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      const float* __restrict__ threshold,
                      const float* __restrict__ step_weights,
                      const uint32_t* __restrict__ dropped,
-                     SpikeConvNeurons p) {
+                     SpikeConvNeurons p, Parts parts) {
     neurons_body<8, int>({spikes, counts, mean_normed, weighted_normed, fired},
                          {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                           weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                         first_source, first_weights, second_source, second_weights, p);
+                         first_source, first_weights, second_source, second_weights, p, parts);
 }
 
 // The same with products in bf16, for layers within their bound.
@@ -400,14 +420,15 @@ spike_conv_neurons_16_bf16(uint32_t* __restrict__ spikes,                 // as 
                            const float* __restrict__ threshold,
                            const float* __restrict__ step_weights,
                            const uint32_t* __restrict__ dropped,
-                           SpikeConvNeurons p) {
+                           SpikeConvNeurons p, Parts parts) {
     neurons_body<16, float>({spikes, counts, mean_normed, weighted_normed, fired},
                             {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                              weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                            first_source, first_weights, second_source, second_weights, p);
+                            first_source, first_weights, second_source, second_weights, p, parts);
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+// Two blocks a multiprocessor, or the compiler saves registers for a third and spills on sm_80.
+extern "C" __global__ void __launch_bounds__(128, 2)
 spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as above
                           uint8_t* __restrict__ counts,
                           float* __restrict__ mean_normed,
@@ -419,11 +440,11 @@ spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as a
                           const float* __restrict__ threshold,
                           const float* __restrict__ step_weights,
                           const uint32_t* __restrict__ dropped,
-                          SpikeConvNeurons p) {
+                          SpikeConvNeurons p, Parts parts) {
     neurons_body<8, float>({spikes, counts, mean_normed, weighted_normed, fired},
                            {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                             weighted_normed == nullptr ? nullptr : step_weights, dropped},
-                           first_source, first_weights, second_source, second_weights, p);
+                           first_source, first_weights, second_source, second_weights, p, parts);
 }
 
 KERNEL(spike_conv_sums_16, 128)

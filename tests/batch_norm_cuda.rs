@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use dsr::device::{Gpu, Isa, Memory, Slice};
 use dsr::ops::batch_norm::cuda::{
-    self, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING,
+    self, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING, RunningConstants,
+    RunningLayer,
 };
 use dsr::ops::batch_norm::{self, Contribution, IntegerSums, Moments, Norm, Normalizer, accumulate, normalize, update_running};
 use dsr::ops::neuron::{LANES, Neuron};
@@ -229,9 +230,16 @@ fn check_layer(gpu: &Arc<Gpu>, layer: &Layer, rows: usize, channels: usize, larg
     let values = gpu.memory_of(&vec![f32::NAN; 6 * padded]).unwrap();
     let out = DeviceNormalizer { values: values.slice(), padded };
 
-    cuda::running_normalizer(gpu, &out, &norms).unwrap();
+    // Two layers at once, of which the second is wider than this one.
+    let wider = gpu.memory_of(&vec![f32::NAN; 6 * (padded + PADDING)]).unwrap();
+    let layers = [(values.slice(), padded), (wider.slice(), padded + PADDING)];
+    let layers = layers.map(|(values, padded)| RunningLayer::new(&DeviceNormalizer { values, padded }, &norms).unwrap());
+    RunningConstants::new(gpu, &layers).unwrap().launch(gpu).unwrap();
     let expected = batch_norm::running_normalizer(channels, &contributions, host_norm, host_inner);
     assert_normalizer(&values.to_vec().unwrap(), &expected, channels, &format!("{case}, evaluation"));
+    let wider = wider.to_vec().unwrap();
+    let narrowed = wider.chunks_exact(padded + PADDING).flat_map(|row| row[..padded].to_vec()).collect::<Vec<f32>>();
+    assert_normalizer(&narrowed, &expected, channels, &format!("{case}, evaluation, in wider rows"));
 
     let inner_values = gpu.zeroed::<f32>(5 * padded).unwrap();
     let correlation = gpu.zeroed::<f64>(padded).unwrap();

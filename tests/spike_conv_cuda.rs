@@ -12,10 +12,12 @@ use std::sync::Arc;
 use dsr::device::{Gpu, Isa, Memory, Products, Slice};
 use dsr::ops::batch_norm::Normalizer;
 use dsr::ops::batch_norm::cuda::{BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
-use dsr::ops::neuron::{Currents, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at};
+use dsr::ops::neuron::{
+    Currents, DeviceNeurons, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at,
+};
 use dsr::ops::spike_conv::{
-    DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, QuantizedWeights, Source, Summand, WeightTable, conv_at, identity_at,
-    neurons, quantize_weights, statistics, sums, sums_and_constants_in,
+    DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, PartsRoom, QuantizedWeights, Source, Summand, WeightTable, conv_at,
+    identity_at, neurons_in_parts, quantize_weights, statistics, sums, sums_and_constants_in,
 };
 use dsr::spikes::Spikes;
 use packed_weights::{OnDevice, on_device};
@@ -432,7 +434,14 @@ fn neurons_equal_the_cpu_bit_for_bit() {
             weighted_normed: weighted.slice(),
             fired: counter.slice(),
         };
-        neurons(gpu, &layer, &from, &to).unwrap();
+        // Parts of a tile, fewer than it has stages and more.
+        let room = layer.parts_room().unwrap_or_default().map(|len| gpu.zeroed::<u64>(len).unwrap());
+        let in_parts = |parts: usize, from: &NeuronInputs, to: &NeuronOutputs| {
+            let room = PartsRoom { sums: room[0].slice(), counters: room[1].slice() };
+            neurons_in_parts(gpu, &layer, from, to, parts, &room).unwrap();
+        };
+        let parts = if case.time_steps > 128 { 1 } else { [2, 3, 1, 7, 40][n % 5] };
+        in_parts(parts, &from, &to);
         let bits = |memory: &Memory<f32>| memory.to_vec().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
         let got = Written {
             spikes: spikes.to_vec().unwrap(),
@@ -450,8 +459,20 @@ fn neurons_equal_the_cpu_bit_for_bit() {
         // Evaluation wants the spikes alone.
         let none = NeuronOutputs { counts: Slice::NONE, mean_normed: Slice::NONE, weighted_normed: Slice::NONE, fired: Slice::NONE, ..to };
         gpu.upload(&vec![u32::MAX; expected.spikes.len()], spikes.slice()).unwrap();
-        neurons(gpu, &layer, &NeuronInputs { step_weights: Slice::NONE, ..from }, &none).unwrap();
+        in_parts(1, &NeuronInputs { step_weights: Slice::NONE, ..from }, &none);
         assert!(spikes.to_vec().unwrap() == expected.spikes, "case {n}: spikes alone, {case:?}");
+        if case.time_steps > 128 {
+            continue;
+        }
+        // And twice in parts: what the first launch leaves is what the second one begins with.
+        for _ in 0..2 {
+            gpu.upload(&vec![u32::MAX; expected.spikes.len()], spikes.slice()).unwrap();
+            in_parts(2 + n % 3, &NeuronInputs { step_weights: Slice::NONE, ..from }, &none);
+            assert!(spikes.to_vec().unwrap() == expected.spikes, "case {n}: spikes in parts, {case:?}");
+        }
+        for left in &room {
+            assert!(left.to_vec().unwrap().iter().all(|&value| value == 0), "case {n}: sums or counters of parts are left, {case:?}");
+        }
     }
     assert!(fired > 1000, "{fired} spikes show little");
 }
@@ -480,6 +501,31 @@ fn what_does_not_fit_is_refused() {
         let error = statistics(&gpu, &layer, Slice::NONE).expect_err(name).to_string();
         assert!(error.starts_with("spike_conv"), "{name}: {error}");
     }
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    let gpu = device::gpu();
+    let case = case([Conv(3, [3, 3], NO_POOL, [3, 3], 1, 1), NoSummand], [3, 3], 16, 4, 1, 16);
+    let built = [0, 1].map(|k| build(&gpu, &case, case.summands[k], k as u64));
+    let layer = layer_of(&case, &built);
+    let (values, spikes) = (gpu.zeroed::<f32>(6 * 64).unwrap(), gpu.zeroed::<u32>(9 * 4).unwrap());
+    let neurons = DeviceNeurons::new(IF, 4, 16);
+    let normalizer = DeviceNormalizer { values: values.slice(), padded: 64 };
+    let [threshold, step_weights] = [Slice::NONE; 2];
+    let from = NeuronInputs { normalizer, threshold, step_weights, dropped: Slice::NONE, neurons };
+    let [mean_normed, weighted_normed] = [Slice::NONE; 2];
+    let to = NeuronOutputs { spikes: spikes.slice(), counts: Slice::NONE, mean_normed, weighted_normed, fired: Slice::NONE };
+    let [sums, counters] = layer.parts_room().unwrap().map(|len| gpu.zeroed::<u64>(len).unwrap());
+    let room = PartsRoom { sums: sums.slice(), counters: counters.slice() };
+    let short = PartsRoom { sums: room.sums.part(1..room.sums.len()), ..room };
+    let uncounted = PartsRoom { counters: Slice::NONE, ..room };
+    for (name, parts, room) in [("no part", 0, room), ("too many", 65_536, room), ("no room", 2, short), ("no counter", 2, uncounted)] {
+        let error = neurons_in_parts(&gpu, &layer, &from, &to, parts, &room).expect_err(name).to_string();
+        assert!(error.starts_with("spike_conv neurons"), "{name}: {error}");
+    }
+    let too_long = LayerSums { time_steps: 129, ..layer };
+    assert_eq!(too_long.parts_room(), None);
 }
 
 /// A source of more than 2^31 bytes, of which two positions are read: its last one, and its first.

@@ -24,6 +24,13 @@ constexpr int PITCH = COLUMNS + 8;                   // words from row to row of
 constexpr int TILE_BYTES = ROWS * PITCH * 4;
 constexpr int BYTES_PITCH = 64 + 16;                 // bytes from row to row of staged counts: ldmatrix meets no conflict
 
+// K stages of a convolution that a block takes: two K steps each, of which the last may be half empty.
+struct Stages {
+    int begin, end;
+};
+
+__device__ __forceinline__ int stages_of(const Geometry& g) { return (g.kernel_h * g.kernel_w * ((g.cin + 31) / 32) + 1) / 2; }
+
 // What one row of a tile is.
 struct Row {
     bool live;
@@ -68,6 +75,18 @@ struct Loader {
         if (!row.live) y = INT_MIN / 2;
         steps = g.kernel_h * kernel_w * words;
         this->weights = weights + (size_t)blockIdx.y * ((steps + 1) / 2) * (Size::WEIGHTS / 16) + threadIdx.x;
+    }
+
+    // From the first stage to another one.
+    __device__ __forceinline__ void skip(int stages) {
+        const int tap = 2 * stages / words, ky = tap / kernel_w;
+        word = 2 * stages % words;
+        kx = tap % kernel_w;
+        y += ky;
+        x += kx;
+        from += ((long long)ky * pooled_w + kx) * position_bytes + word * UNIT;
+        steps -= 2 * stages;
+        weights += stages * (Size::WEIGHTS / 16);
     }
 
     __device__ __forceinline__ bool inside() const {
@@ -172,14 +191,15 @@ __device__ __forceinline__ void multiply(Accumulators<WEIGHT_BITS>& acc, const u
 template <int WEIGHT_BITS, bool OF_BYTES>
 __device__ __forceinline__ void multiply(Accumulators<WEIGHT_BITS, float>& acc, const unsigned char* stage);
 
-// All K steps of one summand; when it returns, the block has done with `stages`.
+// K steps of one summand, of some of its stages; when it returns, the block has done with `stages`.
 template <int WEIGHT_BITS, bool OF_BYTES, class Sum>
 __device__ __forceinline__ void convolve(Accumulators<WEIGHT_BITS, Sum>& acc, unsigned char* stages, const unsigned char* source,
-                                         const uint4* weights, const Geometry& g, Row row, int time_steps) {
+                                         const uint4* weights, const Geometry& g, Row row, int time_steps, Stages part) {
     using Size = Stage<WEIGHT_BITS, OF_BYTES>;
     constexpr int STAGE_BYTES = Size::SOURCE + Size::WEIGHTS;
-    const int count = (g.kernel_h * g.kernel_w * ((g.cin + 31) / 32) + 1) / 2;
+    const int count = part.end - part.begin;
     Loader<WEIGHT_BITS, OF_BYTES> loader(source, weights, g, row, time_steps);
+    if (part.begin > 0) loader.skip(part.begin);
 #pragma unroll
     for (int stage = 0; stage < Size::COUNT - 1; ++stage) {
         if (stage < count) loader.copy(stages + stage * STAGE_BYTES);

@@ -9,7 +9,9 @@ use super::spikes::{decoded, exact_sums};
 use super::{Check, Outcome, Output, Size};
 use crate::device::{Gpu, Isa, Memory, Slice};
 use crate::error::Result;
-use crate::ops::batch_norm::cuda::{self, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING};
+use crate::ops::batch_norm::cuda::{
+    self, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, PADDING, RunningConstants, RunningLayer,
+};
 use crate::ops::batch_norm::{self, Contribution, IntegerSums, Moments, Norm, Normalizer, accumulate, normalize, update_running};
 use crate::ops::neuron::cuda::{OwnMeans, neurons_with_means};
 use crate::ops::neuron::{DeviceNeurons, LANES, Neuron, NeuronInputs, NeuronOutputs};
@@ -215,7 +217,7 @@ fn check_layer(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, laye
     let constants = Output::<f32>::unwritten(gpu, 6 * padded)?;
     let out = DeviceNormalizer { values: constants.slice(), padded };
 
-    cuda::running_normalizer(gpu, &out, &norms)?;
+    RunningConstants::new(gpu, &[RunningLayer::new(&out, &norms)?])?.launch(gpu)?;
     let expected = batch_norm::running_normalizer(channels, &contributions, host_norm, host_inner);
     let got = constants.values("constants", outcome)?;
     compare_normalizer(outcome, &got, &expected, channels, &format!("evaluation, {shape}"));

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
 use crate::ops::spike_conv::{
-    self, Events, Geometry, LayerSums, QuantizedWeights, Source, Summand, WeightTable, conv_at, identity_at, quantize_weights,
+    self, Events, Geometry, LayerSums, PartsRoom, QuantizedWeights, Source, Summand, WeightTable, conv_at, identity_at, quantize_weights,
 };
 use crate::spikes::Spikes;
 
@@ -216,7 +216,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         let [of_sums, of_neurons] = [gpu.clone(), gpu.clone()];
         [
             Check::bits("spike_conv sums", layer.shape(), move |rng, outcome| check_sums(&of_sums, &layer, rng, outcome)),
-            Check::bits("spike_conv neurons", layer.shape(), move |rng, outcome| check_neurons(&of_neurons, &layer, rng, outcome)),
+            Check::bits("spike_conv neurons", layer.shape(), move |rng, outcome| check_neurons(&of_neurons, &layer, 1, rng, outcome)),
         ]
     };
     let (others, [op_of_sums, op_of_neurons]) = match gpu.products() {
@@ -226,7 +226,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     let of_others = |layer: Layer| {
         let [of_sums, of_neurons] = [gpu.clone(), gpu.clone()];
         let sums = move |rng: &mut _, outcome: &mut _| check_sums(&of_sums.multiplying(others)?, &layer, rng, outcome);
-        let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&of_neurons.multiplying(others)?, &layer, rng, outcome);
+        let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&of_neurons.multiplying(others)?, &layer, 1, rng, outcome);
         [Check::bits(op_of_sums, layer.shape(), sums), Check::bits(op_of_neurons, layer.shape(), neurons)]
     };
     let is_pooled = |kind: &Kind| matches!(kind, Kind::Conv(geometry) if geometry.is_pooled());
@@ -235,7 +235,16 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     let shape = format!("{LARGEST_CIN} 2x2 pool 2 -> 2, T2 B1, 16 bits, next to 2^24");
     let largest = Check::bits("spike_conv sums in bf16", shape, move |rng, outcome| check_largest(&largest, rng, outcome));
     let of_others = layers(Size::Small).into_iter().filter(is_telling).flat_map(of_others);
-    layers(size).into_iter().flat_map(of_layer).chain(of_others).chain([largest]).collect()
+    // Whether the last part sees what the others have added is a question of the order of memory, so on a device it is asked often.
+    let times = if size == Size::Full { 20 } else { 1 };
+    let in_parts = layers(Size::Small).into_iter().filter(|layer| layer.time_steps <= 128).zip([2, 3, 5].into_iter().cycle());
+    let in_parts = in_parts.map(|(layer, parts)| {
+        let (gpu, shape) = (gpu.clone(), format!("{}, {parts} parts", layer.shape()));
+        Check::bits("spike_conv neurons in parts", shape, move |rng, outcome| {
+            (0..times).try_for_each(|_| check_neurons(&gpu, &layer, parts, rng, outcome))
+        })
+    });
+    layers(size).into_iter().flat_map(of_layer).chain(in_parts).chain(of_others).chain([largest]).collect()
 }
 
 /// The most channels behind a 2x2 pool that are multiplied in bf16.
@@ -318,7 +327,8 @@ fn normalizer(rng: &mut ChaCha8Rng, layer: &Layer, built: &[Built; 2]) -> Normal
     Normalizer::new([&factors[0], &factors[1]], &offset, &gamma, &beta, &vec![1.0; layer.channels])
 }
 
-fn check_neurons(gpu: &Arc<Gpu>, layer: &Layer, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
+/// `parts` blocks share each tile.
+fn check_neurons(gpu: &Arc<Gpu>, layer: &Layer, parts: usize, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> Result<()> {
     let built = [build(gpu, rng, layer, layer.summands[0])?, build(gpu, rng, layer, layer.summands[1])?];
     let (sums, norm) = (on_device(layer, &built), normalizer(rng, layer, &built));
     let args = NeuronArgs {
@@ -332,5 +342,13 @@ fn check_neurons(gpu: &Arc<Gpu>, layer: &Layer, rng: &mut ChaCha8Rng, outcome: &
     let dropped = if layer.drops { bits(rng, layer.positions(), layer.channels, 0.25) } else { Vec::new() };
     let both = [&built[0].sums[..], &built[1].sums[..]];
     let expected = neurons::on_cpu(Isa::detect(), &args, &norm, both, false, &dropped, layer.positions());
-    neurons::compare(gpu, outcome, &args, &norm, &dropped, &expected, |from, to| spike_conv::neurons(gpu, &sums, from, to))
+    let [sums_len, counters_len] = sums.parts_room().filter(|_| parts > 1).unwrap_or_default();
+    let zeros = (vec![0u64; sums_len], vec![0u64; counters_len]);
+    let (met, counted) = (Output::of(gpu, &zeros.0)?, Output::of(gpu, &zeros.1)?);
+    let room = PartsRoom { sums: met.slice(), counters: counted.slice() };
+    neurons::compare(gpu, outcome, &args, &norm, &dropped, &expected, |from, to| {
+        spike_conv::neurons_in_parts(gpu, &sums, from, to, parts, &room)
+    })?;
+    met.expect("sums of parts, cleared", outcome, &zeros.0)?;
+    counted.expect("counters of parts, cleared", outcome, &zeros.1)
 }

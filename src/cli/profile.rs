@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::profile::activity::{accuracy_by_steps, activity};
 use crate::profile::collectives::Group;
-use crate::profile::predict::{Cost, Prediction, predict, predict_shared};
+use crate::profile::predict::{Cost, LayerPrediction, Prediction, predict, predict_shared};
 use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, profile};
 use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
@@ -329,6 +329,9 @@ fn predicted(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
         Some(share) => writeln!(out, "{};\noccupancy of the spike convolution {:.0} % of the warps", gpu.source, 100.0 * share)?,
         None => writeln!(out, "{};\nthis build has no kernels, so their occupancy is not known", gpu.source)?,
     }
+    if prediction.layers.iter().any(|layer| layer.blocks.is_some()) {
+        return predicted_inference(out, prediction);
+    }
     writeln!(out, "{:22}{:>12}{:>12}{:>12}  forward is bound by", "layer", "forward", "backward", "sum")?;
     let mut line = |name: &str, forward: &Cost, backward: &Cost| {
         let [forward_us, backward_us] = [forward, backward].map(|cost| 1e6 * cost.seconds);
@@ -342,6 +345,20 @@ fn predicted(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
     line("optimiser", &Cost::default(), &prediction.optimizer)?;
     writeln!(out, "{:46}{:>12.1}", "step", 1e6 * prediction.seconds)?;
     prediction.group.as_ref().map_or(Ok(()), |group| predicted_group(out, group, prediction.seconds))
+}
+
+/// What each layer launches in an inference, in how many blocks, and how many K stages a block goes through.
+fn predicted_inference(out: &mut String, prediction: &Prediction) -> std::fmt::Result {
+    writeln!(out, "{:22}{:>10}{:>10}{:>8}{:>8}{:>8}  bound by", "layer", "time", "launches", "blocks", "parts", "stages")?;
+    for LayerPrediction { layer, forward, blocks, .. } in &prediction.layers {
+        let numbers =
+            blocks.map_or([String::new(), String::new(), String::new()], |b| [b.blocks, b.parts, b.stages].map(|n| n.to_string()));
+        let [blocks, parts, stages] = numbers;
+        let (us, launches, bound) = (1e6 * forward.seconds, forward.launches, forward.bound());
+        writeln!(out, "{:22}{us:>10.1}{launches:>10}{blocks:>8}{parts:>8}{stages:>8}  {bound}", fit(layer, 21))?;
+    }
+    let launches: u32 = prediction.layers.iter().map(|layer| layer.forward.launches).sum();
+    writeln!(out, "{:22}{:>10.1}{launches:>10}", "inference", 1e6 * prediction.seconds)
 }
 
 fn predicted_group(out: &mut String, group: &Group, compute_s: f64) -> std::fmt::Result {

@@ -17,8 +17,8 @@ use crate::device::limits::Limits;
 use crate::device::occupancy::occupancy;
 use crate::network::{Connection, Kind, Network, Source};
 use crate::ops::neuron::Neuron;
-use crate::ops::spike_conv::cost::{self, Code, LayerWork, Machine, OF_BANDWIDTH};
-use crate::ops::spike_conv::has_few_blocks;
+use crate::ops::spike_conv::cost::{self, Code, Machine, OF_BANDWIDTH};
+use crate::ops::spike_conv::{Tiles, has_few_blocks, parts};
 
 /// Shares that products of floats are expected to reach: of the peak in f32, and of what `mma.sync` reaches in bf16; assumptions.
 const OF_PEAK: f64 = 0.6;
@@ -165,11 +165,24 @@ impl Cost {
     }
 }
 
+/// How the kernel of a layer's spike convolutions and neurons goes over the device in an inference.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Blocks {
+    pub blocks: usize,
+    /// Blocks that share the stages of a tile.
+    pub parts: usize,
+    /// K stages that a block goes through, one after the other.
+    pub stages: usize,
+}
+
 /// One layer.
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerPrediction {
     pub layer: String,
     pub forward: Cost,
+    /// In an inference, where there are spike convolutions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
     /// Nothing in an inference.
     pub backward: Cost,
 }
@@ -199,6 +212,7 @@ pub fn predict(gpu: GpuName, network: &Network, work: Work, [batch, frames]: [us
         .map(|index| LayerPrediction {
             layer: network.layers[index].name.clone(),
             forward: shape.forward(index),
+            blocks: shape.blocks(index),
             backward: if work == Work::Train { shape.backward(index) } else { Cost::default() },
         })
         .collect();
@@ -278,7 +292,9 @@ impl Shape<'_> {
         let is_training = self.work == Work::Train;
         let kept = if is_training { (positions * channels) as f64 * (5.0 + if self.is_weighted() { 4.0 } else { 0.0 }) } else { 0.0 };
         let mut bytes = self.spikes(index) + kept;
-        let (mut k_steps, mut convolutions, mut float_macs, mut launches) = (0, 0, 0.0, 2); // normaliser and neurons
+        // Neurons, in training the normaliser, behind the last layer the readout.
+        let is_last = index + 1 == network.layers.len();
+        let (mut float_macs, mut launches) = (0.0, 1 + u32::from(is_training) + u32::from(is_last));
         for connection in &layer.connections {
             let geometry = &connection.geometry;
             match (connection.source, &connection.kind) {
@@ -289,12 +305,8 @@ impl Shape<'_> {
                         if matches!(kind, Kind::Conv { .. }) { geometry.dense_macs() as f64 * (batch * frames) as f64 } else { 0.0 };
                     launches += 1;
                 }
-                (Source::Layer(source), kind) => {
+                (Source::Layer(source), _) => {
                     bytes += self.spikes(source) + weights_of(connection) * f64::from(network.weight_bits / 8);
-                    if matches!(kind, Kind::Conv { .. }) {
-                        k_steps += geometry.taps() * geometry.cin.div_ceil(32);
-                        convolutions += 1;
-                    }
                     launches += u32::from(geometry.is_pooled());
                 }
             }
@@ -302,14 +314,13 @@ impl Shape<'_> {
         let has_statistics = is_training && layer.norm.is_some();
         launches += u32::from(has_statistics);
         // Statistics of few blocks come with the constants that follow from them.
+        let work = network.layer_work(index, batch);
         let reads_input = layer.connections.iter().any(|c| c.source == Source::Input);
-        let together = convolutions == 0 || has_few_blocks(positions * network.time_steps, channels, sheet.machine().multiprocessors);
+        let together = work.convolutions == 0 || has_few_blocks(positions * network.time_steps, channels, sheet.machine().multiprocessors);
         launches -= u32::from(has_statistics && !reads_input && together);
-        if convolutions == 0 {
+        if work.convolutions == 0 {
             return Cost::new(2.0 * float_macs / (OF_PEAK * sheet.fp32), self.bytes(bytes), launches);
         }
-        let work =
-            LayerWork { positions, time_steps: network.time_steps, channels, k_steps, convolutions, weight_bits: network.weight_bits };
         if has_statistics {
             let [store, recompute] = cost::seconds(&work, &sheet.machine()); // of two kernels
             let faster = if store.all <= recompute.all { store } else { recompute };
@@ -317,7 +328,19 @@ impl Shape<'_> {
             let seconds = faster.all.max(bytes_s) + f64::from(launches) * LAUNCH;
             return Cost { operations_s: faster.arithmetic, bytes_s, launches, seconds };
         }
-        Cost::new(cost::neurons(&work, &sheet.machine()), self.bytes(bytes), launches)
+        let parts = self.blocks(index).map_or(1, |blocks| blocks.parts);
+        Cost::new(cost::neurons_in_parts(&work, &sheet.machine(), parts), self.bytes(bytes), launches)
+    }
+
+    fn blocks(&self, index: usize) -> Option<Blocks> {
+        let work = self.network.layer_work(index, self.batch);
+        if self.work == Work::Train || work.convolutions == 0 {
+            return None;
+        }
+        let parts = parts::choose(&work, &self.sheet.machine());
+        let cut = Tiles::of(&work, parts);
+        let blocks = parts * work.positions.div_ceil(cut.positions) * work.channels.div_ceil(64);
+        Some(Blocks { blocks, parts, stages: work.time_steps.div_ceil(cut.steps) * work.stages().div_ceil(parts) })
     }
 
     fn backward(&self, index: usize) -> Cost {

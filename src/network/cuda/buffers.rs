@@ -11,7 +11,7 @@ use crate::ops::cross_entropy::Blend;
 use crate::ops::neuron::cuda as neuron;
 use crate::ops::neuron::{LANES, Neuron};
 use crate::ops::optimizer::cuda::{StepParameters, StepResult, clip_len};
-use crate::ops::spike_conv::{BF16, DeviceNormalizer, PackedWeights};
+use crate::ops::spike_conv::{BF16, DeviceNormalizer, PackedWeights, PartsRoom};
 
 /// All buffers of a session; `Default` is none.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +116,8 @@ pub(super) struct Scratch {
     pub sums: [Slice<i32>; 2],
     /// Spikes in the pool windows of either connection, `[B][P_pooled][T][C padded]`.
     pub pooled: [Slice<u8>; 2],
+    /// Sums of tiles that several blocks share, in evaluation.
+    pub parts: PartsRoom,
     /// `[samples][2][C]` of the layer that reads the input; of an ANN `[5][C]` of a layer.
     pub real_statistics: Slice<f64>,
     /// x̂[t] in `unrolled` mode, `[B][P][T or 1][C]` bf16.
@@ -353,6 +355,7 @@ impl Scratch {
         Scratch {
             sums: sums.map(|len| take(layout, len)),
             pooled: pooled.map(|len| take(layout, len)),
+            parts: network.take_parts(demand, layout),
             real_statistics: take(layout, in_training(real)),
             normed: take(layout, in_training(normed)),
             partial: take(layout, in_training(partial)),

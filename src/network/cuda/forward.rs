@@ -9,7 +9,6 @@ use super::{Resident, Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
 use crate::network::{Forward, Input, Mode, Network, Samples, WeightGradient};
-use crate::ops::batch_norm::cuda::DeviceStatistics;
 use crate::ops::optimizer::cuda::StepParameters;
 use crate::spikes::Spikes;
 
@@ -47,14 +46,14 @@ impl Network {
         let [batch, frames] = samples.shape();
         self.reserve(batch, frames, mode.gradient(), None)?;
         self.bring()?;
-        let seed = if let Mode::Train { seed, .. } = mode { seed } else { 0 };
+        let parameters = if let Mode::Train { seed, .. } = mode { Some(StepParameters::new(None, 0.0, seed)) } else { None };
         let what = What { batch, frames, is_mixed: false, training: None, place: [0, batch] };
         let is_replayed = mode == Mode::Eval && is_replayed();
         if is_replayed {
             self.record(what)?;
         }
         let phase = clock::span(Name::Phase(Phase::Data));
-        clock::op(Op::Copy, || self.deliver(samples, &[], StepParameters::new(None, 0.0, seed)))?;
+        clock::op(Op::Copy, || self.deliver(samples, &[], parameters))?;
         drop(phase);
         if mode == Mode::Eval {
             self.ready_for_evaluation()?;
@@ -116,8 +115,8 @@ impl Network {
         Ok(Forward { logits, spikes, rates: self.rates_of(&fired, samples) })
     }
 
-    /// Sends a batch, unless it was staged, and puts it where the launches read it, with the parameters of the step.
-    pub(super) fn deliver(&mut self, samples: &Samples, labels: &[u32], parameters: StepParameters) -> Result<()> {
+    /// Sends a batch, unless it was staged, and puts it where the launches read it, with the parameters of a step in training.
+    pub(super) fn deliver(&mut self, samples: &Samples, labels: &[u32], parameters: Option<StepParameters>) -> Result<()> {
         let missing = || Error::shape("a batch of a device", "a network on a device", "none");
         let Session { gpu, resident, images, pixels, .. } = self.session.as_mut().ok_or_else(missing)?;
         let Resident { staging, buffers, .. } = resident.as_mut().ok_or_else(missing)?;
@@ -132,11 +131,7 @@ impl Network {
         if session.evaluates {
             return Ok(());
         }
-        let (buffers, spent) = (&resident.buffers, &Cell::default());
-        let pass = Pass { network: self, gpu: &session.gpu, buffers, batch: 0, frames: 1, training: None, stores: &[], spent };
-        for index in 0..self.layers.len() {
-            pass.normalizer(index, DeviceStatistics::None)?;
-        }
+        resident.constants.launch(&session.gpu)?;
         if let Some(session) = &mut self.session {
             session.evaluates = true;
         }

@@ -7,7 +7,6 @@ use super::pass::Pass;
 use super::step::What;
 use crate::error::{Error, Result};
 use crate::network::{Input, Mode, Network, Samples};
-use crate::ops::optimizer::cuda::StepParameters;
 
 impl Network {
     /// Logits `[B][classes]` of a batch in evaluation mode: what [`Network::forward`] gives, without firing rates and spikes. `replays`
@@ -17,11 +16,12 @@ impl Network {
     /// [`Error::ShapeMismatch`] if the input does not fit the network or the network is not on a device, [`Error::Device`] if that fails.
     pub fn logits_on_device(&mut self, input: &Input, replays: bool) -> Result<Vec<f32>> {
         self.infer(input, replays, false)?;
-        let Some((gpu, logits)) = self.session.as_ref().and_then(|s| Some((&s.gpu, s.resident.as_ref()?.buffers.logits))) else {
+        let Some((gpu, buffers)) = self.session.as_ref().and_then(|s| Some((&s.gpu, &s.resident.as_ref()?.buffers))) else {
             return Ok(Vec::new());
         };
         let mut values = vec![0.0; input.batch * self.classes];
-        gpu.download(logits.part(0..values.len()), &mut values)?;
+        gpu.download(buffers.logits.part(0..values.len()), &mut values)?;
+        gpu.fill_zero(buffers.fired)?;
         Ok(values)
     }
 
@@ -30,10 +30,15 @@ impl Network {
     /// # Errors
     /// As [`Network::logits_on_device`].
     pub fn kernel_seconds(&mut self, input: &Input, replays: bool) -> Result<f64> {
-        self.infer(input, replays, true)
+        let seconds = self.infer(input, replays, true)?;
+        if let Some((gpu, buffers)) = self.session.as_ref().and_then(|s| Some((&s.gpu, &s.resident.as_ref()?.buffers))) {
+            gpu.fill_zero(buffers.fired)?;
+        }
+        Ok(seconds)
     }
 
-    /// Starts an inference. Waits for its end and gives the seconds of its kernels where it `times` them; else 0.
+    /// Starts an inference. Waits for its end and gives the seconds of its kernels where it `times` them; else 0. The numbers of spikes,
+    /// which nobody reads, are left for the caller to clear.
     fn infer(&mut self, input: &Input, replays: bool, times: bool) -> Result<f64> {
         self.check_input(input)?;
         self.reserve_for(input, Mode::Eval, None)?;
@@ -42,7 +47,7 @@ impl Network {
         if replays {
             self.record(what)?;
         }
-        self.deliver(&Samples::Real(*input), &[], StepParameters::new(None, 0.0, 0))?;
+        self.deliver(&Samples::Real(*input), &[], None)?;
         self.ready_for_evaluation()?;
         let missing = || Error::shape("an inference on a device", "a network that is placed there", "none");
         let Session { gpu, resident, .. } = self.session.as_ref().ok_or_else(missing)?;

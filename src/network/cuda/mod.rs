@@ -16,6 +16,7 @@ mod report;
 mod slices;
 mod staging;
 mod step;
+mod work;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,10 +33,11 @@ use super::{Input, Kind, Mode, Network, Source, WeightGradient};
 use crate::clock;
 use crate::device::{Gpu, Layout, Memory};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::cuda::RunningConstants;
 use crate::ops::neuron::Neuron;
 use crate::ops::optimizer::{Optimizer, Update};
 use crate::ops::spike_conv::WeightTable;
-use crate::ops::spike_conv::cost::{self, LayerWork, Machine, Variant};
+use crate::ops::spike_conv::cost::Machine;
 
 /// How training gets from sums to statistics to neurons; both give the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,6 +138,8 @@ struct Resident {
     demand: Demand,
     buffers: Buffers,
     weights: WeightTable,
+    /// Of all layers, in evaluation.
+    constants: RunningConstants,
     staging: Staging,
     report: Report,
     recorded: Vec<Recorded>,
@@ -274,12 +278,13 @@ impl Network {
         let thresholds: Vec<u32> = self.layers.iter().filter_map(|layer| Some(self.parameters[layer.threshold?].start as u32)).collect();
         gpu.upload(&thresholds, buffers.thresholds)?;
         let weights = WeightTable::new(&gpu, &self.weight_sources(&buffers))?;
+        let constants = self.running_constants(&gpu, &buffers)?;
         let Some(session) = &mut self.session else { return Ok(()) };
         let staging = Staging::new(&gpu, demand.batch, demand.batch * demand.frames * self.input.iter().product::<usize>())?;
         gpu.synchronize()?; // the copy stream must not overtake what has cleared the memory
         session.sums = demand.sums;
         let report = Report::new(&gpu, &buffers)?;
-        session.resident = Some(Resident { demand, buffers, weights, staging, report, gaps, recorded: Vec::new(), memory });
+        session.resident = Some(Resident { demand, buffers, weights, constants, staging, report, gaps, recorded: Vec::new(), memory });
         (session.host_is_newer, session.optimizer_is_newer, session.evaluates, session.spared) = (true, true, false, None);
         Ok(())
     }
@@ -331,27 +336,6 @@ impl Network {
             Source::Layer(_) => {
                 demand.training.is_some_and(|gradient| layer.norm.is_some() && self.stores_convolutions(index, gradient, demand))
             }
-        }
-    }
-
-    /// Whether forward in training stores the sums of the convolutions of a layer with batch norm.
-    fn stores_convolutions(&self, index: usize, gradient: WeightGradient, demand: &Demand) -> bool {
-        let layer = &self.layers[index];
-        let needed_later = gradient == WeightGradient::Unrolled || layer.connections.iter().any(|c| c.norm.is_some());
-        let convolutions = || layer.connections.iter().filter(|c| matches!(c.kind, Kind::Conv { .. }));
-        let work = LayerWork {
-            positions: demand.batch * layer.positions(),
-            time_steps: self.time_steps,
-            channels: layer.shape[2],
-            k_steps: convolutions().map(|c| c.geometry.taps() * c.geometry.cin.div_ceil(32)).sum(),
-            convolutions: convolutions().count(),
-            weight_bits: self.weight_bits,
-        };
-        match (demand.sums, &self.session) {
-            (SumsChoice::Cheapest, Some(Session { machine: Some(machine), .. })) => {
-                cost::choose(&work, machine, needed_later) == Variant::Store
-            }
-            (choice, _) => needed_later || choice != SumsChoice::Recompute,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The launches of every layer of a forward pass on a CUDA device, in order.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use super::buffers::{Buffers, LayerBuffers};
 use super::settle;
@@ -10,7 +11,8 @@ use crate::device::{Gpu, Slice};
 use crate::error::Result;
 use crate::network::{Connection, Kind, Network, Source, WeightGradient};
 use crate::ops::batch_norm::cuda::{
-    self as batch_norm, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms,
+    self as batch_norm, BatchConstants, DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms, RunningConstants,
+    RunningLayer,
 };
 use crate::ops::conv::cuda as conv;
 use crate::ops::dropout;
@@ -47,6 +49,15 @@ impl Network {
         (0..self.layers.len()).map(of_layer).collect()
     }
 
+    /// What computes the constants of all layers in evaluation, from running statistics.
+    pub(super) fn running_constants(&self, gpu: &Arc<Gpu>, buffers: &Buffers) -> Result<RunningConstants> {
+        let spent = &Cell::default();
+        let pass = Pass { network: self, gpu, buffers, batch: 0, frames: 1, training: None, stores: &[], spent };
+        let of_layer = |index: usize| pass.with_norms(index, |norms| RunningLayer::new(&buffers.layers[index].normalizer, norms));
+        let layers = (0..self.layers.len()).map(of_layer).collect::<Result<Vec<_>>>()?;
+        RunningConstants::new(gpu, &layers)
+    }
+
     /// Mean firing rate of each layer from its number of spikes.
     pub(super) fn rates_of(&self, fired: &[u64], batch: usize) -> Vec<f32> {
         let sites = |neurons: usize| (batch * neurons * self.time_steps) as f64;
@@ -55,12 +66,11 @@ impl Network {
 }
 
 impl Pass<'_> {
-    /// Launches all layers and the readout. In evaluation the constants of the layers are there already
-    /// ([`Network::ready_for_evaluation`]).
+    /// Launches all layers and the readout. The numbers of spikes are zero before, as who has read them leaves them; in evaluation the
+    /// constants of the layers are there already ([`Network::ready_for_evaluation`]).
     pub fn enqueue(&self) -> Result<()> {
         let Pass { network, gpu, buffers, .. } = self;
         let _phase = clock::span(Name::Phase(Phase::Forward));
-        gpu.fill_zero(buffers.fired)?;
         if self.training.is_some() {
             gpu.fill_zero(buffers.statistics)?;
         }
@@ -131,7 +141,9 @@ impl Pass<'_> {
             neurons: DeviceNeurons::new(network.neuron, network.time_steps, channels),
         };
         if read.iter().any(is_conv) {
-            spike_conv::neurons(gpu, &LayerSums { summands: read, ..sums }, &inputs, &outputs)?;
+            let parts = if is_training { 1 } else { network.parts_of(index, batch) };
+            let layer = LayerSums { summands: read, ..sums };
+            spike_conv::neurons_in_parts(gpu, &layer, &inputs, &outputs, parts, &buffers.scratch.parts)?;
         } else if let (true, Some(inner), Some(summand)) = (is_training, &own.inner, own_norm(layer)) {
             let means = neuron::OwnMeans {
                 plain: inner.mean_normed,
@@ -238,12 +250,9 @@ impl Pass<'_> {
         Ok(summands)
     }
 
-    /// Constants of a layer: from the statistics of the batch in training, from running ones in evaluation.
+    /// Constants of a layer in training, from the statistics of the batch.
     pub(super) fn normalizer(&self, index: usize, statistics: DeviceStatistics) -> Result<()> {
-        if self.training.is_some() {
-            return self.batch_constants(index, statistics)?.launch(self.gpu);
-        }
-        self.with_norms(index, |norms| batch_norm::running_normalizer(self.gpu, &self.buffers.layers[index].normalizer, norms))
+        self.batch_constants(index, statistics)?.launch(self.gpu)
     }
 
     /// What computes the constants of training.

@@ -32,7 +32,13 @@ impl Report {
     /// Starts to bring what a training step gives.
     pub fn fetch_step(&mut self, gpu: &Gpu, buffers: &Buffers) -> Result<()> {
         gpu.fetch(buffers.result, &mut self.result)?;
-        gpu.fetch(buffers.fired, &mut self.fired)
+        self.fetch_fired(gpu, buffers)
+    }
+
+    /// The numbers of spikes, which are cleared for the next pass behind the copy, where nobody waits for that.
+    fn fetch_fired(&mut self, gpu: &Gpu, buffers: &Buffers) -> Result<()> {
+        gpu.fetch(buffers.fired, &mut self.fired)?;
+        gpu.fill_zero(buffers.fired)
     }
 
     /// Waits for it: the result, and the spikes of each layer.
@@ -47,7 +53,7 @@ impl Report {
         if let Some(layer) = buffers.layers.last() {
             gpu.fetch(layer.spikes.part(0..words), &mut self.last)?;
         }
-        gpu.fetch(buffers.fired, &mut self.fired)
+        self.fetch_fired(gpu, buffers)
     }
 
     /// Waits for it: the logits, those words, and the spikes of each layer.

@@ -142,15 +142,17 @@ impl Staging {
         Ok(number)
     }
 
-    /// Puts the batch of this number where the step reads it, with this step's parameters.
-    pub fn deliver(&mut self, gpu: &Gpu, buffers: &Buffers, held: Held, number: u64, parameters: StepParameters) -> Result<()> {
+    /// Puts the batch of this number where the step reads it, with this step's parameters; an evaluation has none.
+    pub fn deliver(&mut self, gpu: &Gpu, buffers: &Buffers, held: Held, number: u64, parameters: Option<StepParameters>) -> Result<()> {
         let is_it = |place: &&mut Place| place.waiting.is_some_and(|waiting| waiting.number == number);
         let gone = || Error::shape("a staged batch", "one of the last two", format!("batch {number}, whose place was given to another"));
         let place = self.places.iter_mut().find(is_it).ok_or_else(gone)?;
         let Waiting { samples, holes, blends, labels, .. } = place.waiting.take().ok_or_else(gone)?;
-        let parameters = place.parameters.send(gpu, &[parameters])?;
+        let parameters = parameters.map(|parameters| place.parameters.send(gpu, &[parameters])).transpose()?;
         gpu.after_copies()?;
-        gpu.copy(parameters, buffers.parameters)?;
+        if let Some(parameters) = parameters {
+            gpu.copy(parameters, buffers.parameters)?;
+        }
         gpu.copy(place.labels.device.slice().part(0..labels), buffers.labels.part(0..labels))?;
         // An evaluation has no loss to mix.
         if blends > 0 && !buffers.blends.is_none() {

@@ -72,7 +72,7 @@ impl Network {
         }
         let missing = || Error::shape("train_step", "a recorded step", "none");
         let phase = clock::span(Name::Phase(Phase::Data));
-        clock::op(Op::Copy, || self.deliver(samples, labels, parameters))?;
+        clock::op(Op::Copy, || self.deliver(samples, labels, Some(parameters)))?;
         drop(phase);
         if let Some(session) = &mut self.session {
             (session.begun, session.device_is_newer, session.evaluates) = (Some(total), true, false);

@@ -1,8 +1,11 @@
 //! Launch geometry and arguments of `kernels/batch_norm.cu`; no arithmetic lives here.
 
+use std::sync::Arc;
+
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{Arg, Gpu, Slice, kernels, scalars};
+pub use super::device::{DeviceContribution, DeviceInner, DeviceNorm, DeviceStatistics, LayerNorms};
+use crate::device::{Arg, Gpu, Memory, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 use crate::ops::neuron::{LANES, Neuron};
 use crate::ops::spike_conv::{DeviceNormalizer, Summand};
@@ -152,71 +155,6 @@ pub fn statistics_of_real(gpu: &Gpu, statistics: Slice<f64>, sums: Slice<f32>, b
     let p = RealStatistics { rows: rows as i32, channels: channels as i32, stride: channels.next_multiple_of(LANES) as i32 };
     let grid = [channels.div_ceil(64) as u32, batch as u32, 1];
     gpu.launch(&kernels::STATISTICS_OF_REAL, grid, 0, &[&statistics, &sums, &scalars(&p)])
-}
-
-/// What one connection brings to the current of its layer, on the device; see `Contribution`.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceContribution {
-    /// Threshold of the source; none for real values.
-    pub threshold: Slice<f32>,
-    /// Scale of its fixed-point weights, `[C]`; none for an identity and for real values.
-    pub weight_scale: Slice<f32>,
-    /// `[C]`, or none.
-    pub bias: Slice<f32>,
-    /// `1 - dropout` of the source in training, 1 in evaluation.
-    pub keep: f32,
-    /// Positions of a pool window.
-    pub area: usize,
-}
-
-/// Parameters and running statistics of a batch norm, each `[C]`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeviceNorm {
-    pub gamma: Slice<f32>,
-    pub beta: Slice<f32>,
-    pub running_mean: Slice<f32>,
-    pub running_var: Slice<f32>,
-}
-
-/// What the constants of a layer follow from, all on the device.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerNorms<'a> {
-    pub connections: &'a [DeviceContribution],
-    pub norm: Option<DeviceNorm>,
-    /// The connection with a norm of its own, and that norm.
-    pub inner: Option<(usize, DeviceNorm)>,
-    pub neuron: Neuron,
-    pub channels: usize,
-}
-
-/// Statistics of a batch, as the functions above and `spike_conv` leave them.
-#[derive(Clone, Copy, Debug)]
-pub enum DeviceStatistics {
-    /// A layer without batch norm needs none.
-    None,
-    /// `[8][C]`.
-    Integers(Slice<u64>),
-    /// `[batch][2][C]`.
-    Reals { sums: Slice<f64>, batch: usize },
-    /// `[5][C]`, of an ANN.
-    Values(Slice<f64>),
-}
-
-/// Constants of the connection that has a norm of its own.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeviceInner {
-    /// `[5][padded]`: factor, offset, scale; and scale·k, own k, which backward leaves here.
-    pub values: Slice<f32>,
-    /// `[padded]`: `mean(x̂ · û)`.
-    pub correlation: Slice<f64>,
-    pub padded: usize,
-}
-
-impl DeviceInner {
-    /// One of the five rows.
-    pub fn row(&self, row: usize) -> Slice<f32> {
-        self.values.part(row * self.padded..(row + 1) * self.padded)
-    }
 }
 
 #[repr(C)]
@@ -380,10 +318,41 @@ pub fn batch_normalizer(
     BatchConstants::new(out, inner, layer, statistics, [values, n], Slice::NONE)?.launch(gpu)
 }
 
-/// Constants of evaluation, from the running statistics.
-pub fn running_normalizer(gpu: &Gpu, out: &DeviceNormalizer, layer: &LayerNorms) -> Result<()> {
-    let args = normalizer_args(layer, out.padded)?;
-    gpu.launch(&kernels::RUNNING_NORMALIZER, normalizer_grid(out.padded), 0, &[&out.values, &scalars(&args)])
+/// A layer whose constants of evaluation are wanted; field for field `struct RunningLayer` in `kernels/batch_norm.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct RunningLayer {
+    normalizer: u64,
+    args: NormalizerArgs,
+}
+const _: () = assert!(size_of::<RunningLayer>() == 200);
+
+impl RunningLayer {
+    /// Constants in `out`, from the running statistics that `layer` names.
+    pub fn new(out: &DeviceNormalizer, layer: &LayerNorms) -> Result<Self> {
+        Ok(RunningLayer { normalizer: out.values.address(), args: normalizer_args(layer, out.padded)? })
+    }
+}
+
+/// The constants of evaluation of some layers: one launch computes all of them.
+#[derive(Debug)]
+pub struct RunningConstants {
+    layers: Memory<u8>,
+    grid: [u32; 3],
+}
+
+impl RunningConstants {
+    /// Uploads what they follow from; it stays valid as long as the buffers that the layers name.
+    pub fn new(gpu: &Arc<Gpu>, layers: &[RunningLayer]) -> Result<Self> {
+        let widest = layers.iter().map(|layer| layer.args.padded).max().unwrap_or(0);
+        let [across, ..] = normalizer_grid(widest as usize);
+        Ok(RunningConstants { layers: gpu.memory_of(bytemuck::cast_slice(layers))?, grid: [across, layers.len() as u32, 1] })
+    }
+
+    /// Computes them.
+    pub fn launch(&self, gpu: &Gpu) -> Result<()> {
+        gpu.launch(&kernels::RUNNING_NORMALIZER, self.grid, 0, &[&self.layers.slice()])
+    }
 }
 
 /// Normalised currents x̂ of `rows` = B·P·(T, or 1 frame) as bf16, `[rows][C]`.

@@ -10,6 +10,7 @@ mod cpu;
 pub mod cuda;
 pub mod cuda_backward;
 pub mod cuda_values;
+mod device;
 mod normalizer;
 pub use cpu::{IntegerSums, accumulate, accumulate_products, center, gradient_sums, normalize, subtract_scaled, time_means};
 pub use normalizer::{

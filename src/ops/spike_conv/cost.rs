@@ -27,9 +27,18 @@
 //! store      = max(sums, moved) + moved + outputs
 //! recompute  = sums + max(neurons, outputs)
 //! ```
+//!
+//! In an evaluation `p` blocks may share the stages of each of `n` tiles (`parts.rs`). Each then has ⌈s/p⌉ stages and no neurons, there are
+//! p·n of them, and behind these come, with `c` convolutions, cycles of
+//! ```text
+//! behind   = 32768 · (n · (p + c − 1) / M + c) / 16 + 2500 + 64 · row
+//! ```
+//! That is what all parts add to 4 bytes a sum and what the last one of a tile fetches, at 16 bytes a cycle and multiprocessor, about a
+//! third of what the L2 of an A100 gives to reads; a fence, the count and ways to the L2 and back; the neurons. All of it assumptions.
+//!
 //! None of this was measured on a device.
 
-use super::{Tiles, products};
+use super::{Tiles, parts, products};
 use crate::device::limits::Limits;
 use crate::device::{Gpu, Products, kernels};
 use crate::error::Result;
@@ -42,6 +51,9 @@ const BETWEEN: f64 = 60.0;
 const BEFORE: f64 = 1500.0;
 /// Instructions of a warp for the statistics of a row.
 const STATISTICS: f64 = 47.0;
+/// Bytes of sums that atomics move a cycle and multiprocessor, and cycles that the last part of a tile waits for what the others did.
+const OF_ATOMICS: f64 = 16.0;
+const MEETING: f64 = 2500.0;
 /// Blocks that share a multiprocessor.
 const TOGETHER: usize = 2;
 
@@ -172,6 +184,13 @@ pub struct LayerWork {
     pub weight_bits: u8,
 }
 
+impl LayerWork {
+    /// Stages of a tile.
+    pub fn stages(&self) -> usize {
+        self.k_steps.div_ceil(2)
+    }
+}
+
 /// The two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -191,6 +210,21 @@ pub fn neurons(work: &LayerWork, machine: &Machine) -> f64 {
     neurons_of(work, machine, machine.code_of(work.weight_bits).step)
 }
 
+/// The same where `parts` blocks share the stages of each tile. For one part these are the seconds of [`neurons`]; no end where a tile
+/// does not hold all steps.
+pub fn neurons_in_parts(work: &LayerWork, machine: &Machine, parts: usize) -> f64 {
+    if parts == 1 {
+        return neurons(work, machine);
+    }
+    let Some(tiles) = parts::tiles(work) else { return f64::INFINITY };
+    let of_part = LayerWork { k_steps: 2 * work.stages().div_ceil(parts), ..*work };
+    let tile = (4 * 128 * 64) as f64 / OF_ATOMICS;
+    // A part has stages of one convolution, but for those in which the next one begins.
+    let added = (tiles * (parts + work.convolutions - 1)) as f64 / machine.multiprocessors as f64;
+    let behind = tile * (added + work.convolutions as f64) + MEETING + 64.0 * machine.code_of(work.weight_bits).step;
+    (cycles(&of_part, machine, parts * tiles, 0.0) + behind) / machine.clock
+}
+
 fn neurons_of(work: &LayerWork, machine: &Machine, of_row: f64) -> f64 {
     let cut = Tiles::new(work.time_steps, work.k_steps);
     arithmetic(work, machine, work.positions.div_ceil(cut.positions), work.time_steps.div_ceil(cut.steps), of_row)
@@ -202,16 +236,21 @@ fn sums(work: &LayerWork, machine: &Machine) -> f64 {
 }
 
 fn arithmetic(work: &LayerWork, machine: &Machine, row_blocks: usize, tiles: usize, of_row: f64) -> f64 {
+    tiles as f64 * cycles(work, machine, row_blocks * work.channels.div_ceil(64), of_row) / machine.clock
+}
+
+/// Cycles of one tile in each of so many blocks.
+fn cycles(work: &LayerWork, machine: &Machine, blocks: usize, of_row: f64) -> f64 {
     let bytes = usize::from(work.weight_bits / 8);
     let stage = machine.code_of(work.weight_bits).stage;
-    let stages = work.k_steps.div_ceil(2) as f64;
+    let stages = work.stages() as f64;
     let tensor = (128 * 64 * 64 * bytes) as f64 / machine.rate;
     let issue = stages * stage + 64.0 * of_row + AROUND;
     let alone = stages * (tensor.max(stage) + BETWEEN) + 64.0 * of_row + BEFORE;
     // The multiprocessor with the most blocks ends last.
-    let fullest = (row_blocks * work.channels.div_ceil(64)).div_ceil(machine.multiprocessors);
+    let fullest = blocks.div_ceil(machine.multiprocessors);
     let busy = fullest as f64 * (stages * tensor).max(issue);
-    tiles as f64 * busy.max(fullest.div_ceil(TOGETHER) as f64 * alone) / machine.clock
+    busy.max(fullest.div_ceil(TOGETHER) as f64 * alone)
 }
 
 /// Seconds of a way: of all, and of its arithmetic and its memory alone.

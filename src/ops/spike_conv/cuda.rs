@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Geometry, PackedWeights, Tiles, products};
+use super::{Geometry, PackedWeights, PartsRoom, products};
 use crate::device::{Gpu, Slice, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
@@ -362,6 +362,21 @@ pub fn statistics(gpu: &Gpu, layer: &LayerSums, statistics: Slice<u64>) -> Resul
 /// # Errors
 /// As [`sums`].
 pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOutputs) -> Result<()> {
+    neurons_in_parts(gpu, layer, from, to, 1, &PartsRoom::default())
+}
+
+/// The same with `parts` blocks for the K stages of each tile: for speed only.
+///
+/// # Errors
+/// As [`sums`]; [`Error::ShapeMismatch`] for parts of more than 128 steps, and where `room` is too small.
+pub fn neurons_in_parts(
+    gpu: &Gpu,
+    layer: &LayerSums,
+    from: &NeuronInputs,
+    to: &NeuronOutputs,
+    parts: usize,
+    room: &PartsRoom,
+) -> Result<()> {
     const OP: &str = "spike_conv neurons";
     let prepared = layer.prepare(OP)?;
     let words = layer.channels.div_ceil(32);
@@ -378,9 +393,9 @@ pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOut
     expect_unless_none(OP, "counts", of_layer * layer.channels, to.counts)?;
     expect_unless_none(OP, "means", of_layer * layer.channels, to.mean_normed)?;
     expect_unless_none(OP, "weighted means", of_layer * layer.channels, to.weighted_normed)?;
-    let tiles = Tiles::new(layer.time_steps, prepared.k_steps);
+    let (tiles, shared_parts) = layer.cut(OP, prepared.k_steps, parts, room)?;
     let carried = if tiles.steps < layer.time_steps { tiles.positions * CARRIED_BYTES } else { 0 };
-    let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, 1];
+    let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, parts as u32];
     let kernel = products::of_neurons(prepared.bits, layer.products(gpu.products()));
     let ([first, second], [first_weights, second_weights]) = (prepared.sources, prepared.weights);
     let of_neurons = SpikeConvNeurons {
@@ -408,6 +423,7 @@ pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOut
             &from.step_weights,
             &from.dropped,
             &scalars(&of_neurons),
+            &scalars(&shared_parts),
         ],
     )
 }

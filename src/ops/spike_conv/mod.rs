@@ -11,6 +11,7 @@ mod cpu_weights;
 mod cuda;
 mod cuda_weights;
 mod events;
+pub mod parts;
 mod products;
 mod tiles;
 use std::ops::Range;
@@ -18,12 +19,13 @@ use std::ops::Range;
 use crate::device::lines::Line;
 pub use cpu::{add_scaled, conv_at, identity_at, positions_together, rows_together, spike_outer};
 pub use cuda::{
-    DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, has_few_blocks, neurons, statistics, sums, sums_and_constants,
-    sums_and_constants_in,
+    DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, has_few_blocks, neurons, neurons_in_parts, statistics, sums,
+    sums_and_constants, sums_and_constants_in,
 };
 pub(crate) use cuda_weights::rounded_pieces;
 pub use cuda_weights::{BF16, PackedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
 pub use events::{Events, for_each_in_window};
+pub use parts::PartsRoom;
 pub use tiles::Tiles;
 
 /// Geometry of a connection: an optional average pool over the source, then a convolution (a linear layer is one that covers its input).
