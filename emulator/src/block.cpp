@@ -41,6 +41,8 @@ bool BlockRunner::run(const Launch& launch, void* const* arguments, unsigned blo
 
     if (fault_.signal) describe_signal();
     if (!problem.code && live_ > 0) describe_deadlock();
+    const std::string left = problem.code ? "" : asynchronous.at_end();
+    if (!left.empty()) problem = {CUDA_LAUNCH_FAILED, text("block (%u, %u, %u): ", place_.index.x, place_.index.y, place_.index.z) + left};
     if (problem.code) {
         abandon_fibers();
         return false;
@@ -79,6 +81,7 @@ void BlockRunner::set_up(const Launch& launch, unsigned block_number) {
     problem = {};
     fault_ = {};
     shared.start_block(launch.dynamic_bytes);
+    asynchronous.start_block(settings().order);
     order_ = settings().order;
     random_state_ = (settings().seed * 0x9e3779b97f4a7c15ull) ^ (block_number + 1);
     for (unsigned i = 0; i < MAX_WARPS; ++i) rank_[i] = static_cast<unsigned char>(i);
@@ -121,7 +124,9 @@ unsigned BlockRunner::pick_lane(uint32_t lanes) {
 
 // The next thread to run, or none.
 BlockThread* BlockRunner::pick() {
-    if (!runnable_warps_) return nullptr;
+    while (!runnable_warps_) {
+        if (live_ == 0 || !asynchronous.land_one()) return nullptr;
+    }
     const unsigned w = pick_warp();
     Warp& warp = warps_[w];
     const unsigned lane = pick_lane(warp.runnable);
@@ -212,6 +217,8 @@ void BlockRunner::leave(BlockThread& thread) {
             fail(CUDA_LAUNCH_FAILED, text("leaves the kernel while lanes %08x of its warp wait for it in %s at %s:%d", meeting.arrived, meeting.what, meeting.file, meeting.line));
         }
     }
+    const std::string under_way = asynchronous.at_leave(thread.number);
+    if (!under_way.empty()) fail(CUDA_LAUNCH_FAILED, under_way);
     warp.left |= bit;
     --live_;
     thread.fiber = nullptr;
@@ -276,6 +283,7 @@ void BlockRunner::describe_deadlock() {
             if (waiting.size() > 600) break;
         }
     }
+    waiting += asynchronous.waiting();
     if (at_barrier_) waiting += text("; %u threads wait in __syncthreads at %s:%d", at_barrier_, barrier_file_, barrier_line_);
     problem = {CUDA_LAUNCH_FAILED, text("block (%u, %u, %u): no thread can go on", place_.index.x, place_.index.y, place_.index.z) + waiting};
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "asynchronous.h"
 #include "fiber.h"
 #include "host/kernel.h"
 #include "host/threads.h"
@@ -74,11 +75,19 @@ public:
     // An access of the running thread, for the race check.
     void note(const void* address, size_t bytes, bool is_write, Place place);
     uint32_t meetings_of_warp() { return warps_[running().number / 32].met; }
+    uint32_t barriers() const { return races_.barriers; }
+
+    // The running thread waits until another one, or a copy that lands, wakes it.
+    void sleep() { suspend(); }
+    // Others may go on before the running thread does.
+    void give_way() { wake(running()), suspend(); }
+    void wake(BlockThread& thread) { make_runnable(thread.number / 32, 1u << thread.lane); }
 
     BlockThread& running() { return *static_cast<BlockThread*>(current); }
 
     Problem problem;
     SharedMemory shared;
+    Asynchronous asynchronous;
     bool check_races = false;                        // the kernels at work report their accesses
 
 private:

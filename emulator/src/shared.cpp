@@ -124,6 +124,7 @@ void wait_for_copies(unsigned groups_left) {
     for (size_t i = 0; i < landed; ++i) {
         const CopyQueue::Copy& copy = queue.copies[i];
         note_access(copy.to, copy.bytes, true, {nullptr, copy.file, copy.line});
+        if (runner->asynchronous.watches_stores) watch_store(copy.to, copy.bytes, copy.file, copy.line);
         if (copy.from) {
             memcpy(copy.to, copy.from, copy.bytes);
         } else {

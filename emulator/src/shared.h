@@ -32,6 +32,7 @@ public:
     // Null when there is no room.
     void* array(const void* key, size_t bytes, const char* name);
     unsigned char* dynamic() const { return dynamic_; }
+    const unsigned char* start() const { return memory_; }     // of all, static arrays first; 256 KiB
     bool contains(const void* address, size_t bytes) const;
     bool near(const void* address) const;            // within the mapping, guards included
     size_t offset(const void* address) const { return static_cast<size_t>(static_cast<const unsigned char*>(address) - mapping_); }

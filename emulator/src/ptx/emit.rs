@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::instructions::{Type, form, refusal};
 use super::operands::{cpp_class, members, poison, scoped};
 use super::parse::{Class, Fallible, Instruction, Kernel, Module, Parameter, Statement};
+use super::warpgroup;
 
 pub struct Emitter<'a> {
     pub module: &'a Module,
@@ -18,6 +19,10 @@ pub struct Emitter<'a> {
     pub used: BTreeSet<(String, String)>,
     /// Shared arrays that occur.
     pub symbols: BTreeSet<String>,
+    /// Registers that have a state beside them: what `wgmma` takes, and what they are moved from and to.
+    pub stated: BTreeSet<String>,
+    /// Place of the instruction at work, in quotes.
+    pub here: String,
     pub out: String,
 }
 
@@ -26,7 +31,8 @@ pub fn module(module: &Module, file: &str) -> Fallible<String> {
     let mut out = format!("// Made from {file}; do not edit.\n#include \"ptx/runtime/ptx.h\"\n\nnamespace {{\n");
     for kernel in &module.kernels {
         let (scopes, used, symbols) = (vec![HashMap::new()], BTreeSet::new(), BTreeSet::new());
-        let mut emitter = Emitter { module, kernel, file, scopes, used, symbols, out: String::new() };
+        let stated = warpgroup::stated(kernel);
+        let mut emitter = Emitter { module, kernel, file, scopes, used, symbols, stated, here: String::new(), out: String::new() };
         emitter.body()?;
         out.push_str(&emitter.function()?);
         out.push_str(&registration(kernel, file));
@@ -80,6 +86,7 @@ impl Emitter<'_> {
                         self.source_line(i);
                     }
                     let at = |problem: String| format!("line {}: kernel {}: {}: {problem}", i.line, self.kernel.name, i.opcode);
+                    self.here = self.place(i).0;
                     if i.opcode.starts_with("mma.") {
                         next += self.products(&statements[next - 1..]).map_err(at)? - 1;
                     } else {
@@ -113,6 +120,7 @@ impl Emitter<'_> {
         for (class, register) in &self.used {
             let _ = writeln!(text, "    {class} {register} = {};", poison(class));
         }
+        text.push_str(&self.states());
         for name in &self.symbols {
             let array = self.shared(name).ok_or_else(|| format!("{name} is no shared array"))?;
             if array.align > 128 {
@@ -146,6 +154,7 @@ impl Emitter<'_> {
             ["ld", ..] => self.load(i),
             ["st", ..] => self.store(i),
             ["atom" | "red", ..] => self.atomic(i),
+            ["mbarrier" | "wgmma", ..] | ["fence", "proxy", "async", ..] | ["cp", "async", "bulk", ..] => self.by_itself(i, &words),
             ["bar" | "barrier" | "shfl" | "vote" | "ldmatrix" | "cp", ..] => self.of_several_threads(i, &words),
             ["membar", "cta" | "gl" | "sys"] | ["fence", "sc" | "acq_rel", "cta" | "gpu" | "sys"] => {
                 Ok("__atomic_thread_fence(__ATOMIC_SEQ_CST);".into())
@@ -201,6 +210,9 @@ impl Emitter<'_> {
         }
         if let Some(at) = self.kernel.parameters.iter().position(|p| p.name == *from) {
             return self.write(to, &format!("reinterpret_cast<uint64_t>(arguments[{at}])"), Type::B(64));
+        }
+        if let Some(text) = self.move_with_state(to, from)? {
+            return Ok(text);
         }
         let value = self.read(from, kind)?;
         self.write(to, &value, kind)

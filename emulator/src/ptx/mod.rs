@@ -10,6 +10,7 @@ mod operands;
 mod parse;
 mod products;
 mod warp;
+mod warpgroup;
 
 /// The C++ text of a PTX text; `file` names it in errors.
 ///
@@ -53,7 +54,12 @@ mod tests {
             ("    add.s32 %r1, %r9, %r2;", "%r9 is no register"),
             ("    add.s64 %r1, %r2, %r2;", "%r2 (Int(32)) as S(64)"),
             ("    bar.sync 1;", "only barrier 0"),
-            ("    fence.proxy.async;", "this instruction is not modelled"),
+            ("    fence.proxy.alias;", "this instruction is not modelled"),
+            ("    mbarrier.test_wait.parity.shared.b64 %p1, [%r1], %r2;", "not modelled"),
+            ("    mbarrier.arrive.shared::cta.b64 %rd1, [%r1];", "a state of a barrier is not modelled"),
+            ("    wgmma.wait_group.sync.aligned %r1;", "the number of groups is no constant"),
+            ("    wgmma.mma_async.sync.aligned.m64n8k32.s32.u8.s8 {%r1}, %rd1, %rd1, %p1;", "4 registers for 8 columns"),
+            ("    wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f1}, %rd1, %rd1, %p1, 1, 1, 0, 0;", "not modelled"),
             ("    bar.red.popc.u32 %r1, 0, %p1;", "not modelled"),
             ("    ld.local.u32 %r1, [%r2];", "modifiers that are not modelled"),
             ("    ld.param.u64 %rd1, [one_param_0+8];", "bytes 8..+8 of a parameter of 8"),

@@ -46,6 +46,7 @@ impl Emitter<'_> {
             return literal(operand, wanted);
         }
         let (name, class) = self.register(operand)?;
+        let name = self.looked_at(operand, name);
         let mismatch = Err(format!("{operand} ({class:?}) as {wanted:?}"));
         match (class, wanted) {
             (Class::Pred, Type::Pred) => Ok(name),
@@ -73,7 +74,8 @@ impl Emitter<'_> {
         match (class, of) {
             (Class::Pred, Type::Pred) => Ok(format!("{name} = {value};")),
             (Class::Int(bits), Type::B(b) | Type::U(b) | Type::S(b)) if bits == b || (wider && bits > b) => {
-                Ok(format!("{name} = static_cast<{}>({value});", cpp_class(class)))
+                let text = format!("{name} = static_cast<{}>({value});", cpp_class(class));
+                Ok(self.written(operand, &name, text))
             }
             (Class::Float(bits), Type::F(b)) if bits == b => Ok(format!("{name} = {value};")),
             (Class::Float(bits), Type::B(b)) if bits == b => Ok(format!("{name} = ptx::f{b}_of({value});")),

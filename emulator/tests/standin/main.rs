@@ -7,6 +7,7 @@ mod children;
 mod compiled;
 mod device;
 mod faults;
+mod hopper;
 mod kernels;
 mod streams;
 
@@ -15,6 +16,7 @@ mod streams;
 fn in_child() {
     match children::own_case() {
         Some((children::FAULT, case)) => faults::run(&case),
+        Some((children::HOPPER, case)) => hopper::run(&case),
         Some((_, case)) => calls::run(&case),
         None => {}
     }

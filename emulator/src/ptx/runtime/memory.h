@@ -2,6 +2,7 @@
 #pragma once
 #include "host/memory.h"
 #include "host/accesses.h"
+#include "host/asynchronous.h"
 #include "ptx/runtime/bits.h"
 
 namespace ptx {
@@ -32,7 +33,7 @@ inline const unsigned char* parameter(uint64_t address) { return reinterpret_cas
 
 #define PTX_READ_param(at, bytes) (void)0
 #define PTX_READ_shared(at, bytes) PTX_RACING(at, bytes, false, __FILE__, __LINE__)
-#define PTX_WRITTEN_shared(at, bytes) PTX_RACING(at, bytes, true, __FILE__, __LINE__)
+#define PTX_WRITTEN_shared(at, bytes) (PTX_RACING(at, bytes, true, __FILE__, __LINE__), PTX_STORED(at, bytes, __FILE__, __LINE__))
 #define PTX_READ_global(at, bytes) PTX_WATCHED(at, bytes, Read, __FILE__, __LINE__)
 #define PTX_READ_nc(at, bytes) PTX_WATCHED(at, bytes, ReadConstant, __FILE__, __LINE__)      // read-only for as long as the kernel runs
 #define PTX_READ_generic(at, bytes) PTX_WATCHED(at, bytes, Read, __FILE__, __LINE__)
@@ -42,7 +43,9 @@ inline const unsigned char* parameter(uint64_t address) { return reinterpret_cas
 // With -DPTX_WATCH, watch.cpp sees every access to global memory, and where it is in the source.
 #ifdef PTX_WATCH
 #define PTX_WATCHED(at, bytes, access, file, line) standin::watch(at, bytes, standin::Access::access, file, line)
+#define PTX_STORED(at, bytes, file, line) standin::watch_store(at, bytes, file, line)
 #else
+#define PTX_STORED(at, bytes, file, line) (void)0
 #define PTX_WATCHED(at, bytes, access, file, line) (void)0
 #endif
 
@@ -78,7 +81,14 @@ template <uint32_t BYTES>
 inline void cp_async(unsigned char* to, const unsigned char* from, uint32_t source_bytes, const char* file, int line) {
     if (source_bytes != 0 && source_bytes != BYTES) standin::fail_launch("cp.async of %u of %u bytes is not modelled (%s:%d)", source_bytes, BYTES, file, line);
     if (source_bytes != 0) PTX_WATCHED(from, BYTES, Read, file, line);
+    PTX_STORED(to, BYTES, file, line);
     standin::start_copy(to, from, BYTES, source_bytes != 0, file, line);
+}
+
+// 9.7.9.25.4.1: lands when it likes, and says so to the barrier (asynchronous.cpp).
+inline void cp_async_bulk(unsigned char* to, const unsigned char* from, uint32_t bytes, unsigned char* barrier, const char* file, int line) {
+    PTX_WATCHED(from, bytes, Read, file, line);
+    standin::copy_bulk(to, from, bytes, barrier, file, line);
 }
 
 }  // namespace ptx

@@ -10,3 +10,4 @@
 #include "ptx/runtime/memory.h"
 #include "ptx/runtime/products.h"
 #include "ptx/runtime/warp.h"
+#include "ptx/runtime/warpgroup.h"
