@@ -64,9 +64,6 @@ struct Which {
     /// Frames of a recording.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
-    /// Share of each class of images, arrays or events to test on, where they have no test split.
-    #[arg(long, value_name = "X", alias = "val_share")]
-    val_share: Option<f64>,
     #[command(flatten)]
     #[serde(flatten)]
     reading: ReadingFlags,

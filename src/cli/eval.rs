@@ -18,7 +18,7 @@ use crate::evaluation::energy::{self, Counts, Model};
 use crate::evaluation::synaptic::{Operations, add_operations};
 use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
-use crate::settings::{Config, NeuronKind, ReadoutKind, Use};
+use crate::settings::{Config, NeuronKind, ReadoutKind, Use, recipes};
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
@@ -131,12 +131,16 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
+    settings::refuse_idle_share(&network_flags, &dataset)?;
     let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
     for &time_steps in &steps {
         let frames = if dataset.has_frames() { time_steps } else { 1 };
         Config { time_steps, ..config.clone() }.check_memory(Use::Evaluate, dataset.shape, classes, [batch, frames], &device)?;
     }
     let mut network = config.network(dataset.shape, classes)?;
+    if let Some(note) = share_note(&path, &config)?.filter(|_| dataset.is_divided()) {
+        complain(&note);
+    }
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }
@@ -177,6 +181,18 @@ fn ties_note(measured: &Measured, config: &Config) -> Option<String> {
         let share = 100.0 * ties as f64 / n as f64;
         format!("note: T = {}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart", measured.time_steps)
     })
+}
+
+/// What a user should know of another share to test on than that of the training, on the same set.
+fn share_note(path: &Path, config: &Config) -> Result<Option<String>> {
+    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
+    let trained = recipes::trained(path, &text)?;
+    let is_same_set = (&trained.dataset, &trained.data_dir) == (&config.dataset, &config.data_dir);
+    let shares = trained.val_share.zip(config.val_share).filter(|(theirs, ours)| is_same_set && theirs != ours);
+    Ok(shares.map(|(theirs, ours)| {
+        let file = path.display();
+        format!("note: {file} was trained with --val-share {theirs}: by {ours}, samples may be tested on that it was trained on")
+    }))
 }
 
 /// The best checkpoint written last.
