@@ -1,5 +1,6 @@
 //! `dsr eval`: accuracy against T, per class, firing rates and synaptic operations per layer, predictions.
 
+mod predictions;
 mod table;
 
 use std::fmt::Write;
@@ -62,7 +63,8 @@ pub struct EvalArgs {
     /// Measures the moving average of the weights that a run with --ema keeps, instead of the weights.
     #[arg(long, help_heading = "Evaluation")]
     ema: bool,
-    /// Writes index, label, prediction and logits of every sample (CSV), and the currents with --ties current.
+    /// Writes index, label, prediction and logits of every sample (CSV), the currents with --ties current, and the file where each
+    /// sample has one.
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     predictions: Option<PathBuf>,
 }
@@ -160,7 +162,8 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         results.push(measure(&mut network, &dataset, config.batch, &args, &Progress::new(global, dataset.test.len()))?);
     }
     if let Some(file) = &args.predictions {
-        atomic_file::write(file, &predictions(&results[0].evaluation).map_err(|e| Error::file(file, e.to_string()))?)?;
+        let table = predictions::csv(&results[0].evaluation, &dataset).map_err(|e| Error::file(file, e.to_string()))?;
+        atomic_file::write(file, &table)?;
     }
     if !global.quiet && args.ties == Ties::First {
         results.iter().filter_map(|measured| ties_note(measured, &config)).for_each(|note| complain(&note));
@@ -219,24 +222,6 @@ fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, args: &E
     let evaluation = evaluate(network, dataset, batch, args.ties, args.rates, visit)?.unwrap_or_default();
     let firing_rate = evaluation.firing_rate(network);
     Ok(Measured { time_steps: network.time_steps, evaluation, firing_rate, operations, seconds: begin.elapsed().as_secs_f64() })
-}
-
-/// `index,label,prediction,logit_0,…`, and `current_0,…` where there are currents; a line a sample.
-fn predictions(evaluation: &Evaluation) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let classes = evaluation.classes;
-    let mut columns = vec![("logit", &evaluation.logits)];
-    if !evaluation.currents.is_empty() {
-        columns.push(("current", &evaluation.currents));
-    }
-    let heads = columns.iter().flat_map(|(name, _)| (0..classes).map(move |class| format!("{name}_{class}")));
-    writer.write_record(["index", "label", "prediction"].map(String::from).into_iter().chain(heads))?;
-    for (index, label) in evaluation.labels.iter().enumerate() {
-        let row = [index.to_string(), label.to_string(), evaluation.prediction(index).to_string()];
-        let values = columns.iter().flat_map(|(_, values)| &values[index * classes..][..classes]);
-        writer.write_record(row.into_iter().chain(values.map(f32::to_string)))?;
-    }
-    Ok(writer.into_inner()?)
 }
 
 /// Everything a report needs beside the measurements.

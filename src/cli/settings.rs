@@ -318,6 +318,11 @@ pub fn checked_seed(seed: u64) -> Result<u64> {
 
 /// The settings of `--config` and then of `flags`, which win.
 pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
+    let has_length = flags.get("frame_ms").and_then(toml::Value::as_float).is_some_and(|ms| ms != 0.0);
+    if has_length && flags.contains_key("event_frames") {
+        let problem = "says where frames end by their length, and --event-frames by their number; leave one of them away";
+        return Err(Error::config("frame-ms", problem));
+    }
     if let Some(seed) = global.seed {
         flags.insert("seed".into(), checked_seed(seed)?.cast_signed().into());
     }
