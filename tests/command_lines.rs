@@ -127,6 +127,7 @@ const NETWORK: Flags = &[
     ("-T", Number(&["1", "3", "17", "255"])),
 ];
 const READING: Flags = &[
+    ("--val-share", Number(&["0.1", "0.9"])),
     ("--event-split", Word(&["dsr", "spikingjelly"])),
     ("--event-frames", Word(&["number", "time"])),
     ("--event-size", Number(&["32", "128"])),
@@ -155,7 +156,6 @@ const TRAINING: Flags = &[
     ("--milestones", Number(&["0.5,0.75"])),
     ("--gamma", Number(&["0.1", "1"])),
     ("--peak-share", Number(&["0.3", "0.9"])),
-    ("--val-share", Number(&["0.1", "0.9"])),
     ("--lr-decay", Word(&["epoch", "step"])),
     ("--wd", Number(&["0", "1"])),
     ("--warmup", Number(&["0", "10"])),
@@ -286,7 +286,12 @@ const COMMANDS: [Tried; 17] = [
                 ("--split", Word(&["train", "test"])),
                 ("-b", Number(&["1", "1437"])),
                 ("--loaders", Number(&["1", "3", "256"])),
+                ("-T", Number(&["1", "4"])),
+                ("--crop-pad", Number(&["0", "1", "4096"])),
+                ("--cutout", Number(&["0", "9"])),
+                ("--mixup", Number(&["0", "0.2"])),
             ],
+            READING,
         ],
         weight: 3,
         is_slow: false,

@@ -60,11 +60,12 @@ fn help_fits_80_columns() {
 #[test]
 fn a_flag_stands_under_its_heading() {
     let of_files = |flag: &str| {
-        let starts = ["--image-", "--crop-scale", "--channels", "--layout", "--mean", "--std", "--skip-unreadable", "--cache-dir"];
+        let starts =
+            ["--val-share", "--image-", "--crop-scale", "--channels", "--layout", "--mean", "--std", "--skip-unreadable", "--cache-dir"];
         let of_recordings = ["--event-split", "--event-frames", "--event-orientation", "--event-size", "--sensor", "--frame-", "--flip-x"];
         starts.iter().chain(&of_recordings).chain(&["--flip-y", "--transpose"]).any(|start| flag.starts_with(start))
     };
-    for command in ["train", "eval", "calibrate", "profile", "bench decision", "data info"] {
+    for command in ["train", "eval", "calibrate", "profile", "bench decision", "bench data", "data info"] {
         let flags = flags(&help(command));
         assert!(flags.iter().any(|(heading, _)| heading.starts_with("Files of a data set")), "{command}: {flags:?}");
         for (heading, flag) in flags {

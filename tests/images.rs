@@ -40,7 +40,7 @@ fn every_layout_is_read() {
     splits(folder.path(), "test", [2, 5]);
     let set = open("images", Some(folder.path()), &reading(None)).unwrap();
     assert_eq!(counts(&set), [6, 3]);
-    assert_eq!(set.stream.unwrap().note().unwrap(), "note: not read: test/");
+    assert_eq!(set.stream.unwrap().notes(), ["note: not read: test/"]);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn lists_are_read() {
     let split = "\u{feff}label, split ,file\noak,train,all/oak/000.png\nash,Training,all/ash/000.png\noak,test,all/oak/001.png\nash,val,all/ash/001.png\n";
     let set = open("images", Some(&list("b.csv", split)), &reading(None)).unwrap();
     assert_eq!((set.classes.clone(), counts(&set)), (vec!["ash".to_string(), "oak".to_string()], [2, 1]));
-    assert_eq!(set.stream.unwrap().note().unwrap(), "note: not read: 1 rows of another split");
+    assert_eq!(set.stream.unwrap().notes(), ["note: not read: 1 rows of another split"]);
     let cases = [
         ("file;label\na;b\n", "names no column path"),
         ("path\na.png\n", "names no column label"),

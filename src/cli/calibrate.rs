@@ -159,8 +159,9 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
         return Err(Error::file(path, problem));
     }
     let mut flags = settings::table(&args.network)?;
-    let of_ann: Table = flags.iter().filter(|(key, _)| SHARED.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let mut of_ann = of_ann;
+    // A share to test on is one of the flags that a file without settings needs, and belongs to no network.
+    let is_of_ann = |key: &str| SHARED.contains(&key) || key == "val_share";
+    let mut of_ann: Table = flags.iter().filter(|(key, _)| is_of_ann(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
     if let Some(batch) = args.batch {
         of_ann.insert("batch".into(), i64::try_from(batch.get()).unwrap_or(i64::MAX).into());
     }

@@ -64,9 +64,6 @@ struct Which {
     /// Frames of a recording.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
     time_steps: Option<usize>,
-    /// Share of each class of images, arrays or events to test on, where they have no test split.
-    #[arg(long, value_name = "X", alias = "val_share")]
-    val_share: Option<f64>,
     #[command(flatten)]
     #[serde(flatten)]
     reading: ReadingFlags,
@@ -96,7 +93,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
         Command::Info(_) => {
             // Of pictures and arrays of the user's own, mean and deviation are asked for, which only their files say.
             let of_own = data::is_own(&config.dataset) && !data::has_recordings(&config.dataset);
-            let dataset = if of_own { dataset::ready(global, &config)? } else { dataset::open(&config)? };
+            let dataset = if of_own { dataset::ready(global, &config)? } else { dataset::told(global, &config)? };
             let summary = data::summarize(&dataset);
             match output {
                 Output::Json => print(&serde_json::to_string(&summary)?),
@@ -109,7 +106,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             verify(global, &dataset, &data::published_files(&config.dataset, config.data_dir.as_deref())?)
         }
         Command::Sheet { split, per_class, out, .. } => {
-            let dataset = dataset::open(&config)?;
+            let dataset = dataset::told(global, &config)?;
             let part = if *split == Part::Train { "train" } else { "test" };
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
@@ -142,9 +139,7 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
     let (files_bad, unreadable): (usize, Vec<String>) = match &dataset.stream {
         Some(stream) => {
             let look = |tell: data::Listener| {
-                if let Some(note) = stream.note() {
-                    tell(Told::Note(&note));
-                }
+                stream.notes().iter().for_each(|note| tell(Told::Note(note)));
                 stream.unreadable(tell)
             };
             let (places, errors): (Vec<usize>, Vec<_>) = dataset::with_progress(global, look).into_iter().unzip();
@@ -292,25 +287,36 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
             "{name}: recordings as {} frames of {height}x{width}, darker and brighter apart, {classes} classes\n{recordings}\n\n",
             summary.frames
         ),
-        _ => format!(
-            "{name}: images of {height}x{width}, {channels} channel{}, values 0..={}, {classes} classes\nnormalised by mean {}, std {}\n\n",
-            if channels == 1 { "" } else { "s" },
-            summary.max_value,
-            widen(&summary.mean),
-            widen(&summary.std)
-        ),
+        stream => {
+            let what = if summary.frames > 1 { format!("samples of {} frames", summary.frames) } else { "images".into() };
+            let values = match (stream, summary.max_value) {
+                (Some(Stream::Values(_)), 1) => "numbers with a point".to_string(),
+                (Some(Stream::Values(_)), most) => format!("bytes in units of {most}"),
+                (_, most) => format!("values 0..={most}"),
+            };
+            let s = if channels == 1 { "" } else { "s" };
+            let normalised = format!("normalised by mean {}, std {}", widen(&summary.mean), widen(&summary.std));
+            format!("{name}: {what} of {height}x{width}, {channels} channel{s}, {values}, {classes} classes\n{normalised}\n\n")
+        }
     };
     // Writing to a String cannot fail.
     let mut row = |name: &str, split: &SplitSummary| {
-        let _ = match split.crc32c {
-            Some(crc32c) => writeln!(
+        let _ = match (split.crc32c, split.range) {
+            (None, Some([least, most])) => writeln!(
+                out,
+                "{name:<5} {:>6} samples, mean {}, std {}\n      from {least} to {most}",
+                split.images,
+                list(&split.mean),
+                list(&split.std)
+            ),
+            (Some(crc32c), _) => writeln!(
                 out,
                 "{name:<5} {:>6} images, mean {}, std {}\n      crc32c {crc32c:08x}",
                 split.images,
                 list(&split.mean),
                 list(&split.std)
             ),
-            None => writeln!(out, "{name:<5} {:>7} files", split.images),
+            (None, None) => writeln!(out, "{name:<5} {:>7} files", split.images),
         };
     };
     row("train", &summary.train);

@@ -1,6 +1,6 @@
 //! The data set of a configuration, with progress on stderr while it is made ready.
 
-use crate::data::{self, Dataset, Preparation, Told};
+use crate::data::{self, Dataset, Preparation, Stream, Told};
 use crate::error::Result;
 use crate::regular_file;
 use crate::settings::Config;
@@ -19,6 +19,17 @@ pub fn open(config: &Config) -> Result<Dataset> {
         regular_file::open(path)?;
     }
     data::open(&config.dataset, config.data_dir.as_deref(), &config.reading())
+}
+
+/// The same, and what to know of its files is told, which [`ready`] does, too.
+///
+/// # Errors
+/// As [`open`].
+pub fn told(global: &Global, config: &Config) -> Result<Dataset> {
+    let dataset = open(config)?;
+    let notes = dataset.own.iter().filter_map(|own| own.note.clone()).chain(dataset.stream.iter().flat_map(Stream::notes));
+    with_progress(global, |tell| notes.for_each(|note| tell(Told::Note(&note))));
+    Ok(dataset)
 }
 
 /// Opens the data set that `config` names and makes it ready for training.
@@ -50,7 +61,7 @@ pub fn with_progress<T>(global: &Global, work: impl FnOnce(data::Listener) -> T)
     work(&|told: Told| match told {
         Told::Note(_) if global.quiet => {}
         // A note is one line, however long.
-        Told::Note(text) if text.starts_with("note: ") => progress.suspend(|| complain(text)),
+        Told::Note(text) if ["note: ", "warning: "].iter().any(|start| text.starts_with(start)) => progress.suspend(|| complain(text)),
         Told::Note(text) => progress.suspend(|| complain(&fitted(text))),
         Told::Done { what, done, total } => progress.at(&format!("{what}, file"), done, total, ""),
     })

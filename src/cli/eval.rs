@@ -1,5 +1,6 @@
 //! `dsr eval`: accuracy against T, per class, firing rates and synaptic operations per layer, predictions.
 
+mod predictions;
 mod table;
 
 use std::fmt::Write;
@@ -18,7 +19,7 @@ use crate::evaluation::energy::{self, Counts, Model};
 use crate::evaluation::synaptic::{Operations, add_operations};
 use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
-use crate::settings::{Config, NeuronKind, ReadoutKind, Use};
+use crate::settings::{Config, NeuronKind, ReadoutKind, Use, recipes};
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
@@ -62,7 +63,8 @@ pub struct EvalArgs {
     /// Measures the moving average of the weights that a run with --ema keeps, instead of the weights.
     #[arg(long, help_heading = "Evaluation")]
     ema: bool,
-    /// Writes index, label, prediction and logits of every sample (CSV), and the currents with --ties current.
+    /// Writes index, label, prediction and logits of every sample (CSV), the currents with --ties current, and the file where each
+    /// sample has one.
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     predictions: Option<PathBuf>,
 }
@@ -131,12 +133,16 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
+    settings::refuse_idle_share(&network_flags, &dataset)?;
     let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
     for &time_steps in &steps {
         let frames = if dataset.has_frames() { time_steps } else { 1 };
         Config { time_steps, ..config.clone() }.check_memory(Use::Evaluate, dataset.shape, classes, [batch, frames], &device)?;
     }
     let mut network = config.network(dataset.shape, classes)?;
+    if let Some(note) = share_note(&path, &config)?.filter(|_| dataset.is_divided()) {
+        complain(&note);
+    }
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }
@@ -156,7 +162,8 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         results.push(measure(&mut network, &dataset, config.batch, &args, &Progress::new(global, dataset.test.len()))?);
     }
     if let Some(file) = &args.predictions {
-        atomic_file::write(file, &predictions(&results[0].evaluation).map_err(|e| Error::file(file, e.to_string()))?)?;
+        let table = predictions::csv(&results[0].evaluation, &dataset).map_err(|e| Error::file(file, e.to_string()))?;
+        atomic_file::write(file, &table)?;
     }
     if !global.quiet && args.ties == Ties::First {
         results.iter().filter_map(|measured| ties_note(measured, &config)).for_each(|note| complain(&note));
@@ -177,6 +184,18 @@ fn ties_note(measured: &Measured, config: &Config) -> Option<String> {
         let share = 100.0 * ties as f64 / n as f64;
         format!("note: T = {}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart", measured.time_steps)
     })
+}
+
+/// What a user should know of another share to test on than that of the training, on the same set.
+fn share_note(path: &Path, config: &Config) -> Result<Option<String>> {
+    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
+    let trained = recipes::trained(path, &text)?;
+    let is_same_set = (&trained.dataset, &trained.data_dir) == (&config.dataset, &config.data_dir);
+    let shares = trained.val_share.zip(config.val_share).filter(|(theirs, ours)| is_same_set && theirs != ours);
+    Ok(shares.map(|(theirs, ours)| {
+        let file = path.display();
+        format!("note: {file} was trained with --val-share {theirs}: by {ours}, samples may be tested on that it was trained on")
+    }))
 }
 
 /// The best checkpoint written last.
@@ -203,24 +222,6 @@ fn measure(network: &mut Network, dataset: &Arc<Dataset>, batch: usize, args: &E
     let evaluation = evaluate(network, dataset, batch, args.ties, args.rates, visit)?.unwrap_or_default();
     let firing_rate = evaluation.firing_rate(network);
     Ok(Measured { time_steps: network.time_steps, evaluation, firing_rate, operations, seconds: begin.elapsed().as_secs_f64() })
-}
-
-/// `index,label,prediction,logit_0,…`, and `current_0,…` where there are currents; a line a sample.
-fn predictions(evaluation: &Evaluation) -> std::result::Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let classes = evaluation.classes;
-    let mut columns = vec![("logit", &evaluation.logits)];
-    if !evaluation.currents.is_empty() {
-        columns.push(("current", &evaluation.currents));
-    }
-    let heads = columns.iter().flat_map(|(name, _)| (0..classes).map(move |class| format!("{name}_{class}")));
-    writer.write_record(["index", "label", "prediction"].map(String::from).into_iter().chain(heads))?;
-    for (index, label) in evaluation.labels.iter().enumerate() {
-        let row = [index.to_string(), label.to_string(), evaluation.prediction(index).to_string()];
-        let values = columns.iter().flat_map(|(_, values)| &values[index * classes..][..classes]);
-        writer.write_record(row.into_iter().chain(values.map(f32::to_string)))?;
-    }
-    Ok(writer.into_inner()?)
 }
 
 /// Everything a report needs beside the measurements.

@@ -114,7 +114,9 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         models::build(&config.architecture(), shape, classes)?;
         Images::Random { shape, classes }
     } else {
-        Images::Dataset(Arc::new(dataset::ready(global, &config)?))
+        let dataset = dataset::ready(global, &config)?;
+        settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
+        Images::Dataset(Arc::new(dataset))
     };
     let mut subject = Subject::new(args.mode, config, images.clone(), checkpoint.as_deref(), &device)?;
     if matches!(device, Device::Cuda(_)) && !global.quiet {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::data::{AutoAugment, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
+use crate::data::{AutoAugment, Dataset, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::recipes::{self, Layer};
@@ -21,6 +21,7 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// Headings of flags whose values come from elsewhere where they are not given.
 pub const NETWORK: &str = "Network and data [default: the checkpoint's, or the recipe's]";
+const TRAINING: &str = "Training [default: the recipe's]";
 const FILES: &str = "Files of a data set [default: the checkpoint's, or the recipe's]";
 
 /// What the network is.
@@ -55,6 +56,10 @@ pub struct NetworkFlags {
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = FILES)]
 pub struct ReadingFlags {
+    /// Share of each class of images, arrays or events to test on, where they have no test split. Of other sets training holds it out as a
+    /// validation split, on which the best epoch is then chosen; without it the test split chooses, so that its accuracy says too much.
+    #[arg(long, value_name = "X", alias = "val_share")]
+    val_share: Option<f64>,
     /// Recordings of dvs-cifar10 to test on: the last tenth of each class (dsr) or the first (spikingjelly).
     #[arg(long, value_enum, alias = "event_split")]
     event_split: Option<EventSplit>,
@@ -155,7 +160,7 @@ pub struct LayerFlags {
 
 /// How it is trained.
 #[derive(Args, Serialize)]
-#[command(next_help_heading = "Training [default: the recipe's]")]
+#[command(next_help_heading = TRAINING)]
 pub struct TrainingFlags {
     /// Number of time steps T.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
@@ -235,15 +240,24 @@ pub struct TrainingFlags {
     /// Dropout probability of a spike.
     #[arg(long, value_name = "X", visible_alias = "drop-rate", alias = "drop")]
     dropout: Option<f64>,
+    /// Share of a training target that all classes have in equal parts; 0 without this.
+    #[arg(long, value_name = "X", alias = "label_smoothing")]
+    label_smoothing: Option<f64>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    changes: ChangeFlags,
+}
+
+/// How training samples are changed at random.
+#[derive(Args, Serialize)]
+#[command(next_help_heading = TRAINING)]
+pub struct ChangeFlags {
     /// Padding of the random crop, pixels; 0 for no crop.
     #[arg(long, value_name = "N", alias = "crop_pad")]
     crop_pad: Option<usize>,
     /// Random horizontal flip; `--flip=false` turns it off.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = ArgAction::Set)]
     flip: Option<bool>,
-    /// Share of a training target that all classes have in equal parts; 0 without this.
-    #[arg(long, value_name = "X", alias = "label_smoothing")]
-    label_smoothing: Option<f64>,
     /// Operations of AutoAugment on training pictures: those found on CIFAR-10 or on ImageNet; off without this.
     #[arg(long, value_enum, alias = "auto_augment")]
     auto_augment: Option<AutoAugment>,
@@ -262,10 +276,6 @@ pub struct TrainingFlags {
     /// Mix the samples of a training batch, and their targets, in shares of the distribution Beta(X, X); 0 without this.
     #[arg(long, value_name = "X")]
     mixup: Option<f64>,
-    /// Share of each class to hold out of the training split as a validation split, on which the best epoch is then chosen; without
-    /// this the test split chooses it, so that its accuracy says too much. Of images, arrays and events without a test split it is that split.
-    #[arg(long, value_name = "X", alias = "val_share")]
-    val_share: Option<f64>,
 }
 
 /// A list in one argument: clap would add up the lists of a flag that is given twice, where the last one should win.
@@ -308,6 +318,11 @@ pub fn checked_seed(seed: u64) -> Result<u64> {
 
 /// The settings of `--config` and then of `flags`, which win.
 pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
+    let has_length = flags.get("frame_ms").and_then(toml::Value::as_float).is_some_and(|ms| ms != 0.0);
+    if has_length && flags.contains_key("event_frames") {
+        let problem = "says where frames end by their length, and --event-frames by their number; leave one of them away";
+        return Err(Error::config("frame-ms", problem));
+    }
     if let Some(seed) = global.seed {
         flags.insert("seed".into(), checked_seed(seed)?.cast_signed().into());
     }
@@ -332,6 +347,17 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::config("neuron", format!("relu: an ANN has no spikes, so there is no {what}; use if or lif")))
+}
+
+/// Refuses a share to test on, given as a flag, of a set that has a test split and is not trained on.
+///
+/// # Errors
+/// [`Error::Config`] naming `val-share`.
+pub fn refuse_idle_share(flags: &Table, dataset: &Dataset) -> Result<()> {
+    if !flags.contains_key("val_share") || dataset.is_divided() {
+        return Ok(());
+    }
+    Err(Error::config("val-share", format!("has no effect here: {} has a test split of its own; leave --val-share away", dataset.label())))
 }
 
 /// Flags of initial thresholds.

@@ -59,14 +59,23 @@ pub struct Event {
     pub polarity: u8,
 }
 
-/// The camera of a file: as the user says, else as the file states.
+/// The camera of a file: as the user or the set says, else as the file states.
 ///
 /// # Errors
-/// [`Error::File`] if nobody says it, or it has no pixels or more than [`MAX_SENSOR`] a side.
+/// [`Error::File`] if nobody says it, if they differ, or if it has no pixels or more than [`MAX_SENSOR`] a side.
 pub(super) fn sensor(path: &Path, told: Option<Sensor>, stated: Option<Sensor>) -> Result<Sensor> {
     let unknown = || Error::file(path, "does not say how many pixels its camera has; say it by --sensor HEIGHTxWIDTH");
     let sensor = told.or(stated).ok_or_else(unknown)?;
-    if sensor.iter().any(|side| !(1..=MAX_SENSOR).contains(side)) {
+    let is_camera = |sensor: &Sensor| sensor.iter().all(|side| (1..=MAX_SENSOR).contains(side));
+    if let Some([h, w]) = stated.filter(|stated| is_camera(stated) && *stated != sensor) {
+        let [height, width] = sensor;
+        let problem = format!(
+            "states a camera of {h}x{w} pixels, and that of the set has {height}x{width} (--sensor, or its first recording); \
+             take it out of the set, or leave it out by --skip-unreadable N"
+        );
+        return Err(Error::file(path, problem));
+    }
+    if !is_camera(&sensor) {
         let [height, width] = sensor;
         let problem = format!("states a camera of {height}x{width} pixels, and 1 to {MAX_SENSOR} a side are read; say it by --sensor");
         return Err(Error::file(path, problem));

@@ -276,6 +276,12 @@ pub fn is_own(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && entry.published.is_none())
 }
 
+/// Whether a set is compiled in, and reads no folder.
+pub fn is_built_in(name: &str) -> bool {
+    let is_inside = |source: &Source| matches!(source, Source::BuiltInIdx(_) | Source::BuiltInCifar { .. });
+    CATALOGUE.iter().any(|entry| entry.name == name && is_inside(&entry.source))
+}
+
 /// Whether the samples of a set are recordings of an event camera.
 pub fn has_recordings(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && matches!(entry.source, Source::Events | Source::Recordings))

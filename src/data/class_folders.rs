@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::training::run_folder::{BEST, CONFIG, LAST};
 
 /// Names of the folders in `folder`, sorted by bytes; hidden ones do not count.
 ///
@@ -42,6 +43,22 @@ pub(super) fn files(folder: &Path, extensions: &[&str]) -> Result<Vec<OsString>>
     Ok(names)
 }
 
+/// Whether a folder is that of a training run, which is no data however it came to lie among them.
+pub(super) fn is_run(folder: &Path) -> bool {
+    folder.join(CONFIG).is_file() && [LAST, BEST].iter().any(|checkpoint| folder.join(checkpoint).is_file())
+}
+
+/// Whether a folder has the name that training gives to the folder of its runs, and has some in it.
+pub(super) fn has_runs(folder: &Path) -> bool {
+    let inside = || std::fs::read_dir(folder).into_iter().flatten().flatten();
+    folder.file_name().is_some_and(|name| name == "runs") && inside().any(|entry| is_run(&entry.path()))
+}
+
+/// Whether a link at `path`, in the folder `here`, leads to that folder or to one above it, and so to itself again.
+pub(super) fn leads_back(path: &Path, here: &Path) -> bool {
+    path.canonicalize().is_ok_and(|target| here.canonicalize().is_ok_and(|here| here.starts_with(target)))
+}
+
 /// What lies in a folder and the folders below it.
 #[derive(Default)]
 pub(super) struct Below {
@@ -49,21 +66,30 @@ pub(super) struct Below {
     pub files: Vec<OsString>,
     /// How many files end in something else that was asked for.
     pub others: usize,
+    /// Folders of runs, which were not looked into.
+    pub runs: Vec<PathBuf>,
+    /// Links to a folder above them, which were not followed.
+    pub loops: Vec<PathBuf>,
 }
 
 /// The files in `folder` and below it that end in one of `extensions`, and how many end in one of `others`, as [`files`] has them.
 ///
 /// # Errors
-/// [`Error::Io`] if it could not be read, [`Error::File`] if folders do not come to an end.
+/// [`Error::Io`] if it could not be read, [`Error::File`] for folders that lie too deep.
 pub(super) fn files_below(folder: &Path, extensions: &[&str], others: &[&str]) -> Result<Below> {
     const DEEPEST: usize = 16;
     let mut below = Below::default();
-    let mut folders = vec![PathBuf::new()];
+    // Each with the folders that links were followed from on the way there.
+    let mut folders = vec![(PathBuf::new(), Vec::new())];
     let mut files: Vec<(PathBuf, OsString)> = Vec::new();
-    while let Some(inner) = folders.pop() {
-        let place = folder.join(&inner);
+    while let Some((inner, passed)) = folders.pop() {
+        let place = if inner.as_os_str().is_empty() { folder.to_path_buf() } else { folder.join(&inner) };
+        if is_run(&place) {
+            below.runs.push(place);
+            continue;
+        }
         if inner.components().count() > DEEPEST {
-            return Err(Error::file(place, format!("lies more than {DEEPEST} folders deep; is there a link to a folder above it?")));
+            return Err(Error::file(place, format!("lies more than {DEEPEST} folders deep; move it up")));
         }
         for entry in std::fs::read_dir(&place).map_err(Error::io(&place))? {
             let entry = entry.map_err(Error::io(&place))?;
@@ -77,12 +103,21 @@ pub(super) fn files_below(folder: &Path, extensions: &[&str], others: &[&str]) -
                 files.push((inner.clone(), name));
             } else if !kind.is_dir() && others.contains(&extension.as_str()) {
                 below.others += 1;
-            } else if kind.is_dir() || kind.is_symlink() && entry.path().is_dir() {
-                folders.push(inner.join(name));
+            } else if kind.is_dir() {
+                folders.push((inner.join(name), passed.clone()));
+            } else if kind.is_symlink() && entry.path().is_dir() {
+                let path = entry.path();
+                if passed.iter().chain([&place]).any(|here| leads_back(&path, here)) {
+                    below.loops.push(path);
+                } else {
+                    folders.push((inner.join(name), passed.iter().cloned().chain([place.clone()]).collect()));
+                }
             }
         }
     }
     files.sort_unstable_by(|a, b| (a.0.as_os_str(), &a.1).cmp(&(b.0.as_os_str(), &b.1)));
+    below.loops.sort_unstable(); // the system gives names in any order
+    below.runs.sort_unstable();
     below.files = files.into_iter().map(|(inner, name)| inner.join(name).into_os_string()).collect();
     Ok(below)
 }

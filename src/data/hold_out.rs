@@ -3,7 +3,7 @@
 use rand::RngCore;
 
 use super::augment::{Purpose, below, generator};
-use super::{Dataset, Images, Split};
+use super::{Dataset, Images, Own, Split};
 use crate::error::{Error, Result};
 
 /// Takes `share` of each class, rounded, out of the training split: the set that is left to train on, and one whose test split are the
@@ -23,7 +23,7 @@ pub fn hold_out(dataset: Dataset, share: f64, seed: u64) -> Result<(Dataset, Dat
         classes: dataset.classes.clone(),
         mean: dataset.mean.clone(),
         std: dataset.std.clone(),
-        own: dataset.own.clone(),
+        own: dataset.own.clone().map(|own| Own { tested: Vec::new(), ..own }),
         ..dataset
     };
     let train = part(&dataset.train, &held, false);

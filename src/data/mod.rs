@@ -38,7 +38,8 @@ pub mod resample;
 mod stream;
 mod summary;
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,7 @@ pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
 pub use camera::{MAX_SENSOR, Size};
-pub use catalogue::{has_recordings, is_own, names};
+pub use catalogue::{has_recordings, is_built_in, is_own, names};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;
@@ -196,6 +197,17 @@ impl Dataset {
         match part {
             Part::Train => &self.train,
             Part::Test => &self.test,
+        }
+    }
+
+    /// The file that a test sample was read from, and the part of its time, microseconds; none where samples have no files of their own.
+    pub fn tested(&self, index: usize) -> Option<(PathBuf, Option<Range<i64>>)> {
+        match (&self.stream, &self.own) {
+            (Some(Stream::Values(_)), _) => None,
+            (Some(Stream::Recordings(recordings)), _) => Some((recordings.path(Part::Test, index), recordings.when(Part::Test, index))),
+            (Some(stream), _) => Some((stream.path(Part::Test, index), None)),
+            (None, Some(own)) => own.tested.get(index).map(|path| (path.clone(), None)),
+            (None, None) => None,
         }
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::{below, uniform};
 use super::images::{ImageFit, square};
+use super::own::told::{self, Used};
 use super::own::tree::Tree;
 use super::resample::{Area, bilinear, bilinear_part};
 use super::{Part, class_folders, picture};
@@ -59,8 +60,8 @@ pub struct Photos {
     files: [Vec<(u32, OsString)>; 2],
     /// Pictures of kinds that are not read, beside them.
     not_read: usize,
-    /// Further splits that are not read.
-    left_out: Vec<String>,
+    /// What else to know of files that are there, a line each.
+    notes: Vec<String>,
     /// How they are read.
     pub reading: PhotoReading,
 }
@@ -102,32 +103,37 @@ impl Photos {
                 }
                 let inner = Path::new(part).join(name);
                 let path = |file: OsString| (label as u32, inner.join(file).into_os_string());
-                Ok((found.files.into_iter().map(path).collect(), found.others))
+                Ok((found.files.into_iter().map(path).collect::<Vec<_>>(), found.others, found.loops))
             };
-            let found: Vec<Result<(Vec<_>, usize)>> = classes.par_iter().enumerate().map(of_class).collect();
-            let found: Result<Vec<(Vec<_>, usize)>> = found.into_iter().collect(); // of several errors, the first in order
-            found.map(|classes| {
-                let others: usize = classes.iter().map(|class| class.1).sum();
-                (classes.into_iter().flat_map(|class| class.0).collect::<Vec<_>>(), others)
-            })
+            let found: Vec<Result<_>> = classes.par_iter().enumerate().map(of_class).collect();
+            found.into_iter().collect::<Result<Vec<_>>>() // of several errors, the first in order
         };
-        let ((train, beside_train), (test, beside_test)) = (list(FOLDERS[0])?, list(FOLDERS[1])?);
-        let not_read = beside_train + beside_test;
-        Ok(Photos { root: root.to_path_buf(), classes, files: [train, test], not_read, left_out: Vec::new(), reading })
+        let (mut files, mut not_read, mut loops) = ([Vec::new(), Vec::new()], 0, Vec::new());
+        for (part, files) in FOLDERS.iter().zip(&mut files) {
+            for (of_class, others, links) in list(part)? {
+                files.extend(of_class);
+                not_read += others;
+                loops.extend(links);
+            }
+        }
+        let notes = told::note("not followed, a link to a folder above it", &loops).into_iter().collect();
+        Ok(Photos { root: root.to_path_buf(), classes, files, not_read, notes, reading })
     }
 
     /// The photos of a set of the user's own.
     pub(super) fn of(tree: Tree, reading: PhotoReading) -> Self {
-        let Tree { root, classes, files, not_read, left_out, .. } = tree;
-        Photos { root, classes, files, not_read, left_out, reading }
+        let Tree { root, classes, files, not_read, notes, .. } = tree;
+        let mut photos = Photos { root, classes, files, not_read, notes, reading };
+        let used = [Part::Train, Part::Test].into_iter().flat_map(|part| (0..photos.len(part)).map(move |index| (part, index)));
+        let used = used.map(|(part, index)| Used { part, path: photos.path(part, index), when: i64::MIN..i64::MAX });
+        photos.notes.extend(told::twice(&used.collect::<Vec<_>>(), "pictures"));
+        photos
     }
 
-    /// What to know about pictures that are there and not read, if there are any.
-    pub fn note(&self) -> Option<String> {
+    /// What to know about pictures that are not read, or read twice, a line each.
+    pub fn notes(&self) -> Vec<String> {
         let pictures = (self.not_read > 0).then(|| format!("left out {}; convert them to PNG to use them", not_read(self.not_read)));
-        let splits = (!self.left_out.is_empty()).then(|| format!("note: not read: {}", self.left_out.join(", ")));
-        let notes: Vec<String> = pictures.into_iter().chain(splits).collect();
-        (!notes.is_empty()).then(|| notes.join("; "))
+        pictures.into_iter().chain(self.notes.iter().cloned()).collect()
     }
 
     /// Names of the class folders.

@@ -2,7 +2,7 @@
 //! become frames on disk.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,15 +39,18 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
         tell(Told::Note(note));
     }
     // A file that lists samples lies beside what is made from them.
-    let root = if root.is_file() { root.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { root };
-    let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
-    if let Some(note) = stream.note() {
-        tell(Told::Note(&note));
+    let (place, root) = (root, root_of(root));
+    if dataset.own.is_some() && dataset.classes.len() == 1 {
+        let class = dataset.classes[0].replace(char::is_control, "?");
+        let problem = format!("{} has a single class, '{class}', so that every prediction is right", dataset.label());
+        tell(Told::Note(&format!("warning: {problem}; is --data-dir the folder of the class folders?")));
     }
-    let folder = preparation.cache_dir.clone().unwrap_or_else(|| root.join(CACHE_FOLDER));
+    let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
+    stream.notes().iter().for_each(|note| tell(Told::Note(note)));
+    let cache = Cache::of(place, preparation);
     if preparation.skip_unreadable > 0 {
-        make(&folder)?;
-        let bad = unreadable(stream, root, &folder, preparation.skip_unreadable, tell)?;
+        make(&cache.folder)?;
+        let bad = unreadable(stream, root, &cache, preparation.skip_unreadable, tell)?;
         if !bad.is_empty() {
             let files = stream.files_of(&bad);
             let samples = if files == bad.len() { String::new() } else { format!("{} samples of ", bad.len()) };
@@ -57,23 +60,64 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
     }
     match stream {
         Stream::Events(events) => {
-            make(&folder)?;
-            events.cache = Some(Arc::new(frames(&Made::of_events(events), |place| events.make(place), root, &folder, tell)?));
+            make(&cache.folder)?;
+            events.cache = Some(Arc::new(frames(&Made::of_events(events), |place| events.make(place), root, &cache, tell)?));
         }
         Stream::Recordings(recordings) => {
-            make(&folder)?;
+            make(&cache.folder)?;
             let made = Made::of_recordings(recordings);
-            recordings.cache = Some(Arc::new(frames(&made, |place| recordings.make(place), root, &folder, tell)?));
+            recordings.cache = Some(Arc::new(frames(&made, |place| recordings.make(place), root, &cache, tell)?));
         }
         Stream::Photos(_) | Stream::Values(_) => {}
     }
     (dataset.train.labels, dataset.test.labels) = (stream.labels(Part::Train), stream.labels(Part::Test));
-    let squares = squares(dataset, root, &folder, preparation.converts, tell)?;
+    let squares = squares(dataset, root, &cache, preparation.converts, tell)?;
     if let (Some(own), Some(squares)) = (&mut dataset.own, &squares) {
         own.squares = Some(squares.path.clone());
     }
     images::hold(dataset, squares.as_ref(), tell)?;
     images::normalise(dataset, tell)
+}
+
+/// The folder that files of a set at `place` begin at: that of a list, if it is one.
+fn root_of(place: &Path) -> &Path {
+    if place.is_file() { place.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { place }
+}
+
+/// Where what is made from a set lies.
+struct Cache {
+    folder: PathBuf,
+    /// What tells the set from others that have the folder, too; empty where it is the set's own.
+    of: OsString,
+}
+
+impl Cache {
+    /// In the set, or where the user says, which other sets may share. Several lists may lie in a folder.
+    fn of(place: &Path, preparation: &Preparation) -> Cache {
+        match &preparation.cache_dir {
+            Some(folder) => Cache { folder: folder.clone(), of: place.canonicalize().unwrap_or_else(|_| place.into()).into_os_string() },
+            None => {
+                let of = if place.is_file() { place.file_name().unwrap_or_default().to_owned() } else { OsString::new() };
+                Cache { folder: root_of(place).join(CACHE_FOLDER), of }
+            }
+        }
+    }
+
+    /// The file of this name for the set.
+    fn file(&self, name: &str) -> PathBuf {
+        let (stem, ending) = name.rsplit_once('.').unwrap_or((name, ""));
+        let is_shared = !self.of.is_empty();
+        let of = if is_shared { format!("-{:08x}", crc32c::crc32c(self.of.as_encoded_bytes())) } else { String::new() };
+        self.folder.join(format!("{stem}{of}.{ending}"))
+    }
+
+    /// A header that says of which set a file is, since two may have one name.
+    fn header(&self, mut header: serde_json::Value) -> String {
+        if !self.of.is_empty() {
+            header["set"] = self.of.to_string_lossy().into();
+        }
+        header.to_string()
+    }
 }
 
 fn make(folder: &Path) -> Result<()> {
@@ -83,7 +127,7 @@ fn make(folder: &Path) -> Result<()> {
 /// Places of the samples that cannot be used, from the list of an earlier look at the same files by the same settings, or by reading all;
 /// `allowed` counts their files. Only damaged contents are remembered: a file that is not there, or that the system does not give, may be
 /// read the next time.
-fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell: Listener) -> Result<Vec<usize>> {
+fn unreadable(stream: &Stream, root: &Path, cache: &Cache, allowed: usize, tell: Listener) -> Result<Vec<usize>> {
     let total = stream.len(Part::Train) + stream.len(Part::Test);
     let path = |place: usize| {
         let (part, index) = stream.at(place);
@@ -96,8 +140,8 @@ fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell:
         Stream::Photos(_) | Stream::Values(_) => serde_json::Value::Null,
     };
     let begun = crc32c::crc32c_append(crc32c::crc32c(DECODERS.as_bytes()), made_of.to_string().as_bytes());
-    let (digest, missing) = digest(root, begun, (0..total).map(path))?;
-    let list = folder.join(format!("unreadable-{digest:08x}.json"));
+    let (digest, missing) = digest(root, begun, (0..total).map(path));
+    let list = cache.file(&format!("unreadable-{digest:08x}.json"));
     // A list that was damaged is made again.
     let known: Option<Vec<usize>> = regular_file::read(&list, MAX_FILE_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let mut bad: Vec<(usize, Option<Error>)> = missing.into_iter().map(|(place, error)| (place, Some(error))).collect();
@@ -149,15 +193,15 @@ impl Made {
 }
 
 /// The frames of all recordings, on disk; made by one process at a time.
-fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &Path, folder: &Path, tell: Listener) -> Result<FrameCache> {
+fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &Path, cache: &Cache, tell: Listener) -> Result<FrameCache> {
     let Made { name, paths, values, reading } = made;
     let recordings = paths.len();
-    let (digest, missing) = digest(root, 0, paths.iter().cloned())?;
+    let (digest, missing) = digest(root, 0, paths.iter().cloned());
     if let Some((_, error)) = missing.into_iter().next() {
         return Err(error);
     }
-    let header = serde_json::json!({ "format": 1, "reading": reading, "recordings": recordings, "files": digest }).to_string();
-    let path = folder.join(name);
+    let header = cache.header(serde_json::json!({ "format": 1, "reading": reading, "recordings": recordings, "files": digest }));
+    let (path, folder) = (cache.file(name), &cache.folder);
     let open = || FrameCache::open(&path, &header, recordings, values * size_of::<f32>());
     if let Some(cache) = open()? {
         return Ok(cache);
@@ -175,21 +219,22 @@ fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &P
 
 /// The squares of a set of pictures that is kept in memory, on disk; none if they are not there and not wanted there. They are what
 /// decoding gives, so training needs them only for its first minutes, and writes nothing beside somebody's pictures unasked.
-fn squares(dataset: &Dataset, root: &Path, folder: &Path, converts: bool, tell: Listener) -> Result<Option<FrameCache>> {
-    let (Some(Stream::Photos(photos)), Some((path, mut header, pictures))) = (&dataset.stream, images::cache(dataset, folder)) else {
+fn squares(dataset: &Dataset, root: &Path, cache: &Cache, converts: bool, tell: Listener) -> Result<Option<FrameCache>> {
+    let (Some(Stream::Photos(photos)), Some((name, mut header, pictures))) = (&dataset.stream, images::cache(dataset)) else {
         return Ok(None);
     };
+    let (path, folder) = (cache.file(&name), &cache.folder);
     if !converts && !path.exists() {
         return Ok(None);
     }
     let places = images::in_order(photos);
     let files = places.iter().map(|&(part, index)| photos.path(part, index));
-    let (digest, missing) = digest(root, 0, files)?;
+    let (digest, missing) = digest(root, 0, files);
     if let Some((_, error)) = missing.into_iter().next() {
         return Err(error);
     }
     header["files"] = digest.into();
-    let (header, size) = (header.to_string(), dataset.sample_values());
+    let (header, size) = (cache.header(header), dataset.sample_values());
     let open = || FrameCache::open(&path, &header, pictures, size);
     if let Some(cache) = open()? {
         return Ok(Some(cache));
@@ -224,8 +269,8 @@ fn lock(folder: &Path, tell: Listener) -> Result<File> {
 }
 
 /// Checksum of which files there are, continued from `checksum`: name below `root`, length, and time of the last change of each.
-/// Also the places of those that are not there, such as links to nothing.
-fn digest(root: &Path, mut checksum: u32, paths: impl Iterator<Item = PathBuf>) -> Result<(u32, Vec<(usize, Error)>)> {
+/// Also the places of those that are not there, or of which the system says nothing, such as links to nothing or to themselves.
+fn digest(root: &Path, mut checksum: u32, paths: impl Iterator<Item = PathBuf>) -> (u32, Vec<(usize, Error)>) {
     let mut missing = Vec::new();
     for (place, path) in paths.enumerate() {
         for name in inside(root, &path).iter().map(OsStr::as_encoded_bytes) {
@@ -233,18 +278,17 @@ fn digest(root: &Path, mut checksum: u32, paths: impl Iterator<Item = PathBuf>) 
         }
         let metadata = match path.metadata() {
             Ok(metadata) => metadata,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) => {
                 missing.push((place, Error::io(&path)(e)));
                 continue;
             }
-            Err(e) => return Err(Error::io(&path)(e)),
         };
         let changed = metadata.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
         for number in [metadata.len() as u128, changed.as_nanos()] {
             checksum = crc32c::crc32c_append(checksum, &number.to_le_bytes());
         }
     }
-    Ok((checksum, missing))
+    (checksum, missing)
 }
 
 /// A path below `root`, without it: a set may be moved.

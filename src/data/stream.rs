@@ -194,12 +194,12 @@ impl Stream {
         (0..total).into_par_iter().filter_map(check).collect()
     }
 
-    /// What to know about files that are there and not read, if there are any.
-    pub fn note(&self) -> Option<String> {
+    /// What to know about files that are there and not read, or read twice, a line each.
+    pub fn notes(&self) -> Vec<String> {
         match self {
-            Stream::Events(_) | Stream::Values(_) => None,
-            Stream::Photos(photos) => photos.note(),
-            Stream::Recordings(recordings) => recordings.note(),
+            Stream::Events(_) | Stream::Values(_) => Vec::new(),
+            Stream::Photos(photos) => photos.notes(),
+            Stream::Recordings(recordings) => recordings.notes().to_vec(),
         }
     }
 

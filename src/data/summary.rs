@@ -3,8 +3,9 @@
 use image::{ImageFormat, Rgb, RgbImage};
 use serde::Serialize;
 
+use super::arrays::Spread;
 use super::catalogue::{self, PerClass};
-use super::{Dataset, Part, Split, moments};
+use super::{Dataset, Part, Split, Stream, moments};
 use crate::error::{Error, Result};
 
 /// A data set in numbers.
@@ -37,10 +38,13 @@ pub struct SplitSummary {
     pub images: usize,
     /// Number of images of each class.
     pub per_class: Vec<usize>,
-    /// Measured mean of each channel, in units of `max_value`; empty for a streamed set, whose files are not read for this.
+    /// Measured mean of each channel, in units of `max_value`; empty for a set whose files are not read for this.
     pub mean: Vec<f64>,
-    /// Measured standard deviation of each channel, in units of `max_value`; empty for a streamed set.
+    /// Measured standard deviation of each channel, in units of `max_value`; empty for such a set.
     pub std: Vec<f64>,
+    /// The smallest and the largest value, in units of `max_value`; of numbers and of several frames a sample only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f32; 2]>,
     /// CRC-32C of the pixels, `[N][H][W][C]` bytes, followed by the labels, one little-endian u32 each; none for a streamed set.
     #[serde(serialize_with = "hexadecimal")]
     pub crc32c: Option<u32>,
@@ -52,7 +56,8 @@ fn hexadecimal<S: serde::Serializer>(checksum: &Option<u32>, serializer: S) -> s
 
 /// Counts and measures a data set.
 pub fn summarize(dataset: &Dataset) -> Summary {
-    let split = |split: &Split| {
+    let split = |part: Part| {
+        let split = dataset.split(part);
         let mut per_class = vec![0; dataset.classes.len()];
         for &label in &split.labels {
             if let Some(count) = per_class.get_mut(label as usize) {
@@ -60,11 +65,17 @@ pub fn summarize(dataset: &Dataset) -> Summary {
             }
         }
         let images = split.len();
-        if dataset.stream.is_some() {
-            return SplitSummary { images, per_class, mean: Vec::new(), std: Vec::new(), crc32c: None };
+        match &dataset.stream {
+            None => {
+                let (mean, std) = moments(&split.images, dataset.max_value);
+                SplitSummary { images, per_class, mean, std, range: None, crc32c: Some(split.checksum()) }
+            }
+            Some(Stream::Values(values)) => {
+                let Spread { mean, std, range } = values.spread(part).clone();
+                SplitSummary { images, per_class, mean, std, range: Some(range), crc32c: None }
+            }
+            Some(_) => SplitSummary { images, per_class, mean: Vec::new(), std: Vec::new(), range: None, crc32c: None },
         }
-        let (mean, std) = moments(&split.images, dataset.max_value);
-        SplitSummary { images, per_class, mean, std, crc32c: Some(split.checksum()) }
     };
     Summary {
         dataset: dataset.name.clone(),
@@ -74,8 +85,8 @@ pub fn summarize(dataset: &Dataset) -> Summary {
         mean: dataset.mean.clone(),
         std: dataset.std.clone(),
         classes: dataset.classes.clone(),
-        train: split(&dataset.train),
-        test: split(&dataset.test),
+        train: split(Part::Train),
+        test: split(Part::Test),
     }
 }
 

@@ -5,12 +5,26 @@ use super::check::MAX_SIDE;
 use super::config::COLOUR;
 use crate::data::{
     ArrayReading, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading, RecordingReading,
-    Size, Stream, has_recordings, is_own,
+    Size, Stream, has_recordings, is_built_in, is_own,
 };
 use crate::error::{Error, Result};
 
 /// An hour.
 const MAX_FRAME_MS: f64 = 3_600_000.0;
+
+/// Settings that a data set called so cannot have.
+pub(super) fn foreign(dataset: &str) -> Vec<&'static str> {
+    let of_recordings = has_recordings(dataset) && dataset != "dvs-cifar10";
+    let owners: [(bool, &[&str]); 6] = [
+        (dataset == "images", &["channels", "image_fit"]),
+        (dataset == "arrays", &["layout"]),
+        (dataset == "events", &["sensor"]),
+        (of_recordings, &["frame_size", "frame_ms", "flip_x", "flip_y", "transpose", "event_roll", "event_rotate", "event_drop"]),
+        (!has_recordings(dataset), &["auto_augment"]),
+        (!is_built_in(dataset), &["data_dir"]),
+    ];
+    owners.iter().filter(|(has, _)| !has).flat_map(|(_, keys)| keys.iter().copied()).collect()
+}
 
 impl Config {
     /// How samples are made from the files of a data set that is read from disk.

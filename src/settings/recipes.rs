@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use toml::{Table, Value};
 
 use crate::error::{Error, Result};
+use crate::settings::files::foreign;
 use crate::settings::models;
 use crate::settings::{Config, NeuronKind};
 
@@ -145,6 +146,27 @@ pub fn last<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Value> {
     layers.iter().rev().find_map(|layer| layer.flat.get(key))
 }
 
+/// Takes away what belongs to the data set so far and not to the one that `settings` name: nobody can leave away what a checkpoint says.
+fn leave_behind(table: &mut Table, settings: &Table) {
+    let Some(dataset) = settings.get("dataset").and_then(Value::as_str) else { return };
+    if table.get("dataset").and_then(Value::as_str) != Some(dataset) {
+        // Sets of the user's own have a normalisation each.
+        foreign(dataset).iter().chain(&["mean", "std"]).for_each(|key| drop(table.remove(*key)));
+    }
+}
+
+/// Refuses a rule for the ends of frames that has no effect, since what it is laid over says their length.
+fn refuse_idle_ends(table: &Table, settings: &Table) -> Result<()> {
+    let length = table.get("frame_ms").and_then(Value::as_float).filter(|ms| *ms != 0.0);
+    match length {
+        Some(ms) if settings.contains_key("event_frames") && !settings.contains_key("frame_ms") => {
+            let problem = format!("has no effect on frames of {ms} ms (--frame-ms): give --frame-ms 0 with it, or leave it away");
+            Err(Error::config("event-frames", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// One configuration from `base` and layers, each of which wins over those before it.
 ///
 /// # Errors
@@ -166,6 +188,8 @@ pub fn resolve(base: &Config, layers: &[Layer]) -> Result<Config> {
                 table.insert("widths".into(), Value::Array(Vec::new()));
                 table.insert("blocks".into(), Value::Array(Vec::new()));
             }
+            leave_behind(&mut table, settings);
+            refuse_idle_ends(&table, settings)?;
             table.extend(settings.clone());
         }
     }

@@ -16,11 +16,13 @@ use crate::bench::data::{Pass, images, time_passes};
 use crate::bench::times::Times;
 use crate::cli::numbers::count;
 use crate::cli::progress::Progress;
+use crate::cli::settings::{ChangeFlags, ReadingFlags};
 use crate::cli::tables::{Table, four_digits, milli, optional};
 use crate::cli::{Global, Unused, dataset, settings, stop, use_threads};
 use crate::data;
 use crate::device::machine::machine;
 use crate::device::room::{Bytes, Room};
+use crate::error::Result;
 use crate::settings::Config;
 use crate::settings::recipes;
 
@@ -30,7 +32,7 @@ const MAX_LOADERS: usize = 256;
 
 /// Times whole passes through data sets, without a network.
 ///
-/// A training pass shuffles, crops, mirrors and normalises as the data set's recipe says; a test pass only normalises. A loader has one
+/// A training pass shuffles, crops, mirrors and normalises as the data set's recipe and flags say; a test pass only normalises. A loader has one
 /// thread, which is what training has; with --loaders, several of them run at once, each through the whole split.
 #[derive(Args)]
 #[command(args_override_self = true)]
@@ -38,7 +40,7 @@ pub struct DataArgs {
     /// Data sets by name; `dsr info` lists them.
     #[arg(short = 'd', long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = recipes::DEFAULT_DATASET)]
     dataset: Vec<String>,
-    /// Folder or archive of a data set that is not shipped.
+    /// Folder, archive or list of a data set that is not shipped.
     #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir")]
     data_dir: Option<PathBuf>,
     /// Splits.
@@ -50,6 +52,14 @@ pub struct DataArgs {
     /// Loaders at once, each with its thread; up to 256.
     #[arg(long, value_name = "N,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "1", value_parser = count::<MAX_LOADERS>)]
     loaders: Vec<usize>,
+    /// Frames of a recording, and of arrays with frames; the recipe's without this.
+    #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
+    time_steps: Option<usize>,
+    // Each has a heading, which holds for all flags behind it.
+    #[command(flatten)]
+    reading: ReadingFlags,
+    #[command(flatten)]
+    changes: ChangeFlags,
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
@@ -82,13 +92,12 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
     let limits = args.limits.limits(100, 5.0)?;
     let batches = args.batch.as_ref().map_or(1, Vec::len);
     axes::check_combinations(&[args.dataset.len(), batches, args.split.len(), args.loaders.len()])?;
+    let given = given(args)?;
     let mut plans = Vec::new();
     for name in &args.dataset {
         for batch in args.batch.as_ref().map_or(vec![None], |list| list.iter().copied().map(Some).collect()) {
-            let mut flags = Settings::from_iter([("dataset".into(), Value::from(name.as_str()))]);
-            if let Some(path) = &args.data_dir {
-                flags.insert("data_dir".into(), path.to_string_lossy().as_ref().into());
-            }
+            let mut flags = given.clone();
+            flags.insert("dataset".into(), Value::from(name.as_str()));
             if let Some(batch) = batch {
                 flags.insert("batch".into(), i64::from(batch).into());
             }
@@ -106,6 +115,9 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
         let begin = Instant::now();
         let dataset = Arc::new(dataset::ready(global, &config)?);
         let load_s = begin.elapsed().as_secs_f64();
+        settings::refuse_idle_share(&given, &dataset)?;
+        config.augment().check(dataset.shape)?;
+        config.augment().check_pictures(&dataset)?;
         data::check_batch(&dataset, config.batch)?;
         let most = args.loaders.iter().copied().max().unwrap_or(1);
         let bytes = [config.batch, dataset.sample_values(), 4].iter().fold(most as u64, |bytes, &n| bytes.saturating_mul(n as u64));
@@ -117,7 +129,8 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
                 }
                 progress.at("case", entries.len(), all, "");
                 let seconds = time_passes(&dataset, split, &config, loaders, &limits)?;
-                let image = dataset.shape.map(|n| n.to_string()).join("x");
+                let frames = (dataset.frames > 1).then_some(dataset.frames);
+                let image = frames.iter().chain(&dataset.shape).map(usize::to_string).collect::<Vec<_>>().join("x");
                 entries.push(entry(&config, split, image, loaders, images(&dataset, split), &seconds, load_s));
             }
         }
@@ -132,6 +145,19 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
     let title = "Loader, without a network".to_string();
     let tables = vec![Table { title, columns, words: 2, rows: entries.iter().map(cells).collect() }];
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)
+}
+
+/// What all cases share of the flags.
+fn given(args: &DataArgs) -> Result<Settings> {
+    let mut flags = settings::table(&args.reading)?;
+    flags.extend(settings::table(&args.changes)?);
+    if let Some(path) = &args.data_dir {
+        flags.insert("data_dir".into(), path.to_string_lossy().as_ref().into());
+    }
+    if let Some(time_steps) = args.time_steps {
+        flags.insert("time_steps".into(), i64::try_from(time_steps).unwrap_or(i64::MAX).into());
+    }
+    Ok(flags)
 }
 
 fn entry(config: &Config, split: Pass, image: String, loaders: usize, images: usize, seconds: &[f64], load_s: f64) -> Entry<Key, Results> {

@@ -155,7 +155,7 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let device = global.open_device()?;
     let mut shown = match &path {
-        Some(path) => of_checkpoint(global, &config, &device, path, args.samples)?,
+        Some(path) => of_checkpoint(global, args, &config, &device, path)?,
         None => random(&config, args.samples.unwrap_or(256))?,
     };
     shown.network.place(&device)?;
@@ -220,13 +220,14 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
 }
 
 /// The network of a checkpoint and the first samples of the test split of its data set.
-fn of_checkpoint(global: &Global, config: &Config, device: &Device, path: &File, samples: Option<usize>) -> Result<Shown> {
+fn of_checkpoint(global: &Global, args: &DecisionArgs, config: &Config, device: &Device, path: &File) -> Result<Shown> {
     let dataset = Arc::new(dataset::ready(global, config)?);
+    settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
     config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(path, &mut network, None)?;
     let (mut images, mut labels, mut frames) = (Vec::new(), Vec::new(), 1);
-    let wanted = samples.unwrap_or(usize::MAX).min(dataset.test.len());
+    let wanted = args.samples.unwrap_or(usize::MAX).min(dataset.test.len());
     let mut loader = Loader::test(Arc::clone(&dataset), AT_ONCE);
     for batch in &mut loader {
         images.extend_from_slice(&batch.data);

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use axes::Axes;
 use store::{Found, Store};
 
-pub use values::Values;
+pub use values::{Spread, Values};
 
 /// Bytes that an array may have, also unpacked.
 pub const MOST_BYTES: u64 = 1 << 32;
@@ -113,7 +113,7 @@ pub struct Array {
 /// Reads the arrays at `place`, a file or a folder.
 pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Dataset> {
     if let Some((names, [train, test])) = cifar::read_python(place)? {
-        let own = Own { place: Own::name(place), share: None, is_normalised: true, note: None, squares: None };
+        let own = Own { place: Own::name(place), share: None, is_normalised: true, note: None, squares: None, tested: Vec::new() };
         return Ok(Dataset { own: Some(own), ..Dataset::new(name, names, train, test, u8::MAX)? });
     }
     let store = Store::open(place)?;
@@ -156,7 +156,7 @@ pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Datase
     let shown =
         || left_out.iter().map(|key| key.chars().take(24).collect()).collect::<Vec<String>>().join(", ").replace(char::is_control, "?");
     let note = (!left_out.is_empty()).then(|| format!("not read: {}", shown()));
-    let own = Own { place: Own::name(place), share, is_normalised: true, note, squares: None };
+    let own = Own { place: Own::name(place), share, is_normalised: true, note, squares: None, tested: Vec::new() };
     let frames = train_part.axes.frames;
     if frames > 1 && frames != reading.arrays.time_steps {
         let problem =

@@ -22,6 +22,19 @@ pub struct Values {
     zero: Vec<f32>,
     /// Class of each sample and its place in `values`, training and test.
     samples: [Vec<(u32, usize)>; 2],
+    /// What the values of both splits were before they were normalised.
+    spread: [Spread; 2],
+}
+
+/// What values are like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spread {
+    /// Mean of each channel.
+    pub mean: Vec<f64>,
+    /// Standard deviation of each channel.
+    pub std: Vec<f64>,
+    /// The smallest and the largest.
+    pub range: [f32; 2],
 }
 
 impl Values {
@@ -36,7 +49,8 @@ impl Values {
     ) -> Result<(Values, [Vec<f32>; 2])> {
         let channels = shape[2];
         let [(train, train_labels), (test, test_labels)] = splits;
-        let [mean, std] = given.unwrap_or_else(|| moments(&train, channels));
+        let spread = [Spread::of(&train, channels), Spread::of(&test, channels)];
+        let [mean, std] = given.unwrap_or_else(|| spread[0].normalisation());
         let first_test = train_labels.len();
         let samples = [train_labels.into_iter().zip(0..).collect(), test_labels.into_iter().zip(first_test..).collect()];
         let mut values = train;
@@ -49,7 +63,7 @@ impl Values {
             return Err(Error::file(path, "has values too far apart to be normalised; give --mean and --std, or scale them"));
         }
         let zero = mean.iter().zip(&std).map(|(mean, std)| (0.0 - mean) / std).collect();
-        Ok((Values { shape, frames, path: path.to_path_buf(), values: Arc::new(values), zero, samples }, [mean, std]))
+        Ok((Values { shape, frames, path: path.to_path_buf(), values: Arc::new(values), zero, samples, spread }, [mean, std]))
     }
 
     /// Class of each sample.
@@ -60,6 +74,11 @@ impl Values {
     /// Number of samples.
     pub fn len(&self, part: Part) -> usize {
         self.samples[part as usize].len()
+    }
+
+    /// What the values of a split were in their file, before samples were held out or normalised.
+    pub fn spread(&self, part: Part) -> &Spread {
+        &self.spread[part as usize]
     }
 
     /// The file they are from.
@@ -115,18 +134,26 @@ impl Values {
     }
 }
 
-/// Mean and standard deviation of each channel, summed in 64 bits in the order of the values.
-fn moments(values: &[f32], channels: usize) -> [Vec<f32>; 2] {
-    let n = (values.len() / channels).max(1) as f64;
-    let of = |term: &dyn Fn(usize, f64) -> f64| {
-        let mut sums = vec![0.0; channels];
-        for pixel in values.chunks_exact(channels) {
-            sums.iter_mut().zip(pixel).enumerate().for_each(|(channel, (sum, &value))| *sum += term(channel, f64::from(value)));
-        }
-        sums.iter().map(|sum| sum / n).collect::<Vec<f64>>()
-    };
-    let mean = of(&|_, value| value);
-    let variance = of(&|channel, value| (value - mean[channel]).powi(2));
-    let std = |&variance: &f64| if variance > 0.0 && (variance.sqrt() as f32) > 0.0 { variance.sqrt() as f32 } else { 1.0 };
-    [mean.iter().map(|&mean| mean as f32).collect(), variance.iter().map(std).collect()]
+impl Spread {
+    /// Sums are taken in 64 bits in the order of the values.
+    fn of(values: &[f32], channels: usize) -> Spread {
+        let n = (values.len() / channels).max(1) as f64;
+        let of = |term: &dyn Fn(usize, f64) -> f64| {
+            let mut sums = vec![0.0; channels];
+            for pixel in values.chunks_exact(channels) {
+                sums.iter_mut().zip(pixel).enumerate().for_each(|(channel, (sum, &value))| *sum += term(channel, f64::from(value)));
+            }
+            sums.iter().map(|sum| sum / n).collect::<Vec<f64>>()
+        };
+        let mean = of(&|_, value| value);
+        let variance = of(&|channel, value| (value - mean[channel]).powi(2));
+        let range = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[least, most], &v| [least.min(v), most.max(v)]);
+        Spread { mean, std: variance.iter().map(|variance| variance.sqrt()).collect(), range }
+    }
+
+    /// Mean and deviation to normalise by; values that are all alike are divided by 1.
+    fn normalisation(&self) -> [Vec<f32>; 2] {
+        let std = |&std: &f64| if std as f32 > 0.0 { std as f32 } else { 1.0 };
+        [self.mean.iter().map(|&mean| mean as f32).collect(), self.std.iter().map(std).collect()]
+    }
 }

@@ -1,6 +1,5 @@
 //! Pictures that are decoded once: for their mean and deviation, for a file of squares, for memory.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
@@ -95,19 +94,23 @@ pub fn hold(dataset: &mut Dataset, squares: Option<&FrameCache>, tell: Listener)
     let [train, test] = pixels;
     let (shape, labels) = (dataset.shape, [Part::Train, Part::Test].map(|part| photos.labels(part)));
     let [train_labels, test_labels] = labels;
+    let tested = (0..photos.len(Part::Test)).map(|index| photos.path(Part::Test, index)).collect();
+    if let Some(own) = &mut dataset.own {
+        own.tested = tested;
+    }
     dataset.train = Split { images: Images { shape, pixels: train }, labels: train_labels };
     dataset.test = Split { images: Images { shape, pixels: test }, labels: test_labels };
     dataset.stream = None;
     Ok(())
 }
 
-/// Where the squares of a small set are kept in the order of [`in_order`], what the file says of itself, and how many they are; none of a
+/// Name of the file of the squares of a small set, in the order of [`in_order`], what it says of itself, and how many they are; none of a
 /// set that is not kept so.
-pub fn cache(dataset: &Dataset, folder: &Path) -> Option<(PathBuf, serde_json::Value, usize)> {
+pub fn cache(dataset: &Dataset) -> Option<(String, serde_json::Value, usize)> {
     let photos = small(dataset)?;
     let reading = photos.reading;
     let name = format!("{}-{}-{:?}-{}-{}.squares", dataset.name, reading.size, reading.fit, reading.resize, reading.channels);
     let pictures = photos.len(Part::Train) + photos.len(Part::Test);
     let header = serde_json::json!({ "format": 1, "decoders": DECODERS, "reading": reading, "pictures": pictures });
-    Some((folder.join(name.to_lowercase()), header, pictures))
+    Some((name.to_lowercase(), header, pictures))
 }

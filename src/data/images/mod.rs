@@ -44,7 +44,7 @@ impl ImageFit {
 pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Dataset> {
     let kinds = Kinds { what: "pictures", read: &EXTENSIONS, not_read: &NOT_READ };
     let tree = tree::list(place, &kinds, &reading.own, &[])?;
-    let own = Own { place: Own::name(place), share: tree.share, is_normalised: false, note: None, squares: None };
+    let own = Own { place: Own::name(place), share: tree.share, is_normalised: false, note: None, squares: None, tested: Vec::new() };
     let (classes, photos) = (tree.classes.clone(), Photos::of(tree, reading.photos));
     Ok(Dataset { own: Some(own), ..Dataset::streamed(name, classes, Stream::Photos(photos)) })
 }

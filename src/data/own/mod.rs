@@ -1,6 +1,7 @@
 //! Sets of the user's own: how their samples are divided and normalised, whatever they are read from.
 
 pub mod table;
+pub(super) mod told;
 pub(super) mod tree;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub struct Own {
     pub note: Option<String>,
     /// The file that its pictures were taken from, already as squares.
     pub squares: Option<PathBuf>,
+    /// The files of the test split, in its order, where their pictures lie in memory.
+    pub tested: Vec<PathBuf>,
 }
 
 impl Own {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::table::{self, Row};
-use super::{OwnReading, in_order, part_of};
+use super::{OwnReading, in_order, part_of, told};
 use crate::data::hold_out::{drawn_by, lot};
 use crate::data::{Part, class_folders};
 use crate::error::{Error, Result};
@@ -34,8 +34,8 @@ pub struct Tree {
     pub files: [Vec<(u32, OsString)>; 2],
     /// Files that are there and not read.
     pub not_read: usize,
-    /// Further splits that are not read.
-    pub left_out: Vec<String>,
+    /// What to know of further splits and other folders that are not read, a line each.
+    pub notes: Vec<String>,
     /// Share of each class that was taken out to test on, where the set has no test split.
     pub share: Option<f64>,
     /// Columns of a list that were asked for, beside each sample; empty rows for folders.
@@ -54,6 +54,7 @@ struct Sample {
 struct Found {
     samples: Vec<Sample>,
     not_read: usize,
+    notes: Vec<String>,
 }
 
 /// Lists the samples at `place`: a folder with `train` and `val`, `valid` or `test`, each with a folder for each class; a folder with a
@@ -74,14 +75,32 @@ pub fn list(place: &Path, kinds: &Kinds, reading: &OwnReading, others: &[&str]) 
     let Some(train) = named(Part::Train).next() else {
         return divided(below(place, "", kinds)?, kinds, place, place, reading);
     };
-    let mut tests = named(Part::Test);
-    let Some(test) = tests.next() else {
-        return divided(below(place, train, kinds)?, kinds, place, place, reading);
+    let test = named(Part::Test).next();
+    let is_beside = |name: &&String| name.as_str() != train && Some(name.as_str()) != test;
+    let beside = folders.iter().filter(is_beside).filter(|name| !is_of_runs(&place.join(name)));
+    let beside: Vec<PathBuf> = beside.map(|name| PathBuf::from(format!("{name}/"))).collect();
+    let notes: Vec<String> = told::note("not read", &beside).into_iter().chain(loose(place, kinds)?).collect();
+    let found = below(place, train, kinds)?;
+    let tree = match test {
+        None => divided(found, kinds, place, place, reading)?,
+        Some(test) => {
+            let is_annotated = place.join(test).join(ANNOTATIONS).is_file();
+            let test = if is_annotated { annotated(place, test)? } else { below(place, test, kinds)? };
+            together(found, test, kinds, place, place)?
+        }
     };
-    let is_annotated = place.join(test).join(ANNOTATIONS).is_file();
-    let test = if is_annotated { annotated(place, test)? } else { below(place, test, kinds)? };
-    let left_out = tests.map(|name| format!("{name}/")).collect();
-    Ok(Tree { left_out, ..together(below(place, train, kinds)?, test, kinds, place, place)? })
+    Ok(Tree { notes: notes.into_iter().chain(tree.notes).collect(), ..tree })
+}
+
+/// Whether a folder is there because training was started here.
+fn is_of_runs(folder: &Path) -> bool {
+    class_folders::is_run(folder) || class_folders::has_runs(folder)
+}
+
+/// A note on samples that lie in no class folder.
+fn loose(folder: &Path, kinds: &Kinds) -> Result<Option<String>> {
+    let loose = class_folders::files(folder, kinds.read)?.len();
+    Ok((loose > 0).then(|| format!("note: not read: {loose} {} beside the folders in {}", kinds.what, folder.display())))
 }
 
 /// Tiny-ImageNet's list of what its validation photos are of.
@@ -89,7 +108,8 @@ const ANNOTATIONS: &str = "val_annotations.txt";
 
 /// The samples in the class folders of `root/inner`.
 fn below(root: &Path, inner: &str, kinds: &Kinds) -> Result<Found> {
-    let (folder, what) = (root.join(inner), kinds.what);
+    let folder = if inner.is_empty() { root.to_path_buf() } else { root.join(inner) };
+    let what = kinds.what;
     let classes = class_folders::folders(&folder)?;
     if classes.is_empty() {
         let loose = class_folders::files(&folder, kinds.read)?.len();
@@ -97,14 +117,33 @@ fn below(root: &Path, inner: &str, kinds: &Kinds) -> Result<Found> {
         let layout = format!("expected are {what} in train/CLASS/ and val/CLASS/, or in CLASS/, below --data-dir (docs/data.md)");
         return Err(Error::file(folder, format!("{problem}; {layout}")));
     }
-    let found: Vec<Result<class_folders::Below>> =
-        classes.par_iter().map(|class| class_folders::files_below(&folder.join(class), kinds.read, kinds.not_read)).collect();
-    let mut all = Found::default();
+    let look = |class: &String| {
+        let place = folder.join(class);
+        if class_folders::has_runs(&place) {
+            return Ok(class_folders::Below { runs: vec![place], ..Default::default() });
+        }
+        if class_folders::leads_back(&place, &folder) {
+            return Ok(class_folders::Below { loops: vec![place], ..Default::default() });
+        }
+        class_folders::files_below(&place, kinds.read, kinds.not_read)
+    };
+    let found: Vec<Result<class_folders::Below>> = classes.par_iter().map(look).collect();
+    let (mut all, mut runs, mut loops, mut empty) = (Found::default(), Vec::new(), Vec::new(), Vec::new());
     for (class, found) in classes.iter().zip(found) {
         let found = found?; // of several errors, the first in order
+        let is_explained = !found.runs.is_empty() || !found.loops.is_empty();
+        runs.extend(found.runs);
+        loops.extend(found.loops);
         if found.files.is_empty() {
-            let problem = format!("has no {what} (.{}); put some there, or delete the folder", kinds.read.join(", ."));
-            return Err(Error::file(folder.join(class), problem));
+            // Pictures that are not read are of a class that somebody means; a folder with nothing of the kind is something else.
+            if found.others > 0 {
+                let problem = format!("has no {what} (.{}); put some there, or delete the folder", kinds.read.join(", ."));
+                return Err(Error::file(folder.join(class), problem));
+            }
+            if !is_explained {
+                empty.push(folder.join(class));
+            }
+            continue;
         }
         let sample = |file: OsString| {
             let file = Path::new(inner).join(class).join(file).into_os_string();
@@ -113,6 +152,16 @@ fn below(root: &Path, inner: &str, kinds: &Kinds) -> Result<Found> {
         all.samples.extend(found.files.into_iter().map(sample));
         all.not_read += found.others;
     }
+    if all.samples.is_empty() {
+        let problem = format!("has no {what} (.{}) in its folders; name the folder of a set by --data-dir", kinds.read.join(", ."));
+        return Err(Error::file(folder, problem));
+    }
+    let notes = [
+        told::note("left out, since runs of a training are in it", &runs),
+        told::note(&format!("left out, with no {what} in it"), &empty),
+        told::note("not followed, a link to a folder above it", &loops),
+    ];
+    all.notes = notes.into_iter().flatten().chain(loose(&folder, kinds)?).collect();
     Ok(all)
 }
 
@@ -122,7 +171,7 @@ fn annotated(root: &Path, inner: &str) -> Result<Found> {
     let rows = table::annotations(&list, &regular_file::read(&list, table::MOST_BYTES)?)?;
     let images = Path::new(inner).join("images");
     let sample = |(file, class): (String, String)| Sample { class, file: images.join(file).into_os_string(), others: Vec::new() };
-    Ok(Found { samples: rows.into_iter().map(sample).collect(), not_read: 0 })
+    Ok(Found { samples: rows.into_iter().map(sample).collect(), ..Found::default() })
 }
 
 /// The samples of a CSV file; paths in it begin at its folder.
@@ -151,8 +200,8 @@ fn table(place: &Path, kinds: &Kinds, reading: &OwnReading, others: &[&str]) -> 
         }
     }
     let tree = if taken.is_some() { together(train, test, kinds, place, root)? } else { divided(train, kinds, place, root, reading)? };
-    let left_out = if left_out > 0 { vec![format!("{left_out} rows of another split")] } else { Vec::new() };
-    Ok(Tree { left_out, ..tree })
+    let notes = (left_out > 0).then(|| format!("note: not read: {left_out} rows of another split")).into_iter().collect();
+    Ok(Tree { notes, ..tree })
 }
 
 /// A set with a test split of its own, at `place`, whose paths begin at `root`.
@@ -172,6 +221,7 @@ fn together(train: Found, test: Found, kinds: &Kinds, place: &Path, root: &Path)
         return Err(Error::file(place, format!("has no {} to test on; see docs/data.md", kinds.what)));
     }
     tree.not_read += test.not_read;
+    tree.notes.extend(test.notes);
     Ok(tree)
 }
 
@@ -180,7 +230,7 @@ fn heap(found: Found, root: &Path) -> Tree {
     let classes = in_order(found.samples.iter().map(|sample| sample.class.clone()).collect());
     let numbers: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     let label = |class: &str| numbers.get(class).copied().unwrap_or_default(); // each one is there
-    let mut tree = Tree { root: root.to_path_buf(), not_read: found.not_read, ..Tree::default() };
+    let mut tree = Tree { root: root.to_path_buf(), not_read: found.not_read, notes: found.notes, ..Tree::default() };
     for Sample { class, file, others } in found.samples {
         tree.files[0].push((label(&class), file));
         tree.others[0].push(others);

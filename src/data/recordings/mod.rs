@@ -70,7 +70,7 @@ pub enum Content {
 pub(super) fn open(name: &'static str, is_own: bool, place: &Path, reading: &Reading) -> Result<Dataset> {
     let recordings = Recordings::list(name, place, reading.recordings, &reading.own)?;
     let share = recordings.share();
-    let own = is_own.then(|| Own { place: Own::name(place), share, is_normalised: true, note: None, squares: None });
+    let own = is_own.then(|| Own { place: Own::name(place), share, is_normalised: true, note: None, squares: None, tested: Vec::new() });
     let classes = recordings.classes().to_vec();
     Ok(Dataset { own, ..Dataset::streamed(name, classes, Stream::Recordings(recordings)) })
 }

@@ -1,12 +1,13 @@
 //! Published sets of recordings: their layout, their classes and their split.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::ALWAYS;
 use super::set::{Listed, Sample};
 use crate::data::camera::Sensor;
 use crate::data::class_folders;
+use crate::data::own::told;
 use crate::error::{Error, Result};
 use crate::regular_file;
 
@@ -103,7 +104,9 @@ fn n_caltech101(place: &Path) -> Result<Listed> {
     // As it is unpacked, all lies in a folder of that name.
     let inner = place.join("Caltech101");
     let root = if inner.is_dir() { inner } else { place.to_path_buf() };
-    let classes = class_folders::folders(&root)?;
+    let mut classes = class_folders::folders(&root)?;
+    let is_of_runs = |class: &String| [class_folders::is_run, class_folders::has_runs].iter().any(|is| is(&root.join(class)));
+    let runs: Vec<PathBuf> = classes.extract_if(.., |class| is_of_runs(class)).map(|class| root.join(class)).collect();
     if classes.len() < 2 {
         return Err(Error::file(root, "has no class folders; see docs/data.md for the layout of the set"));
     }
@@ -120,7 +123,8 @@ fn n_caltech101(place: &Path) -> Result<Listed> {
         samples[1].extend(all.split_off(all.len() - tested));
         samples[0].extend(all);
     }
-    Ok(Listed { root, classes, samples, ..Listed::default() })
+    let notes = told::note("left out, since runs of a training are in it", &runs).into_iter().collect();
+    Ok(Listed { root, classes, samples, notes, ..Listed::default() })
 }
 
 /// Bytes of a list of DVS128 Gesture.

@@ -12,6 +12,7 @@ use crate::data::Part;
 use crate::data::camera::Sensor;
 use crate::data::frame_cache::FrameCache;
 use crate::data::own::OwnReading;
+use crate::data::own::told::{self, Used};
 use crate::data::own::tree::{self, Kinds};
 use crate::error::{Error, Result};
 
@@ -101,9 +102,9 @@ impl Recordings {
         self.listed.share
     }
 
-    /// What to know about files that are there and not read, if there are any.
-    pub fn note(&self) -> Option<String> {
-        (!self.listed.notes.is_empty()).then(|| self.listed.notes.join("; "))
+    /// What to know about files that are there and not read, or read twice, a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.listed.notes
     }
 
     fn sample(&self, place: usize) -> &Sample {
@@ -129,6 +130,11 @@ impl Recordings {
     /// Where the file of a sample is, of both splits together.
     pub(in crate::data) fn path_of(&self, place: usize) -> PathBuf {
         self.listed.root.join(&self.sample(place).file)
+    }
+
+    /// The part of its file that a sample of one split is, in microseconds of its clock; none for all of it.
+    pub fn when(&self, part: Part, index: usize) -> Option<Range<i64>> {
+        Some(self.sample(self.parts[part as usize][index]).when.clone()).filter(|when| *when != ALWAYS)
     }
 
     /// Where the file of a sample of one split is.
@@ -264,13 +270,13 @@ fn of_own(place: &Path, own: &OwnReading) -> Result<Listed> {
             samples.push(Sample { label, file, when });
         }
     }
-    let mut notes = Vec::new();
-    if tree.not_read > 0 {
-        notes.push(format!("{} files are recordings of formats that are not read (docs/data.md)", tree.not_read));
+    let not_read =
+        (tree.not_read > 0).then(|| format!("{} files are recordings of formats that are not read (docs/data.md)", tree.not_read));
+    let mut used = Vec::new();
+    for (part, samples) in [Part::Train, Part::Test].into_iter().zip(&samples) {
+        used.extend(samples.iter().map(|sample| Used { part, path: tree.root.join(&sample.file), when: sample.when.clone() }));
     }
-    if !tree.left_out.is_empty() {
-        notes.push(format!("not read: {}", tree.left_out.join(", ")));
-    }
+    let notes = not_read.into_iter().chain(tree.notes).chain(told::twice(&used, "recordings")).collect();
     Ok(Listed { root: tree.root, classes: tree.classes, samples, notes, share: tree.share })
 }
 
