@@ -15,7 +15,7 @@ use crate::clock::{Op, Phase};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::profile::activity::{accuracy_by_steps, activity};
-use crate::profile::collectives::Group;
+use crate::profile::collectives::{Group, OnLink};
 use crate::profile::predict::{Cost, LayerPrediction, Prediction, predict, predict_shared};
 use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, profile};
 use crate::settings::{Config, OptimizerKind};
@@ -372,18 +372,20 @@ fn predicted_group(out: &mut String, group: &Group, compute_s: f64) -> std::fmt:
         writeln!(out, "{what:30}{count:>6}{bytes:>12}{columns}")
     };
     let us = |seconds: f64| format!("{:.1}", 1e6 * seconds);
-    let of = |value: &dyn Fn(&crate::profile::collectives::OnLink) -> String| links.iter().map(value).collect::<Vec<String>>();
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    let weights =
+        |on: &OnLink| exchanges.iter().zip(&on.seconds).filter(|(kind, _)| kind.is_large).map(|(_, seconds)| seconds).sum::<f64>();
+    let of = |value: &dyn Fn(&OnLink) -> String| links.iter().map(value).collect::<Vec<String>>();
     line("exchanges", "number".into(), "MB sent".into(), of(&|on| on.link.name.into()))?;
     for (at, kind) in exchanges.iter().enumerate() {
         let megabytes = kind.bytes_to_each * (ranks - 1) as f64 / 1e6;
         line(kind.what, kind.count.to_string(), format!("{megabytes:.3}"), of(&|on| us(on.seconds[at])))?;
     }
-    let mut total =
-        |what: &str, value: &dyn Fn(&crate::profile::collectives::OnLink) -> String| line(what, String::new(), String::new(), of(value));
-    total("of these behind backward, most", &|on| us(on.hidden_s))?;
+    let mut total = |what: &str, value: &dyn Fn(&OnLink) -> String| line(what, String::new(), String::new(), of(value));
+    total("of these behind backward", &|on| us(on.hidden_s))?;
+    total("share of weight gradients", &|on| percent(on.hidden_s / weights(on)))?;
     total("step, nothing hidden", &|on| us(on.step_s[0]))?;
     total("step, that hidden", &|on| us(on.step_s[1]))?;
-    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     total("efficiency, nothing hidden", &|on| percent(on.efficiency[0]))?;
     total("efficiency, that hidden", &|on| percent(on.efficiency[1]))?;
     let times = "compute of one, of one with all";

@@ -196,12 +196,17 @@ fn hidden(windows: &[Window]) -> f64 {
         due.extend(window.due_s.iter().copied());
     }
     let end = compute.max(collectives) + due.iter().sum::<f64>();
-    windows.iter().map(|window| window.sums_s + window.backward_s + window.due_s.iter().sum::<f64>()).sum::<f64>() - end
+    let in_turn: f64 = windows.iter().map(|window| window.sums_s + window.backward_s + window.due_s.iter().sum::<f64>()).sum();
+    (in_turn - end).max(0.0) // rounded
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::predict::predict;
     use super::*;
+    use crate::bench::Work;
+    use crate::network::{imagenet_resnet, preact_resnet};
+    use crate::ops::neuron::Neuron;
 
     #[test]
     fn what_backward_hides_by_hand() {
@@ -212,41 +217,26 @@ mod tests {
         assert_eq!(hidden(&layers[3..]), 0.0);
         assert_eq!(hidden(&[]), 0.0);
     }
-}
 
-#[cfg(test)]
-mod scan {
-    use super::*;
-    use crate::ops::neuron::Neuron;
+    /// The table of docs/predict.md.
     #[test]
-    fn scan() {
-        for (name, builder, batch) in [
-            ("preact18", crate::network::preact_resnet([32, 32, 3], 10, &[64, 128, 256, 512], &[2, 2, 2, 2], 4, 0.0, 1.0).unwrap(), 1024),
-            (
-                "preact18 small",
-                crate::network::preact_resnet([32, 32, 3], 10, &[64, 128, 256, 512], &[2, 2, 2, 2], 4, 0.0, 1.0).unwrap(),
-                128,
-            ),
-            ("imagenet34", crate::network::imagenet_resnet([224, 224, 3], 1000, 64, &[3, 4, 6, 3], false, 1.0).unwrap(), 256),
-        ] {
+    fn buckets_of_the_chosen_size_leave_about_the_least() {
+        let preact = preact_resnet([32, 32, 3], 10, &[64, 128, 256, 512], &[2; 4], 4, 0.0, 1.0).unwrap();
+        let imagenet = imagenet_resnet([224, 224, 3], 1000, 64, &[3, 4, 6, 3], false, 1.0).unwrap();
+        for (name, builder, batch) in [("PreAct-ResNet-18", preact, 1024), ("ResNet-34", imagenet, 256)] {
             let network = builder.finish(Neuron::If { alpha: 0.5 }, 4, 0.01, 1).unwrap();
-            for gpu in [GpuName::A100, GpuName::H100, GpuName::Rtx4090] {
-                for ranks in [2, 8] {
-                    let part = super::super::predict::predict(gpu, &network, crate::bench::Work::Train, [batch / ranks, 1], false);
-                    let backward: f64 = part.layers.iter().map(|l| l.backward.seconds).sum();
-                    for link in [inside(gpu), NETWORK] {
-                        let mut line =
-                            format!("{name} {gpu:?} x{ranks} {} step {:.0} backward {:.0}:", link.name, part.seconds * 1e6, backward * 1e6);
-                        for power in [18, 19, 20, 21, 22, 23, 40] {
-                            let buckets = network.buckets(1 << power);
-                            let all: f64 = buckets.iter().map(|b| link.seconds(ranks, true, 2, of_bucket(b, ranks))).sum();
-                            let hidden = hidden(&windows(&network, &part, &buckets, &link, ranks));
-                            line +=
-                                &format!("  2^{power} n{} {:.0}-{:.0}={:.0}", buckets.len(), all * 1e6, hidden * 1e6, (all - hidden) * 1e6);
-                        }
-                        println!("{line}");
-                    }
-                }
+            for (gpu, ranks) in [(GpuName::A100, 8), (GpuName::H100, 8), (GpuName::H100, 2)] {
+                let of_part = predict(gpu, &network, Work::Train, [batch / ranks, 1], false);
+                let link = inside(gpu);
+                let left = |least: usize| {
+                    let windows = windows(&network, &of_part, &network.buckets(least), &link, ranks);
+                    windows.iter().flat_map(|window| &window.due_s).sum::<f64>() - hidden(&windows)
+                };
+                let sizes = [1 << 18, 1 << 19, LEAST, 1 << 21, 1 << 22, 1 << 23, usize::MAX];
+                let all: Vec<f64> = sizes.iter().map(|&least| left(least)).collect();
+                println!("{name}, {ranks} {gpu:?}: {:.0?} us", all.iter().map(|seconds| 1e6 * seconds).collect::<Vec<_>>());
+                let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+                assert!(left(LEAST) <= 1.1 * least, "{name}, {ranks} {gpu:?}: {all:?}");
             }
         }
     }

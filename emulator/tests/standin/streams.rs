@@ -260,7 +260,7 @@ fn branches_of_a_graph() {
     assert_eq!([fill, read_here, copy, last].map(|node| node.stream), [0, 0, 1, 0]);
     assert_eq!([fill, read_here, copy, last].map(|node| &node.after[..]), [&[0, 0][..], &[1, 0], &[1, 0], &[2, 1]]);
     assert!(fill.name.starts_with("cuMemset") && copy.name == "cuMemcpyHtoDAsync" && read_here.name == last.name, "{nodes:?}");
-    let mut replayed = || {
+    let replayed = || {
         write(buffer, &[1.0; 4]);
         // SAFETY: see above.
         ok(unsafe { sys::cuGraphLaunch(graph, first) });
