@@ -206,7 +206,7 @@ struct Tried {
     is_slow: bool,
 }
 
-const COMMANDS: [Tried; 17] = [
+const COMMANDS: [Tried; 18] = [
     Tried {
         words: "train",
         quick: "--dataset digits-8x8 --widths 4 --blocks 1 -T 1 -b 300 --epochs 1",
@@ -291,9 +291,16 @@ const COMMANDS: [Tried; 17] = [
                 ("--cutout", Number(&["0", "9"])),
                 ("--mixup", Number(&["0", "0.2"])),
             ],
-            READING,
         ],
         weight: 3,
+        is_slow: false,
+    },
+    Tried {
+        // A folder without pictures, so that flags for files are taken and a file is what is wrong.
+        words: "bench data",
+        quick: "--dataset images --data-dir . --val-share 0.2 --repeats 1 --warmup 0",
+        flags: &[LIMITS, READING, &[("--data-dir", File)]],
+        weight: 2,
         is_slow: false,
     },
     Tried {

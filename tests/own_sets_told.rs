@@ -1,149 +1,24 @@
-//! Sets of one's own: which flags each command takes for them, and what a user is told of folders, lists and files that are not what they
-//! look like. The real binary.
+//! Sets of one's own: what a user is told of folders, lists and files that are not what they look like. The real binary.
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
 #[path = "support/lines.rs"]
 mod lines;
 use lines::{dsr, in_one_line, json, ok};
 #[path = "support/own_sets.rs"]
 mod own_sets;
-use own_sets::{heap, npy, npz, splits};
+use own_sets::{npy, npz};
 #[path = "support/recordings.rs"]
 mod formats;
-use formats::{atis, dat, of_class};
+use formats::{dat, of_class};
+#[path = "support/small_sets.rs"]
+mod small_sets;
+use small_sets::{at_one_time, pictures, recordings, twins};
 
 const TINY: &str = "--image-size 12 --widths 4,8 --blocks 1,1 -T 4 --epochs 1 -b 8 --crop-pad 1 --device cpu";
-const ONCE: &str = "-b 4 --warmup 0 --repeats 1";
-
-/// Pictures without a split, and with one.
-fn pictures() -> TempDir {
-    let folder = tempdir().unwrap();
-    heap(&folder.path().join("heap"), 8);
-    splits(&folder.path().join("photos"), "val", [5, 2]);
-    folder
-}
-
-/// Recordings that do not state their camera.
-fn recordings(root: &Path) {
-    for (class, name) in ["ball", "cup"].iter().enumerate() {
-        fs::create_dir_all(root.join(name)).unwrap();
-        for seed in 0..8 {
-            fs::write(root.join(name).join(format!("{seed}.bin")), atis(&of_class(class, seed, 200, [34, 34]))).unwrap();
-        }
-    }
-}
-
-/// A file of parameters as PyTorch's users have it: without settings.
-fn without_settings(checkpoint: &Path, plain: &Path) {
-    let bytes = fs::read(checkpoint).unwrap();
-    let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    header.as_object_mut().unwrap().remove("__metadata__");
-    let header = header.to_string();
-    fs::write(plain, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[8 + length..]].concat()).unwrap();
-}
-
-#[test]
-fn loaders_are_timed_with_the_flags_of_training() {
-    let folder = pictures();
-    let root = folder.path();
-    recordings(&root.join("events"));
-    let cases = [
-        ("-d images --data-dir heap --val-share 0.25 --image-size 20 --channels 1 --image-fit pad", "20x20x1", [18, 6]),
-        ("-d images --data-dir photos --image-size 14 --image-resize 16 --crop-scale 0.3,1 --crop-pad 0", "14x14x3", [15, 6]),
-        ("-d images --data-dir photos --image-size 14 --mean 0,0,0 --std 1,1,1 --auto-augment cifar10 --cutout 3", "14x14x3", [15, 6]),
-        ("-d events --data-dir events --val-share 0.25 --sensor 34x34 --frame-size 17x34 --frame-ms 1 -T 3", "3x17x34x2", [12, 4]),
-        ("-d events --data-dir events --val-share 0.25 --sensor 34x34 --event-frames time -T 1 --event-drop 0.1", "34x34x2", [12, 4]),
-    ];
-    for (flags, image, samples) in cases {
-        let result = json(&ok(root, &format!("bench data {flags} {ONCE} -o json")).0);
-        let found: Vec<(&Value, &Value)> =
-            result["cases"].as_array().unwrap().iter().map(|case| (&case["image"], &case["images"])).collect();
-        assert_eq!(found, samples.map(|n| (Value::from(image), Value::from(n))).each_ref().map(|(image, n)| (image, n)), "{flags}");
-    }
-    let refused = [
-        ("-d images --data-dir heap", "val-share: heap says of no pictures that they are for testing"),
-        ("-d images --data-dir photos --val-share 0.2", "val-share: has no effect here: images photos has a test split of its own"),
-        ("-d digits-8x8 --sensor 34x34", "sensor: digits-8x8 has no such setting, only events has; leave --sensor away"),
-        ("-d images,digits-8x8 --data-dir photos --channels 1", "channels: digits-8x8 has no such setting, only images has"),
-        ("-d images --data-dir photos --image-size 8 --crop-pad 9", "crop-pad: a padding of 9 pixels could cut an image of 8x8 away"),
-    ];
-    for (flags, problem) in refused {
-        let (code, _, stderr) = dsr(root, &format!("bench data {flags} {ONCE}"));
-        assert!(code == 2 && in_one_line(&stderr).contains(problem), "{flags}: {code} {stderr}");
-    }
-}
-
-/// A file without settings does not say which share of a heap is for testing.
-#[test]
-fn a_share_to_test_on_can_be_said_to_every_command() {
-    let folder = pictures();
-    let root = folder.path();
-    let set = "-d images --data-dir heap --val-share 0.25";
-    ok(root, &format!("train {set} {TINY} -q --out run"));
-    without_settings(&root.join("run/last.safetensors"), &root.join("plain.safetensors"));
-    let network = "--image-size 12 --widths 4,8 --blocks 1,1 -T 4 --device cpu";
-    let result = |line: &str| json(&ok(root, &format!("eval {line} -o json")).0);
-    let (ours, plain) =
-        (result("--checkpoint run/last.safetensors --device cpu"), result(&format!("--checkpoint plain.safetensors {set} {network}")));
-    assert_eq!((&ours["n"], &ours["results"][0]["loss"]), (&plain["n"], &plain["results"][0]["loss"]));
-    let (code, _, stderr) = dsr(root, &format!("eval --checkpoint plain.safetensors -d images --data-dir heap {network}"));
-    assert!(code == 2 && stderr.contains("give --val-share 0.2"), "{stderr}");
-    // Another share may test on what was trained on.
-    let (_, stderr) = ok(root, "eval --checkpoint run --val-share 0.5 --device cpu");
-    let note = "was trained with --val-share 0.25: by 0.5, samples may be tested on that it was trained on";
-    assert!(in_one_line(&stderr).contains(note), "{stderr}");
-    let (_, stderr) = ok(root, "eval --checkpoint run --val-share 0.25 --device cpu");
-    assert!(!stderr.contains("was trained with"), "{stderr}");
-    ok(root, &format!("profile {set} {network} -b 4 --steps 1 --warmup 0 -q"));
-    // An ANN without settings, too.
-    ok(root, &format!("train {set} {} --neuron relu -q --out ann", TINY.replace("-T 4", "")));
-    without_settings(&root.join("ann/last.safetensors"), &root.join("ann.safetensors"));
-    let line = format!("calibrate --checkpoint ann.safetensors {set} {network} --out calibrated.safetensors -q");
-    ok(root, &line);
-    ok(root, "eval --checkpoint calibrated.safetensors --device cpu -q");
-    ok(root, "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 --device cpu -q --out digits");
-    for line in ["eval --checkpoint digits", "profile --checkpoint digits --steps 1 --warmup 0", "bench decision --checkpoint digits"] {
-        let (code, _, stderr) = dsr(root, &format!("{line} --val-share 0.2 --device cpu"));
-        assert!(code == 2 && stderr.contains("val-share: has no effect here: digits-8x8 has a test split of its own"), "{line}: {stderr}");
-    }
-}
-
-/// Gives each file below `folder` the same time of its last change.
-fn at_one_time(folder: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            at_one_time(&path);
-        } else {
-            let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
-            fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
-        }
-    }
-}
-
-/// The same names, lengths and times, of other contents: events mirrored, pictures of another colour.
-fn twins(root: &Path) {
-    for (set, first) in [("one", 0), ("two", 1)] {
-        for (class, name) in ["ball", "cup"].iter().enumerate() {
-            let at = root.join("events").join(set).join(name);
-            fs::create_dir_all(&at).unwrap();
-            let at_pictures = root.join("pictures").join(set).join(name);
-            fs::create_dir_all(&at_pictures).unwrap();
-            for seed in 0..8 {
-                fs::write(at.join(format!("{seed}.dat")), dat([34, 34], &of_class(class + first, seed, 200, [34, 34]))).unwrap();
-                let colour = image::Rgb([10 * seed as u8, 90 * (class as u8 + first as u8), 7]);
-                image::RgbImage::from_pixel(12, 12, colour).save(at_pictures.join(format!("{seed}.ppm"))).unwrap();
-            }
-        }
-    }
-    at_one_time(root);
-}
 
 #[test]
 fn sets_that_share_a_cache_folder_keep_their_own_files() {
@@ -359,23 +234,6 @@ fn predictions_name_their_files() {
     assert!(!text.contains("path"), "{text}");
 }
 
-#[test]
-fn lengths_and_numbers_of_frames_are_not_both_said() {
-    let folder = tempdir().unwrap();
-    let root = folder.path();
-    twins(root);
-    let set = "-d events --data-dir events/one --val-share 0.25 -T 4";
-    let (code, _, stderr) = dsr(root, &format!("data info {set} --frame-ms 1 --event-frames time"));
-    let problem = "frame-ms: says where frames end by their length, and --event-frames by their number; leave one of them away";
-    assert!(code == 2 && stderr.contains(problem), "{stderr}");
-    ok(root, &format!("data info {set} --frame-ms 0 --event-frames time"));
-    ok(root, &format!("train {set} --frame-ms 1 --widths 4,8 --blocks 1,1 --epochs 1 -b 4 --device cpu -q --out run"));
-    let (code, _, stderr) = dsr(root, "eval --checkpoint run --event-frames time --device cpu");
-    assert!(code == 2 && stderr.contains("event-frames: has no effect on frames of 1 ms (--frame-ms): give --frame-ms 0"), "{stderr}");
-    ok(root, "eval --checkpoint run --event-frames time --frame-ms 0 --device cpu");
-    ok(root, "eval --checkpoint run --config run/config.toml --device cpu");
-}
-
 #[cfg(unix)]
 #[test]
 fn links_that_lead_back_are_named_and_not_followed() {
@@ -443,33 +301,4 @@ fn arrays_of_numbers_are_described() {
     assert!(text.contains(head) && text.contains("from 0 to 0.92156863"), "{text}");
     let given = line("floats.npz", "--mean 0 --std 1");
     assert!(given.contains("normalised by mean 0.0000, std 1.0000") && given.contains("mean 4.3750"), "{given}");
-}
-
-/// What a checkpoint says of one kind of set is not asked of another, which nobody could leave away.
-#[test]
-fn settings_of_a_kind_stay_with_it() {
-    let folder = pictures();
-    let root = folder.path();
-    twins(root);
-    fs::write(root.join("set.npz"), npz(&own_sets::arrays(), true)).unwrap();
-    let heap = "-d images --data-dir heap --val-share 0.25 --image-fit pad --auto-augment cifar10";
-    ok(root, &format!("train {heap} {} -q --out run", TINY.replace("--image-size 12", "--image-size 28 --channels 1")));
-    let config = |line: &str| -> toml::Table { toml::from_str(&ok(root, &format!("{line} --dry-run")).0).unwrap() };
-    let of_run = config("train --config run/config.toml");
-    assert!(of_run["mean"].as_array().is_some_and(|mean| mean.len() == 1) && of_run["channels"].as_integer() == Some(1));
-    for (set, is_folder) in
-        [("-d arrays --data-dir set.npz", true), ("-d fashion-mnist-3k", false), ("-d events --data-dir events/one", true)]
-    {
-        let other = config(&format!("train --config run/config.toml {set}"));
-        let is_empty = |key: &str| other.get(key).is_none_or(|value| value.as_array().is_some_and(|list| list.is_empty()));
-        assert!(is_empty("mean") && is_empty("std") && other.contains_key("data_dir") == is_folder, "{set}: {other}");
-        assert!(other.get("channels").is_none_or(|n| n.as_integer() == Some(3)), "{set}: {other}");
-    }
-    let same = config("train --config run/config.toml -d images --data-dir photos");
-    assert_eq!((&same["mean"], same["channels"].as_integer()), (&of_run["mean"], Some(1)));
-    // What is said of the other set is what holds.
-    let said = config("train --config run/config.toml -d arrays --data-dir set.npz --mean 0.5,0.5,0.5 --std 1,1,1");
-    assert_eq!(said["mean"].as_array().unwrap().len(), 3);
-    let (code, _, stderr) = dsr(root, "eval --checkpoint run -d fashion-mnist-3k --device cpu -q");
-    assert!(code == 1 && stderr.contains("belongs to another network"), "{stderr}");
 }

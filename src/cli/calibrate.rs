@@ -179,6 +179,7 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     layers.extend(settings::layers(global, flags.clone())?);
     let config = settings::fresh(args.recipe.as_deref(), layers)?;
     settings::refuse_without_output_neurons(&flags, &config)?;
+    settings::refuse_foreign(&flags, &config)?;
     settings::refuse_other_readout(&config, path)?;
     if config.neuron == NeuronKind::Relu {
         return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));

@@ -80,7 +80,8 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
     if flags.contains_key("crop_scale") {
         flags.insert("crop_pad".into(), 0.into()); // training has a choice between the two, and here neither matters
     }
-    let config = settings::fresh(None, settings::layers(global, flags)?)?;
+    let config = settings::fresh(None, settings::layers(global, flags.clone())?)?;
+    settings::refuse_foreign(&flags, &config)?;
     if !data::is_own(&config.dataset) {
         global.refuse("data", &[Unused::Seed])?; // only these are divided by lot
     }

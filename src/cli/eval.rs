@@ -106,6 +106,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     let config = settings::of_checkpoint(&path, settings::layers(global, flags)?)?;
     settings::refuse_untrained(&network_flags, &config, &CROP)?;
+    settings::refuse_foreign(&network_flags, &config)?;
     settings::refuse_other_readout(&config, &path)?;
     super::use_threads(config.threads)?;
     let mut steps = args.time_steps.clone();

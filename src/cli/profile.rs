@@ -170,12 +170,16 @@ fn config(global: &Global, args: &ProfileArgs, checkpoint: Option<&std::path::Pa
     }
     if let Some(path) = checkpoint {
         let config = settings::of_checkpoint(path, settings::layers(global, flags)?)?;
-        settings::refuse_untrained(&settings::table(&args.network)?, &config, &[])?;
+        let given = settings::table(&args.network)?;
+        settings::refuse_untrained(&given, &config, &[])?;
+        settings::refuse_foreign(&given, &config)?;
         settings::refuse_other_readout(&config, path)?;
         return Ok((config, false));
     }
     if flags.contains_key("dataset") {
-        return Ok((settings::fresh(None, settings::layers(global, flags)?)?, false));
+        let config = settings::fresh(None, settings::layers(global, flags.clone())?)?;
+        settings::refuse_foreign(&flags, &config)?;
+        return Ok((config, false));
     }
     if let (Some(toml::Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
         let two = vec![toml::Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18

@@ -60,7 +60,9 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         args.out = Some(ported::run_folder(&name)?);
     }
     let access = Access { break_lock: args.break_lock, note: if global.quiet { |_| () } else { complain } };
-    let mut planned = plan(&asked(global, &args)?)?;
+    let asked_for = asked(global, &args)?;
+    let mut planned = plan(&asked_for)?;
+    settings::refuse_foreign(&asked_for.given, &planned.config)?;
     if args.dry_run {
         planned.config.check()?;
         if !is_first {

@@ -101,7 +101,9 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
             if let Some(batch) = batch {
                 flags.insert("batch".into(), i64::from(batch).into());
             }
-            plans.push(settings::fresh(None, settings::layers(global, flags)?)?);
+            let config = settings::fresh(None, settings::layers(global, flags)?)?;
+            settings::refuse_foreign(&given, &config)?;
+            plans.push(config);
         }
     }
     use_threads(plans.first().map_or(0, |config| config.threads))?;

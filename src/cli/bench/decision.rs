@@ -209,6 +209,7 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
     if let Some(path) = path {
         let config = settings::of_checkpoint(path, layers)?;
         settings::refuse_untrained(&network_flags, &config, &["crop_scale"])?;
+        settings::refuse_foreign(&network_flags, &config)?;
         settings::refuse_other_readout(&config, path)?;
         return Ok(config);
     }
