@@ -388,12 +388,14 @@ weight_gradient_bits(float* __restrict__ partial,              // [splits][tap][
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-weight_gradient_counts_8(float* __restrict__ partial, const void* __restrict__ source, const uint16_t* __restrict__ grad, WeightGradient p) {
+weight_gradient_counts_8(float* __restrict__ partial, const void* __restrict__ source, const uint16_t* __restrict__ grad,
+                         WeightGradient p) {
     weight_gradient<COUNTS_8>(partial, source, grad, p);
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-weight_gradient_counts_16(float* __restrict__ partial, const void* __restrict__ source, const uint16_t* __restrict__ grad, WeightGradient p) {
+weight_gradient_counts_16(float* __restrict__ partial, const void* __restrict__ source, const uint16_t* __restrict__ grad,
+                          WeightGradient p) {
     weight_gradient<COUNTS_16>(partial, source, grad, p);
 }
 

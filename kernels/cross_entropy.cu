@@ -6,8 +6,8 @@
 // Shapes     logits and grad [B][classes] f32;  labels [B] u32;  blends [B] of (other, share), or null: then share is 1;
 //            losses [B] f64
 // Launch     cross_entropy: a warp = one sample, block 256, grid ceil(B / 8);  loss_reduce: one block of 256
-// Traffic    reads 4 bytes a logit twice (with smoothing three times), writes 4; `factor` is the sum of the squared step weights, which turns the gradient of a logit
-//            into its weighted mean over time
+// Traffic    reads 4 bytes a logit twice (with smoothing three times), writes 4; `factor` is the sum of the squared step weights, which
+//            turns the gradient of a logit into its weighted mean over time
 // Exactness  f64 as on the CPU, samples in their order, but exp, log and the order of the sum over classes differ in the last bits; the
 //            same bits in every run
 // Tests      tests/cross_entropy_cuda.rs

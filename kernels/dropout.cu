@@ -1,7 +1,7 @@
 // dropout.cu: draws which neurons are silent in this step, one mask for all time steps of a sample.
 //
-// Equation   dropped(b, i) = (word i of ChaCha8(key, stream) >> 8) * 2^-24 < share, stream = layer << 32 | b, i = position*C + c; b is the place in the
-//            batch of all ranks
+// Equation   dropped(b, i) = (word i of ChaCha8(key, stream) >> 8) * 2^-24 < share, stream = layer << 32 | b, i = position*C + c;
+//            b is the place in the batch of all ranks
 // Shapes     dropped [B][P][words] u32, bit c%32 of word c/32
 // Launch     one thread = one word of the mask, block 256, grid ceil(P*words / 256) x B
 // Traffic    writes 1/8 of a byte a neuron; about 3 blocks of ChaCha8 a thread, 10 operations a neuron

@@ -4,7 +4,8 @@
 //            logits    IF: count*value/T;  LIF: value * sum of the shares of the steps with a spike;  value = Vth (IF), Vth/delta_t (LIF)
 //                      by current: gamma * r(xhat) + beta
 // Shapes     spikes [B][P][T][words] u32, counts [B][P][C] u8; pooled [B][P_pooled][T][C padded to 32] u8 (for spike_conv.cu) or
-//            [B][P_pooled][T][stride] i32 (a summand of its own); r(xhat) [B][C] f32, normalizer [6][padded]; totals [B][P_pooled][C] u8 or u16 (for the weight gradient)
+//            [B][P_pooled][T][stride] i32 (a summand of its own); r(xhat) [B][C] f32, normalizer [6][padded]; totals [B][P_pooled][C] u8 or
+//            u16 (for the weight gradient)
 // Units      spikes of a window (and step); padding of the pool has none
 // Launch     block 256; a thread takes 16 channels (u8), 4 channels (i32, totals), or one logit
 // Traffic    pooled reads window/stride^2 times 1/8 byte a neuron and step, writes 1 (i32: 4): memory-bound
@@ -12,6 +13,7 @@
 // Tests      tests/rate_cuda.rs
 
 #include "include/device.cuh"
+#include "include/readout.cuh"
 #include "include/window.cuh"
 
 // Field for field `PoolArgs` in src/ops/rate/cuda.rs.
@@ -115,7 +117,7 @@ pool_totals(uint16_t* __restrict__ totals,               // [B][P_pooled][C]
 }
 
 // Field for field `ReadoutArgs` in src/ops/rate/cuda.rs.
-struct Readout {
+struct ReadoutArgs {
     float delta_t;       // LIF; 0 for IF
     int batch;
     int positions;       // of the last layer
@@ -123,28 +125,18 @@ struct Readout {
     int time_steps;
 };
 
-// Representation of the last layer.
+// Representation of the last layer, in training; in evaluation the kernel of the layer writes it (spike_conv.cu).
 extern "C" __global__ void __launch_bounds__(256)
 readout(float* __restrict__ logits,                      // [B][P*C]
         const uint32_t* __restrict__ spikes,             // [B][P][T][words]
         const float* __restrict__ threshold,             // [1]
         const float* __restrict__ step_weights,          // [T]
-        Readout p) {
+        ReadoutArgs p) {
     const int logit = blockIdx.x * 256 + threadIdx.x;
     if (logit >= p.batch * p.positions * p.channels) return;
     const int q = logit / p.channels, c = logit % p.channels, words = (p.channels + 31) / 32;
     const uint32_t* train = spikes + (size_t)q * p.time_steps * words + c / 32;
-    int count = 0;
-    float share = -0.0f;                                 // what a sum of nothing is on the CPU
-    for (int t = 0; t < p.time_steps; ++t) {
-        if (train[(size_t)t * words] >> (c % 32) & 1u) {
-            count += 1;
-            share += step_weights[t];
-        }
-    }
-    const bool is_lif = p.delta_t > 0.0f;
-    const float value = is_lif ? *threshold / p.delta_t : *threshold;
-    logits[logit] = is_lif ? value * share : (float)count * value / (float)p.time_steps;
+    logits[logit] = representation(train, words, c, p.time_steps, *threshold, step_weights, p.delta_t);
 }
 
 // Mean current of the last layer where it has no neurons.

@@ -3,7 +3,7 @@
 // Equation   acc[m][o] = sum over taps k and channels c of spikes[position of m and k][t][c] * q[k][c][o],  q = 256*hi + lo
 //            neurons: neuron.cuh, from acc of up to two summands
 // Shapes     rows m = (b*P + p)*T + t;  spikes [B][P][T][words] u32, or counts of a pool [B][P][T][32*words] u8;
-//            sums [B][P][T][stride] i32, stride = C rounded up to 16;  weights and statistics: spike_conv_weights.cu and `add_statistics` below
+//            sums [B][P][T][stride] i32, stride = C rounded up to 16;  weights: spike_conv_weights.cu;  statistics: tile_statistics.cuh
 // Units      acc in units of the weights' scale 2^-e (spike_conv_weights.cu): integers, below 2^31 by the choice of e
 // Launch     grid (row tiles, ceil(cout/64)), of neurons times parts of K (parts.cuh), block 128, dynamic shared memory: see `Tiles` in
 //            src/ops/spike_conv/tiles.rs
@@ -21,8 +21,10 @@
 #include "include/neuron.cuh"
 #include "include/normalizer.cuh"
 #include "include/parts.cuh"
+#include "include/readout.cuh"
 #include "include/spike_bf16.cuh"
 #include "include/spike_tile.cuh"
+#include "include/tile_statistics.cuh"
 
 enum Kind { NONE, CONV_OF_BITS, CONV_OF_BYTES, BITS, SUMS };
 
@@ -53,7 +55,9 @@ static_assert(sizeof(SpikeConvNeurons) == 176, "SpikeConvNeurons is one layout o
 
 __device__ __forceinline__ bool is_conv(int kind) { return kind == CONV_OF_BITS || kind == CONV_OF_BYTES; }
 
-__device__ __forceinline__ int convolutions_of(const SpikeConv& layer) { return is_conv(layer.first.kind) && is_conv(layer.second.kind) ? 2 : 1; }
+__device__ __forceinline__ int convolutions_of(const SpikeConv& layer) {
+    return is_conv(layer.first.kind) && is_conv(layer.second.kind) ? 2 : 1;
+}
 
 // Stages of the convolution of tile `index` that this block takes; those of both are counted on.
 __device__ __forceinline__ Stages part_of(const SpikeConv& layer, int index) {
@@ -63,8 +67,8 @@ __device__ __forceinline__ Stages part_of(const SpikeConv& layer, int index) {
     return stages_of_part(is_second ? of_first : 0, is_second ? of_second : of_first, of_first + of_second);
 }
 
-// Sums of every convolution of the layer, a tile each, the first one's at `shared`. With IN_PARTS those of this block's stages; a tile of
-// which it has none is not written. Ends with a barrier.
+// Sums of every convolution of the layer, a tile each, the first one's at `shared`. With IN_PARTS those of this block's stages.
+// Ends with a barrier.
 template <int WEIGHT_BITS, class Sum, bool IN_PARTS>
 __device__ __forceinline__ void convolve_summands(unsigned char* shared, const SpikeConv& layer, Row row,
                                                   const unsigned char* first_source, const uint4* first_weights,
@@ -78,7 +82,6 @@ __device__ __forceinline__ void convolve_summands(unsigned char* shared, const S
         const unsigned char* source = is_second ? second_source : first_source;
         const uint4* weights = is_second ? second_weights : first_weights;
         const Stages part = IN_PARTS ? part_of(layer, index) : Stages{0, stages_of(summand.geometry)};
-        if (IN_PARTS && part.begin == part.end) continue;
         Accumulators<WEIGHT_BITS, Sum> acc = {};
         if (summand.kind == CONV_OF_BITS) {
             convolve<WEIGHT_BITS, false>(acc, stages, source, weights, summand.geometry, row, layer.time_steps, part);
@@ -100,49 +103,6 @@ __device__ __forceinline__ void write_sums(int* __restrict__ sums, const int* ti
         const int4 values = *reinterpret_cast<const int4*>(tile + r * PITCH + column);
         *reinterpret_cast<int4*>(sums + (size_t)(first_row + r) * stride + first_column + column) = values;
     }
-}
-
-// Sum of products below 2^62 in magnitude: two of them fit 64 bits, then low and high halves go separate ways.
-struct ProductSum {
-    unsigned long long low, high;
-
-    __device__ __forceinline__ void add(long long pair) {
-        low += (uint32_t)pair;
-        high += (unsigned long long)(pair >> 32);
-    }
-};
-
-// Adds the sums of one tile to `statistics` [8][C]: acc0, acc1, then low and high halves of acc0*acc0, acc0*acc1, acc1*acc1.
-// A product's sum is (high << 32) + low in 128 bits. `value(r, both)` gives the two sums of row r; a thread takes a column and 64 rows.
-template <class Value>
-__device__ __forceinline__ void add_statistics(unsigned long long* __restrict__ statistics, int channels, bool has_second, Value value) {
-    const int c = blockIdx.y * COLUMNS + threadIdx.x % COLUMNS;
-    const int first_row = threadIdx.x / COLUMNS * (ROWS / 2);
-    long long sum[2] = {};
-    ProductSum squares = {}, products = {}, second_squares = {};
-#pragma unroll 2
-    for (int r = first_row; r < first_row + ROWS / 2; r += 2) {
-        const int2 a = value(r);
-        const int2 b = value(r + 1);
-        sum[0] += (long long)a.x + b.x;
-        squares.add((long long)a.x * a.x + (long long)b.x * b.x);
-        if (has_second) {
-            sum[1] += (long long)a.y + b.y;
-            products.add((long long)a.x * a.y + (long long)b.x * b.y);
-            second_squares.add((long long)a.y * a.y + (long long)b.y * b.y);
-        }
-    }
-    if (c >= channels) return;
-    unsigned long long* of_channel = statistics + c;
-    atomicAdd(of_channel, (unsigned long long)sum[0]);
-    atomicAdd(of_channel + 2 * channels, squares.low);
-    atomicAdd(of_channel + 3 * channels, squares.high);
-    if (!has_second) return;
-    atomicAdd(of_channel + channels, (unsigned long long)sum[1]);
-    atomicAdd(of_channel + 4 * channels, products.low);
-    atomicAdd(of_channel + 5 * channels, products.high);
-    atomicAdd(of_channel + 6 * channels, second_squares.low);
-    atomicAdd(of_channel + 7 * channels, second_squares.high);
 }
 
 template <int WEIGHT_BITS, class Sum>
@@ -190,6 +150,7 @@ struct Outputs {
     float* mean_normed;
     float* weighted_normed;
     unsigned long long* fired;
+    Readout readout;                     // of the last layer in evaluation
 };
 
 // What they read beside the sums of the convolutions.
@@ -280,7 +241,8 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
             const BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words};
             run(TileCurrents<BITS>{channel, sums, first_is_conv, without, with, bits});
         } else if (other == SUMS) {
-            const int* stored = reinterpret_cast<const int*>(from.other_source) + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
+            const int* all = reinterpret_cast<const int*>(from.other_source);
+            const int* stored = all + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
             run(TileCurrents<SUMS>{channel, sums, first_is_conv, 0.0f, 0.0f, {}, stored, layer.stride});
         } else {
             run(TileCurrents<CONV_OF_BITS>{channel, sums, first_is_conv});
@@ -289,6 +251,8 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
             carried[at * COLUMNS + column] = state;
         } else {
             neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
+            const float mean = to.weighted_normed != nullptr ? state.weighted : state.sum / (float)time_steps;
+            read_out(to.readout, mean, channel, to.spikes + train, q, c, p.neurons);
         }
     }
     if (to.fired == nullptr) return;
@@ -358,8 +322,8 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                       const float* __restrict__ threshold,          // [1]
                       const float* __restrict__ step_weights,       // [T], or null
                       const uint32_t* __restrict__ dropped,         // [B][P][words], or null
-                      SpikeConvNeurons p, Parts parts) {
-    neurons_body<16, int>({spikes, counts, mean_normed, weighted_normed, fired},
+                      SpikeConvNeurons p, Parts parts, Readout readout) {
+    neurons_body<16, int>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                           {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                            weighted_normed == nullptr ? nullptr : step_weights, dropped},
                           first_source, first_weights, second_source, second_weights, p, parts);
@@ -378,8 +342,8 @@ spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      const float* __restrict__ threshold,
                      const float* __restrict__ step_weights,
                      const uint32_t* __restrict__ dropped,
-                     SpikeConvNeurons p, Parts parts) {
-    neurons_body<8, int>({spikes, counts, mean_normed, weighted_normed, fired},
+                     SpikeConvNeurons p, Parts parts, Readout readout) {
+    neurons_body<8, int>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                          {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                           weighted_normed == nullptr ? nullptr : step_weights, dropped},
                          first_source, first_weights, second_source, second_weights, p, parts);
@@ -420,8 +384,8 @@ spike_conv_neurons_16_bf16(uint32_t* __restrict__ spikes,                 // as 
                            const float* __restrict__ threshold,
                            const float* __restrict__ step_weights,
                            const uint32_t* __restrict__ dropped,
-                           SpikeConvNeurons p, Parts parts) {
-    neurons_body<16, float>({spikes, counts, mean_normed, weighted_normed, fired},
+                           SpikeConvNeurons p, Parts parts, Readout readout) {
+    neurons_body<16, float>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                             {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                              weighted_normed == nullptr ? nullptr : step_weights, dropped},
                             first_source, first_weights, second_source, second_weights, p, parts);
@@ -440,8 +404,8 @@ spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as a
                           const float* __restrict__ threshold,
                           const float* __restrict__ step_weights,
                           const uint32_t* __restrict__ dropped,
-                          SpikeConvNeurons p, Parts parts) {
-    neurons_body<8, float>({spikes, counts, mean_normed, weighted_normed, fired},
+                          SpikeConvNeurons p, Parts parts, Readout readout) {
+    neurons_body<8, float>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                            {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                             weighted_normed == nullptr ? nullptr : step_weights, dropped},
                            first_source, first_weights, second_source, second_weights, p, parts);

@@ -1,4 +1,4 @@
-// spike_conv_weights.cu: the weights of all connections, rounded to fixed point (an ANN: to bf16) and laid out as the tensor cores read them.
+// spike_conv_weights.cu: the weights of all connections, rounded to fixed point (an ANN: to bf16) and laid out as tensor cores read them.
 //
 // Equation   q = rint(w * 2^e) for each output channel, e the largest up to 24 for which max|q| <= limit, then lowered until
 //            max_count * sum|q| < 2^31: then no sum of spikes times weights overflows. scale = 2^-e.

@@ -15,6 +15,7 @@ use dsr::ops::batch_norm::cuda::{BatchConstants, DeviceContribution, DeviceInner
 use dsr::ops::neuron::{
     Currents, DeviceNeurons, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, drop_spikes, neuron_at,
 };
+use dsr::ops::rate::cuda::{self as rate, DeviceReadout};
 use dsr::ops::spike_conv::{
     DeviceNormalizer, Events, Geometry, LayerSums, PackedWeights, PartsRoom, QuantizedWeights, Source, Summand, WeightTable, conv_at,
     identity_at, neurons_in_parts, quantize_weights, statistics, sums, sums_and_constants_in,
@@ -436,9 +437,16 @@ fn neurons_equal_the_cpu_bit_for_bit() {
         };
         // Parts of a tile, fewer than it has stages and more.
         let room = layer.parts_room().unwrap_or_default().map(|len| gpu.zeroed::<u64>(len).unwrap());
+        // Logits of the spikes in one case, of the currents in the next.
+        let logits = gpu.memory_of(&vec![f32::NAN; positions * case.channels]).unwrap();
+        let readout = if n % 2 == 0 {
+            DeviceReadout::by_spikes(logits.slice(), step_weights.slice(), case.neuron)
+        } else {
+            DeviceReadout::by_current(logits.slice())
+        };
         let in_parts = |parts: usize, from: &NeuronInputs, to: &NeuronOutputs| {
             let room = PartsRoom { sums: room[0].slice(), counters: room[1].slice() };
-            neurons_in_parts(gpu, &layer, from, to, parts, &room).unwrap();
+            neurons_in_parts(gpu, &layer, from, to, &readout, parts, &room).unwrap();
         };
         let parts = if case.time_steps > 128 { 1 } else { [2, 3, 1, 7, 40][n % 5] };
         in_parts(parts, &from, &to);
@@ -451,6 +459,16 @@ fn neurons_equal_the_cpu_bit_for_bit() {
             fired: counter.to_vec().unwrap()[0] - 5,
         };
         assert!(got.spikes == expected.spikes, "case {n}: spikes, {case:?}");
+        let by_itself = gpu.memory_of(&vec![f32::NAN; positions * case.channels]).unwrap();
+        if n % 2 == 0 {
+            let shape = [positions, 1, case.channels];
+            let (spikes, shares) = (spikes.slice(), step_weights.slice());
+            rate::readout(gpu, by_itself.slice(), spikes, threshold.slice(), shares, case.neuron, shape).unwrap();
+        } else {
+            let means = if expected.weighted_normed.is_empty() { mean.slice() } else { weighted.slice() };
+            rate::readout_current(gpu, by_itself.slice(), means, &from.normalizer, [positions, case.channels]).unwrap();
+        }
+        assert!(bits(&logits) == bits(&by_itself), "case {n}: logits, {case:?}");
         assert!(got.counts == expected.counts, "case {n}: counts, {case:?}");
         assert!(got.mean_normed == expected.mean_normed, "case {n}: means, {case:?}");
         assert!(got.weighted_normed == expected.weighted_normed, "case {n}: weighted means, {case:?}");
@@ -521,7 +539,7 @@ fn parts_that_do_not_fit_are_refused() {
     let short = PartsRoom { sums: room.sums.part(1..room.sums.len()), ..room };
     let uncounted = PartsRoom { counters: Slice::NONE, ..room };
     for (name, parts, room) in [("no part", 0, room), ("too many", 65_536, room), ("no room", 2, short), ("no counter", 2, uncounted)] {
-        let error = neurons_in_parts(&gpu, &layer, &from, &to, parts, &room).expect_err(name).to_string();
+        let error = neurons_in_parts(&gpu, &layer, &from, &to, &DeviceReadout::default(), parts, &room).expect_err(name).to_string();
         assert!(error.starts_with("spike_conv neurons"), "{name}: {error}");
     }
     let too_long = LayerSums { time_steps: 129, ..layer };

@@ -46,7 +46,8 @@ __device__ __forceinline__ bool meet(const Parts& p, unsigned char* tiles, int r
     const size_t tile = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
     unsigned long long* sums = p.sums + tile * convolutions * PAIRS;
     auto place = [&](int k, int at) {
-        return reinterpret_cast<int2*>(reinterpret_cast<int*>(tiles + k * TILE_BYTES) + at / (COLUMNS / 2) * PITCH + at % (COLUMNS / 2) * 2);
+        int* tile_of = reinterpret_cast<int*>(tiles + k * TILE_BYTES);
+        return reinterpret_cast<int2*>(tile_of + at / (COLUMNS / 2) * PITCH + at % (COLUMNS / 2) * 2);
     };
     const int pairs = rows * (COLUMNS / 2);
     for (int k = 0; k < convolutions; ++k) {

@@ -207,11 +207,11 @@ __device__ __forceinline__ void convolve(Accumulators<WEIGHT_BITS, Sum>& acc, un
     }
     int slot = 0;
 #pragma unroll 1
-    for (int stage = 0; stage < count; ++stage) {
+    for (int left = count; left > 0; --left) {       // one number in a register, not two
         copy_async_wait<Size::COUNT - 2>();
         __syncthreads();                             // this stage has come, and all warps have done with the one before
         const int free = slot == 0 ? Size::COUNT - 1 : slot - 1;
-        if (stage + Size::COUNT - 1 < count) loader.copy(stages + free * STAGE_BYTES);
+        if (left > Size::COUNT - 1) loader.copy(stages + free * STAGE_BYTES);
         copy_async_commit();
         multiply<WEIGHT_BITS, OF_BYTES>(acc, stages + slot * STAGE_BYTES);
         slot = slot == Size::COUNT - 1 ? 0 : slot + 1;

@@ -14,6 +14,7 @@ use crate::device::{Gpu, Isa, Memory, Products, Slice};
 use crate::error::Result;
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::neuron::{LANES, Neuron, NeuronArgs};
+use crate::ops::rate::cuda::DeviceReadout;
 use crate::ops::spike_conv::{
     self, Events, Geometry, LayerSums, PartsRoom, QuantizedWeights, Source, Summand, WeightTable, conv_at, identity_at, quantize_weights,
 };
@@ -347,7 +348,7 @@ fn check_neurons(gpu: &Arc<Gpu>, layer: &Layer, parts: usize, rng: &mut ChaCha8R
     let (met, counted) = (Output::of(gpu, &zeros.0)?, Output::of(gpu, &zeros.1)?);
     let room = PartsRoom { sums: met.slice(), counters: counted.slice() };
     neurons::compare(gpu, outcome, &args, &norm, &dropped, &expected, |from, to| {
-        spike_conv::neurons_in_parts(gpu, &sums, from, to, parts, &room)
+        spike_conv::neurons_in_parts(gpu, &sums, from, to, &DeviceReadout::default(), parts, &room)
     })?;
     met.expect("sums of parts, cleared", outcome, &zeros.0)?;
     counted.expect("counters of parts, cleared", outcome, &zeros.1)

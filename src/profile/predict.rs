@@ -292,9 +292,9 @@ impl Shape<'_> {
         let is_training = self.work == Work::Train;
         let kept = if is_training { (positions * channels) as f64 * (5.0 + if self.is_weighted() { 4.0 } else { 0.0 }) } else { 0.0 };
         let mut bytes = self.spikes(index) + kept;
-        // Neurons, in training the normaliser, behind the last layer the readout.
+        // Neurons, which read out in an inference; in training the normaliser, and behind the last layer the readout.
         let is_last = index + 1 == network.layers.len();
-        let (mut float_macs, mut launches) = (0.0, 1 + u32::from(is_training) + u32::from(is_last));
+        let (mut float_macs, mut launches) = (0.0, 1 + u32::from(is_training) + u32::from(is_training && is_last));
         for connection in &layer.connections {
             let geometry = &connection.geometry;
             match (connection.source, &connection.kind) {

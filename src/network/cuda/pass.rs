@@ -17,7 +17,7 @@ use crate::ops::batch_norm::cuda::{
 use crate::ops::conv::cuda as conv;
 use crate::ops::dropout;
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs, cuda as neuron};
-use crate::ops::rate::cuda as rate;
+use crate::ops::rate::cuda::{self as rate, DeviceReadout};
 use crate::ops::spike_conv::{self, LayerSums, Summand};
 use crate::ranks::Cost;
 
@@ -88,24 +88,42 @@ impl Pass<'_> {
         if self.training.is_some() {
             self.add_integers(buffers.fired)?;
         }
+        self.readout()
+    }
+
+    /// Logits from what the last layer has left, unless its kernel has written them.
+    fn readout(&self) -> Result<()> {
+        let Pass { network, gpu, buffers, batch, .. } = *self;
         let last = network.layers.len() - 1;
         let (layer, own) = (&network.layers[last], &buffers.layers[last]);
+        if self.reads_out_itself(last) || (network.neuron.is_real() && layer.fires()) {
+            return Ok(()); // the last layer of an ANN has written the logits, too
+        }
         if !layer.fires() {
             let means = if own.weighted_normed.is_none() { own.mean_normed } else { own.weighted_normed };
-            return rate::readout_current(gpu, buffers.logits, means, &own.normalizer, [self.batch, layer.neurons()]);
+            return rate::readout_current(gpu, buffers.logits, means, &own.normalizer, [batch, layer.neurons()]);
         }
-        if network.neuron.is_real() {
-            return Ok(()); // the last layer has written the logits
+        let (threshold, shape) = (buffers.threshold(network, layer), [batch, layer.positions(), layer.shape[2]]);
+        rate::readout(gpu, buffers.logits, own.spikes, threshold, buffers.step_weights, network.neuron, shape)
+    }
+
+    /// Whether the kernel of a layer writes the logits: that of the last one in evaluation, if it convolves spikes.
+    fn reads_out_itself(&self, index: usize) -> bool {
+        let Pass { network, batch, .. } = *self;
+        let is_last = index + 1 == network.layers.len();
+        self.training.is_none() && is_last && !network.neuron.is_real() && network.layer_work(index, batch).convolutions > 0
+    }
+
+    /// Logits that the kernel of a layer writes.
+    fn readout_of(&self, index: usize) -> DeviceReadout {
+        let Pass { network, buffers, .. } = *self;
+        if !self.reads_out_itself(index) {
+            return DeviceReadout::default();
         }
-        rate::readout(
-            gpu,
-            buffers.logits,
-            own.spikes,
-            buffers.threshold(network, layer),
-            buffers.step_weights,
-            network.neuron,
-            [self.batch, layer.positions(), layer.shape[2]],
-        )
+        if !network.layers[index].fires() {
+            return DeviceReadout::by_current(buffers.logits);
+        }
+        DeviceReadout::by_spikes(buffers.logits, buffers.step_weights, network.neuron)
     }
 
     fn layer(&self, index: usize) -> Result<()> {
@@ -143,7 +161,7 @@ impl Pass<'_> {
         if read.iter().any(is_conv) {
             let parts = if is_training { 1 } else { network.parts_of(index, batch) };
             let layer = LayerSums { summands: read, ..sums };
-            spike_conv::neurons_in_parts(gpu, &layer, &inputs, &outputs, parts, &buffers.scratch.parts)?;
+            spike_conv::neurons_in_parts(gpu, &layer, &inputs, &outputs, &self.readout_of(index), parts, &buffers.scratch.parts)?;
         } else if let (true, Some(inner), Some(summand)) = (is_training, &own.inner, own_norm(layer)) {
             let means = neuron::OwnMeans {
                 plain: inner.mean_normed,

@@ -87,7 +87,32 @@ pub fn readout_current(
     gpu.launch(&kernels::READOUT_CURRENT, grid, 0, &[&logits, &means, &norm.values, &sizes[0], &sizes[1], &sizes[2]])
 }
 
-/// Field for field `struct Readout` in `kernels/rate.cu`.
+/// Logits that the kernel of the last layer writes behind its neurons; `Default` is none. Field for field `struct Readout` in
+/// `kernels/include/readout.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub struct DeviceReadout {
+    logits: u64,
+    step_weights: u64,
+    delta_t: f32,
+    by_current: i32,
+}
+const _: () = assert!(size_of::<DeviceReadout>() == 24);
+
+impl DeviceReadout {
+    /// What [`readout`] gives: `[B][P·C]`; `step_weights` is `[T]`.
+    pub fn by_spikes(logits: Slice<f32>, step_weights: Slice<f32>, neuron: Neuron) -> Self {
+        let delta_t = if let Neuron::Lif { delta_t, .. } = neuron { delta_t } else { 0.0 };
+        DeviceReadout { logits: logits.address(), step_weights: step_weights.address(), delta_t, by_current: 0 }
+    }
+
+    /// What [`readout_current`] gives, `[B][C]`, of the means that the kernel is asked for: the weighted ones, if there are any.
+    pub fn by_current(logits: Slice<f32>) -> Self {
+        DeviceReadout { logits: logits.address(), by_current: 1, ..DeviceReadout::default() }
+    }
+}
+
+/// Field for field `struct ReadoutArgs` in `kernels/rate.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ReadoutArgs {

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::batch_norm::cuda::{BatchConstants, Finish};
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs};
+use crate::ops::rate::cuda::DeviceReadout;
 
 /// Field for field `struct Geometry` in `kernels/include/geometry.cuh`.
 #[repr(C)]
@@ -362,10 +363,10 @@ pub fn statistics(gpu: &Gpu, layer: &LayerSums, statistics: Slice<u64>) -> Resul
 /// # Errors
 /// As [`sums`].
 pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOutputs) -> Result<()> {
-    neurons_in_parts(gpu, layer, from, to, 1, &PartsRoom::default())
+    neurons_in_parts(gpu, layer, from, to, &DeviceReadout::default(), 1, &PartsRoom::default())
 }
 
-/// The same with `parts` blocks for the K stages of each tile: for speed only.
+/// The same with logits, where `readout` wants them, and with `parts` blocks for the K stages of each tile: for speed only.
 ///
 /// # Errors
 /// As [`sums`]; [`Error::ShapeMismatch`] for parts of more than 128 steps, and where `room` is too small.
@@ -374,6 +375,7 @@ pub fn neurons_in_parts(
     layer: &LayerSums,
     from: &NeuronInputs,
     to: &NeuronOutputs,
+    readout: &DeviceReadout,
     parts: usize,
     room: &PartsRoom,
 ) -> Result<()> {
@@ -424,6 +426,7 @@ pub fn neurons_in_parts(
             &from.dropped,
             &scalars(&of_neurons),
             &scalars(&shared_parts),
+            &scalars(readout),
         ],
     )
 }
