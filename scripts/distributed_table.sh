@@ -27,6 +27,36 @@ on_devices() { # number of devices, run folder, flags
 
 sums() { sha256sum "$work/$1"/{last,best}.safetensors | cut -c1-12 | paste -sd' '; }
 
+# Two sets that are read from disk. Events are random points; a photo is a colour with noise.
+write_sets() {
+    perl - "$work" <<'PERL'
+use strict;
+my ($root) = @ARGV;
+my $state = 1;
+sub draw { $state = ($state * 1103515245 + 12345) % 2147483648; return int($state / 65536) % $_[0] }
+sub put { my ($path, $bytes) = @_; open(my $file, ">:raw", $path) or die "$path: $!"; print $file $bytes; close($file) or die "$path: $!" }
+mkdir "$root/$_" or die "$_: $!" for qw(events photos photos/train photos/val);
+for my $class (qw(airplane automobile bird cat deer dog frog horse ship truck)) {
+    mkdir "$root/events/$class" or die $!;
+    for my $number (0, 1, 900) {
+        my $events = join "", map { pack("NN", draw(128) << 8 | draw(128) << 1 | draw(2), 1000 + 10 * $_) } 1 .. 600;
+        put("$root/events/$class/cifar10_${class}_$number.aedat", "#!AER-DAT2.0\r\n" . $events);
+    }
+}
+for my $class (0 .. 2) {
+    for my $part ([train => 7], [val => 3]) {
+        my $folder = "$root/photos/$part->[0]/n0$class";
+        mkdir $folder or die $!;
+        for my $index (1 .. $part->[1]) {
+            my ($width, $height) = (40 + 4 * $index, 36 + 3 * $index);
+            my $pixels = join "", map { my $noise = draw(64); pack("C3", map { $noise + ($_ == $class ? 150 : 0) } 0 .. 2) } 1 .. $width * $height;
+            put("$folder/$index.ppm", "P6\n$width $height\n255\n$pixels");
+        }
+    }
+}
+PERL
+}
+
 digits="-d digits-8x8 --widths 4,8 --blocks 1,1 -T 4 --epochs 2 -b 80 --slices 8 --warmup 0 --threshold-init auto"
 tiny=$digits
 if [ -n "$devices" ]; then
@@ -63,6 +93,12 @@ if [ -n "$devices" ]; then
     row "LIF, Adam, bounded gradients, moving average" --neuron lif --optimizer adam --lr 0.002 --clip-norm 1 --ema 0.9
     row "IF, readout by current, crop and flip, validation split" --readout current --crop-pad 1 --flip --val-share 0.1
     row "an ANN, dropout" --neuron relu -T 1 --threshold-init fixed --dropout 0.1
+    write_sets
+    digits=$tiny tiny="--epochs 1 -b 10 --slices 4 --warmup 0 --threshold-init auto --crop-pad 0 -T 2"
+    row "LIF, VGG-11, event frames, dropout" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 16 --neuron lif --dropout 0.1
+    row "IF, ImageNet's ResNet-18 with its inner norms, unrolled gradients" -d imagenet --data-dir "$work/photos" \
+        --model imagenet-resnet18 --image-size 32 --image-resize 36 --weight-gradient unrolled
+    tiny=$digits
     # Devices that change in mid-run: 4, then 2, then 1.
     rm -rf "$work"/run*
     on_ranks 1 "$work/run1" $tiny --epochs 2
@@ -85,33 +121,7 @@ row "IF, readout by current" --readout current
 row "an ANN" --neuron relu -T 1 --threshold-init fixed
 row "IF, crop and flip, validation split, 50 images in slices of 7" --crop-pad 1 --flip --val-share 0.1 -b 50 --slices 8
 
-# Two sets that are read from disk. Events are random points; a photo is a colour with noise.
-perl - "$work" <<'PERL'
-use strict;
-my ($root) = @ARGV;
-my $state = 1;
-sub draw { $state = ($state * 1103515245 + 12345) % 2147483648; return int($state / 65536) % $_[0] }
-sub put { my ($path, $bytes) = @_; open(my $file, ">:raw", $path) or die "$path: $!"; print $file $bytes; close($file) or die "$path: $!" }
-mkdir "$root/$_" or die "$_: $!" for qw(events photos photos/train photos/val);
-for my $class (qw(airplane automobile bird cat deer dog frog horse ship truck)) {
-    mkdir "$root/events/$class" or die $!;
-    for my $number (0, 1, 900) {
-        my $events = join "", map { pack("NN", draw(128) << 8 | draw(128) << 1 | draw(2), 1000 + 10 * $_) } 1 .. 600;
-        put("$root/events/$class/cifar10_${class}_$number.aedat", "#!AER-DAT2.0\r\n" . $events);
-    }
-}
-for my $class (0 .. 2) {
-    for my $part ([train => 7], [val => 3]) {
-        my $folder = "$root/photos/$part->[0]/n0$class";
-        mkdir $folder or die $!;
-        for my $index (1 .. $part->[1]) {
-            my ($width, $height) = (40 + 4 * $index, 36 + 3 * $index);
-            my $pixels = join "", map { my $noise = draw(64); pack("C3", map { $noise + ($_ == $class ? 150 : 0) } 0 .. 2) } 1 .. $width * $height;
-            put("$folder/$index.ppm", "P6\n$width $height\n255\n$pixels");
-        }
-    }
-}
-PERL
+write_sets
 tiny="--epochs 1 -b 8 --slices 8 --warmup 0 --threshold-init auto --crop-pad 0"
 row "IF, VGG-11, event frames of 4 steps" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 32 -T 4
 row "LIF, VGG-11, the same, unrolled gradients, dropout" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 32 -T 4 \
