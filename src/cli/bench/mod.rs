@@ -29,7 +29,7 @@ enum Command {
     Latency(Box<latency::LatencyArgs>),
     Decision(Box<decision::DecisionArgs>),
     Kernels(Box<kernels::KernelsArgs>),
-    Data(data::DataArgs),
+    Data(Box<data::DataArgs>),
 }
 
 /// Measures as asked.
