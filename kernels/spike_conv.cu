@@ -391,8 +391,7 @@ spike_conv_neurons_16_bf16(uint32_t* __restrict__ spikes,                 // as 
                             first_source, first_weights, second_source, second_weights, p, parts);
 }
 
-// Two blocks a multiprocessor, or the compiler saves registers for a third and spills on sm_80.
-extern "C" __global__ void __launch_bounds__(128, 2)
+extern "C" __global__ void __launch_bounds__(128, 3)
 spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as above
                           uint8_t* __restrict__ counts,
                           float* __restrict__ mean_normed,
