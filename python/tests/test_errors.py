@@ -1,9 +1,6 @@
 """What is refused, and in which words."""
 
 import os
-import subprocess
-import sys
-import time
 
 import numpy
 import pytest
@@ -147,62 +144,3 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, small):
     assert (tmp_path / "x.safetensors").is_file()
     with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path / "absent")):
         dsr.train(dataset="mnist", data_dir="~/absent", out=tmp_path / "run")
-
-
-def test_threads_may_share_an_optimiser():
-    """A thread of the pool that waits for the optimiser's lock may be the one that would let go of it."""
-    code = """
-import threading, numpy, dsr
-net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
-opt = dsr.SGD(net, lr=0.01)
-images, labels = numpy.ones((16, 1, 8, 8), numpy.float32), numpy.zeros(16, int)
-def steps():
-    for _ in range(50):
-        net.train_step(images, labels, opt)
-        opt.lr = opt.lr / 2
-threads = [threading.Thread(target=steps) for _ in range(4)]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
-print(opt.steps)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "200"
-
-
-def test_a_forked_process_says_so_instead_of_hanging(small, images):
-    small(images)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            small(images)
-            os.write(write, b"computed")
-        except RuntimeError as error:
-            os.write(write, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    for _ in range(600):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert b"start processes with multiprocessing's 'spawn'" in os.read(read, 1000)
-    assert small(images).logits.shape == (6, 10)
-
-
-def test_a_fork_before_the_first_call_computes():
-    code = """
-import os, numpy, dsr
-net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2)
-child = os.fork()
-net(numpy.zeros((1, 1, 8, 8), numpy.float32))
-if child == 0:
-    os._exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "7"
