@@ -188,10 +188,12 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
         planned = plan(&wishes.asked)?;
     }
     planned.notes.iter().for_each(|text| note(text));
-    let pool = match planned.config.threads {
-        0 => threads::pool().map_err(|e| Error::config("threads", e.to_string()))?,
-        threads => Arc::new(pools::pool(threads)?),
+    // Of its own: while a callback is at work, a thread of the run waits for it, and the callback may call networks.
+    let threads = match planned.config.threads {
+        0 => threads::get_threads().map_err(|e| Error::config("threads", e.to_string()))?,
+        threads => threads,
     };
+    let pool = pools::pool(threads)?;
     let Wishes { asked, new_head, checkpoint_every, device, hears_steps, hears_epochs, .. } = wishes;
     pool.install(move || {
         let device = Device::named(&device)?;
@@ -202,6 +204,10 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
                 note(text);
             }
         })?;
+        // Before the first checkpoint there is nothing to go on from.
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::config("train", "was stopped before it began"));
+        }
         let init_from = asked.init_from.as_deref().map(choice::checkpoint_file).unwrap_or_default();
         let origin = match (&planned.resume, &asked.init_from) {
             (Some(_), _) => Origin::Checkpoint,
