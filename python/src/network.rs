@@ -299,7 +299,7 @@ impl Network {
 
     /// A copy with parameters of its own.
     fn copy(&self, py: Python<'_>) -> PyResult<Network> {
-        let engine = self.engine(py)?.clone();
+        let engine = self.work(py, |engine| Ok(engine.clone()))?;
         Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()))
     }
 

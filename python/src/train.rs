@@ -195,6 +195,8 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
     };
     let pool = pools::pool(threads)?;
     let Wishes { asked, new_head, checkpoint_every, device, hears_steps, hears_epochs, .. } = wishes;
+    // Before the first checkpoint there is nothing to go on from.
+    let goes_on = || if stop.load(Ordering::Relaxed) { Err(Error::config("train", "was stopped before it began")) } else { Ok(()) };
     pool.install(move || {
         let device = Device::named(&device)?;
         let mut dataset = data::open(&planned.config.dataset, planned.config.data_dir.as_deref(), &planned.config.reading())?;
@@ -203,11 +205,8 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             if let Told::Note(text) = told {
                 note(text);
             }
+            goes_on()
         })?;
-        // Before the first checkpoint there is nothing to go on from.
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::config("train", "was stopped before it began"));
-        }
         let init_from = asked.init_from.as_deref().map(choice::checkpoint_file).unwrap_or_default();
         let origin = match (&planned.resume, &asked.init_from) {
             (Some(_), _) => Origin::Checkpoint,
@@ -215,6 +214,7 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             (None, None) => Origin::Seed,
         };
         let mut run = training::start(planned.config, Arc::new(dataset), &device, origin)?;
+        goes_on()?;
         let mut folder = match (taken, &planned.out) {
             (Some(folder), _) => folder,
             (None, Out::New(path)) => RunFolder::create(path, &access)?,
