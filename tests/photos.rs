@@ -144,8 +144,8 @@ proptest! {
 fn what_is_wrong_with_a_folder_is_named() {
     type Change = fn(&Path);
     let cases: [(Change, &str, &[&str]); 8] = [
-        (|root| fs::remove_dir_all(root.join("val")).unwrap(), "val", &["is no folder", "train/CLASS/*.JPEG", "docs/data.md"]),
-        (|root| fs::rename(root.join("train"), root.join("training")).unwrap(), "train", &["is no folder"]),
+        (|root| fs::remove_dir_all(root.join("val")).unwrap(), "val", &["does not exist", "train/CLASS/*.JPEG", "docs/data.md"]),
+        (|root| fs::rename(root.join("train"), root.join("training")).unwrap(), "train", &["does not exist"]),
         (|root| fs::remove_dir_all(root.join("val/n02")).unwrap(), "val/n02", &["is missing, though train/ has that class"]),
         (|root| fs::create_dir(root.join("val/n04")).unwrap(), "val/n04", &["is no class of train/", "same class folders", "docs/data.md"]),
         (
@@ -165,7 +165,7 @@ fn what_is_wrong_with_a_folder_is_named() {
             "train/n02",
             &["has no photos (.jpg, .jpeg, .jpe, "],
         ),
-        (|root| fs::remove_dir_all(root).unwrap(), "train", &["is no folder"]),
+        (|root| fs::remove_dir_all(root).unwrap(), "train", &["does not exist"]),
     ];
     for (change, place, parts) in cases {
         let folder = set();
@@ -187,7 +187,7 @@ fn an_unreadable_photo_ends_the_pass_or_is_left_out() {
     fs::write(&bad, &half[..half.len() / 2]).unwrap();
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| Ok(()))?;
         Ok::<Dataset, dsr::error::Error>(dataset)
     };
     let mut loader = Loader::train(Arc::new(ready(0).unwrap()), 5, Augment::default(), 1, 3, 0);
@@ -254,6 +254,7 @@ fn folders_and_formats_are_those_of_torchvision() {
         if let dsr::data::Told::Note(note) = told {
             notes.lock().unwrap().push(note.to_string());
         }
+        Ok(())
     };
     prepare(&mut dataset, folder.path(), &Preparation::default(), &tell).unwrap();
     let notes = notes.into_inner().unwrap();
@@ -294,7 +295,7 @@ fn only_damaged_contents_are_remembered() {
     let class = folder.path().join("train/n02");
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| Ok(()))?;
         Ok::<usize, dsr::error::Error>(dataset.train.len())
     };
     let lists = || {

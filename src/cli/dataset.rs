@@ -27,8 +27,8 @@ pub fn open(config: &Config) -> Result<Dataset> {
 /// As [`open`].
 pub fn told(global: &Global, config: &Config) -> Result<Dataset> {
     let dataset = open(config)?;
-    let notes = dataset.own.iter().filter_map(|own| own.note.clone()).chain(dataset.stream.iter().flat_map(Stream::notes));
-    with_progress(global, |tell| notes.for_each(|note| tell(Told::Note(&note))));
+    let mut notes = dataset.own.iter().filter_map(|own| own.note.clone()).chain(dataset.stream.iter().flat_map(Stream::notes));
+    with_progress(global, |tell| notes.try_for_each(|note| tell(Told::Note(&note))))?;
     Ok(dataset)
 }
 
@@ -58,11 +58,14 @@ fn prepared(global: &Global, config: &Config, preparation: Preparation) -> Resul
 /// Runs a long piece of work, with its progress and its notes, unless `--quiet`.
 pub fn with_progress<T>(global: &Global, work: impl FnOnce(data::Listener) -> T) -> T {
     let progress = Progress::new(global, 0);
-    work(&|told: Told| match told {
-        Told::Note(_) if global.quiet => {}
-        // A note is one line, however long.
-        Told::Note(text) if ["note: ", "warning: "].iter().any(|start| text.starts_with(start)) => progress.suspend(|| complain(text)),
-        Told::Note(text) => progress.suspend(|| complain(&fitted(text))),
-        Told::Done { what, done, total } => progress.at(&format!("{what}, file"), done, total, ""),
+    work(&|told: Told| {
+        match told {
+            Told::Note(_) if global.quiet => {}
+            // A note is one line, however long.
+            Told::Note(text) if ["note: ", "warning: "].iter().any(|start| text.starts_with(start)) => progress.suspend(|| complain(text)),
+            Told::Note(text) => progress.suspend(|| complain(&fitted(text))),
+            Told::Done { what, done, total } => progress.at(&format!("{what}, file"), done, total, ""),
+        }
+        Ok(())
     })
 }

@@ -33,20 +33,21 @@ pub struct Preparation {
 /// Makes a data set ready for training. A set in memory is ready. `root` is its folder, or the file that lists it.
 ///
 /// # Errors
-/// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses.
+/// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses; that of
+/// `tell`, which ends the work.
 pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
     if let Some(note) = dataset.own.as_ref().and_then(|own| own.note.as_ref()) {
-        tell(Told::Note(note));
+        tell(Told::Note(note))?;
     }
     // A file that lists samples lies beside what is made from them.
     let (place, root) = (root, root_of(root));
     if dataset.own.is_some() && dataset.classes.len() == 1 {
         let class = dataset.classes[0].replace(char::is_control, "?");
         let problem = format!("{} has a single class, '{class}', so that every prediction is right", dataset.label());
-        tell(Told::Note(&format!("warning: {problem}; is --data-dir the folder of the class folders?")));
+        tell(Told::Note(&format!("warning: {problem}; is --data-dir the folder of the class folders?")))?;
     }
     let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
-    stream.notes().iter().for_each(|note| tell(Told::Note(note)));
+    stream.notes().iter().try_for_each(|note| tell(Told::Note(note)))?;
     let cache = Cache::of(place, preparation);
     if preparation.skip_unreadable > 0 {
         make(&cache.folder)?;
@@ -54,7 +55,7 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
         if !bad.is_empty() {
             let files = stream.files_of(&bad);
             let samples = if files == bad.len() { String::new() } else { format!("{} samples of ", bad.len()) };
-            tell(Told::Note(&format!("left out {samples}{files} files that cannot be read; `dsr data verify` names them")));
+            tell(Told::Note(&format!("left out {samples}{files} files that cannot be read; `dsr data verify` names them")))?;
         }
         stream.remove(&bad)?;
     }
@@ -149,7 +150,7 @@ fn unreadable(stream: &Stream, root: &Path, cache: &Cache, allowed: usize, tell:
         Some(known) => bad.extend(known.into_iter().map(|place| (place, None))),
         None => {
             let (passing, damaged): (Vec<_>, Vec<_>) =
-                stream.unreadable(tell).into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
+                stream.unreadable(tell)?.into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
             if passing.iter().all(|(place, _)| bad.iter().any(|(missing, _)| missing == place)) {
                 let places: Vec<usize> = damaged.iter().map(|(place, _)| *place).collect();
                 let text = serde_json::to_vec(&places).map_err(|e| Error::file(&list, format!("cannot be written ({e})")))?;
@@ -212,7 +213,7 @@ fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &P
         return Ok(cache);
     }
     atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
-    tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())));
+    tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())))?;
     FrameCache::create(&path, &header, recordings, |place| make(place).map(frame_cache::bytes), tell)?;
     open()?.ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
 }
@@ -246,7 +247,7 @@ fn squares(dataset: &Dataset, root: &Path, cache: &Cache, converts: bool, tell: 
     let _lock = lock(folder, tell)?;
     if open()?.is_none() {
         atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
-        tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())));
+        tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())))?;
         FrameCache::create(&path, &header, pictures, |at| photos.whole(places[at].0, places[at].1), tell)?;
     }
     open()?.map(Some).ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
@@ -259,11 +260,11 @@ fn lock(folder: &Path, tell: Listener) -> Result<File> {
     match file_lock::attempt(&file).map_err(Error::io(&path))? {
         Attempt::Taken => {}
         Attempt::Busy => {
-            tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())));
+            tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())))?;
             file.lock().map_err(Error::io(&path))?;
         }
         // Two processes may do the same work here; each file is still written whole.
-        Attempt::Unknown => tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display()))),
+        Attempt::Unknown => tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display())))?,
     }
     Ok(file)
 }
