@@ -221,7 +221,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     };
     let (others, [op_of_sums, op_of_neurons]) = match gpu.products() {
         Products::Integer => (Products::Bf16, ["spike_conv sums in bf16", "spike_conv neurons in bf16"]),
-        Products::Bf16 => (Products::Integer, ["spike_conv sums of integers", "spike_conv neurons of integers"]),
+        Products::Bf16 | Products::Warpgroup => (Products::Integer, ["spike_conv sums of integers", "spike_conv neurons of integers"]),
     };
     let of_others = |layer: Layer| {
         let [of_sums, of_neurons] = [gpu.clone(), gpu.clone()];
@@ -229,13 +229,21 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&of_neurons.multiplying(others)?, &layer, rng, outcome);
         [Check::bits(op_of_sums, layer.shape(), sums), Check::bits(op_of_neurons, layer.shape(), neurons)]
     };
+    // Where the device has them and has not chosen them.
+    let of_warpgroups = |layer: Layer| {
+        let gpu = gpu.clone();
+        let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&gpu.multiplying(Products::Warpgroup)?, &layer, rng, outcome);
+        Check::bits("spike_conv neurons by wgmma", layer.shape(), neurons)
+    };
+    let has_others = gpu.has_warpgroups() && gpu.products() != Products::Warpgroup;
+    let of_warpgroups = layers(size).into_iter().filter(|_| has_others).map(of_warpgroups);
     let is_pooled = |kind: &Kind| matches!(kind, Kind::Conv(geometry) if geometry.is_pooled());
     let is_telling = |layer: &Layer| [31, 33].contains(&layer.channels) || layer.summands.iter().any(is_pooled);
     let largest = gpu.clone();
     let shape = format!("{LARGEST_CIN} 2x2 pool 2 -> 2, T2 B1, 16 bits, next to 2^24");
     let largest = Check::bits("spike_conv sums in bf16", shape, move |rng, outcome| check_largest(&largest, rng, outcome));
     let of_others = layers(Size::Small).into_iter().filter(is_telling).flat_map(of_others);
-    layers(size).into_iter().flat_map(of_layer).chain(of_others).chain([largest]).collect()
+    layers(size).into_iter().flat_map(of_layer).chain(of_others).chain(of_warpgroups).chain([largest]).collect()
 }
 
 /// The most channels behind a 2x2 pool that are multiplied in bf16.
