@@ -36,6 +36,8 @@ struct Source {
     path: PathBuf,
     stem: String,
     kernels: Vec<Kernel>,
+    /// Whether it is made for what sm_90a has alone.
+    is_of_hopper: bool,
 }
 
 fn main() -> ExitCode {
@@ -110,9 +112,11 @@ fn read_sources(folder: &Path) -> Result<Vec<Source>, String> {
     let includes: Result<String, String> = files(&folder.join("include"), "cuh")?.iter().map(|path| read(path)).collect();
     let (includes, mut sources) = (includes?, Vec::new());
     for path in files(folder, "cu")? {
-        let kernels = declared(&read(&path)?, &includes).map_err(|problem| format!("{}: {problem}", path.display()))?;
+        let text = read(&path)?;
+        let kernels = declared(&text, &includes).map_err(|problem| format!("{}: {problem}", path.display()))?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        sources.push(Source { path, stem, kernels });
+        let is_of_hopper = text.contains("__CUDA_ARCH_FEAT_SM90_ALL");
+        sources.push(Source { path, stem, kernels, is_of_hopper });
     }
     let mut names: Vec<&str> = sources.iter().flat_map(|s| &s.kernels).map(|k| k.name.as_str()).collect();
     names.sort_unstable();
@@ -161,7 +165,9 @@ fn compile_all(nvcc: &Nvcc, sources: &[Source], out: &Path) -> Result<(), String
     }
     flags.push("-gencode=arch=compute_80,code=compute_80".into());
     let mut shared = DefaultHasher::new();
-    for text in [include_str!("build.rs"), include_str!("build/limits.rs"), include_str!("build/fallback.rs")] {
+    for text in
+        [include_str!("build.rs"), include_str!("build/limits.rs"), include_str!("build/fallback.rs"), include_str!("build/nvcc.rs")]
+    {
         shared.write(text.as_bytes());
     }
     shared.write(nvcc.version.as_bytes());
@@ -174,7 +180,7 @@ fn compile_all(nvcc: &Nvcc, sources: &[Source], out: &Path) -> Result<(), String
     let work = || {
         let mut failures = Vec::new();
         while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
-            failures.extend(compile(nvcc, source, &flags, shared.clone(), out).err());
+            failures.extend(compile(nvcc, source, &nvcc::flags_for(source, &flags), shared.clone(), out).err());
         }
         failures
     };

@@ -10,6 +10,13 @@ const TARGETS: [&str; 6] = ["80", "86", "89", "90", "100", "120"];
 /// The first release whose machine code the drivers from R525 on take.
 const OLDEST: (u32, u32) = (12, 0);
 
+/// The flags for a file: one for what sm_90a alone has is compiled for that in the place of sm_90. Such code runs on 9.0 and on nothing
+/// later, which finds that of its own target, or PTX, beside it.
+pub fn flags_for(source: &super::Source, flags: &[String]) -> Vec<String> {
+    let of_hopper = |flag: &String| flag.replace("arch=compute_90,code=sm_90", "arch=compute_90a,code=sm_90a");
+    if source.is_of_hopper { flags.iter().map(of_hopper).collect() } else { flags.to_vec() }
+}
+
 pub struct Nvcc {
     pub path: PathBuf,
     /// For example `13.0.88`.

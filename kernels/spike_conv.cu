@@ -23,41 +23,9 @@
 #include "include/parts.cuh"
 #include "include/readout.cuh"
 #include "include/spike_bf16.cuh"
+#include "include/spike_neurons.cuh"
 #include "include/spike_tile.cuh"
 #include "include/tile_statistics.cuh"
-
-enum Kind { NONE, CONV_OF_BITS, CONV_OF_BYTES, BITS, SUMS };
-
-// One summand of the current.
-struct Summand {
-    int kind;               // Kind
-    Geometry geometry;      // of a convolution
-};
-
-// A layer, field for field `SpikeConv` in src/ops/spike_conv/cuda.rs.
-struct SpikeConv {
-    Summand first, second;
-    int positions;          // B*P
-    int time_steps;         // T
-    int channels;           // C
-    int stride;             // C rounded up to 16
-};
-static_assert(sizeof(SpikeConv) == 144, "SpikeConv is one layout on both sides");
-
-// A layer with its neurons, field for field `SpikeConvNeurons` in src/ops/spike_conv/cuda.rs.
-struct SpikeConvNeurons {
-    SpikeConv layer;
-    Neurons neurons;
-    int tile_positions;     // positions of a block
-    int tile_steps;         // steps of a tile; tile_positions * tile_steps <= 128. Where a tile has several parts, T
-};
-static_assert(sizeof(SpikeConvNeurons) == 176, "SpikeConvNeurons is one layout on both sides");
-
-__device__ __forceinline__ bool is_conv(int kind) { return kind == CONV_OF_BITS || kind == CONV_OF_BYTES; }
-
-__device__ __forceinline__ int convolutions_of(const SpikeConv& layer) {
-    return is_conv(layer.first.kind) && is_conv(layer.second.kind) ? 2 : 1;
-}
 
 // Stages of the convolution of tile `index` that this block takes; those of both are counted on.
 __device__ __forceinline__ Stages part_of(const SpikeConv& layer, int index) {
@@ -141,123 +109,6 @@ __device__ __forceinline__ void sums_body(int* first_sums, int* second_sums, uns
         const int second = other_sum(r);
         return first_is_conv ? make_int2(conv, second) : make_int2(second, conv);
     });
-}
-
-// What the neurons of a layer write; all but the spikes may be null.
-struct Outputs {
-    uint32_t* spikes;
-    uint8_t* counts;
-    float* mean_normed;
-    float* weighted_normed;
-    unsigned long long* fired;
-    Readout readout;                     // of the last layer in evaluation
-};
-
-// What they read beside the sums of the convolutions.
-struct Inputs {
-    const unsigned char* other_source;   // of the summand that is no convolution
-    const float* normalizer;
-    const float* threshold;
-    const float* step_weights;           // null where no weighted mean is wanted
-    const uint32_t* dropped;             // null where none is
-};
-
-// Normalised currents of a tile's sums, for neuron_steps: of a convolution, and of a summand of kind OTHER.
-template <int OTHER>
-struct TileCurrents {
-    const NeuronChannel& channel;
-    const int* sums;         // of this column at step 0
-    bool conv_is_first;      // of the two summands
-    float without, with;     // BITS as the second summand: what it gives without and with a spike
-    BitTrain bits;           // BITS
-    const int* stored;       // SUMS: of this channel at step 0; a lane behind the last channel reads that of the first
-    int stride;
-
-    __device__ __forceinline__ void open(int begin, int end) {
-        if (OTHER == BITS) bits.open(begin, end);
-    }
-
-    template <int N>
-    __device__ __forceinline__ void load(float (&x)[N], int t) const {
-        const int* of_step = sums + t * PITCH;
-        if (OTHER == NONE) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) x[i] = normalize(channel, (float)of_step[i * PITCH]);
-        } else if (OTHER == BITS && conv_is_first) {
-#pragma unroll
-            for (int i = 0; i < N; ++i) x[i] = fmaf(channel.factor, (float)of_step[i * PITCH], bits.at(t + i) ? with : without);
-        } else {
-            float conv[N], other[N];
-#pragma unroll
-            for (int i = 0; i < N; ++i) {
-                conv[i] = (float)of_step[i * PITCH];
-                if (OTHER == BITS) other[i] = bits.at(t + i) ? 1.0f : 0.0f;
-                if (OTHER == SUMS) other[i] = (float)__ldg(stored + (t + i) * stride);
-                if (OTHER == CONV_OF_BITS) other[i] = (float)of_step[i * PITCH + TILE_BYTES / 4];
-            }
-            if (conv_is_first) {
-#pragma unroll
-                for (int i = 0; i < N; ++i) x[i] = normalize(channel, conv[i], other[i]);
-            } else {
-#pragma unroll
-                for (int i = 0; i < N; ++i) x[i] = normalize(channel, other[i], conv[i]);
-            }
-        }
-    }
-};
-
-// Runs the neurons of a tile from step `first` on. A warp takes every other position and one word of 32 channels.
-__device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
-                                            NeuronState* carried, int first) {
-    const SpikeConv& layer = p.layer;
-    const int time_steps = layer.time_steps;
-    const int end = min(first + p.tile_steps, time_steps);
-    const int first_position = blockIdx.x * p.tile_positions;
-    const int positions = min(p.tile_positions, layer.positions - first_position);
-    const int column = threadIdx.x % COLUMNS;
-    const int c = blockIdx.y * COLUMNS + column;
-    const int word = c / 32;
-    const int words = (layer.channels + 31) / 32;
-    if (word >= words) return;
-    const bool first_is_conv = is_conv(layer.first.kind);
-    const int other = first_is_conv ? layer.second.kind : layer.first.kind;
-    const bool trains = to.counts != nullptr || to.mean_normed != nullptr || to.weighted_normed != nullptr;
-    const NeuronChannel channel = neuron_channel(from.normalizer, from.threshold, p.neurons.padded, c);
-    int fired = 0;
-    for (int at = threadIdx.x / COLUMNS; at < positions; at += ROWS / COLUMNS) {
-        const size_t q = first_position + at;
-        const uint32_t keep = kept_channels(from.dropped, q, word, p.neurons);
-        const size_t train = q * time_steps * words + word;
-        const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
-        NeuronState state = {};
-        if (first > 0) state = carried[at * COLUMNS + column];
-        auto run = [&](auto currents) {
-            fired += run_steps(state, to.spikes + train, keep, p.neurons, channel, trains, from.step_weights, first, end, currents);
-        };
-        if (other == NONE) {
-            run(TileCurrents<NONE>{channel, sums, first_is_conv});
-        } else if (other == BITS) {
-            const float without = fmaf(channel.other_factor, 0.0f, channel.offset), with = fmaf(channel.other_factor, 1.0f, channel.offset);
-            const BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words};
-            run(TileCurrents<BITS>{channel, sums, first_is_conv, without, with, bits});
-        } else if (other == SUMS) {
-            const int* all = reinterpret_cast<const int*>(from.other_source);
-            const int* stored = all + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
-            run(TileCurrents<SUMS>{channel, sums, first_is_conv, 0.0f, 0.0f, {}, stored, layer.stride});
-        } else {
-            run(TileCurrents<CONV_OF_BITS>{channel, sums, first_is_conv});
-        }
-        if (end < time_steps) {
-            carried[at * COLUMNS + column] = state;
-        } else {
-            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
-            const float mean = to.weighted_normed != nullptr ? state.weighted : state.sum / (float)time_steps;
-            read_out(to.readout, mean, channel, to.spikes + train, q, c, p.neurons);
-        }
-    }
-    if (to.fired == nullptr) return;
-    const int of_warp = warp_sum(fired);
-    if (threadIdx.x % 32 == 0 && of_warp > 0) atomicAdd(to.fired, (unsigned long long)of_warp);
 }
 
 template <int WEIGHT_BITS, class Sum>

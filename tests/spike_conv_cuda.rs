@@ -7,6 +7,7 @@ mod packed_weights;
 #[path = "support/seeded.rs"]
 mod seeded;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use dsr::device::{Gpu, Isa, Memory, Products, Slice};
@@ -221,9 +222,13 @@ fn layer_of(case: &Case, built: &[Built; 2]) -> LayerSums {
     }
 }
 
+/// A child of [`neurons_by_wgmma_equal_the_cpu`], which multiplies so.
+const BY_WGMMA: &str = "DSR_TEST_WGMMA";
+
 /// The device with either kind of products, and every case with each.
 fn with_both_products() -> Vec<(Arc<Gpu>, usize, Case)> {
-    let both = [Products::Integer, Products::Bf16].map(|products| device::gpu().multiplying(products).unwrap());
+    let kinds = if std::env::var_os(BY_WGMMA).is_some() { vec![Products::Warpgroup] } else { vec![Products::Integer, Products::Bf16] };
+    let both: Vec<_> = kinds.into_iter().map(|products| device::gpu().multiplying(products).unwrap()).collect();
     both.into_iter().flat_map(|gpu| cases().into_iter().enumerate().map(move |(n, case)| (gpu.clone(), n, case))).collect()
 }
 
@@ -493,6 +498,29 @@ fn neurons_equal_the_cpu_bit_for_bit() {
         }
     }
     assert!(fired > 1000, "{fired} spikes show little");
+}
+
+/// The same test in a process whose kernels of sm_90a are those that nvcc makes.
+#[test]
+fn neurons_by_wgmma_equal_the_cpu() {
+    if let (false, Err(problem)) = (device::is_real(), emulator::has_nvcc()) {
+        println!("skipped: {problem}");
+    }
+    if device::is_real() || emulator::has_nvcc().is_err() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("hopper.so");
+    emulator::compiled_kernels(Path::new("kernels"), "spike_conv_hopper.cu", "90a", emulator::Check::Watch, &library).unwrap();
+    for (order, seed) in [("fifo", "1"), ("lifo", "1"), ("random", "1")] {
+        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "neurons_equal_the_cpu_bit_for_bit", "--nocapture"]);
+        test.env(BY_WGMMA, "1").env("DSR_STANDIN_KERNELS", &library).env("DSR_STANDIN_CAPABILITY", "9.0").env("DSR_STANDIN_LAUNCHES", "1");
+        let output = test.env("DSR_STANDIN_ORDER", order).env("DSR_STANDIN_SEED", seed).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        let has_run = ["1 passed", "spike_conv_neurons_16_hopper", "spike_conv_neurons_8_hopper", "order_spike_weights"];
+        assert!(output.status.success() && has_run.iter().all(|words| said.contains(words)), "{order}: {said}");
+    }
 }
 
 #[test]

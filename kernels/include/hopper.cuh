@@ -1,5 +1,5 @@
 // hopper.cuh: what sm_90a has and no other target: products of a warpgroup that run by themselves, copies of whole ranges into shared
-// memory, and the barriers that both are waited for by. Thin wrappers over PTX; the driver stand-in runs them as PTX only.
+// memory, and the barriers that both are waited for by. Thin wrappers over PTX; the driver stand-in runs them as PTX only. g++ sees nothing of this.
 //
 // Order      A product reads its registers and shared memory at any time from its issue to the wait that lets it go, and writes its sums as
 //            late. So: wgmma_fence after the last write to registers that it takes, fence_async_proxy after the last store to shared memory
@@ -7,6 +7,8 @@
 // Source     PTX ISA: wgmma (9.7.15), cp.async.bulk (9.7.9.25.5), mbarrier (9.7.13.15), proxies (8.10)
 #pragma once
 #include "device.cuh"
+
+#if defined(__CUDACC__)
 
 // ---- Barriers in shared memory, 8 bytes aligned so. A phase ends when `arrivals` threads have arrived and all bytes that were announced
 // have come; then the next one begins.
@@ -52,6 +54,7 @@ __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sy
 
 // Keeps the compiler from computing a register later, behind a fence, or from looking at it earlier, before a wait.
 __device__ __forceinline__ void settle(uint32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
+__device__ __forceinline__ void settle(uint64_t& value) { asm volatile("" : "+l"(value)::"memory"); }
 __device__ __forceinline__ void settle(int& value) { asm volatile("" : "+r"(value)::"memory"); }
 
 // How a matrix lies in shared memory, rows of A or columns of B along K: rows of SWIZZLE bytes whose pieces of 16 bytes are swapped,
@@ -120,3 +123,5 @@ __device__ __forceinline__ void wgmma_u8s8(int (&d)[64], const uint32_t (&a)[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)adds));
 }
 
+
+#endif

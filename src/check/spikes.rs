@@ -222,7 +222,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     };
     let (others, [op_of_sums, op_of_neurons]) = match gpu.products() {
         Products::Integer => (Products::Bf16, ["spike_conv sums in bf16", "spike_conv neurons in bf16"]),
-        Products::Bf16 => (Products::Integer, ["spike_conv sums of integers", "spike_conv neurons of integers"]),
+        Products::Bf16 | Products::Warpgroup => (Products::Integer, ["spike_conv sums of integers", "spike_conv neurons of integers"]),
     };
     let of_others = |layer: Layer| {
         let [of_sums, of_neurons] = [gpu.clone(), gpu.clone()];
@@ -230,6 +230,14 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&of_neurons.multiplying(others)?, &layer, 1, rng, outcome);
         [Check::bits(op_of_sums, layer.shape(), sums), Check::bits(op_of_neurons, layer.shape(), neurons)]
     };
+    // Where the device has them and has not chosen them.
+    let of_warpgroups = |layer: Layer| {
+        let gpu = gpu.clone();
+        let neurons = move |rng: &mut _, outcome: &mut _| check_neurons(&gpu.multiplying(Products::Warpgroup)?, &layer, 1, rng, outcome);
+        Check::bits("spike_conv neurons by wgmma", layer.shape(), neurons)
+    };
+    let has_others = gpu.has_warpgroups() && gpu.products() != Products::Warpgroup;
+    let of_warpgroups = layers(size).into_iter().filter(|_| has_others).map(of_warpgroups);
     let is_pooled = |kind: &Kind| matches!(kind, Kind::Conv(geometry) if geometry.is_pooled());
     let is_telling = |layer: &Layer| [31, 33].contains(&layer.channels) || layer.summands.iter().any(is_pooled);
     let largest = gpu.clone();
@@ -245,7 +253,7 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             (0..times).try_for_each(|_| check_neurons(&gpu, &layer, parts, rng, outcome))
         })
     });
-    layers(size).into_iter().flat_map(of_layer).chain(in_parts).chain(of_others).chain([largest]).collect()
+    layers(size).into_iter().flat_map(of_layer).chain(in_parts).chain(of_others).chain(of_warpgroups).chain([largest]).collect()
 }
 
 /// The most channels behind a 2x2 pool that are multiplied in bf16.

@@ -20,9 +20,9 @@ impl OnDevice {
     /// Uploads `[replicate][tap][cin][cout]`; nothing is packed yet.
     pub fn new(gpu: &Arc<Gpu>, master: &[f32], geometry: Geometry, replicate: usize, bits: u8) -> Result<OnDevice> {
         let mut layout = Layout::measure();
-        PackedWeights::take(&mut layout, &geometry, bits);
+        PackedWeights::take_for(&mut layout, &geometry, bits, gpu.products());
         let memory = gpu.memory_of(&vec![0xa5u8; layout.bytes()])?; // whatever was there must be overwritten
-        let weights = PackedWeights::take(&mut Layout::of(&memory), &geometry, bits);
+        let weights = PackedWeights::take_for(&mut Layout::of(&memory), &geometry, bits, gpu.products());
         let on_device = gpu.memory_of(master)?;
         Ok(OnDevice { source: WeightSource { master: on_device.slice(), geometry, replicate, weights }, _memory: (memory, on_device) })
     }

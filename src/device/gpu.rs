@@ -11,7 +11,7 @@ use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
-use super::driver::{self, Listed, explain};
+use super::driver::{self, Form, Listed, explain};
 use super::kernels::{self, Kernel};
 use super::loaded::{Loaded, load};
 use super::products::Products;
@@ -68,12 +68,19 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
+/// Whether the kernels of sm_90a are those that the driver takes for a device of this capability. Without nvcc there are none at all,
+/// and whoever runs kernels then has his own.
+fn has_warpgroups(capability: (u32, u32)) -> Result<bool> {
+    let has_code = kernels::NVCC.is_none() || kernels::TARGETS.contains(&"sm_90");
+    Ok(capability == (9, 0) && has_code && driver::form()? == Form::Code)
+}
+
 impl Gpu {
     /// Opens device `ordinal` and loads every kernel.
     ///
     /// # Errors
     /// [`Error::Device`]: no driver, driver too old, no such device, or one that this build has no kernels for.
-    /// [`Error::Config`] for a value of `DSR_KERNELS` or `DSR_PRODUCTS` that there is not.
+    /// [`Error::Config`] for a value of `DSR_KERNELS`, `DSR_PRODUCTS` or `DSR_HOPPER` that there is not, or that does not suit the device.
     pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
         let mut devices = driver::devices().map_err(and_without_kernels)?;
         if ordinal >= devices.len() {
@@ -88,7 +95,7 @@ impl Gpu {
             let problem = format!("no kernels for compute capability {major}.{minor}: 8.0 (Ampere) or newer is needed; use --device cpu");
             return Err(Error::device(device, problem));
         }
-        let products = Products::chosen(listed.capability)?;
+        let products = Products::chosen(listed.capability, has_warpgroups(listed.capability)?)?;
         let failed = |doing: &str| {
             let (device, doing) = (device.clone(), doing.to_string());
             move |error| Error::device(device, format!("{doing} failed: {}", explain(error)))
@@ -164,6 +171,11 @@ impl Gpu {
     /// Compute capability, major and minor.
     pub fn capability(&self) -> (u32, u32) {
         self.listed.capability
+    }
+
+    /// Whether [`Products::Warpgroup`] can be had here.
+    pub fn has_warpgroups(&self) -> bool {
+        has_warpgroups(self.listed.capability).unwrap_or(false)
     }
 
     /// What spikes and weights are multiplied as, in layers whose sums are exact so.

@@ -12,6 +12,9 @@ pub enum Products {
     Integer,
     /// bf16, added in `f32`, in layers whose sums are exact so.
     Bf16,
+    /// 8-bit integers, by the instructions of sm_90a that run by themselves (`wgmma`), in evaluation of layers whose convolutions all read
+    /// spikes; elsewhere as [`Products::Integer`]. No GPU has run it.
+    Warpgroup,
 }
 
 impl Products {
@@ -20,12 +23,28 @@ impl Products {
         if capability == (10, 3) { Products::Bf16 } else { Products::Integer }
     }
 
-    /// The same, unless `DSR_PRODUCTS=integer` or `bf16` in the environment says otherwise.
+    /// The same, unless `DSR_PRODUCTS=integer` or `bf16` in the environment says otherwise, or `DSR_HOPPER=1` asks for
+    /// [`Products::Warpgroup`], `has_warpgroups` where this build has code for it.
     ///
     /// # Errors
-    /// [`Error::Config`] for another value of the variable.
-    pub fn chosen(capability: (u32, u32)) -> Result<Products> {
-        match std::env::var("DSR_PRODUCTS").ok().filter(|value| !value.is_empty()).as_deref() {
+    /// [`Error::Config`] for another value of a variable, or where the device or the build has no such products.
+    pub fn chosen(capability: (u32, u32), has_warpgroups: bool) -> Result<Products> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let products = variable("DSR_PRODUCTS");
+        match variable("DSR_HOPPER").as_deref() {
+            None | Some("0") => {}
+            Some("1") if products.is_some() => return Err(Error::config("DSR_HOPPER", "1 and DSR_PRODUCTS exclude each other")),
+            Some("1") if has_warpgroups => return Ok(Products::Warpgroup),
+            Some("1") => {
+                let (major, minor) = capability;
+                let problem = format!(
+                    "1 needs a device of compute capability 9.0, and machine code for it in this build; the device has {major}.{minor}"
+                );
+                return Err(Error::config("DSR_HOPPER", problem));
+            }
+            Some(other) => return Err(Error::config("DSR_HOPPER", format!("{other:?} is neither 0 nor 1"))),
+        }
+        match products.as_deref() {
             None => Ok(Products::of_capability(capability)),
             Some("integer") => Ok(Products::Integer),
             Some("bf16") => Ok(Products::Bf16),
@@ -38,6 +57,7 @@ impl Products {
         match self {
             Products::Integer => "integer",
             Products::Bf16 => "bf16",
+            Products::Warpgroup => "warpgroup",
         }
     }
 }

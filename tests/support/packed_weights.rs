@@ -15,9 +15,9 @@ pub struct OnDevice {
 /// Uploads `[replicate][tap][cin][cout]`; nothing is packed yet.
 pub fn on_device(gpu: &Arc<Gpu>, master: &[f32], geometry: Geometry, replicate: usize, bits: u8) -> OnDevice {
     let mut layout = Layout::measure();
-    PackedWeights::take(&mut layout, &geometry, bits);
+    PackedWeights::take_for(&mut layout, &geometry, bits, gpu.products());
     let memory = gpu.memory_of(&vec![0xa5u8; layout.bytes()]).unwrap(); // whatever was there must be overwritten
-    let weights = PackedWeights::take(&mut Layout::of(&memory), &geometry, bits);
+    let weights = PackedWeights::take_for(&mut Layout::of(&memory), &geometry, bits, gpu.products());
     let on_device = gpu.memory_of(master).unwrap();
     let source = WeightSource { master: on_device.slice(), geometry, replicate, weights };
     OnDevice { weights, source, _memory: (memory, on_device) }

@@ -273,9 +273,9 @@ impl Runner<'_> {
     /// Random weights with room for both packed forms; nothing is packed yet.
     fn weights(&self, geometry: &Geometry, bits: u8) -> Result<Weights> {
         let mut layout = Layout::measure();
-        PackedWeights::take(&mut layout, geometry, bits);
+        PackedWeights::take_for(&mut layout, geometry, bits, self.gpu.products());
         let memory = self.gpu.zeroed::<u8>(layout.bytes())?;
-        let packed = PackedWeights::take(&mut Layout::of(&memory), geometry, bits);
+        let packed = PackedWeights::take_for(&mut Layout::of(&memory), geometry, bits, self.gpu.products());
         let master = self.gpu.memory_of(&self.plan.values(3, geometry.taps() * geometry.cin * geometry.cout, 0.05))?;
         let source = WeightSource { master: master.slice(), geometry: *geometry, replicate: 1, weights: packed };
         Ok(Weights { packed, table: WeightTable::new(self.gpu, &[source])?, _memory: (memory, master) })

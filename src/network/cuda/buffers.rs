@@ -2,7 +2,7 @@
 
 use super::Demand;
 use super::slices::SliceBuffers;
-use crate::device::{Layout, Slice};
+use crate::device::{Layout, Products, Slice};
 use crate::network::{Connection, Kind, Network, Source, SpikingLayer, WeightGradient};
 use crate::ops::batch_norm::cuda::PADDING;
 use crate::ops::batch_norm::cuda_values as batch_norm;
@@ -285,7 +285,12 @@ impl LayerBuffers {
                 .map(|connection| match connection.kind {
                     Kind::Identity => ConnectionBuffers::default(),
                     Kind::Conv { .. } => ConnectionBuffers {
-                        packed: PackedWeights::take(layout, &connection.geometry, if is_real { BF16 } else { network.weight_bits }),
+                        packed: PackedWeights::take_for(
+                            layout,
+                            &connection.geometry,
+                            if is_real { BF16 } else { network.weight_bits },
+                            network.session.as_ref().map_or(Products::Integer, |session| session.gpu.products()),
+                        ),
                         outer: take(layout, outer(connection)),
                     },
                 })

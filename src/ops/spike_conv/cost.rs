@@ -133,7 +133,7 @@ pub fn reached_rate(capability: (u32, u32), products: Products) -> f64 {
         rate * share
     };
     match (products, capability) {
-        (Products::Integer, _) => integers(capability),
+        (Products::Integer | Products::Warpgroup, _) => integers(capability),
         (Products::Bf16, (8, 1..) | (12, _)) => integers(capability) / 4.0,
         (Products::Bf16, (10, _)) => integers((10, 0)) / 2.0,
         (Products::Bf16, _) => integers(capability) / 2.0,

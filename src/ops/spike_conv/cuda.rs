@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Geometry, PackedWeights, PartsRoom, products};
-use crate::device::{Gpu, Slice, scalars};
+use crate::device::{Gpu, Products, Slice, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
 use crate::ops::batch_norm::cuda::{BatchConstants, Finish};
@@ -182,6 +182,15 @@ impl LayerSums {
     /// Distance of two rows of stored sums.
     pub fn stride(&self) -> usize {
         self.channels.next_multiple_of(LANES)
+    }
+
+    /// Weights of the convolutions in the order that the neurons' kernels of `products` read.
+    fn weights_for(&self, products: Products) -> [Slice<u32>; 2] {
+        self.summands.map(|summand| match summand {
+            Summand::Conv { weights, .. } if products == Products::Warpgroup => weights.blocks,
+            Summand::Conv { weights, .. } => weights.packed,
+            _ => Slice::NONE,
+        })
     }
 
     fn prepare(&self, op: &str) -> Result<Prepared> {
@@ -398,8 +407,12 @@ pub fn neurons_in_parts(
     let (tiles, shared_parts) = layer.cut(OP, prepared.k_steps, parts, room)?;
     let carried = if tiles.steps < layer.time_steps { tiles.positions * CARRIED_BYTES } else { 0 };
     let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, parts as u32];
-    let kernel = products::of_neurons(prepared.bits, layer.products(gpu.products()));
-    let ([first, second], [first_weights, second_weights]) = (prepared.sources, prepared.weights);
+    let products = match layer.products(gpu.products()) {
+        Products::Warpgroup if parts > 1 => Products::Integer, // whose kernel alone has parts
+        products => products,
+    };
+    let kernel = products::of_neurons(prepared.bits, products);
+    let ([first, second], [first_weights, second_weights]) = (prepared.sources, layer.weights_for(products));
     let of_neurons = SpikeConvNeurons {
         layer: prepared.scalars,
         neurons: DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons },

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Geometry;
-use crate::device::{Gpu, Layout, Memory, Slice, kernels};
+use crate::device::{Gpu, Layout, Memory, Products, Slice, kernels};
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ pub struct PackedWeights {
     pub scale: Slice<f32>,
     /// bf16 weights for the data gradient.
     pub transposed: Slice<u32>,
+    /// `packed` in the order of `kernels/spike_conv_hopper.cu`; none on a device that has no use for it.
+    pub blocks: Slice<u32>,
     /// 16 or 8 of fixed-point weights, or [`BF16`].
     pub bits: u8,
 }
@@ -26,20 +28,34 @@ pub struct PackedWeights {
 impl PackedWeights {
     /// Cuts the buffers of one connection; `bits` is 16, 8 or [`BF16`].
     pub fn take(layout: &mut Layout, geometry: &Geometry, bits: u8) -> Self {
+        PackedWeights::take_for(layout, geometry, bits, Products::Integer)
+    }
+
+    /// The same for a device that multiplies as `products`.
+    pub fn take_for(layout: &mut Layout, geometry: &Geometry, bits: u8, products: Products) -> Self {
         let steps = (geometry.taps() * geometry.cin.div_ceil(32)).next_multiple_of(2);
         let (packed, scales) = match bits {
             BF16 => (rounded_pieces(geometry) * PIECE, 0),
             _ => (geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32, geometry.cout.next_multiple_of(64)),
         };
+        let has_blocks = products == Products::Warpgroup && bits != BF16 && !geometry.is_pooled();
         PackedWeights {
             packed: layout.take(packed),
             scale: if scales == 0 { Slice::NONE } else { layout.take(scales) },
             transposed: layout.take(transposed_pieces(geometry) * PIECE),
+            blocks: if has_blocks { layout.take(packed) } else { Slice::NONE },
             bits,
         }
     }
+
+    /// Whether there are weights in blocks, for [`Products::Warpgroup`].
+    pub fn has_blocks(&self) -> bool {
+        !self.blocks.is_none() && self.blocks.len() == self.packed.len()
+    }
 }
 
+/// Words of 16 bytes a lane, as fixed-point weights are packed.
+const WORDS_OF_PIECE: usize = 128;
 /// Words of a piece of bf16 weights: 64 channels times 32.
 const PIECE: usize = 256 * 4;
 
@@ -92,6 +108,8 @@ pub struct WeightTable {
     count: i32,
     blocks: usize,
     transposed_blocks: usize,
+    /// Weights in blocks, and what they are made of.
+    in_blocks: Vec<[Slice<u32>; 2]>,
 }
 
 impl WeightTable {
@@ -128,7 +146,9 @@ impl WeightTable {
             transposed_blocks += transposed_pieces(geometry);
         }
         let bytes = bytemuck::cast_slice(&jobs);
-        Ok(WeightTable { jobs: gpu.memory_of(bytes)?, count: jobs.len() as i32, blocks, transposed_blocks })
+        let of_weights = sources.iter().map(|source| [source.weights.blocks, source.weights.packed]);
+        let in_blocks = of_weights.filter(|[blocks, _]| !blocks.is_none()).collect();
+        Ok(WeightTable { jobs: gpu.memory_of(bytes)?, count: jobs.len() as i32, blocks, transposed_blocks, in_blocks })
     }
 }
 
@@ -137,7 +157,12 @@ impl WeightTable {
 /// # Errors
 /// [`Error::Device`] if the launch fails.
 pub fn quantize_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
-    launch(gpu, &kernels::QUANTIZE_WEIGHTS, table.blocks, table)
+    launch(gpu, &kernels::QUANTIZE_WEIGHTS, table.blocks, table)?;
+    for [blocks, packed] in &table.in_blocks {
+        let pieces = packed.len() / WORDS_OF_PIECE;
+        gpu.launch(&kernels::ORDER_SPIKE_WEIGHTS, [pieces.div_ceil(8) as u32, 1, 1], 0, &[blocks, packed, &(pieces as i32)])?;
+    }
+    Ok(())
 }
 
 /// Rounds all weights of an ANN to bf16, for its forward pass.

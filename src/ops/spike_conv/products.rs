@@ -9,7 +9,7 @@
 //! spikes in a step, which are all of the networks that have a name; the largest, 1000 classes behind a 7x7 pool of 2048 channels, sees
 //! 100,352.
 
-use super::{Geometry, LayerSums, Summand};
+use super::{Geometry, LayerSums, Source, Summand};
 use crate::device::{Kernel, Products, kernels};
 
 /// The first sum that may be rounded.
@@ -27,6 +27,13 @@ impl Geometry {
 impl LayerSums {
     /// What this layer multiplies on a device that prefers `preferred`: all its convolutions the same.
     pub fn products(&self, preferred: Products) -> Products {
+        let suits_warpgroups = |summand: &Summand| match summand {
+            Summand::Conv { source, weights, .. } => matches!(source, Source::Bits(_)) && weights.has_blocks(),
+            _ => true,
+        };
+        if preferred == Products::Warpgroup {
+            return if self.summands.iter().all(suits_warpgroups) { preferred } else { Products::Integer };
+        }
         let is_exact = |summand: &Summand| !matches!(summand, Summand::Conv { geometry, .. } if !geometry.is_exact_in_bf16());
         if self.summands.iter().all(is_exact) { preferred } else { Products::Integer }
     }
@@ -35,8 +42,8 @@ impl LayerSums {
 /// The kernel of sums and statistics.
 pub(super) fn of_sums(bits: u8, products: Products) -> &'static Kernel {
     match (bits, products) {
-        (8, Products::Integer) => &kernels::SPIKE_CONV_SUMS_8,
-        (_, Products::Integer) => &kernels::SPIKE_CONV_SUMS_16,
+        (8, Products::Integer | Products::Warpgroup) => &kernels::SPIKE_CONV_SUMS_8,
+        (_, Products::Integer | Products::Warpgroup) => &kernels::SPIKE_CONV_SUMS_16,
         (8, Products::Bf16) => &kernels::SPIKE_CONV_SUMS_8_BF16,
         (_, Products::Bf16) => &kernels::SPIKE_CONV_SUMS_16_BF16,
     }
@@ -47,6 +54,8 @@ pub(super) fn of_neurons(bits: u8, products: Products) -> &'static Kernel {
     match (bits, products) {
         (8, Products::Integer) => &kernels::SPIKE_CONV_NEURONS_8,
         (_, Products::Integer) => &kernels::SPIKE_CONV_NEURONS_16,
+        (8, Products::Warpgroup) => &kernels::SPIKE_CONV_NEURONS_8_HOPPER,
+        (_, Products::Warpgroup) => &kernels::SPIKE_CONV_NEURONS_16_HOPPER,
         (8, Products::Bf16) => &kernels::SPIKE_CONV_NEURONS_8_BF16,
         (_, Products::Bf16) => &kernels::SPIKE_CONV_NEURONS_16_BF16,
     }

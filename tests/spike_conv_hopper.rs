@@ -1,0 +1,112 @@
+//! Products of warpgroups on Hopper, whose kernels the driver stand-in runs as nvcc makes them for sm_90a; no GPU has run them.
+//! All shapes of layers are in `spike_conv_cuda.rs`, `neurons_by_wgmma_equal_the_cpu`.
+
+#[path = "support/changed_kernels.rs"]
+mod changed_kernels;
+
+use std::path::Path;
+use std::process::Command;
+
+use assert_cmd::cargo::cargo_bin;
+use changed_kernels::has_nvcc;
+use emulator::Check;
+
+/// Exit code, stdout and stderr of `dsr` on a pretended device of this capability, with a library of kernels where one is named.
+fn dsr(folder: &Path, variables: &[(&str, &str)], library: Option<&Path>, line: &str) -> (i32, String, String) {
+    let mut command = Command::new(cargo_bin("dsr"));
+    command.current_dir(folder).args(line.split(' ')).env_remove("DSR_PRODUCTS").env_remove("DSR_HOPPER");
+    command.env("LD_LIBRARY_PATH", emulator::directory()).envs(variables.iter().copied());
+    if let Some(library) = library {
+        command.env("DSR_STANDIN_KERNELS", library);
+    }
+    let output = command.output().unwrap();
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code().unwrap(), stdout, stderr)
+}
+
+fn compiled(kernels: &Path, folder: &Path) -> std::path::PathBuf {
+    let library = folder.join("hopper.so");
+    emulator::compiled_kernels(&std::path::absolute(kernels).unwrap(), "spike_conv_hopper.cu", "90a", Check::Watch, &library).unwrap();
+    library
+}
+
+#[test]
+fn only_who_asks_has_them_and_only_on_hopper() {
+    let folder = tempfile::tempdir().unwrap();
+    let products = |capability, asked| {
+        let variables = [("DSR_STANDIN_CAPABILITY", capability), ("DSR_HOPPER", asked)];
+        let (code, stdout, stderr) = dsr(folder.path(), &variables, None, "info --device cuda -o json");
+        assert_eq!(code, 0, "{stderr}");
+        let json: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        json["cuda"]["products"].as_str().unwrap().to_string()
+    };
+    let found =
+        [("9.0", ""), ("9.0", "0"), ("9.0", "1"), ("8.0", ""), ("10.3", "0")].map(|(capability, asked)| products(capability, asked));
+    assert_eq!(found, ["integer", "integer", "warpgroup", "integer", "bf16"]);
+    for (variables, problem) in [
+        (&[("DSR_HOPPER", "1")][..], "needs a device of compute capability 9.0"),
+        (&[("DSR_HOPPER", "1"), ("DSR_STANDIN_CAPABILITY", "12.0")], "the device has 12.0"),
+        (&[("DSR_HOPPER", "1"), ("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_KERNELS", "ptx")], "machine code for it"),
+        (&[("DSR_HOPPER", "1"), ("DSR_PRODUCTS", "bf16")], "1 and DSR_PRODUCTS exclude each other"),
+        (&[("DSR_HOPPER", "yes")], "\"yes\" is neither 0 nor 1"),
+    ] {
+        let (code, _, stderr) = dsr(folder.path(), variables, None, "info --device cuda");
+        assert!(code == 2 && stderr.contains("error: DSR_HOPPER") && stderr.contains(problem), "{code}: {stderr}");
+    }
+}
+
+#[test]
+fn a_run_ends_in_the_same_bytes() {
+    if !has_nvcc() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let library = compiled(Path::new("kernels"), folder.path());
+    let mut ends = Vec::new();
+    for asked in ["0", "1"] {
+        let variables = [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_HOPPER", asked), ("DSR_STANDIN_LAUNCHES", "1")];
+        let line = format!("train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --device cuda --quiet --out run-{asked}");
+        let (code, _, stderr) = dsr(folder.path(), &variables, Some(&library), &line);
+        assert_eq!(code, 0, "{stderr}");
+        assert_eq!(stderr.contains("first launch of spike_conv_neurons_16_hopper"), asked == "1", "{stderr}");
+        ends.push(std::fs::read(folder.path().join(format!("run-{asked}")).join("last.safetensors")).unwrap());
+    }
+    assert!(ends[0] == ends[1], "other bytes");
+}
+
+/// What `dsr check` says on a pretended Hopper, with kernels in which `new` stands for `old`.
+fn check(old: &str, new: &str) -> (i32, String) {
+    let folder = tempfile::tempdir().unwrap();
+    changed_kernels::change(Path::new("kernels"), folder.path(), "include/spike_hopper.cuh", old, new);
+    let library = compiled(folder.path(), folder.path());
+    let variables = [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_STANDIN_ORDER", "lifo")];
+    let (code, stdout, stderr) = dsr(folder.path(), &variables, Some(&library), "check --size small --device cuda");
+    (code, stdout + &stderr)
+}
+
+#[test]
+fn a_check_of_such_a_device_has_them() {
+    if !has_nvcc() {
+        return;
+    }
+    let (code, said) = check("// spike_hopper.cuh", "// the same");
+    assert!(code == 0 && said.contains("spike_conv neurons by wgmma"), "{said}");
+}
+
+#[test]
+fn products_that_nobody_waits_for() {
+    if !has_nvcc() {
+        return;
+    }
+    let (code, said) = check("    wgmma_wait<0>();                                 // products", "    // products");
+    assert!(code == 1 && ["FAULT", "by wgmma", "a wgmma.mma_async under way"].iter().all(|words| said.contains(words)), "{said}");
+}
+
+#[test]
+fn upper_bytes_with_another_weight() {
+    if !has_nvcc() {
+        return;
+    }
+    let (code, said) = check("sum[i] * 256u", "sum[i] * 255u");
+    assert!(code == 1 && ["FAULT", "by wgmma"].iter().all(|words| said.contains(words)), "{said}");
+}
