@@ -263,6 +263,9 @@ fn buckets_go_beside_backward(small: &Small, bucket: usize) {
     assert_eq!(sums.iter().filter(|&&at| is_beside(at)).count(), beside, "{}: sums beside backward", small.name);
     let check = nodes.iter().find(|node| node.name == "first_not_finite").unwrap();
     assert_eq!(check.after[collectives], of_collectives.len(), "{}: the check waits for all", small.name);
+    // The last bucket waits for all of backward: its two exchanges come last, and the sums of its own slices before them.
+    let last = of_collectives[sums[all - 3]];
+    assert_eq!(last.after[compute], check.after[compute], "{}: the last bucket waits for its gradients", small.name);
 }
 
 #[test]
