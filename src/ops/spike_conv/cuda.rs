@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Geometry, PackedWeights, Tiles, products};
+use super::{Geometry, PackedWeights, Tiles, cuda_hopper, products};
 use crate::device::{Gpu, Products, Slice, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
@@ -181,15 +181,6 @@ impl LayerSums {
     /// Distance of two rows of stored sums.
     pub fn stride(&self) -> usize {
         self.channels.next_multiple_of(LANES)
-    }
-
-    /// Weights of the convolutions in the order that the neurons' kernels of `products` read.
-    fn weights_for(&self, products: Products) -> [Slice<u32>; 2] {
-        self.summands.map(|summand| match summand {
-            Summand::Conv { weights, .. } if products == Products::Warpgroup => weights.blocks,
-            Summand::Conv { weights, .. } => weights.packed,
-            _ => Slice::NONE,
-        })
     }
 
     fn prepare(&self, op: &str) -> Result<Prepared> {
@@ -391,8 +382,9 @@ pub fn neurons(gpu: &Gpu, layer: &LayerSums, from: &NeuronInputs, to: &NeuronOut
     let carried = if tiles.steps < layer.time_steps { tiles.positions * CARRIED_BYTES } else { 0 };
     let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, 1];
     let products = layer.products(gpu.products());
+    let weights = if products == Products::Warpgroup { cuda_hopper::weights(layer) } else { prepared.weights };
     let kernel = products::of_neurons(prepared.bits, products);
-    let ([first, second], [first_weights, second_weights]) = (prepared.sources, layer.weights_for(products));
+    let ([first, second], [first_weights, second_weights]) = (prepared.sources, weights);
     let of_neurons = SpikeConvNeurons {
         layer: prepared.scalars,
         neurons: DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons },
