@@ -8,7 +8,7 @@
 //            order_spike_weights: grid (pieces of 512 bytes / 8), block 256, after each quantize_weights
 // Targets    sm_90a; other targets have kernels that fail. `Products::Warpgroup` says when they are taken (src/device/products.rs)
 // Exactness  integers: equal to spike_conv.cu
-// Tests      tests/spike_conv_hopper.rs, on the host only: no GPU has run it
+// Tests      tests/spike_conv_hopper_cuda.rs, and of all shapes tests/spike_conv_cuda.rs; on the host only: no GPU has run it
 
 #include "include/parts.cuh"
 #include "include/spike_hopper.cuh"

@@ -150,7 +150,7 @@ impl Emitter<'_> {
         match words.as_slice() {
             ["bra"] | ["bra", "uni"] => Ok(format!("goto {};", label(i.operand(0)?))),
             ["ret" | "exit"] => Ok("return;".into()),
-            ["trap"] => Ok(format!("standin::fail_launch(\"trap at %s\", {});", self.here)),
+            ["trap"] => Ok(format!("standin::fail_launch(\"%s\", {});", self.here)),
             ["mov", kind] => self.mov(i, Type::of(kind).ok_or("not modelled")?),
             ["ld", ..] => self.load(i),
             ["st", ..] => self.store(i),

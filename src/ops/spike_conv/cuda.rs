@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Geometry, PackedWeights, PartsRoom, products};
+use super::{Geometry, PackedWeights, PartsRoom, cuda_hopper, products};
 use crate::device::{Gpu, Products, Slice, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::Normalizer;
@@ -182,15 +182,6 @@ impl LayerSums {
     /// Distance of two rows of stored sums.
     pub fn stride(&self) -> usize {
         self.channels.next_multiple_of(LANES)
-    }
-
-    /// Weights of the convolutions in the order that the neurons' kernels of `products` read.
-    fn weights_for(&self, products: Products) -> [Slice<u32>; 2] {
-        self.summands.map(|summand| match summand {
-            Summand::Conv { weights, .. } if products == Products::Warpgroup => weights.blocks,
-            Summand::Conv { weights, .. } => weights.packed,
-            _ => Slice::NONE,
-        })
     }
 
     fn prepare(&self, op: &str) -> Result<Prepared> {
@@ -411,8 +402,9 @@ pub fn neurons_in_parts(
         Products::Warpgroup if parts > 1 => Products::Integer, // whose kernel alone has parts
         products => products,
     };
+    let weights = if products == Products::Warpgroup { cuda_hopper::weights(layer) } else { prepared.weights };
     let kernel = products::of_neurons(prepared.bits, products);
-    let ([first, second], [first_weights, second_weights]) = (prepared.sources, layer.weights_for(products));
+    let ([first, second], [first_weights, second_weights]) = (prepared.sources, weights);
     let of_neurons = SpikeConvNeurons {
         layer: prepared.scalars,
         neurons: DeviceNeurons { padded: from.normalizer.padded as i32, ..from.neurons },

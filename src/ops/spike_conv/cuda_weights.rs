@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Geometry;
+use super::{Geometry, cuda_hopper};
 use crate::device::{Gpu, Layout, Memory, Products, Slice, kernels};
 use crate::error::{Error, Result};
 use std::sync::Arc;
@@ -47,15 +47,8 @@ impl PackedWeights {
             bits,
         }
     }
-
-    /// Whether there are weights in blocks, for [`Products::Warpgroup`].
-    pub fn has_blocks(&self) -> bool {
-        !self.blocks.is_none() && self.blocks.len() == self.packed.len()
-    }
 }
 
-/// Words of 16 bytes a lane, as fixed-point weights are packed.
-const WORDS_OF_PIECE: usize = 128;
 /// Words of a piece of bf16 weights: 64 channels times 32.
 const PIECE: usize = 256 * 4;
 
@@ -158,11 +151,7 @@ impl WeightTable {
 /// [`Error::Device`] if the launch fails.
 pub fn quantize_weights(gpu: &Gpu, table: &WeightTable) -> Result<()> {
     launch(gpu, &kernels::QUANTIZE_WEIGHTS, table.blocks, table)?;
-    for [blocks, packed] in &table.in_blocks {
-        let pieces = packed.len() / WORDS_OF_PIECE;
-        gpu.launch(&kernels::ORDER_SPIKE_WEIGHTS, [pieces.div_ceil(8) as u32, 1, 1], 0, &[blocks, packed, &(pieces as i32)])?;
-    }
-    Ok(())
+    cuda_hopper::order(gpu, &table.in_blocks)
 }
 
 /// Rounds all weights of an ANN to bf16, for its forward pass.

@@ -9,6 +9,7 @@ pub mod cost;
 mod cpu;
 mod cpu_weights;
 mod cuda;
+mod cuda_hopper;
 mod cuda_weights;
 mod events;
 pub mod parts;

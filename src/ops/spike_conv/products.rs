@@ -9,7 +9,7 @@
 //! spikes in a step, which are all of the networks that have a name; the largest, 1000 classes behind a 7x7 pool of 2048 channels, sees
 //! 100,352.
 
-use super::{Geometry, LayerSums, Source, Summand};
+use super::{Geometry, LayerSums, Summand, cuda_hopper};
 use crate::device::{Kernel, Products, kernels};
 
 /// The first sum that may be rounded.
@@ -27,12 +27,8 @@ impl Geometry {
 impl LayerSums {
     /// What this layer multiplies on a device that prefers `preferred`: all its convolutions the same.
     pub fn products(&self, preferred: Products) -> Products {
-        let suits_warpgroups = |summand: &Summand| match summand {
-            Summand::Conv { source, weights, .. } => matches!(source, Source::Bits(_)) && weights.has_blocks(),
-            _ => true,
-        };
         if preferred == Products::Warpgroup {
-            return if self.summands.iter().all(suits_warpgroups) { preferred } else { Products::Integer };
+            return if cuda_hopper::takes(self) { preferred } else { Products::Integer };
         }
         let is_exact = |summand: &Summand| !matches!(summand, Summand::Conv { geometry, .. } if !geometry.is_exact_in_bf16());
         if self.summands.iter().all(is_exact) { preferred } else { Products::Integer }
