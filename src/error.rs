@@ -56,6 +56,20 @@ impl Error {
         Error::Missing { path: path.into(), problem: problem.into() }
     }
 
+    /// A place that should be a folder and is none, or is not there at all; `hint` says what belongs there.
+    pub fn no_folder(path: impl Into<PathBuf>, hint: impl std::fmt::Display) -> Self {
+        Error::wrong_kind(path, "is no folder", hint)
+    }
+
+    /// A place with something else than it should have: `problem` says what, unless nothing is there; `hint` says what belongs there.
+    pub fn wrong_kind(path: impl Into<PathBuf>, problem: &str, hint: impl std::fmt::Display) -> Self {
+        let path = path.into();
+        match path.try_exists() {
+            Ok(false) => Error::missing(path, format!("does not exist; {hint}")),
+            Ok(true) | Err(_) => Error::file(path, format!("{problem}; {hint}")),
+        }
+    }
+
     /// A shape that does not fit.
     pub fn shape(op: impl Into<String>, expected: impl std::fmt::Debug, got: impl std::fmt::Debug) -> Self {
         Error::ShapeMismatch { op: op.into(), expected: format!("{expected:?}"), got: format!("{got:?}") }

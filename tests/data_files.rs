@@ -104,7 +104,7 @@ fn idx_folders_may_be_spelled_and_zipped_in_any_way() {
 fn broken_idx_folders_say_which_file_is_missing_or_wrong() {
     let folder = idx_folder();
     let nowhere = folder.path().join("nowhere");
-    says(load("mnist", Some(&nowhere)).unwrap_err(), &["nowhere: is no folder", "--data-dir"]);
+    says(load("mnist", Some(&nowhere)).unwrap_err(), &["nowhere: does not exist", "--data-dir"]);
     let file = folder.path().join("train-images-idx3-ubyte");
     says(load("fashion-mnist", Some(&file)).unwrap_err(), &["is no folder", "dataset-fashion-mnist"]);
 

@@ -247,7 +247,7 @@ fn several_processes_share_one_cache() {
 fn what_is_wrong_with_a_folder_is_named() {
     type Change = fn(&Path);
     let cases: [(Change, &str, &[&str]); 9] = [
-        (|root| fs::remove_dir_all(root.join("dog")).unwrap(), "dog", &["is no folder", "docs/data.md"]),
+        (|root| fs::remove_dir_all(root.join("dog")).unwrap(), "dog", &["does not exist", "docs/data.md"]),
         (
             |root| {
                 (0..1000).for_each(|n| {

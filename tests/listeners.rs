@@ -84,3 +84,18 @@ fn what_is_not_there_is_an_error_of_its_own_kind() {
     std::fs::write(&absent, "no checkpoint").unwrap();
     assert!(checkpoint::open(&absent).is_err_and(|error| !error.is_missing()));
 }
+
+/// Whatever a set lies in: a place where there is nothing is missing, and one with something else is of the wrong kind.
+#[test]
+fn data_that_are_not_there_are_missing() {
+    let folder = tempdir().unwrap();
+    let other = folder.path().join("other.txt");
+    std::fs::write(&other, "no data").unwrap();
+    let sets: Vec<&str> = data::names().iter().copied().filter(|name| data::load(name, None).is_err()).collect();
+    assert!(["cifar10", "mnist", "imagenet", "dvs-cifar10", "n-mnist", "images", "arrays", "events"].iter().all(|set| sets.contains(set)));
+    for set in sets {
+        let [absent, other] = [folder.path().join("absent"), other.clone()].map(|place| data::load(set, Some(&place)).unwrap_err());
+        assert!(absent.is_missing(), "{set}: {absent}");
+        assert!(!other.is_missing(), "{set}: {other}");
+    }
+}

@@ -144,8 +144,8 @@ proptest! {
 fn what_is_wrong_with_a_folder_is_named() {
     type Change = fn(&Path);
     let cases: [(Change, &str, &[&str]); 8] = [
-        (|root| fs::remove_dir_all(root.join("val")).unwrap(), "val", &["is no folder", "train/CLASS/*.JPEG", "docs/data.md"]),
-        (|root| fs::rename(root.join("train"), root.join("training")).unwrap(), "train", &["is no folder"]),
+        (|root| fs::remove_dir_all(root.join("val")).unwrap(), "val", &["does not exist", "train/CLASS/*.JPEG", "docs/data.md"]),
+        (|root| fs::rename(root.join("train"), root.join("training")).unwrap(), "train", &["does not exist"]),
         (|root| fs::remove_dir_all(root.join("val/n02")).unwrap(), "val/n02", &["is missing, though train/ has that class"]),
         (|root| fs::create_dir(root.join("val/n04")).unwrap(), "val/n04", &["is no class of train/", "same class folders", "docs/data.md"]),
         (
@@ -165,7 +165,7 @@ fn what_is_wrong_with_a_folder_is_named() {
             "train/n02",
             &["has no photos (.jpg, .jpeg, .jpe, "],
         ),
-        (|root| fs::remove_dir_all(root).unwrap(), "train", &["is no folder"]),
+        (|root| fs::remove_dir_all(root).unwrap(), "train", &["does not exist"]),
     ];
     for (change, place, parts) in cases {
         let folder = set();

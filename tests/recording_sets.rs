@@ -331,7 +331,7 @@ fn wrong_settings_are_named() {
             "empty.csv: has a part of ball.aedat that begins at 5 and ends at 5 µs",
         ),
         ("data info -d dvs-gesture --data-dir gestures/none", 1, "gestures/none/trials_to_train.txt: No such file"),
-        ("data info -d n-mnist --data-dir heap", 1, "heap/Train/0: is no folder; see docs/data.md"),
+        ("data info -d n-mnist --data-dir heap", 1, "heap/Train/0: does not exist; see docs/data.md"),
     ];
     for (line, code, problem) in cases {
         let (found, stdout, stderr) = dsr(root, line);

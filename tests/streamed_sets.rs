@@ -281,13 +281,13 @@ fn wrong_settings_are_named() {
     let folder = sets();
     let cases: [(&str, i32, &[&str]); 8] = [
         ("train -d imagenet", 2, &["data-dir: imagenet is read from disk", "docs/data.md"]),
-        ("train -d dvs-cifar10 --data-dir nowhere", 1, &["nowhere: is no folder", "docs/data.md"]),
+        ("train -d dvs-cifar10 --data-dir nowhere", 1, &["nowhere: does not exist", "docs/data.md"]),
         ("train -d dvs-cifar10 --data-dir events --event-size 129", 2, &["event-size: 129 is not in 1..=128"]),
         ("train -d dvs-cifar10 --data-dir events --event-size 16 -T 4 -b 4", 2, &["input size", "32 to 63 pixels"]),
         ("train -d imagenet --data-dir photos --image-resize 100", 2, &["image-resize: 100 is not in 224..=4096"]),
         ("train -d imagenet --data-dir photos --crop-scale 0.5,0.1", 2, &["crop-scale: 0.5,0.1"]),
         ("train -d imagenet --data-dir photos --crop-pad 4", 2, &["crop-pad: 4", "--crop-scale"]),
-        ("data info -d dvs-cifar10 --data-dir photos", 1, &["photos/airplane: is no folder"]),
+        ("data info -d dvs-cifar10 --data-dir photos", 1, &["photos/airplane: does not exist"]),
     ];
     for (line, code, words) in cases {
         fails(folder.path(), line, code, words);

@@ -166,7 +166,7 @@ pub fn read(place: &Path, layout: &Layout) -> Result<Contents> {
         return read_archive(&archive, layout);
     }
     if !place.is_dir() {
-        return Err(Error::file(place, format!("does not exist; {}, and name it or its folder by --data-dir", layout.hint())));
+        return Err(Error::no_folder(place, format!("{}, and name it or its folder by --data-dir", layout.hint())));
     }
     if let Some(folder) = folder(place, layout) {
         return read_folder(&folder, layout);

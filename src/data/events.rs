@@ -135,13 +135,13 @@ impl Events {
     /// [`Error::Io`] if a folder could not be read.
     pub fn list(root: &Path, reading: EventReading) -> Result<Self> {
         if !root.is_dir() {
-            return Err(Error::file(root, format!("is no folder; {HINT}")));
+            return Err(Error::no_folder(root, HINT));
         }
         let mut recordings = Vec::new();
         for (label, class) in CLASSES.into_iter().enumerate() {
             let folder = root.join(class);
             if !folder.is_dir() {
-                return Err(Error::file(folder, format!("is no folder; {HINT}")));
+                return Err(Error::no_folder(folder, HINT));
             }
             let files = class_folders::files(&folder, &["aedat", "aedat4"])?;
             if files.is_empty() {

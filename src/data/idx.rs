@@ -54,10 +54,8 @@ pub fn split(from: (&Path, impl Read), labels_from: (&Path, impl Read), classes:
 /// [`Error::File`] for a missing file (says which and where it was looked for), a damaged one, or splits of unequal image size.
 pub fn read_folder(folder: &Path, own: &str, classes: usize, hint: &str) -> Result<[Split; 2]> {
     if !folder.is_dir() {
-        return Err(Error::file(
-            folder,
-            format!("is no folder; the IDX files were looked for there: {hint}, and name their folder by --data-dir"),
-        ));
+        let hint = format!("the IDX files were looked for there: {hint}, and name their folder by --data-dir");
+        return Err(Error::no_folder(folder, hint));
     }
     let place = place(folder, own);
     let path = |[stem, ending]: [&str; 2]| {

@@ -226,7 +226,7 @@ fn class_names(root: &Path, part: &str) -> Result<Vec<String>> {
     const LAYOUT: &str = "expected are train/CLASS/*.JPEG and val/CLASS/*.JPEG below --data-dir (docs/data.md)";
     let folder = root.join(part);
     if !folder.is_dir() {
-        return Err(Error::file(folder, format!("is no folder; {LAYOUT}")));
+        return Err(Error::no_folder(folder, LAYOUT));
     }
     let names = class_folders::folders(&folder)?;
     if names.is_empty() {

@@ -42,7 +42,7 @@ impl Store {
     /// What is at `place`, by its ending.
     ///
     /// # Errors
-    /// [`Error::File`] for what is none of the three.
+    /// [`Error::File`] for what is none of the three, [`Error::Missing`] where there is nothing.
     pub fn open(place: &Path) -> Result<Store> {
         let extension = place.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         match extension.as_str() {
@@ -54,7 +54,10 @@ impl Store {
                 Ok(Store::Folder(folder.unwrap_or(Path::new(".")).to_path_buf()))
             }
             "safetensors" => Ok(Store::Tensors(place.to_path_buf(), regular_file::read(place, MOST_BYTES)?)),
-            _ => Err(Error::file(place, "is no .npz, .npy or .safetensors, and no folder of .npy files; see docs/data.md")),
+            _ => {
+                let problem = "is no .npz, .npy or .safetensors, and no folder of .npy files";
+                Err(Error::wrong_kind(place, problem, "name one of these by --data-dir; see docs/data.md"))
+            }
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) fn find(name: &str) -> Option<&'static Named> {
 /// [`Error::File`] for another layout, or [`Error::Io`] for what cannot be read.
 pub(super) fn list(set: &Named, place: &Path) -> Result<(Listed, Option<Sensor>)> {
     if !place.is_dir() {
-        return Err(Error::file(place, "is no folder; see docs/data.md for its layout"));
+        return Err(Error::no_folder(place, "see docs/data.md for its layout"));
     }
     let listed = match set.layout {
         Layout::NMnist => n_mnist(place)?,
@@ -79,7 +79,7 @@ pub(super) fn list(set: &Named, place: &Path) -> Result<(Listed, Option<Sensor>)
 fn of_class(root: &Path, inner: &Path, label: u32) -> Result<Vec<Sample>> {
     let folder = root.join(inner);
     if !folder.is_dir() {
-        return Err(Error::file(folder, "is no folder; see docs/data.md for the layout of the set"));
+        return Err(Error::no_folder(folder, "see docs/data.md for the layout of the set"));
     }
     let files = class_folders::files(&folder, &["bin"])?;
     if files.is_empty() {
