@@ -11,8 +11,9 @@ mod small_networks;
 
 use approx::assert_relative_eq;
 use dsr::device::Isa;
-use dsr::network::{Builder, Init, Input, Mode, Network, Source, WeightGradient, preact_resnet, vgg};
+use dsr::network::{Builder, Conv, Init, Input, Mode, NO_POOL, Network, Source, WeightGradient, preact_resnet, vgg};
 use dsr::ops::cross_entropy::cross_entropy;
+use dsr::ops::neuron::Neuron;
 use dsr::ops::optimizer::{Optimizer, Rule};
 use forward_bits::{assert_same, bits};
 use small_networks::{Batch, IF, LIF, Small, TRAIN};
@@ -337,6 +338,33 @@ fn running_statistics_that_overflow_are_found_in_their_step() {
     assert_eq!(network.values, before, "the update was left out");
 }
 
+/// A file holds tensors by their names: of two that are called the same, one would be lost.
+#[test]
+fn a_name_belongs_to_one_parameter() {
+    let named = |[conv, norm, layer]: [&str; 3]| {
+        let mut net = Builder::new([4, 4, 1], 1.0);
+        let init = Init::Constant(1.0);
+        let cut = |weight| Conv { cout: 2, kernel: 1, stride: 1, pad: 0, weight, bias: None };
+        let first = net.conv("conv1", Source::Input, NO_POOL, cut(init));
+        let spikes = net.layer("spikes1", vec![first], Some("bn1"), 0.0).unwrap();
+        let second = net.conv(conv, spikes, NO_POOL, cut(init));
+        net.layer(layer, vec![second], Some(norm), 0.0).unwrap();
+        net.finish(IF, 2, 0.01, 0).map(|_| ())
+    };
+    named(["conv2", "bn2", "spikes2"]).unwrap();
+    named(["conv2", "bn2", "conv2"]).unwrap(); // conv2.weight and conv2.Vth
+    for (names, twice) in [
+        (["conv2", "bn1", "spikes2"], "bn1.weight"),
+        (["conv2", "conv1", "spikes2"], "conv1.weight"),
+        (["conv1", "bn2", "spikes2"], "conv1.weight"),
+        (["bn1", "bn2", "spikes2"], "bn1.weight"),
+        (["conv2", "bn2", "spikes1"], "spikes1.Vth"),
+    ] {
+        let error = named(names).unwrap_err().to_string();
+        assert!(error.starts_with("layers: ") && error.contains(&format!("'{twice}'")) && !error.contains('\n'), "{names:?}: {error}");
+    }
+}
+
 #[test]
 fn what_cannot_be_built_or_run_is_refused() {
     let finish = |neuron, time_steps, threshold, bound| {
@@ -347,6 +375,7 @@ fn what_cannot_be_built_or_run_is_refused() {
     let cases = [
         ("no time step", finish(IF, 0, 1.0, 0.01), "time-steps"),
         ("more steps than a count holds", finish(IF, 256, 1.0, 0.01), "time-steps"),
+        ("an ANN with steps", finish(Neuron::Relu, 5, 1.0, 0.01), "time-steps: 5: a network of ReLUs is an ANN and has 1"),
         ("no threshold", finish(IF, 5, 0.0, 0.01), "vth"),
         ("threshold is no number", finish(LIF, 5, f32::NAN, 0.01), "vth"),
         ("no bound", finish(IF, 5, 1.0, 0.0), "vth"),
@@ -360,6 +389,8 @@ fn what_cannot_be_built_or_run_is_refused() {
         let message = result.expect_err(name).to_string();
         assert!(message.contains(part), "{name}: {message}");
     }
+
+    finish(Neuron::Relu, 1, 1.0, 0.01).unwrap();
 
     let mut network = small_networks::all()[0].network(); // [9, 7, 3], T = 5
     let data = [0.0; 9 * 7 * 3 * 10];

@@ -1,5 +1,7 @@
 //! Puts layers together; the three network families are written with it.
 
+use std::collections::HashSet;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -186,11 +188,21 @@ impl Builder {
     /// The network, with parameters drawn from `seed`.
     ///
     /// # Errors
-    /// [`Error::Config`] for constants that the equations do not take, and for more parameters than there is memory.
+    /// [`Error::Config`] for constants that the equations do not take, an ANN with time steps, a name that two parameters would have, and
+    /// more parameters than there is memory.
     pub fn finish(self, neuron: Neuron, time_steps: usize, threshold_bound: f32, seed: u64) -> Result<Network> {
         neuron.check()?;
         if !(1..=255).contains(&time_steps) {
             return Err(Error::config("time-steps", format!("{time_steps} is not in 1..=255")));
+        }
+        if neuron.is_real() && time_steps != 1 {
+            return Err(Error::config("time-steps", format!("{time_steps}: a network of ReLUs is an ANN and has 1")));
+        }
+        // A file or a dict of parameters by name would have one of the two.
+        let mut names = HashSet::new();
+        if let Some(twice) = self.parameters.iter().find(|parameter| !names.insert(parameter.name.as_str())) {
+            let problem = format!("more than one parameter is called '{}': give every connection, norm and layer its own name", twice.name);
+            return Err(Error::config("layers", problem));
         }
         if self.threshold.is_nan() || self.threshold <= 0.0 || threshold_bound.is_nan() || threshold_bound <= 0.0 {
             return Err(Error::config("vth", "the threshold and its bound must be positive"));
