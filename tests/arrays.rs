@@ -85,7 +85,11 @@ fn of_several_splits_the_first_is_tested_on_and_a_note_names_the_others() {
         assert!(!set.is_divided());
         let mut set = set;
         let told = std::sync::Mutex::new(Vec::new());
-        prepare(&mut set, folder.path(), &Preparation::default(), &|what| told.lock().unwrap().push(format!("{what:?}"))).unwrap();
+        let tell = |what: dsr::data::Told| {
+            told.lock().unwrap().push(format!("{what:?}"));
+            Ok(())
+        };
+        prepare(&mut set, folder.path(), &Preparation::default(), &tell).unwrap();
         let told = told.into_inner().unwrap();
         assert!(told.len() == usize::from(note.is_some()) && note.is_none_or(|note| told[0].contains(note)), "{told:?}");
     }

@@ -35,6 +35,7 @@ fn prepared(dataset: &mut Dataset, root: &Path, preparation: &Preparation) -> Re
         if let Told::Note(note) = told {
             notes.lock().unwrap().push(note.to_string());
         }
+        Ok(())
     };
     prepare(dataset, root, preparation, &tell)?;
     Ok(notes.into_inner().unwrap())

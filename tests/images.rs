@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use dsr::Error;
 use dsr::data::images::square;
 use dsr::data::{
-    Augment, AutoAugment, Batch, Dataset, ImageFit, Loader, OwnReading, Part, PhotoReading, Preparation, Reading, open, prepare,
+    Augment, AutoAugment, Batch, Dataset, ImageFit, Loader, OwnReading, Part, PhotoReading, Preparation, Reading, Told, open, prepare,
 };
 use tempfile::tempdir;
 
@@ -188,7 +189,7 @@ fn memory_and_disk_give_the_same_bits() {
         let mut reading = reading(None);
         (reading.photos.fit, reading.photos.channels) = (fit, channels);
         let mut held = open("images", Some(folder.path()), &reading).unwrap();
-        prepare(&mut held, folder.path(), &Preparation::default(), &|_| ()).unwrap();
+        prepare(&mut held, folder.path(), &Preparation::default(), &|_| Ok(())).unwrap();
         assert!(held.stream.is_none() && held.own.as_ref().unwrap().is_normalised);
         let (mean, std) = dsr::data::moments(&held.train.images, 255);
         for (channel, (mean, std)) in mean.into_iter().zip(std).enumerate() {
@@ -201,13 +202,41 @@ fn memory_and_disk_give_the_same_bits() {
     }
 }
 
+/// On one thread, so that nothing else is on its way: of many pictures a single one is decoded, or read, and no file is left.
+#[test]
+fn who_listens_may_end_the_preparation_of_data() {
+    let folder = tempdir().unwrap();
+    splits(folder.path(), "val", [20, 20]);
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    for (preparation, what) in [
+        (Preparation::default(), "decoded"),
+        (Preparation { skip_unreadable: 1, ..Preparation::default() }, "read"),
+        (Preparation { converts: true, ..Preparation::default() }, "converted"),
+    ] {
+        let mut set = open("images", Some(folder.path()), &reading(None)).unwrap();
+        let told = Mutex::new(Vec::new());
+        let tell = |heard: Told| match heard {
+            Told::Note(_) => Ok(()),
+            Told::Done { what, .. } => {
+                told.lock().unwrap().push(what.to_string());
+                Err(Error::config("listener", "no more"))
+            }
+        };
+        let error = one.install(|| prepare(&mut set, folder.path(), &preparation, &tell)).unwrap_err().to_string();
+        assert_eq!((error.as_str(), told.into_inner().unwrap()), ("listener: no more", vec![what.to_string()]));
+        let left = std::fs::read_dir(folder.path().join(".dsr-cache")).into_iter().flatten().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).filter(|name| name != "lock").collect();
+        assert!(left.is_empty(), "{what}: {left:?}");
+    }
+}
+
 #[test]
 fn squares_on_disk_are_those_of_decoding() {
     let folder = tempdir().unwrap();
     splits(folder.path(), "val", [5, 2]);
     let made = |converts: bool| {
         let mut set = open("images", Some(folder.path()), &reading(None)).unwrap();
-        prepare(&mut set, folder.path(), &Preparation { converts, ..Preparation::default() }, &|_| ()).unwrap();
+        prepare(&mut set, folder.path(), &Preparation { converts, ..Preparation::default() }, &|_| Ok(())).unwrap();
         set
     };
     let decoded = made(false);
@@ -236,7 +265,7 @@ fn given_numbers_are_taken() {
     let mut reading = reading(None);
     (reading.own.mean, reading.own.std) = (vec![0.25, 0.5, 0.75], vec![0.5, 1.0, 2.0]);
     let mut set = open("images", Some(folder.path()), &reading).unwrap();
-    prepare(&mut set, folder.path(), &Preparation::default(), &|_| ()).unwrap();
+    prepare(&mut set, folder.path(), &Preparation::default(), &|_| Ok(())).unwrap();
     assert_eq!((set.mean.clone(), set.std.clone()), (vec![0.25, 0.5, 0.75], vec![0.5, 1.0, 2.0]));
     reading.photos.channels = 1;
     let error = open("images", Some(folder.path()), &reading).unwrap_err().to_string();

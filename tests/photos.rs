@@ -187,7 +187,7 @@ fn an_unreadable_photo_ends_the_pass_or_is_left_out() {
     fs::write(&bad, &half[..half.len() / 2]).unwrap();
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| Ok(()))?;
         Ok::<Dataset, dsr::error::Error>(dataset)
     };
     let mut loader = Loader::train(Arc::new(ready(0).unwrap()), 5, Augment::default(), 1, 3, 0);
@@ -254,6 +254,7 @@ fn folders_and_formats_are_those_of_torchvision() {
         if let dsr::data::Told::Note(note) = told {
             notes.lock().unwrap().push(note.to_string());
         }
+        Ok(())
     };
     prepare(&mut dataset, folder.path(), &Preparation::default(), &tell).unwrap();
     let notes = notes.into_inner().unwrap();
@@ -292,7 +293,7 @@ fn only_damaged_contents_are_remembered() {
     let class = folder.path().join("train/n02");
     let ready = |skip_unreadable: usize| {
         let mut dataset = opened(folder.path())?;
-        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| ())?;
+        prepare(&mut dataset, folder.path(), &Preparation { skip_unreadable, ..Preparation::default() }, &|_| Ok(()))?;
         Ok::<usize, dsr::error::Error>(dataset.train.len())
     };
     let lists = || {

@@ -201,6 +201,7 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             if let Told::Note(text) = told {
                 note(text);
             }
+            Ok(())
         })?;
         let init_from = asked.init_from.as_deref().map(choice::checkpoint_file).unwrap_or_default();
         let origin = match (&planned.resume, &asked.init_from) {

@@ -139,11 +139,11 @@ fn verify(global: &Global, dataset: &Dataset, files: &[PublishedFile]) -> anyhow
         Some(stream) => {
             let look = |tell: data::Listener| {
                 if let Some(note) = stream.note() {
-                    tell(Told::Note(&note));
+                    tell(Told::Note(&note))?;
                 }
                 stream.unreadable(tell)
             };
-            let (places, errors): (Vec<usize>, Vec<_>) = dataset::with_progress(global, look).into_iter().unzip();
+            let (places, errors): (Vec<usize>, Vec<_>) = dataset::with_progress(global, look)?.into_iter().unzip();
             let mut lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             lines.dedup(); // what is wrong with a file is wrong with each sample in it
             (stream.files_of(&places), lines)

@@ -47,11 +47,14 @@ fn prepared(global: &Global, config: &Config, preparation: Preparation) -> Resul
 /// Runs a long piece of work, with its progress and its notes, unless `--quiet`.
 pub fn with_progress<T>(global: &Global, work: impl FnOnce(data::Listener) -> T) -> T {
     let progress = Progress::new(global, 0);
-    work(&|told: Told| match told {
-        Told::Note(_) if global.quiet => {}
-        // A note is one line, however long.
-        Told::Note(text) if text.starts_with("note: ") => progress.suspend(|| complain(text)),
-        Told::Note(text) => progress.suspend(|| complain(&fitted(text))),
-        Told::Done { what, done, total } => progress.at(&format!("{what}, file"), done, total, ""),
+    work(&|told: Told| {
+        match told {
+            Told::Note(_) if global.quiet => {}
+            // A note is one line, however long.
+            Told::Note(text) if text.starts_with("note: ") => progress.suspend(|| complain(text)),
+            Told::Note(text) => progress.suspend(|| complain(&fitted(text))),
+            Told::Done { what, done, total } => progress.at(&format!("{what}, file"), done, total, ""),
+        }
+        Ok(())
     })
 }

@@ -63,7 +63,7 @@ impl FrameCache {
     /// Writes the file at `path`, which is there whole or not at all. `make` gives the bytes of a recording; some are made at once.
     ///
     /// # Errors
-    /// That of the first recording whose frames cannot be made, and what the system refuses.
+    /// That of the first recording whose frames cannot be made, that of `tell`, and what the system refuses.
     pub fn create(
         path: &Path,
         header: &str,
@@ -87,7 +87,10 @@ impl FrameCache {
                     checksums.push(crc32c::crc32c(&frames));
                     out.write_all(&frames)?;
                 }
-                tell(Told::Done { what: "converted", done: end, total: recordings });
+                tell(Told::Done { what: "converted", done: end, total: recordings }).map_err(|error| {
+                    failed = Some(error);
+                    std::io::ErrorKind::Interrupted
+                })?;
             }
             checksums.into_iter().try_for_each(|checksum| out.write_all(&checksum.to_le_bytes()))
         });

@@ -33,16 +33,17 @@ pub struct Preparation {
 /// Makes a data set ready for training. A set in memory is ready. `root` is its folder, or the file that lists it.
 ///
 /// # Errors
-/// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses.
+/// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses; that of
+/// `tell`, which ends the work.
 pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
     if let Some(note) = dataset.own.as_ref().and_then(|own| own.note.as_ref()) {
-        tell(Told::Note(note));
+        tell(Told::Note(note))?;
     }
     // A file that lists samples lies beside what is made from them.
     let root = if root.is_file() { root.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { root };
     let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
     if let Some(note) = stream.note() {
-        tell(Told::Note(&note));
+        tell(Told::Note(&note))?;
     }
     let folder = preparation.cache_dir.clone().unwrap_or_else(|| root.join(CACHE_FOLDER));
     if preparation.skip_unreadable > 0 {
@@ -51,7 +52,7 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
         if !bad.is_empty() {
             let files = stream.files_of(&bad);
             let samples = if files == bad.len() { String::new() } else { format!("{} samples of ", bad.len()) };
-            tell(Told::Note(&format!("left out {samples}{files} files that cannot be read; `dsr data verify` names them")));
+            tell(Told::Note(&format!("left out {samples}{files} files that cannot be read; `dsr data verify` names them")))?;
         }
         stream.remove(&bad)?;
     }
@@ -105,7 +106,7 @@ fn unreadable(stream: &Stream, root: &Path, folder: &Path, allowed: usize, tell:
         Some(known) => bad.extend(known.into_iter().map(|place| (place, None))),
         None => {
             let (passing, damaged): (Vec<_>, Vec<_>) =
-                stream.unreadable(tell).into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
+                stream.unreadable(tell)?.into_iter().partition(|(_, error)| matches!(error, Error::Io { .. }));
             if passing.iter().all(|(place, _)| bad.iter().any(|(missing, _)| missing == place)) {
                 let places: Vec<usize> = damaged.iter().map(|(place, _)| *place).collect();
                 let text = serde_json::to_vec(&places).map_err(|e| Error::file(&list, format!("cannot be written ({e})")))?;
@@ -168,7 +169,7 @@ fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &P
         return Ok(cache);
     }
     atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
-    tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())));
+    tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())))?;
     FrameCache::create(&path, &header, recordings, |place| make(place).map(frame_cache::bytes), tell)?;
     open()?.ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
 }
@@ -201,7 +202,7 @@ fn squares(dataset: &Dataset, root: &Path, folder: &Path, converts: bool, tell: 
     let _lock = lock(folder, tell)?;
     if open()?.is_none() {
         atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
-        tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())));
+        tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())))?;
         FrameCache::create(&path, &header, pictures, |at| photos.whole(places[at].0, places[at].1), tell)?;
     }
     open()?.map(Some).ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
@@ -214,11 +215,11 @@ fn lock(folder: &Path, tell: Listener) -> Result<File> {
     match file_lock::attempt(&file).map_err(Error::io(&path))? {
         Attempt::Taken => {}
         Attempt::Busy => {
-            tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())));
+            tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())))?;
             file.lock().map_err(Error::io(&path))?;
         }
         // Two processes may do the same work here; each file is still written whole.
-        Attempt::Unknown => tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display()))),
+        Attempt::Unknown => tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display())))?,
     }
     Ok(file)
 }

@@ -82,8 +82,8 @@ pub enum Told<'a> {
     Done { what: &'a str, done: usize, total: usize },
 }
 
-/// Who listens.
-pub type Listener<'a> = &'a (dyn Fn(Told) + Sync);
+/// Who listens; an error ends the work, and is what it returns.
+pub type Listener<'a> = &'a (dyn Fn(Told) -> Result<()> + Sync);
 
 impl Stream {
     /// Class of each sample of a split.
@@ -177,7 +177,10 @@ impl Stream {
 
     /// Reads every file, by all threads, and gives those that cannot be used, in the order of the set, training split first: its
     /// place in that order, and why.
-    pub fn unreadable(&self, tell: Listener) -> Vec<(usize, Error)> {
+    ///
+    /// # Errors
+    /// That of `tell`.
+    pub fn unreadable(&self, tell: Listener) -> Result<Vec<(usize, Error)>> {
         let total = self.len(Part::Train) + self.len(Part::Test);
         let done = AtomicUsize::new(0);
         let check = |place: usize| {
@@ -188,10 +191,10 @@ impl Stream {
                 Stream::Values(_) => Ok(()), // they have been read
                 Stream::Recordings(recordings) => recordings.check(part, index),
             };
-            tell(Told::Done { what: "read", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
-            result.err().map(|error| (place, error))
+            tell(Told::Done { what: "read", done: done.fetch_add(1, Ordering::Relaxed) + 1, total })?;
+            Ok(result.err().map(|error| (place, error)))
         };
-        (0..total).into_par_iter().filter_map(check).collect()
+        (0..total).into_par_iter().filter_map(|place| check(place).transpose()).collect()
     }
 
     /// What to know about files that are there and not read, if there are any.

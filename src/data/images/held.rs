@@ -37,14 +37,15 @@ pub fn in_order(photos: &Photos) -> Vec<(Part, usize)> {
 }
 
 /// What `work` makes of some pictures, by place in the list and in the set, by all threads; of several errors, that of the first picture.
+/// One of `tell` ends it at once.
 fn each<T: Send>(places: &[(Part, usize)], tell: Listener, work: impl Fn(usize, (Part, usize)) -> Result<T> + Sync) -> Result<Vec<T>> {
     let done = AtomicUsize::new(0);
     let one = |(at, &place): (usize, &(Part, usize))| {
         let result = work(at, place);
-        tell(Told::Done { what: "decoded", done: done.fetch_add(1, Ordering::Relaxed) + 1, total: places.len() });
-        result
+        tell(Told::Done { what: "decoded", done: done.fetch_add(1, Ordering::Relaxed) + 1, total: places.len() })?;
+        Ok(result)
     };
-    places.par_iter().enumerate().map(one).collect::<Vec<Result<T>>>().into_iter().collect()
+    places.par_iter().enumerate().map(one).collect::<Result<Vec<Result<T>>>>()?.into_iter().collect()
 }
 
 /// Measures mean and standard deviation on the training split, unless they are known.
