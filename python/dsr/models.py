@@ -151,7 +151,7 @@ def build(
     input_shape,
     classes,
     neuron="if",
-    time_steps=8,
+    time_steps=None,
     threshold=1.0,
     alpha=0.5,
     tau=1.0,
@@ -175,7 +175,7 @@ def build(
     classes : int or list of str
     neuron : {"if", "lif", "relu"}
     time_steps : int
-        T, 1 to 255.
+        T, 1 to 255 [default: 8, and 1 for relu, which is an ANN and has no other].
     threshold, threshold_bound : float
         Where every threshold starts, and its lower bound; `net.choose_thresholds(images)` takes better ones from data.
     alpha : float

@@ -1,12 +1,14 @@
 //! Arrays of NumPy and tensors of PyTorch, in and out.
 
 use dsr::data::{DataCard, Pixels};
+use dsr::device::room::{Bytes, Room};
 use numpy::ndarray::{ArrayD, IxDyn};
 use numpy::{IntoPyArray, PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::PyUserWarning;
+use pyo3::exceptions::{PyTypeError, PyUserWarning};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
-use crate::errors::wrong;
+use crate::errors::{raised, wrong};
 
 /// Samples as a network takes them.
 pub struct Samples {
@@ -81,6 +83,7 @@ pub fn samples(given: &Bound<'_, PyAny>, order: Layout, shape: [usize; 3], time_
     if batch == 0 {
         return Err(wrong("images", "there is none in this batch"));
     }
+    check_room(&axes)?;
     let order = if channels == 1 { Layout::Nhwc } else { order }; // the same bytes
     let values = if let Ok(array) = array.cast::<PyArrayDyn<f32>>() {
         let array = array.readonly();
@@ -110,6 +113,19 @@ pub fn samples(given: &Bound<'_, PyAny>, order: Layout, shape: [usize; 3], time_
         return Err(wrong("images", problem));
     };
     Ok(Samples { values, batch, frames })
+}
+
+/// Bytes of images that are copied without a look at what memory there is.
+const SMALL: u64 = 1 << 28;
+
+/// Refuses more images than there is room for: an array that repeats one image, or lies in a file, has any size.
+fn check_room(axes: &[usize]) -> PyResult<()> {
+    let values = axes.iter().fold(1u64, |values, &n| values.saturating_mul(n as u64));
+    let written = values.saturating_mul(size_of::<f32>() as u64);
+    if written <= SMALL {
+        return Ok(());
+    }
+    Room::now().check(Bytes { written, reserved: 0 }, "a copy of these images", "give fewer at once").map_err(raised)
 }
 
 fn refuse_not_finite(values: &[f32], sample: usize) -> PyResult<()> {
@@ -170,6 +186,27 @@ pub fn floats(name: &str, given: &Bound<'_, PyAny>, shape: &[usize]) -> PyResult
         None => Ok(values),
         Some(at) => Err(wrong(name, format!("element {at} is {}; every value must be finite", values[at]))),
     }
+}
+
+/// Elements that a list of settings, names or numbers may have.
+pub const MOST_ELEMENTS: usize = 1 << 16;
+
+/// The elements of a list, one by one: a `range` has any length, and takes no memory for it.
+///
+/// # Errors
+/// `ValueError` for more than [`MOST_ELEMENTS`], and what `element` says of one; `TypeError` for a text.
+pub fn listed<'py, T>(name: &str, given: &Bound<'py, PyAny>, element: impl Fn(&Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<Vec<T>> {
+    if given.is_instance_of::<PyString>() {
+        return Err(PyTypeError::new_err(format!("{name}: takes a list, not the text '{given}'")));
+    }
+    let mut elements = Vec::new();
+    for item in given.try_iter().map_err(|_| wrong(name, format!("takes no {}", given.get_type())))? {
+        if elements.len() == MOST_ELEMENTS {
+            return Err(wrong(name, format!("has more than {MOST_ELEMENTS} elements")));
+        }
+        elements.push(element(&item?)?);
+    }
+    Ok(elements)
 }
 
 /// The one element of an array of integers.

@@ -5,8 +5,9 @@ use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 
 use crate::arrays::shaped;
-use crate::errors::{raised, wrong};
+use crate::errors::wrong;
 use crate::paths::UserPath;
+use crate::threads;
 
 /// The images of a data set, as they are stored.
 ///
@@ -37,7 +38,7 @@ pub fn dataset<'py>(
     split: &str,
     data_dir: Option<UserPath>,
 ) -> PyResult<(Bound<'py, PyArrayDyn<u8>>, Bound<'py, PyArrayDyn<i64>>)> {
-    let opened = py.detach(|| data::load(name, data_dir.as_ref().map(|path| path.0.as_path()))).map_err(raised)?;
+    let opened = threads::work(py, || data::load(name, data_dir.as_ref().map(|path| path.0.as_path())))?;
     if opened.stream.is_some() {
         return Err(wrong("dataset", format!("{name} is read file by file while it is trained on; it is not in memory")));
     }

@@ -8,7 +8,7 @@ use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::arrays::{Samples, shaped};
+use crate::arrays::{Samples, listed, shaped};
 use crate::errors::wrong;
 use crate::network::Network;
 use crate::threads;
@@ -108,7 +108,10 @@ fn wanted(net: &Network, py: Python<'_>, spikes: Option<&Bound<'_, PyAny>>) -> P
     }
     let names: Vec<String> = match spikes.extract::<String>() {
         Ok(name) => vec![name],
-        Err(_) => spikes.extract().map_err(|_| wrong("spikes", "give True, or names of layers"))?,
+        Err(_) => {
+            let name = |item: &Bound<'_, PyAny>| item.extract().map_err(|_| wrong("spikes", "give True, or names of layers"));
+            listed("spikes", spikes, name)?
+        }
     };
     let place = |name: &String| {
         let at = engine.layers.iter().position(|layer| layer.fires() && layer.name == *name);

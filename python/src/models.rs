@@ -10,6 +10,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::arrays::listed;
 use crate::errors::{raised, wrong};
 use crate::network::Network;
 use crate::paths::UserPath;
@@ -39,47 +40,39 @@ use crate::{settings, threads};
 #[pyfunction]
 #[pyo3(signature = (path, device = "cpu", average = false))]
 pub fn load(py: Python<'_>, path: UserPath, device: &str, average: bool) -> PyResult<Network> {
-    let pool = threads::pool()?;
     let path = choice::checkpoint_file(&path.0);
-    let (config, card, engine) = py
-        .detach(|| {
-            pool.install(|| {
-                let (config, card, mut engine) = checkpoint::open(&path)?;
-                if average {
-                    checkpoint::load_average(&path, &mut engine)?;
-                }
-                engine.place(&Device::named(device)?)?;
-                Ok((config, card, engine))
-            })
-        })
-        .map_err(raised)?;
+    let (config, card, engine) = threads::work(py, || {
+        let (config, card, mut engine) = checkpoint::open(&path)?;
+        if average {
+            checkpoint::load_average(&path, &mut engine)?;
+        }
+        engine.place(&Device::named(device)?)?;
+        Ok((config, card, engine))
+    })?;
     Ok(Network::new(engine, Some(config), card, None))
 }
 
-/// The number of classes, or their names.
-#[derive(FromPyObject)]
-pub enum Classes {
-    Number(usize),
-    Names(Vec<String>),
-}
-
-impl Classes {
-    fn names(self) -> Vec<String> {
-        match self {
-            Classes::Number(n) => (0..n).map(|class| class.to_string()).collect(),
-            Classes::Names(names) => names,
-        }
+/// Names of the classes: as given, or the numbers of so many.
+fn class_names(given: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    let refused = |n: &dyn std::fmt::Display| wrong("classes", format!("{n} is not in 1..={LARGEST}"));
+    if given.hasattr("__index__")? {
+        let number = given.extract().ok().filter(|n| (1..=LARGEST).contains(n)).ok_or_else(|| refused(given))?;
+        return Ok((0..number).map(|class| class.to_string()).collect());
     }
+    let name = |item: &Bound<'_, PyAny>| item.extract().map_err(|_| wrong("classes", format!("{item} is no name")));
+    let names: Vec<String> = listed("classes", given, name)?;
+    if names.is_empty() { Err(refused(&0)) } else { Ok(names) }
 }
 
 /// Names of the classes and normalisation, for a network of images `(channels, height, width)`.
-fn card(shape: [usize; 3], frames: usize, classes: Classes, mean: Option<Vec<f32>>, std: Option<Vec<f32>>) -> PyResult<DataCard> {
+fn card(shape: [usize; 3], frames: usize, about: &About<'_>) -> PyResult<DataCard> {
     let channels = shape[2];
-    let classes = classes.names();
-    if classes.is_empty() || classes.len() > 1 << 16 {
-        return Err(wrong("classes", format!("{} is not in 1..={}", classes.len(), 1 << 16)));
-    }
-    let (mean, std) = (mean.unwrap_or_else(|| vec![0.0; channels]), std.unwrap_or_else(|| vec![1.0; channels]));
+    let classes = class_names(&about.classes)?;
+    let numbers = |name: &str, given: &Option<Bound<'_, PyAny>>, otherwise: f32| match given {
+        Some(given) => listed(name, given, |item| item.extract::<f32>()),
+        None => Ok(vec![otherwise; channels]),
+    };
+    let (mean, std) = (numbers("mean", &about.mean, 0.0)?, numbers("std", &about.std, 1.0)?);
     for (name, values) in [("mean", &mean), ("std", &std)] {
         if values.len() != channels || values.iter().any(|v| !v.is_finite()) || (name == "std" && values.iter().any(|&v| v <= 0.0)) {
             return Err(wrong(name, format!("{values:?}: give one number for each of the {channels} channels")));
@@ -91,11 +84,12 @@ fn card(shape: [usize; 3], frames: usize, classes: Classes, mean: Option<Vec<f32
 /// Images and classes of a network to be made; all by their names.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct About {
+struct About<'py> {
     input_shape: [usize; 3],
-    classes: Classes,
-    mean: Option<Vec<f32>>,
-    std: Option<Vec<f32>>,
+    /// Their number, or their names.
+    classes: Bound<'py, PyAny>,
+    mean: Option<Bound<'py, PyAny>>,
+    std: Option<Bound<'py, PyAny>>,
 }
 
 /// Largest number that says a shape: more has no network, and computing with it may overflow.
@@ -116,13 +110,14 @@ fn check_shape(shape: [usize; 3]) -> PyResult<()> {
 /// `mean` and `std`. The functions of the package are made of this.
 #[pyfunction]
 pub fn _network(py: Python<'_>, about: &Bound<'_, PyDict>, given: &Bound<'_, PyDict>) -> PyResult<Network> {
-    let About { input_shape: [channels, height, width], classes, mean, std } = about.extract()?;
+    let about: About = about.extract()?;
+    let [channels, height, width] = about.input_shape;
     check_shape([channels, height, width])?;
     let mut table = settings::table(Some(given))?;
     table.entry("dataset").or_insert_with(|| "cifar10".into());
     let config = choice::fresh(None, settings::layers(&table)).map_err(raised)?;
-    let card = card([height, width, channels], 1, classes, mean, std)?;
-    let engine = py.detach(|| config.network(card.shape, card.classes.len())).map_err(raised)?;
+    let card = card([height, width, channels], 1, &about)?;
+    let engine = threads::work(py, || config.network(card.shape, card.classes.len()))?;
     Ok(Network::new(engine, Some(config), card, None))
 }
 
@@ -156,7 +151,7 @@ struct LayerOf {
 #[pyo3(from_item_all)]
 struct Constants {
     neuron: String,
-    time_steps: usize,
+    time_steps: Option<usize>,
     threshold: f32,
     alpha: f32,
     tau: f32,
@@ -175,7 +170,8 @@ pub fn _build(
     constants: &Bound<'_, PyDict>,
     layers: Vec<Bound<'_, PyAny>>,
 ) -> PyResult<Network> {
-    let About { input_shape: [channels, height, width], classes, mean, std } = about.extract()?;
+    let about: About = about.extract()?;
+    let [channels, height, width] = about.input_shape;
     check_shape([channels, height, width])?;
     let Constants { neuron, time_steps, threshold, alpha, tau, delta_t, threshold_bound, weight_bits, readout, seed } =
         constants.extract()?;
@@ -188,7 +184,7 @@ pub fn _build(
     if ![8, 16].contains(&weight_bits) {
         return Err(wrong("weight_bits", format!("{weight_bits} is neither 16 nor 8")));
     }
-    let card = card([height, width, channels], 1, classes, mean, std)?;
+    let card = card([height, width, channels], 1, &about)?;
     let mut builder = Builder::new(card.shape, threshold);
     let layers: Vec<LayerOf> = layers
         .iter()
@@ -208,9 +204,13 @@ pub fn _build(
         "current" => builder.read_current().map_err(raised)?,
         other => return Err(wrong("readout", format!("'{other}' is neither spikes nor current"))),
     };
-    let mut engine = builder.finish(neuron, time_steps, threshold_bound, seed).map_err(raised)?;
-    engine.weight_bits = weight_bits;
-    engine.prepare();
+    let time_steps = time_steps.unwrap_or(if neuron.is_real() { 1 } else { 8 });
+    let engine = threads::work(py, || {
+        let mut engine = builder.finish(neuron, time_steps, threshold_bound, seed)?;
+        engine.weight_bits = weight_bits;
+        engine.prepare();
+        Ok(engine)
+    })?;
     Ok(Network::new(engine, None, card, None))
 }
 

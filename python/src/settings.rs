@@ -6,10 +6,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 use toml::{Table, Value};
 
+use crate::arrays::listed;
 use crate::errors::{raised, wrong};
+use crate::paths::UserPath;
 
 /// Settings that a run need not have, and so are not among those of [`Config::default`].
 const OPTIONAL: [&str; 3] = ["data_dir", "cache_dir", "threads"];
+/// Those that are paths.
+const PATHS: [&str; 2] = ["data_dir", "cache_dir"];
 /// The flag of the command line that is called otherwise than its setting.
 const SHORT: [(&str, &str); 2] = [("wd", "weight_decay"), ("T", "time_steps")];
 
@@ -50,17 +54,17 @@ fn from_python(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
     if value.is_instance_of::<PyFloat>() {
         return Ok(Value::Float(value.extract()?));
     }
-    if value.is_instance_of::<PyString>() {
+    if value.is_instance_of::<PyString>() && !PATHS.contains(&name) {
         return Ok(Value::String(value.extract()?));
     }
-    if value.hasattr("__fspath__")? {
-        return Ok(Value::String(value.call_method0("__fspath__")?.extract()?));
+    if value.is_instance_of::<PyString>() || value.hasattr("__fspath__")? {
+        let UserPath(path) = value.extract()?;
+        return path.into_os_string().into_string().map(Value::String).map_err(|_| wrong(name, "is a path that is no UTF-8"));
     }
     if value.hasattr("item")? && value.getattr("ndim").and_then(|axes| axes.extract::<usize>()).is_ok_and(|axes| axes == 0) {
         return from_python(name, &value.call_method0("item")?);
     }
-    let items = value.try_iter().map_err(|_| wrong(name, format!("takes no {}", value.get_type())))?;
-    items.map(|item| from_python(name, &item?)).collect::<PyResult<Vec<Value>>>().map(Value::Array)
+    listed(name, value, |item| from_python(name, item)).map(Value::Array)
 }
 
 /// A setting as Python's own value.

@@ -2,7 +2,8 @@
 //!
 //! A call hands its whole work to the pool, so it costs one handover, and any number of Python threads may call.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use dsr::device::threads;
 use pyo3::exceptions::PyRuntimeError;
@@ -31,6 +32,27 @@ pub fn pool() -> PyResult<Arc<rayon::ThreadPool>> {
         Some(Pool { process, .. }) if *process != std::process::id() => Err(PyRuntimeError::new_err(FORKED)),
         Some(Pool { threads, .. }) => Ok(Arc::clone(threads)),
         None => start(&mut pool, 0),
+    }
+}
+
+/// Work by all threads, while the interpreter goes on.
+pub fn work<T: Send>(py: Python<'_>, work: impl FnOnce() -> dsr::Result<T> + Send) -> PyResult<T> {
+    let pool = pool()?;
+    py.detach(|| pool.install(work)).map_err(raised)
+}
+
+/// What a lock guards, for what takes no time. Another thread may hold it for long, and need the interpreter to come to an end.
+pub fn locked<'a, T>(py: Python<'_>, guarded: &'a Mutex<T>) -> PyResult<MutexGuard<'a, T>> {
+    refuse_forked()?;
+    loop {
+        match guarded.try_lock() {
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                py.detach(|| std::thread::sleep(Duration::from_micros(200)));
+                py.check_signals()?;
+            }
+        }
     }
 }
 

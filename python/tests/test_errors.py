@@ -1,9 +1,7 @@
 """What is refused, and in which words."""
 
+import collections.abc
 import os
-import subprocess
-import sys
-import time
 
 import numpy
 import pytest
@@ -46,7 +44,13 @@ def test_labels_and_optimisers_are_refused_by_name(small, images, tmp_path):
         with pytest.raises(ValueError, match="optimizer: is of another network"):
             net.save(tmp_path / "x.safetensors", opt)
     assert not (tmp_path / "x.safetensors").exists() and opt.steps == 0
-    for wrong, words in [({"lr": -1}, "lr: -1 is not 0 or more"), ({"lr": 1, "momentum": 1.5}, "momentum: 1.5"), ({"lr": 1, "decay_on": "x"}, "decay_on")]:
+    cases = [
+        ({"lr": -1}, "lr: -1 is not 0 or more"),
+        ({"lr": 1, "momentum": 1.5}, "momentum: 1.5"),
+        ({"lr": 1, "decay_on": "x"}, "decay_on"),
+        *(({"lr": 1, "clip_norm": value}, "clip_norm: .* is not a positive number") for value in (-1, numpy.nan, numpy.inf, 1e-60, 1e60)),
+    ]
+    for wrong, words in cases:
         with pytest.raises(ValueError, match=words):
             dsr.SGD(small, **wrong)
 
@@ -94,6 +98,7 @@ def test_layers_are_refused_by_name():
     first = dsr.layer("one", dsr.conv("conv", "input", 8), norm="bn")
     last = dsr.layer("two", dsr.linear("fc", "one", 2, pool=4))
     assert build(first, last)(numpy.zeros((1, 1, 8, 8), numpy.float32)).logits.shape == (1, 2)
+    assert build(first, last).time_steps == 8 and build(first, last, neuron="relu").time_steps == 1
     cases = [
         ((first,), {}, "layers: a last layer of shape"),
         ((), {}, "layers: no layers"),
@@ -103,6 +108,9 @@ def test_layers_are_refused_by_name():
         ((first, dsr.layer("two", dsr.identity("one"), dsr.identity("one"), dsr.identity("one")), last), {}, "layer two"),
         ((first, dsr.layer("two", dsr.conv("big", "one", 2, 30, pad=0))), {}, "too small"),
         ((first, dsr.layer("two", dsr.linear("fc", "one", 2, pool=0))), {}, "a window or stride of 0"),
+        ((first, dsr.layer("two", dsr.linear("fc", "one", 2, pool=4), norm="bn")), {}, "layers: .* called 'bn.weight'"),
+        ((first, dsr.layer("two", dsr.linear("fc", "one", 2, pool=4), norm="conv")), {}, "layers: .* called 'conv.weight'"),
+        ((first, last), {"neuron": "relu", "time_steps": 8}, "time-steps: 8: .* an ANN and has 1"),
         ((first, last), {"neuron": "x"}, "neuron: 'x'"),
         ((first, last), {"time_steps": 300}, "time-steps: 300"),
         ((first, last), {"threshold": -1.0}, "vth"),
@@ -129,6 +137,49 @@ def test_networks_by_name_refuse_sizes_that_overflow():
             dsr.preact_resnet([8], [1], input_shape=shape)
 
 
+class Promise(collections.abc.Sequence):
+    """Says that it has more elements than any memory holds."""
+
+    def __init__(self, element):
+        self.element = element
+
+    def __len__(self):
+        return 10**12
+
+    def __getitem__(self, at):
+        return self.element
+
+
+def test_no_memory_is_taken_for_what_is_only_promised(small, images):
+    def resnet(**settings):
+        return dsr.preact_resnet(**{"widths": [8], "blocks": [1], "classes": 10, "input_shape": (1, 8, 8), **settings})
+
+    cases = [
+        (lambda: resnet(classes=10**12), "classes: 1000000000000 is not in 1..=65536"),
+        (lambda: resnet(classes=numpy.int64(10**12)), "classes: 1000000000000 is not in"),
+        (lambda: resnet(classes=10**30), "classes: 1000000000000000000000000000000 is not in"),
+        (lambda: resnet(classes=-1), "classes: -1 is not in"),
+        (lambda: resnet(classes=Promise("name")), "classes: has more than 65536 elements"),
+        (lambda: resnet(classes=2.5), "classes: takes no"),
+        (lambda: resnet(classes=[]), "classes: 0 is not in"),
+        (lambda: resnet(mean=Promise(0.0)), "mean: has more than 65536 elements"),
+        (lambda: resnet(std=Promise(1.0)), "std: has more than 65536 elements"),
+        (lambda: resnet(widths=Promise(8), blocks=[1]), "widths: has more than 65536 elements"),
+        (lambda: resnet(betas=Promise(0.5)), "betas: has more than 65536 elements"),
+        (lambda: resnet(widths=[2**60]), "width"),
+        (lambda: resnet(blocks=[2**60]), "blocks"),
+        (lambda: resnet(time_steps=2**60), "time-steps"),
+        (lambda: small(images, spikes=Promise("name")), "spikes: has more than 65536 elements|spikes: there is no layer"),
+        (lambda: small(numpy.broadcast_to(images[0], (10**12, 1, 8, 8))), "memory: a copy of these images needs"),
+        (lambda: small(numpy.broadcast_to(numpy.uint8(0), (10**12, 1, 8, 8))), "memory: a copy of these images needs"),
+    ]
+    for call, words in cases:
+        with pytest.raises(ValueError, match=words):
+            call()
+    with pytest.raises(TypeError, match="classes: takes a list, not the text 'ab'"):
+        resnet(classes="ab")
+
+
 def test_a_value_that_is_no_number_leaves_everything_as_it_was(small, images):
     opt = dsr.SGD(small, lr=0.1, momentum=0.9)
     before = small.state_dict()
@@ -145,64 +196,9 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, small):
     monkeypatch.setenv("HOME", str(tmp_path))
     small.save("~/x.safetensors")
     assert (tmp_path / "x.safetensors").is_file()
-    with pytest.raises((FileNotFoundError, ValueError), match=str(tmp_path / "absent")):
-        dsr.train(dataset="mnist", data_dir="~/absent", out=tmp_path / "run")
-
-
-def test_threads_may_share_an_optimiser():
-    """A thread of the pool that waits for the optimiser's lock may be the one that would let go of it."""
-    code = """
-import threading, numpy, dsr
-net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
-opt = dsr.SGD(net, lr=0.01)
-images, labels = numpy.ones((16, 1, 8, 8), numpy.float32), numpy.zeros(16, int)
-def steps():
-    for _ in range(50):
-        net.train_step(images, labels, opt)
-        opt.lr = opt.lr / 2
-threads = [threading.Thread(target=steps) for _ in range(4)]
-[thread.start() for thread in threads]
-[thread.join() for thread in threads]
-print(opt.steps)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "200"
-
-
-def test_a_forked_process_says_so_instead_of_hanging(small, images):
-    small(images)
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            small(images)
-            os.write(write, b"computed")
-        except RuntimeError as error:
-            os.write(write, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    for _ in range(600):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            break
-        time.sleep(0.1)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert b"start processes with multiprocessing's 'spawn'" in os.read(read, 1000)
-    assert small(images).logits.shape == (6, 10)
-
-
-def test_a_fork_before_the_first_call_computes():
-    code = """
-import os, numpy, dsr
-net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2)
-child = os.fork()
-net(numpy.zeros((1, 1, 8, 8), numpy.float32))
-if child == 0:
-    os._exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "7"
+    assert dsr.load("~/x.safetensors").classes == small.classes
+    for name in ("mnist", "cifar10", "imagenet", "dvs-cifar10", "n-mnist", "arrays", "images", "events"):
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "absent")):
+            dsr.train(dataset=name, data_dir="~/absent", out=tmp_path / "run")
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "absent")):
+            dsr.dataset(name, data_dir="~/absent")
