@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use crate::errors::wrong;
 use crate::network::Network;
+use crate::threads;
 
 /// The state of an optimiser of one network; made by `dsr.SGD`, `dsr.Adam` or `dsr.AdamW`.
 #[pyclass(module = "dsr", frozen)]
@@ -20,7 +21,7 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// The state, and the learning rate. Not to be called by a thread of the pool.
+    /// The state, and the learning rate. Not to be called by a thread of the pool, nor with the interpreter held.
     pub fn state(&self) -> MutexGuard<'_, (Rule, f64)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -38,26 +39,26 @@ impl Optimizer {
 impl Optimizer {
     /// Learning rate; may be set between steps.
     #[getter]
-    fn lr(&self) -> f64 {
-        self.state().1
+    fn lr(&self, py: Python<'_>) -> PyResult<f64> {
+        Ok(threads::locked(py, &self.state)?.1)
     }
 
     #[setter]
-    fn set_lr(&self, lr: f64) -> PyResult<()> {
+    fn set_lr(&self, py: Python<'_>, lr: f64) -> PyResult<()> {
         let lr = checked("lr", lr)?;
-        self.state().1 = lr;
+        threads::locked(py, &self.state)?.1 = lr;
         Ok(())
     }
 
     /// Steps taken.
     #[getter]
-    fn steps(&self) -> u64 {
-        self.state().0.steps
+    fn steps(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(threads::locked(py, &self.state)?.0.steps)
     }
 
-    fn __repr__(&self) -> String {
-        let (rule, lr) = &*self.state();
-        format!("dsr.Optimizer({}, lr={lr}, {} steps)", rule.rule.name(), rule.steps)
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let (rule, lr) = &*threads::locked(py, &self.state)?;
+        Ok(format!("dsr.Optimizer({}, lr={lr}, {} steps)", rule.rule.name(), rule.steps))
     }
 }
 
@@ -74,9 +75,12 @@ fn decay_on(name: &str) -> PyResult<DecayOn> {
     }
 }
 
-fn made(py: Python<'_>, net: &Network, config: &Config, lr: f64) -> PyResult<Optimizer> {
+fn made(py: Python<'_>, net: &Network, config: Config, lr: f64) -> PyResult<Optimizer> {
     checked("weight_decay", config.weight_decay)?;
-    config.clip_norm.map_or(Ok(0.0), |norm| checked("clip_norm", norm))?;
+    let clip_norm = config.clip_norm.filter(|&norm| norm != 0.0); // as on the command line
+    if let Some(norm) = clip_norm.filter(|&norm| !(norm as f32 > 0.0 && (norm as f32).is_finite())) {
+        return Err(wrong("clip_norm", format!("{norm} is not a positive number")));
+    }
     for (name, share) in [("momentum", config.momentum), ("betas", config.betas[0]), ("betas", config.betas[1])] {
         if !(0.0..1.0).contains(&share) {
             return Err(wrong(name, format!("{share} is not in 0..1")));
@@ -85,6 +89,9 @@ fn made(py: Python<'_>, net: &Network, config: &Config, lr: f64) -> PyResult<Opt
     if config.eps.is_nan() || config.eps <= 0.0 {
         return Err(wrong("eps", format!("{} is not a positive number", config.eps)));
     }
+    // What does not learn does not decay.
+    let freeze_thresholds = net.settings().is_some_and(|settings| settings.freeze_thresholds);
+    let config = Config { clip_norm, freeze_thresholds, ..config };
     let rule = config.optimizer(&*net.engine(py)?);
     Ok(Optimizer { state: Mutex::new((rule, checked("lr", lr)?)), network: net.number() })
 }
@@ -100,7 +107,7 @@ fn made(py: Python<'_>, net: &Network, config: &Config, lr: f64) -> PyResult<Opt
 /// momentum, weight_decay : float
 /// nesterov : bool
 /// clip_norm : float, optional
-///     Bound of the norm of all gradients of a step.
+///     Bound of the norm of all gradients of a step; 0 and None are none.
 /// decay_on : {"all", "weights"}
 ///     What decays: every parameter, or weights and not thresholds, batch norms and biases.
 ///
@@ -122,7 +129,7 @@ pub fn sgd(
 ) -> PyResult<Optimizer> {
     let decay_on = self::decay_on(decay_on)?;
     let optimizer = OptimizerKind::Sgd;
-    made(py, net.get(), &Config { optimizer, momentum, weight_decay, nesterov, clip_norm, decay_on, ..Config::default() }, lr)
+    made(py, net.get(), Config { optimizer, momentum, weight_decay, nesterov, clip_norm, decay_on, ..Config::default() }, lr)
 }
 
 /// Adam, by PyTorch's formulas.
@@ -143,7 +150,7 @@ pub fn adam(
 ) -> PyResult<Optimizer> {
     let decay_on = self::decay_on(decay_on)?;
     let optimizer = OptimizerKind::Adam;
-    made(py, net.get(), &Config { optimizer, betas, eps, weight_decay, clip_norm, decay_on, ..Config::default() }, lr)
+    made(py, net.get(), Config { optimizer, betas, eps, weight_decay, clip_norm, decay_on, ..Config::default() }, lr)
 }
 
 /// AdamW, by PyTorch's formulas: weight decay apart from the gradient.
@@ -164,5 +171,5 @@ pub fn adamw(
 ) -> PyResult<Optimizer> {
     let decay_on = self::decay_on(decay_on)?;
     let optimizer = OptimizerKind::AdamW;
-    made(py, net.get(), &Config { optimizer, betas, eps, weight_decay, clip_norm, decay_on, ..Config::default() }, lr)
+    made(py, net.get(), Config { optimizer, betas, eps, weight_decay, clip_norm, decay_on, ..Config::default() }, lr)
 }
