@@ -22,23 +22,20 @@ class _Logits(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, images, module, *parameters):
-        ctx.module, ctx.pass_number = module, module._passes
+        ctx.net = module.net
         ctx.save_for_backward(images)
-        logits, rates = module.net._train_forward(images, module._passes)
+        logits, rates, number = module.net._train_forward(images, module._passes)
+        ctx.pass_number = number
+        if number == module._changes + 1:  # else there were others in between
+            module._changes = number
         module.rates = dict(zip(module._layer_names, rates))
         return torch.from_numpy(logits).to(images.device)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_logits):
-        module = ctx.module
-        if ctx.pass_number != module._passes or not module._is_pending:
-            raise RuntimeError(
-                "dsr.torch.Module: backward is of the last forward pass in training mode only, once: call loss.backward() before the next one"
-            )
         (images,) = ctx.saved_tensors
-        module._is_pending = False
-        grads, grad_images = module.net._backward(images.detach(), grad_logits.float())
+        grads, grad_images = ctx.net._backward(images.detach(), grad_logits.float(), ctx.pass_number)
         needs_images, _, *needs = ctx.needs_input_grad
         device = grad_logits.device
         of_images = None
@@ -70,9 +67,13 @@ class Module(nn.Module):
     Notes
     -----
     Between a forward pass in training mode and its backward no other batch may be computed: the network keeps what backward needs of
-    one batch, whose size does not depend on T. Where a training step, a change of the network or, on a CUDA device, an evaluation has come
-    between, backward raises a RuntimeError. The precision is float32; `loss` may be any function of the logits. Images get
-    gradients, too; of recordings, each frame gets the mean over time.
+    one batch, whose size does not depend on T. Where another such pass (of another module of the network, too), a training step, a
+    change of the network or, on a CUDA device, an evaluation has come between, backward raises a RuntimeError. The precision is float32;
+    `loss` may be any function of the logits. Images get gradients, too; of recordings, each frame gets the mean over time.
+
+    What `net.train_step`, `net.load` and other calls have changed is in the tensors from the next call, `state_dict` or
+    `load_state_dict` of the module on; a tensor that was changed since the last one stays as it is, and goes to the network. Thresholds
+    that the settings of the network freeze need no gradient, so optimisers leave them alone.
     """
 
     def __init__(self, net: Network):
@@ -80,12 +81,13 @@ class Module(nn.Module):
         self.net = net
         self.rates: dict[str, float] = {}
         self._passes = 0
-        self._is_pending = False
         self._layer_names = [layer["name"] for layer in net.graph()["layers"]]
         self._names = [name for name, _ in net._parameters()]
-        state = net.state_dict()
+        self._changes = net._changes()
+        state, is_frozen = net.state_dict(), net.config.get("freeze_thresholds", False)
         for name in self._names:
-            self._place(name, nn.Parameter(torch.from_numpy(state.pop(name))))
+            learns = not (is_frozen and name.endswith(".Vth"))
+            self._place(name, nn.Parameter(torch.from_numpy(state.pop(name)), requires_grad=learns))
         self._buffer_names = list(state)
         for name, values in state.items():
             self._place(name, torch.from_numpy(values))
@@ -112,15 +114,28 @@ class Module(nn.Module):
     def _copies(self):
         return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
-    def _bring(self):
-        """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back.
+    def _changed(self):
+        """Names of the tensors that somebody has changed; the others are brought up to date with the network.
 
         Values are compared: the version of a tensor does not say what was changed through its `.data`.
         """
-        tensors, held = self._tensors(), self._held
-        if all(tensor.device == held[name].device and torch.equal(tensor, held[name]) for name, tensor in tensors.items()):
+        changed, same = [], []
+        for name, tensor in self._tensors().items():
+            self._held[name] = self._held[name].to(tensor)  # a module may go to another device
+            (same if torch.equal(tensor, self._held[name]) else changed).append(name)
+        changes = self.net._changes()
+        if changes != self._changes:
+            self._fetch(same)
+            self._changes = changes
+        return changed
+
+    def _bring(self):
+        """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back."""
+        if not self._changed():
             return
+        tensors = self._tensors()
         self.net.load_state_dict({name: tensors[name].detach().cpu() for name in self._names + self._buffer_names})
+        self._changes = self.net._changes()
         self._fetch([name for name in self._names if name.endswith(".Vth")])
         self._held = self._copies()
 
@@ -140,8 +155,17 @@ class Module(nn.Module):
             self.rates = dict(out.rates)
             return torch.from_numpy(out.logits).to(images.device)
         self._passes += 1
-        self._is_pending = True
         tensors = dict(self.named_parameters())
         logits = _Logits.apply(images, self, *(tensors[name] for name in self._names))
         self._fetch(self._buffer_names)
         return logits
+
+    def state_dict(self, *args, **kwargs):
+        """As of every module, with what `net` has been changed to meanwhile."""
+        self._changed()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        # What is loaded is a change of what the network has now, even if the tensors had it before.
+        self._changed()
+        super()._load_from_state_dict(*args, **kwargs)

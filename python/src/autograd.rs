@@ -9,38 +9,40 @@ use pyo3::prelude::*;
 use crate::arrays::{self, Samples, shaped};
 use crate::network::Network;
 
-const OTHER_WORK: &str = "dsr: the network has done other work since this forward pass in training mode, so its gradients are gone: call \
-                          backward before a training step, a change of the network and, on a CUDA device, an evaluation";
+const OTHER_WORK: &str = "dsr: the network has done other work since this forward pass in training mode, so its gradients are gone: \
+                          backward is of the last forward pass in training mode only, once: call it before the next one, a training step, \
+                          a change of the network and, on a CUDA device, an evaluation";
 
 type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
 
-/// A forward pass in training mode: logits `[B, classes]`, and the firing rate of every layer.
+/// A forward pass in training mode: logits `[B, classes]`, the firing rate of every layer, and a number that no other pass has.
 pub fn forward<'py>(
     net: &Network,
     py: Python<'py>,
     images: &Bound<'_, PyAny>,
     seed: u64,
     layout: &str,
-) -> PyResult<(Array<'py>, Vec<f32>)> {
+) -> PyResult<(Array<'py>, Vec<f32>, u64)> {
     let Samples { values, batch, frames } = net.samples(py, images, layout)?;
     let gradient = net.gradient();
     let seed = dropout_seed(net.seed(), seed);
-    let (logits, rates, classes) = net.work(py, |engine| {
+    let (logits, rates, classes, number) = net.work(py, |engine| {
         let mode = Mode::Train { gradient, seed };
-        net.set_pending(false);
+        let number = net.changes.count();
         let forward = engine.forward(&Input { data: &values, batch, frames }, mode, |_| false)?;
-        net.set_pending(true);
-        Ok((forward.logits, forward.rates, engine.classes))
+        net.changes.begin_pass(number);
+        Ok((forward.logits, forward.rates, engine.classes, number))
     })?;
-    Ok((shaped(py, &[batch, classes], logits)?, rates))
+    Ok((shaped(py, &[batch, classes], logits)?, rates, number))
 }
 
-/// Gradients of all trainable tensors, and of the images, `[B, H, W, C]`.
+/// Gradients of all trainable tensors, and of the images, `[B, H, W, C]`, of the pass of this number.
 pub fn backward<'py>(
     net: &Network,
     py: Python<'py>,
     images: &Bound<'_, PyAny>,
     grad_logits: &Bound<'_, PyAny>,
+    number: u64,
     layout: &str,
 ) -> PyResult<(Vec<Array<'py>>, Array<'py>)> {
     let Samples { values, batch, frames } = net.samples(py, images, layout)?;
@@ -50,7 +52,7 @@ pub fn backward<'py>(
     };
     let grad_logits = arrays::floats("grad_logits", grad_logits, &[batch, classes])?;
     let done = net.work(py, |engine| {
-        if !net.take_pending() {
+        if !net.changes.take_pass(number) {
             return Ok(None);
         }
         engine.grads.fill(0.0);

@@ -61,7 +61,7 @@ pub fn evaluate(
         let samples = part.len() / (values.len() / total);
         parts.push(net.work(py, |engine| {
             if matches!(engine.device(), Device::Cuda(_)) {
-                net.set_pending(false); // its buffers are those of every pass
+                net.changes.end_pass(); // its buffers are those of every pass
             }
             let forward = engine.forward(&Input { data: part, batch: samples, frames }, Mode::Eval, |layer| wanted.contains(&layer))?;
             let train = |&layer: &usize| forward.spikes.get(layer).and_then(Option::as_ref).map(Spikes::unpacked);

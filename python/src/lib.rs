@@ -2,6 +2,7 @@
 //!
 //! The interpreter goes on while the engine works: every long call lets go of the GIL and hands its work to the threads of `threads`.
 
+mod access;
 mod arrays;
 mod autograd;
 mod datasets;

@@ -1,19 +1,20 @@
 //! `dsr.Network`: a network with its parameters, forward, training steps, files.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dsr::checkpoint::{self, About, Progress};
 use dsr::data::DataCard;
 use dsr::device::Device;
 use dsr::network::{Input, Mode, WeightGradient};
 use dsr::training::{choice, dropout_seed};
-use dsr::{Config, Network as Engine, Optimizer as Rule};
+use dsr::{Config, Network as Engine};
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::access::Changes;
 use crate::arrays::{self, Samples};
 use crate::errors::{raised, wrong};
 use crate::forward::{self, Output};
@@ -30,7 +31,7 @@ static NETWORKS: AtomicU64 = AtomicU64::new(0);
 /// several threads may call, one network at a time works for one of them.
 #[pyclass(module = "dsr", frozen)]
 pub struct Network {
-    engine: Mutex<Engine>,
+    pub(crate) engine: Mutex<Engine>,
     /// None for a network that was put together layer by layer.
     config: Option<Config>,
     card: DataCard,
@@ -38,76 +39,17 @@ pub struct Network {
     folder: Option<PathBuf>,
     /// A number that no other network of the process has.
     number: u64,
-    /// Whether the engine has all that backward needs of the last forward pass in training mode.
-    is_pending: AtomicBool,
+    pub(crate) changes: Changes,
 }
 
 impl Network {
     pub fn new(engine: Engine, config: Option<Config>, card: DataCard, folder: Option<PathBuf>) -> Self {
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
-        Network { engine: Mutex::new(engine), config, card, folder, number, is_pending: AtomicBool::new(false) }
+        Network { engine: Mutex::new(engine), config, card, folder, number, changes: Changes::default() }
     }
 
     pub fn number(&self) -> u64 {
         self.number
-    }
-
-    /// Says whether a forward pass in training mode waits for its backward; other work on the network ends that. Called with the engine
-    /// locked.
-    pub fn set_pending(&self, is_pending: bool) {
-        self.is_pending.store(is_pending, Ordering::Relaxed);
-    }
-
-    /// Whether one waits; after this none does.
-    pub fn take_pending(&self) -> bool {
-        self.is_pending.swap(false, Ordering::Relaxed)
-    }
-
-    /// The engine, at once: for what takes no time.
-    pub fn engine(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Engine>> {
-        threads::refuse_forked()?;
-        // Another thread may hold it for long, and needs the interpreter to come to an end.
-        loop {
-            match self.engine.try_lock() {
-                Ok(engine) => return Ok(engine),
-                Err(std::sync::TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
-                Err(std::sync::TryLockError::WouldBlock) => {
-                    py.detach(|| std::thread::sleep(std::time::Duration::from_micros(200)));
-                    py.check_signals()?;
-                }
-            }
-        }
-    }
-
-    /// Work on the engine by all threads, while the interpreter goes on.
-    pub fn work<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut Engine) -> dsr::Result<T> + Send) -> PyResult<T> {
-        let pool = threads::pool()?;
-        py.detach(|| {
-            // Taken before the pool is entered: a thread of the pool that waits for a lock may be the one that would let go of it.
-            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            let engine = &mut *engine;
-            pool.install(|| work(engine))
-        })
-        .map_err(raised)
-    }
-
-    /// The same with the state and the learning rate of an optimiser of this network.
-    pub fn work_with<T: Send>(
-        &self,
-        py: Python<'_>,
-        optimizer: &Optimizer,
-        work: impl FnOnce(&mut Engine, &mut Rule, f32) -> dsr::Result<T> + Send,
-    ) -> PyResult<T> {
-        optimizer.check(self)?;
-        let pool = threads::pool()?;
-        py.detach(|| {
-            // Both before the pool is entered, as above.
-            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut state = optimizer.state();
-            let (engine, (rule, lr)) = (&mut *engine, &mut *state);
-            pool.install(|| work(engine, rule, *lr as f32))
-        })
-        .map_err(raised)
     }
 
     pub fn card(&self) -> &DataCard {
@@ -214,7 +156,7 @@ impl Network {
         let labels = arrays::labels(labels, batch, classes)?;
         let (gradient, seed) = (self.gradient(), self.seed());
         self.work_with(py, optimizer.get(), |engine, rule, lr| {
-            self.set_pending(false);
+            self.changes.count();
             let input = Input { data: &values, batch, frames };
             let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
             let (number, norms) = (rule.steps + 1, engine.norms.clone());
@@ -250,7 +192,7 @@ impl Network {
         let Samples { values, batch, frames } = self.samples(py, images, layout)?;
         let seed = dropout_seed(self.seed(), 0);
         let chosen = self.work(py, |engine| {
-            self.set_pending(false);
+            self.changes.count();
             let device = engine.device();
             engine.place(&Device::Cpu)?;
             let chosen = engine.choose_thresholds(&Input { data: &values, batch, frames }, seed);
@@ -287,9 +229,12 @@ impl Network {
     ///     For names or shapes of another network, or a value that is not finite; the network is then as before.
     #[pyo3(signature = (state, strict = true))]
     fn load_state_dict(&self, py: Python<'_>, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
-        let mut engine = self.engine(py)?;
-        self.set_pending(false);
-        state::take(&mut engine, state, strict)
+        let taken = state::read(&*self.engine(py)?, state, strict)?;
+        self.work(py, |engine| {
+            self.changes.count();
+            taken.put(engine);
+            Ok(())
+        })
     }
 
     /// Writes a checkpoint, which `dsr.load`, `dsr eval` and `dsr train --init-from` read.
@@ -331,7 +276,7 @@ impl Network {
     fn load(&self, py: Python<'_>, path: UserPath) -> PyResult<()> {
         let path = choice::checkpoint_file(&path.0);
         self.work(py, |engine| {
-            self.set_pending(false);
+            self.changes.count();
             checkpoint::load(&path, engine, None).map(drop)
         })
     }
@@ -346,7 +291,7 @@ impl Network {
         let device = Device::named(device).map_err(raised)?;
         let net = slf.get();
         net.work(slf.py(), |engine| {
-            net.set_pending(false);
+            net.changes.count();
             engine.place(&device)
         })?;
         Ok(slf)
@@ -354,7 +299,7 @@ impl Network {
 
     /// A copy with parameters of its own.
     fn copy(&self, py: Python<'_>) -> PyResult<Network> {
-        let engine = self.engine(py)?.clone();
+        let engine = self.work(py, |engine| Ok(engine.clone()))?;
         Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()))
     }
 
@@ -373,7 +318,7 @@ impl Network {
         if !(1..=255).contains(&steps) {
             return Err(wrong("time_steps", format!("{steps} is not in 1..=255")));
         }
-        self.set_pending(false);
+        self.changes.count();
         engine.time_steps = steps;
         Ok(())
     }
@@ -465,7 +410,12 @@ impl Network {
         Ok(self.engine(py)?.parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).collect())
     }
 
-    /// A forward pass in training mode, which `_backward` may follow: logits and rates.
+    /// How often the network was changed; forward passes in training mode change running statistics.
+    fn _changes(&self) -> u64 {
+        self.changes.counted()
+    }
+
+    /// A forward pass in training mode, which `_backward` may follow: logits, rates, and its number, that of `_changes` after it.
     #[pyo3(signature = (images, seed, layout = "NCHW"))]
     fn _train_forward<'py>(
         &self,
@@ -473,20 +423,21 @@ impl Network {
         images: &Bound<'_, PyAny>,
         seed: u64,
         layout: &str,
-    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Vec<f32>)> {
+    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Vec<f32>, u64)> {
         autograd::forward(self, py, images, seed, layout)
     }
 
     /// Gradients of all trainable tensors, in PyTorch's shapes, and of the images `[B, H, W, C]`, for a gradient of the logits of the
-    /// last `_train_forward`; of recordings, the mean over their frames.
-    #[pyo3(signature = (images, grad_logits, layout = "NCHW"))]
+    /// last `_train_forward`, which has this number; of recordings, the mean over their frames.
+    #[pyo3(signature = (images, grad_logits, number, layout = "NCHW"))]
     fn _backward<'py>(
         &self,
         py: Python<'py>,
         images: &Bound<'_, PyAny>,
         grad_logits: &Bound<'_, PyAny>,
+        number: u64,
         layout: &str,
     ) -> PyResult<(Vec<Bound<'py, PyArrayDyn<f32>>>, Bound<'py, PyArrayDyn<f32>>)> {
-        autograd::backward(self, py, images, grad_logits, layout)
+        autograd::backward(self, py, images, grad_logits, number, layout)
     }
 }

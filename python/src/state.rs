@@ -24,8 +24,31 @@ pub fn of<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<'py, PyDict>>
     Ok(dict)
 }
 
-/// Takes those of `state`; nothing is changed unless all of it fits.
-pub fn take(engine: &mut Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
+/// What of a state belongs into a network, by the places of its parameters and norms.
+#[derive(Default)]
+pub struct Taken {
+    parameters: Vec<(usize, Vec<f32>)>,
+    means: Vec<(usize, Vec<f32>)>,
+    variances: Vec<(usize, Vec<f32>)>,
+    batches: Vec<(usize, i64)>,
+}
+
+impl Taken {
+    /// Puts all of it there.
+    pub fn put(self, engine: &mut Engine) {
+        self.parameters.iter().for_each(|(index, values)| engine.set_parameter(*index, values));
+        self.means.into_iter().for_each(|(index, values)| engine.norms[index].running_mean = values);
+        self.variances.into_iter().for_each(|(index, values)| engine.norms[index].running_var = values);
+        self.batches.into_iter().for_each(|(index, batches)| engine.norms[index].batches = batches);
+        engine.prepare();
+    }
+}
+
+/// What of `state` belongs into this network.
+///
+/// # Errors
+/// `ValueError` unless all of it fits.
+pub fn read(engine: &Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<Taken> {
     let state: BTreeMap<String, Bound<'_, PyAny>> = state.extract()?;
     let mut known = BTreeSet::new();
     let mut missing = Vec::new();
@@ -37,28 +60,28 @@ pub fn take(engine: &mut Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyR
         }
         found
     };
-    let mut parameters = Vec::new();
+    let mut taken = Taken::default();
     for (index, parameter) in engine.parameters.iter().enumerate() {
         if let Some(given) = find(&parameter.name, engine.neuron.is_real() && parameter.name.ends_with(".Vth")) {
-            parameters.push((index, arrays::floats(&parameter.name, given, &parameter.shape)?));
+            taken.parameters.push((index, arrays::floats(&parameter.name, given, &parameter.shape)?));
         }
     }
-    let mut norms = engine.norms.clone();
-    for norm in &mut norms {
+    for (index, norm) in engine.norms.iter().enumerate() {
         let channels = [norm.running_mean.len()];
         let name = |what: &str| format!("{}.{what}", norm.name);
         let [mean, var, batches] = ["running_mean", "running_var", "num_batches_tracked"].map(name);
         if let Some(given) = find(&mean, false) {
-            norm.running_mean = arrays::floats(&mean, given, &channels)?;
+            taken.means.push((index, arrays::floats(&mean, given, &channels)?));
         }
         if let Some(given) = find(&var, false) {
-            norm.running_var = arrays::floats(&var, given, &channels)?;
-            if norm.running_var.iter().any(|&v| v < 0.0) {
+            let values = arrays::floats(&var, given, &channels)?;
+            if values.iter().any(|&v| v < 0.0) {
                 return Err(wrong(&var, "holds a negative variance"));
             }
+            taken.variances.push((index, values));
         }
         if let Some(given) = find(&batches, true) {
-            norm.batches = arrays::integer(&batches, given)?;
+            taken.batches.push((index, arrays::integer(&batches, given)?));
         }
     }
     let unexpected: Vec<&str> = state.keys().map(String::as_str).filter(|name| !known.contains(*name)).collect();
@@ -73,8 +96,5 @@ pub fn take(engine: &mut Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyR
         let lists: Vec<String> = lists.into_iter().filter(|list| !list.is_empty()).collect();
         return Err(wrong("state_dict", format!("belongs to another network: {}", lists.join("; "))));
     }
-    parameters.iter().for_each(|(index, values)| engine.set_parameter(*index, values));
-    engine.norms = norms;
-    engine.prepare();
-    Ok(())
+    Ok(taken)
 }

@@ -1,8 +1,6 @@
 """Logits, rates and spikes of the module are those of the program and of the engine."""
 
 import json
-import threading
-import time
 
 import numpy
 import pytest
@@ -139,41 +137,3 @@ def test_exports_open_as_the_network_that_was_measured(trained, tmp_path):
     command(tmp_path, f"export --checkpoint {folder} --out folded.safetensors --fold-norms")
     with pytest.raises(ValueError, match="export without --fold-norms"):
         dsr.load(tmp_path / "folded.safetensors")
-
-
-def test_other_threads_go_on_and_may_call(small, images):
-    many = numpy.repeat(images, 400, 0)
-    ticks, is_done = [], threading.Event()
-
-    def tick():
-        while not is_done.is_set():
-            ticks.append(time.monotonic())
-            time.sleep(0.001)
-
-    expected = small(images).logits
-    other = small.copy()
-    found = []
-    callers = [threading.Thread(target=lambda net=net: found.append(net(images).logits)) for net in (small, other, small, other)]
-    clock = threading.Thread(target=tick)
-    clock.start()
-    for caller in callers:
-        caller.start()
-    small(many)
-    is_done.set()
-    for thread in [*callers, clock]:
-        thread.join()
-    assert len(found) == 4 and all(numpy.array_equal(logits, expected) for logits in found)
-    assert len(ticks) > 3
-
-
-def test_the_number_of_threads_changes_no_bit(small, images):
-    expected = small(images).logits
-    try:
-        for threads in (1, 3):
-            dsr.set_threads(threads)
-            assert dsr.get_threads() == threads
-            assert numpy.array_equal(small(images).logits, expected)
-        with pytest.raises(ValueError, match="threads: 5000 is above 1024"):
-            dsr.set_threads(5000)
-    finally:
-        dsr.set_threads(0)

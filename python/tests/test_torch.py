@@ -185,3 +185,87 @@ def test_backward_is_of_the_last_pass():
     module(images)
     with pytest.raises(RuntimeError, match="backward is of the last forward pass"):
         first.backward()
+
+
+def test_backward_is_of_the_last_pass_whichever_module_made_it():
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    one, other = dsr.torch.Module(net), dsr.torch.Module(net)
+    first, second = one(torch.randn(4, 1, 8, 8)).sum(), other(torch.randn(4, 1, 8, 8)).sum()
+    with pytest.raises(RuntimeError, match="backward is of the last forward pass"):
+        first.backward()
+    second.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward is of the last forward pass"):
+        second.backward()
+
+
+def same(module, net):
+    """Whether both have the same parameters and running statistics."""
+    return all(torch.equal(module.state_dict()[name], torch.from_numpy(values)) for name, values in net.state_dict().items())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("change", ["train_step", "load_state_dict", "load", "choose_thresholds", "other module"])
+def test_changes_of_the_network_reach_the_module(change, training, tmp_path):
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    other = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=0.5, seed=7)
+    module, images = dsr.torch.Module(net).train(training), torch.randn(4, 1, 8, 8)
+    module(images)
+    before = net.state_dict()
+    if change == "train_step":
+        net.train_step(images, torch.zeros(4, dtype=torch.int64), dsr.SGD(net, lr=0.1))
+    elif change == "load_state_dict":
+        net.load_state_dict(other.state_dict())
+    elif change == "load":
+        other.save(tmp_path / "x.safetensors")
+        net.load(tmp_path / "x.safetensors")
+    elif change == "choose_thresholds":
+        net.choose_thresholds(images)
+    else:
+        second = dsr.torch.Module(net)
+        optimizer = torch.optim.SGD(second.parameters(), lr=0.1)
+        second(images).square().sum().backward()
+        optimizer.step()
+        second(images)
+    wanted = net.state_dict()
+    assert any(not numpy.array_equal(before[name], wanted[name]) for name in wanted)
+    assert same(module, net)
+    module(images)
+    for name, _ in module.named_parameters():
+        assert numpy.array_equal(net.state_dict()[name], wanted[name]), name
+    assert same(module, net)
+
+
+def test_a_tensor_that_was_changed_stays_beside_changes_of_the_network():
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    module, images = dsr.torch.Module(net).eval(), torch.randn(4, 1, 8, 8)
+    start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with torch.no_grad():
+        dict(module.named_parameters())["conv1.weight"].mul_(2)
+    net.train_step(images, torch.zeros(4, dtype=torch.int64), dsr.SGD(net, lr=0.1))
+    stepped = net.state_dict()
+    module(images)
+    for name, values in net.state_dict().items():
+        assert numpy.array_equal(values, 2 * start[name].numpy() if name == "conv1.weight" else stepped[name]), name
+    assert same(module, net)
+
+
+def test_an_earlier_state_is_loaded_though_the_tensors_have_it_still():
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    model = torch.nn.Sequential(dsr.torch.Module(net)).eval()
+    images = torch.randn(4, 1, 8, 8)
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    net.train_step(images, torch.zeros(4, dtype=torch.int64), dsr.SGD(net, lr=0.1))
+    model.load_state_dict(start)
+    model(images)
+    assert all(numpy.array_equal(values, start[f"0.{name}"].numpy()) for name, values in net.state_dict().items())
+
+
+@pytest.mark.parametrize("freezes", [True, False])
+def test_frozen_thresholds_do_not_decay(freezes):
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0, freeze_thresholds=freezes)
+    module = dsr.torch.Module(net)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.5)
+    module(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    optimizer.step()
+    thresholds = [tensor.item() for name, tensor in module.named_parameters() if name.endswith(".Vth")]
+    assert len(thresholds) > 2 and all((value == 1.0) == freezes for value in thresholds)
