@@ -188,11 +188,15 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
         planned = plan(&wishes.asked)?;
     }
     planned.notes.iter().for_each(|text| note(text));
-    let pool = match planned.config.threads {
-        0 => threads::pool().map_err(|e| Error::config("threads", e.to_string()))?,
-        threads => Arc::new(pools::pool(threads)?),
+    // Of its own: while a callback is at work, a thread of the run waits for it, and the callback may call networks.
+    let threads = match planned.config.threads {
+        0 => threads::get_threads().map_err(|e| Error::config("threads", e.to_string()))?,
+        threads => threads,
     };
+    let pool = pools::pool(threads)?;
     let Wishes { asked, new_head, checkpoint_every, device, hears_steps, hears_epochs, .. } = wishes;
+    // Before the first checkpoint there is nothing to go on from.
+    let goes_on = || if stop.load(Ordering::Relaxed) { Err(Error::config("train", "was stopped before it began")) } else { Ok(()) };
     pool.install(move || {
         let device = Device::named(&device)?;
         let mut dataset = data::open(&planned.config.dataset, planned.config.data_dir.as_deref(), &planned.config.reading())?;
@@ -201,7 +205,7 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             if let Told::Note(text) = told {
                 note(text);
             }
-            Ok(())
+            goes_on()
         })?;
         let init_from = asked.init_from.as_deref().map(choice::checkpoint_file).unwrap_or_default();
         let origin = match (&planned.resume, &asked.init_from) {
@@ -210,6 +214,7 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             (None, None) => Origin::Seed,
         };
         let mut run = training::start(planned.config, Arc::new(dataset), &device, origin)?;
+        goes_on()?;
         let mut folder = match (taken, &planned.out) {
             (Some(folder), _) => folder,
             (None, Out::New(path)) => RunFolder::create(path, &access)?,

@@ -1,8 +1,12 @@
 """`dsr.train` is `dsr train`; training steps, optimisers, callbacks, Ctrl-C."""
 
 import os
+import pathlib
+import shutil
 import signal
+import sys
 import threading
+import warnings
 
 import numpy
 import pytest
@@ -71,12 +75,68 @@ def test_callbacks_run_in_the_callers_thread(tmp_path):
 
 
 def test_ctrl_c_ends_the_run_after_its_step_with_a_checkpoint(tmp_path):
-    timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    trains = threading.Event()
+
+    def interrupt():
+        trains.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
     with pytest.raises(KeyboardInterrupt):
-        dsr.train(out=tmp_path / "run", **{**SETTINGS, "epochs": 100000})
-    timer.join()
+        dsr.train(out=tmp_path / "run", on_step=lambda _: trains.set(), **{**SETTINGS, "epochs": 100000})
+    other.join()
     assert dsr.load(tmp_path / "run/last.safetensors").time_steps == 4
+
+
+def pictures(folder):
+    """Two classes of pictures, and one of a kind that is not read, of which preparing the data tells."""
+    for name, shade in (("dark", 10), ("light", 200)):
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            (folder / name / f"{number}.pgm").write_bytes(b"P5 8 8 255\n" + bytes(shade + 5 * number + at % 9 for at in range(64)))
+    (folder / "dark/x.gif").write_bytes(b"")
+    return {**SETTINGS, "dataset": "images", "data_dir": folder, "val_share": 0.25, "image_size": 8, "batch": 4}
+
+
+def test_ctrl_c_while_data_are_prepared_leaves_no_run(tmp_path, monkeypatch):
+    """The signal comes with what preparing tells, and is answered before it goes on."""
+    told, is_answered = [], threading.Event()
+
+    def answer(*_):
+        is_answered.set()
+        raise KeyboardInterrupt
+
+    def show(message, *_, **__):
+        if "not read" in str(message):
+            told.append(message)
+            os.kill(os.getpid(), signal.SIGINT)
+            is_answered.wait()
+
+    settings = pictures(tmp_path / "pictures")
+    dsr.train(out=tmp_path / "whole", **settings)
+    earlier, interval = signal.signal(signal.SIGINT, answer), sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # the caller's thread has heard of it before the run's goes on
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            monkeypatch.setattr(warnings, "showwarning", show)
+            with pytest.raises(KeyboardInterrupt):
+                dsr.train(out=tmp_path / "run", **settings)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+        sys.setswitchinterval(interval)
+    assert len(told) == 1 and (tmp_path / "whole").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_tilde_is_the_home_folder_in_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    settings = {**pictures(tmp_path / "pictures"), "data_dir": "~/pictures", "skip_unreadable": 1}
+    for cache in ("~/cache", pathlib.Path("~/cache")):
+        dsr.train(cache_dir=cache, **settings)
+        assert (tmp_path / "cache").is_dir() and not (tmp_path / "~").exists()
+        shutil.rmtree(tmp_path / "cache")
 
 
 def test_a_run_starts_from_an_export(tmp_path):
@@ -114,6 +174,35 @@ def test_steps_of_ones_own_learn(make):
     opt.lr = 0.0
     net.train_step(images[:8], labels[:8], opt)
     assert numpy.array_equal(net.state_dict()["conv1.weight"], before)
+
+
+@pytest.mark.parametrize("freezes", [True, False])
+@pytest.mark.parametrize("make", [dsr.SGD, dsr.Adam, dsr.AdamW])
+def test_frozen_thresholds_do_not_decay(make, freezes, tmp_path):
+    images, labels = dsr.dataset("digits-8x8", "train")
+    settings = {"time_steps": 2, "vth": 1.0, "freeze_thresholds": freezes}
+    made = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), mean=[0.3], std=[0.3], **settings)
+    trained = dsr.train(out=tmp_path / "run", **{**SETTINGS, **settings, "weight_decay": 0.0})
+    for net in (made, trained, trained.copy()):
+        before = net.state_dict()
+        net.train_step(images[:64], labels[:64], make(net, lr=0.1, weight_decay=0.5))
+        after = net.state_dict()
+        thresholds = [name for name in after if name.endswith(".Vth")]
+        assert len(thresholds) > 2
+        assert all(numpy.array_equal(before[name], after[name]) == freezes for name in thresholds)
+        assert not numpy.array_equal(before["conv1.weight"], after["conv1.weight"])
+
+
+def test_a_bound_of_0_is_none():
+    images, labels = dsr.dataset("digits-8x8", "train")
+    start = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0, mean=[0.3], std=[0.3])
+    weights = []
+    for clip_norm in (None, 0, 1e-3):
+        net = start.copy()
+        net.train_step(images[:64], labels[:64], dsr.SGD(net, lr=0.1, clip_norm=clip_norm))
+        weights.append(net.state_dict()["conv1.weight"])
+    assert numpy.array_equal(weights[0], weights[1])
+    assert not numpy.array_equal(weights[0], weights[2])
 
 
 def test_a_network_of_ones_own_is_the_one_that_has_a_name():
