@@ -227,3 +227,15 @@ def test_warmed_networks_travel(tmp_path):
     images = numpy.random.default_rng(2).standard_normal((8, *net.input_shape), dtype=numpy.float32)
     assert numpy.isfinite(again.train_step(images, numpy.zeros(8, numpy.int64), opt))
     assert numpy.array_equal(again.state_dict()["bn4.weight"].shape, net.state_dict()["bn4.weight"].shape)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    net = made()
+    dsr.nir.export(net, "~/net.nir")
+    assert (tmp_path / "net.nir").is_file() and not (tmp_path / "~").exists()
+    assert dsr.nir.load("~/net.nir").time_steps == net.time_steps
+    assert dsr.nir.run("~/net.nir", numpy.zeros((1, 1, 8, 8), numpy.float32)).logits.shape == (1, 10)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/absent.nir: there is no such file"):
+        dsr.nir.load("~/absent.nir")

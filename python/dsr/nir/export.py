@@ -9,7 +9,7 @@ import numpy
 
 from .._dsr import Network
 from .folding import Connection, Layer, folded
-from .library import library
+from .library import library, place
 
 Form = Literal["exact", "shifted", "plain"]
 Dialect = Literal["nir", "spikingjelly", "snntorch", "norse", "sinabs"]
@@ -64,7 +64,7 @@ def export(net: Network, path: str | os.PathLike[str], form: Form = "exact", *, 
     made = graph(net, form, dialect=dialect)
     if form == "plain":
         warnings.warn(_cost(net, made, samples), stacklevel=2)
-    path = os.fspath(path)
+    path = place(path)
     # Beside it: an older file stays until the new one is complete.
     beside = f"{path}.{os.getpid()}.tmp"
     try:

@@ -22,8 +22,13 @@ def library() -> Any:
     return nir
 
 
+def place(path: str | os.PathLike[str]) -> str:
+    """A path as users write it: `~` is the home folder."""
+    return os.path.expanduser(os.fspath(path))
+
+
 def read(path: str | os.PathLike[str]) -> Any:
-    """The graph of a file.
+    """The graph of a file, whose path is as `place` has it.
 
     Raises
     ------
@@ -32,7 +37,7 @@ def read(path: str | os.PathLike[str]) -> Any:
     ValueError
         If it is no NIR file, or promises more than it holds.
     """
-    nir = library()
+    nir, path = library(), place(path)
     import h5py
 
     if not os.path.exists(path):

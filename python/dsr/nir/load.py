@@ -9,7 +9,7 @@ import numpy
 from .. import models
 from .._dsr import Network
 from .foreign import THRESHOLD_BOUND, foreign
-from .library import read
+from .library import place, read
 
 # Of an image's sides and channels, strides and pools.
 LARGEST_SIZE = 1 << 16
@@ -56,7 +56,7 @@ def load(
     ValueError
         If it is damaged, or naming the node that means something else here.
     """
-    where = os.fspath(graph) if isinstance(graph, str | os.PathLike) else "graph"
+    where = place(graph) if isinstance(graph, str | os.PathLike) else "graph"
     if isinstance(graph, str | os.PathLike):
         graph = read(graph)
     if reset not in (None, "subtract"):
