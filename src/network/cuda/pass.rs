@@ -159,7 +159,7 @@ impl Pass<'_> {
             neurons: DeviceNeurons::new(network.neuron, network.time_steps, channels),
         };
         if read.iter().any(is_conv) {
-            let parts = if is_training { 1 } else { network.parts_of(index, batch) };
+            let parts = if is_training { 1 } else { network.parts_of(index, batch, &buffers.scratch.parts) };
             let layer = LayerSums { summands: read, ..sums };
             spike_conv::neurons_in_parts(gpu, &layer, &inputs, &outputs, &self.readout_of(index), parts, &buffers.scratch.parts)?;
         } else if let (true, Some(inner), Some(summand)) = (is_training, &own.inner, own_norm(layer)) {

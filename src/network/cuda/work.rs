@@ -34,17 +34,18 @@ impl Network {
         }
     }
 
-    /// Blocks that share a tile of a layer in an evaluation.
-    pub(super) fn parts_of(&self, index: usize, batch: usize) -> usize {
-        let machine = self.session.as_ref().and_then(|session| session.machine.as_ref());
+    /// Blocks that share a tile of a layer in an evaluation: one where there is no room for sums of parts.
+    pub(super) fn parts_of(&self, index: usize, batch: usize, room: &PartsRoom) -> usize {
+        let machine = self.session.as_ref().and_then(|session| session.machine.as_ref()).filter(|_| !room.sums.is_none());
         machine.map_or(1, |machine| parts::choose(&self.layer_work(index, batch), machine))
     }
 
-    /// Room for their sums, in an evaluation of any batch that fits `demand`.
+    /// Room for their sums, in an evaluation of any batch that fits `demand`. Where there is training, too, memory is for that: its batches
+    /// have tiles enough.
     pub(super) fn take_parts(&self, demand: &Demand, layout: &mut Layout) -> PartsRoom {
         let Some(Session { machine: Some(machine), .. }) = &self.session else { return PartsRoom::default() };
         let of_layer = |index| parts::room(&self.layer_work(index, demand.batch), self.layers[index].positions(), machine);
-        let layers = if self.neuron.is_real() { 0..0 } else { 0..self.layers.len() };
+        let layers = if self.neuron.is_real() || demand.training.is_some() { 0..0 } else { 0..self.layers.len() };
         PartsRoom::take(layout, layers.map(of_layer))
     }
 }
