@@ -76,7 +76,9 @@ fn a_sound_device_passes_and_every_kernel_has_run() {
     {
         assert!(ops.iter().any(|line| line.starts_with(op)), "{op} is not checked");
     }
-    for kernel in kernels::ALL {
+    // Those of compute capability 9.0 alone are launched in tests/spike_conv_hopper_cuda.rs.
+    let is_of_hopper = |name: &str| name.ends_with("_hopper") || name == "order_spike_weights";
+    for kernel in kernels::ALL.iter().filter(|kernel| !is_of_hopper(kernel.name)) {
         let launch = format!("dsr stand-in: first launch of {}", kernel.name);
         assert!(stderr.lines().any(|line| line == launch), "nothing launches {}", kernel.name);
     }
