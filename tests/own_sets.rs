@@ -255,13 +255,14 @@ fn results_do_not_replace_data() {
     let heap = fs::read_dir(root.join("heap")).unwrap().next().unwrap().unwrap().path();
     let photo = fs::read_dir(heap).unwrap().next().unwrap().unwrap().path();
     let before = [fs::read(root.join("set.npz")).unwrap(), fs::read(&photo).unwrap()];
-    let below = photo.strip_prefix(root).unwrap().display();
-    fs::write(root.join("some.csv"), format!("path,label\n{below},a\n{below},b\n{below},a\n{below},b\n")).unwrap();
+    let below = photo.strip_prefix(root).unwrap().to_str().unwrap();
+    let other = below.replace("000", "001");
+    fs::write(root.join("some.csv"), format!("path,label\n{below},a\n{other},a\n{below},b\n{other},b\n")).unwrap();
     fs::create_dir(root.join("sheets")).unwrap();
     for line in [
         "eval --checkpoint run --device cpu --predictions set.npz".into(),
         format!("data sheet -d images --data-dir heap --image-size 12 --val-share 0.25 --out {}", photo.display()),
-        format!("data sheet -d images --data-dir some.csv --image-size 12 --val-share 0.25 --out {}", photo.display()),
+        format!("data sheet -d images --data-dir some.csv --image-size 12 --val-share 0.5 --out {}", photo.display()),
         format!("profile --device cpu --widths 4 --blocks 1 -T 2 --steps 1 --trace {}", photo.display()),
         "profile --device cpu --widths 4 --blocks 1 -T 2 --steps 1 --html set.npz".into(),
     ] {

@@ -298,8 +298,9 @@ fn a_conversion_that_is_killed_leaves_no_half_file() {
 fn wrong_settings_are_named() {
     let folder = sets();
     let root = folder.path();
-    fs::write(root.join("bad.csv"), "path,label,start,end\nball.aedat,ball,soon,\nball.aedat,ball,,\n").unwrap();
-    fs::write(root.join("empty.csv"), "path,label,start,end\nball.aedat,ball,5,5\nball.aedat,ball,5,5\n").unwrap();
+    fs::write(root.join("bad.csv"), "path,label,start,end\nball.aedat,ball,soon,\ncup.aedat,ball,,\n").unwrap();
+    fs::write(root.join("empty.csv"), "path,label,start,end\nball.aedat,ball,5,5\ncup.aedat,ball,5,5\n").unwrap();
+    fs::write(root.join("one.csv"), "path,label,start,end\nball.aedat,ball,5,9\nball.aedat,ball,9,20\n").unwrap();
     fs::create_dir(root.join("gestures/none")).unwrap();
     let cases = [
         ("train -d events", 2, "data-dir: events is read from disk"),
@@ -329,6 +330,11 @@ fn wrong_settings_are_named() {
             "data info -d events --data-dir empty.csv --val-share 0.5",
             1,
             "empty.csv: has a part of ball.aedat that begins at 5 and ends at 5 µs",
+        ),
+        (
+            "data info -d events --data-dir one.csv --val-share 0.5",
+            2,
+            "val-share: 0.5 of 2 training samples of 1 classes is none, since parts of a file stay together; give more, or more files",
         ),
         ("data info -d dvs-gesture --data-dir gestures/none", 1, "gestures/none/trials_to_train.txt: No such file"),
         ("data info -d n-mnist --data-dir heap", 1, "heap/Train/0: does not exist; see docs/data.md"),

@@ -113,10 +113,11 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
             outputs::check("out", &path)?;
             outputs::check_earlier("out", &path, b"\x89PNG\r\n\x1a\n")?;
-            // An earlier sheet by the usual name may lie in the folder of the set.
-            if out.is_some() {
-                outputs::check_data("out", &path, config.data_dir.as_deref())?;
-            }
+            let samples = dataset.stream.iter().flat_map(|stream| {
+                let of = |part: Part| (0..dataset.split(part).labels.len()).map(move |index| stream.path(part, index));
+                of(Part::Train).chain(of(Part::Test))
+            });
+            outputs::check_data("out", &path, samples.chain(config.data_dir.clone()))?;
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             let reading = match &dataset.stream {

@@ -36,17 +36,14 @@ pub fn check_earlier(flag: &str, path: &Path, begins: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to replace a file in the folder of a data set, or beside the file that is one.
+/// Refuses to replace one of `files`, those of a data set.
 ///
 /// # Errors
 /// [`Error::Config`] naming the flag and the file.
-pub fn check_data(flag: &str, path: &Path, data_dir: Option<&Path>) -> Result<()> {
+pub fn check_data(flag: &str, path: &Path, mut files: impl Iterator<Item = PathBuf>) -> Result<()> {
     let whole = |path: &Path| path.canonicalize().ok();
-    // A list names files beside it and below, and arrays may be several files.
-    let folder = |data: PathBuf| if data.is_file() { data.parent().map(Path::to_path_buf) } else { Some(data) };
-    let data = data_dir.and_then(whole).and_then(folder);
-    let is_data = data.zip(whole(path)).is_some_and(|(data, path)| path.is_file() && path.starts_with(data));
-    if is_data {
+    let Some(replaced) = whole(path) else { return Ok(()) };
+    if files.any(|file| whole(&file).as_ref() == Some(&replaced)) {
         let problem = format!("{} is a file of the data set, which would be lost; give another name", path.display());
         return Err(Error::config(flag, problem));
     }

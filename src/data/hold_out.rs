@@ -1,5 +1,7 @@
 //! A validation split: samples that are held out of the training split, a share of each class.
 
+use std::collections::HashSet;
+
 use rand::RngCore;
 
 use super::augment::{Purpose, below, generator};
@@ -68,6 +70,14 @@ pub(super) fn drawn_by(labels: &[u32], classes: usize, share: f64, lots: &[u64])
         members.sort_by_key(|&index| lots[index]);
         let lots: Vec<u64> = members.iter().map(|&index| lots[index]).collect();
         members.iter().take(border(&lots, taken(share, members.len()))).for_each(|&index| held[index] = true);
+    }
+    let distinct: HashSet<u64> = lots.iter().copied().collect();
+    if !held.contains(&true) && distinct.len() < lots.len() {
+        let problem = format!(
+            "{share} of {} training samples of {classes} classes is none, since parts of a file stay together; give more, or more files",
+            lots.len()
+        );
+        return Err(Error::config("val-share", problem));
     }
     some(held, classes, share)
 }

@@ -209,7 +209,10 @@ impl Builder {
         }
         let values = (self.len as u64).saturating_mul(4);
         let what = format!("a network of {} parameters", self.len);
-        Room::now().check(Bytes { written: values, reserved: values }, &what, "take a smaller network, such as lower --widths")?;
+        // Beside the values a copy of one parameter while it is drawn or rounded.
+        let copy = self.parameters.iter().map(|parameter| (parameter.len as u64).saturating_mul(4)).max().unwrap_or(0);
+        let bytes = Bytes { written: values.saturating_add(copy), reserved: values };
+        Room::now().check(bytes, &what, "take a smaller network, such as lower --widths")?;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let classes = self.layers.last().map_or(0, SpikingLayer::neurons);
         let mut network = Network {
