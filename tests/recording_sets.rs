@@ -329,7 +329,7 @@ fn wrong_settings_are_named() {
         (
             "data info -d events --data-dir empty.csv --val-share 0.5",
             1,
-            "empty.csv: has a part of ball.aedat that begins at 5 and ends at 5 µs",
+            "empty.csv: has a part of cup.aedat that begins at 5 and ends at 5 µs",
         ),
         (
             "data info -d events --data-dir one.csv --val-share 0.5",
