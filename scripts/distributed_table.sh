@@ -95,7 +95,7 @@ if [ -n "$devices" ]; then
     row "an ANN, dropout" --neuron relu -T 1 --threshold-init fixed --dropout 0.1
     write_sets
     digits=$tiny tiny="--epochs 1 -b 10 --slices 4 --warmup 0 --threshold-init auto --crop-pad 0 -T 2"
-    row "LIF, VGG-11, event frames, dropout" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 16 --neuron lif --dropout 0.1
+    row "LIF, VGG-11, event frames, dropout" -d dvs-cifar10 --data-dir "$work/events" --model vgg11 --event-size 32 --neuron lif --dropout 0.1
     row "IF, ImageNet's ResNet-18 with its inner norms, unrolled gradients" -d imagenet --data-dir "$work/photos" \
         --model imagenet-resnet18 --image-size 32 --image-resize 36 --weight-gradient unrolled
     tiny=$digits
