@@ -61,7 +61,7 @@ digits="-d digits-8x8 --widths 4,8 --blocks 1,1 -T 4 --epochs 2 -b 80 --slices 8
 tiny=$digits
 if [ -n "$devices" ]; then
     on_ranks() { on_devices "$@"; }
-    counts="1 2"
+    counts="1 4"
     # Few and large steps, since the stand-ins are slow: three, the last of them of 237 images.
     tiny="-d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 --epochs 1 -b 600 --slices 4 --warmup 0 --threshold-init auto"
     if [ "${DSR_REAL:-}" != 1 ]; then

@@ -192,7 +192,9 @@ fn a_rank_with_another_setting_program_or_data_is_told() {
             fs::write(folder.join("1.ppm"), [&b"P6 8 8 255\n"[..], &[shade; 192]].concat()).unwrap();
         }
     }
-    let given = TINY.replace("digits-8x8", "images --image-size 8 --mean 0.5,0.5,0.5 --std 0.2,0.2,0.2");
+    let given = TINY
+        .replace("digits-8x8", "images --image-size 8 --mean 0.5,0.5,0.5 --std 0.2,0.2,0.2")
+        .replace("-b 100 --slices 8", "-b 2 --slices 2");
     let line = |name| format!("{given} --out run --data-dir {}", folder.path().join(name).display());
     differs(
         &[(1, words(&line("c"))), (1, words(&line("d")))],
