@@ -117,7 +117,7 @@ row "IF, 8-bit weights" --weight-bits 8
 row "LIF, 8-bit weights, dropout" --neuron lif --weight-bits 8 --dropout 0.1
 row "IF, Adam" --optimizer adam --lr 0.002
 row "IF, AdamW, bounded gradients, moving average" --optimizer adamw --lr 0.002 --clip-norm 1 --ema 0.9
-row "IF, readout by current" --readout current
+row "IF, readout by spikes" --readout spikes
 row "an ANN" --neuron relu -T 1 --threshold-init fixed
 row "IF, crop and flip, validation split, 50 images in slices of 7" --crop-pad 1 --flip --val-share 0.1 -b 50 --slices 8
 
