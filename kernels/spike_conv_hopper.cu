@@ -6,6 +6,8 @@
 //            lanes: core matrices of 8 output channels and 16 bytes along K, as wgmma wants them (PTX ISA 9.7.15.5.1)
 // Launch     spike_conv_neurons_*: grid (row tiles, ceil(cout/64)), block 256, dynamic shared memory as spike_conv.cu
 //            order_spike_weights: grid (pieces of 512 bytes / 8), block 256, after each quantize_weights
+// Traffic    per tile and stage of two K steps: 1 KiB of spikes and 8 KiB (8 bits: 4 KiB) of weights, from L2 for the most part; what the
+//            neurons write as in spike_conv.cu. order_spike_weights reads and writes each packed weight once
 // Targets    sm_90a; other targets have kernels that fail. `Products::Warpgroup` says when they are taken (src/device/products.rs)
 // Exactness  integers: equal to spike_conv.cu
 // Tests      tests/spike_conv_hopper_cuda.rs, and of all shapes tests/spike_conv_cuda.rs; on the host only: no GPU has run it

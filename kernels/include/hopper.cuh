@@ -123,5 +123,4 @@ __device__ __forceinline__ void wgmma_u8s8(int (&d)[64], const uint32_t (&a)[4],
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)adds));
 }
 
-
 #endif

@@ -6,17 +6,11 @@
 #include <cstdlib>
 
 #include "ptx/runtime/floats.h"
+#include "wide_vectors.h"
 
 namespace ptx::inner {
 
 namespace {
-
-// The inner loops also for AVX2, chosen when the library is loaded. No fused multiply-adds come of it: -ffp-contract=off.
-#if defined(__x86_64__)
-#define FOR_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
-#else
-#define FOR_WIDE_VECTORS
-#endif
 
 constexpr int MOST = 64;                             // different operands a (or b) of one meeting
 

@@ -9,16 +9,11 @@
 #include "block.h"
 #include "cuda_codes.h"
 #include "ptx/runtime/warpgroup.h"
+#include "wide_vectors.h"
 
 namespace standin {
 
 namespace {
-
-#if defined(__x86_64__)
-#define FOR_WIDE_VECTORS __attribute__((target_clones("avx2", "default")))
-#else
-#define FOR_WIDE_VECTORS
-#endif
 
 constexpr int MOST_COLUMNS = 256, K = 32, PIECE = 16;
 
