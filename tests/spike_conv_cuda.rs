@@ -515,10 +515,6 @@ fn neurons_by_wgmma_equal_the_cpu() {
     for (order, seed) in [("fifo", "1"), ("lifo", "1"), ("random", "1")] {
         let mut test = std::process::Command::new(std::env::current_exe().unwrap());
         test.args(["--exact", "neurons_equal_the_cpu_bit_for_bit", "--nocapture"]);
-        // What this test is run under is for kernels of other targets; its library has the watch in it.
-        ["DSR_STANDIN_WATCH", "DSR_STANDIN_RACES", "DSR_STANDIN_PTX_ARCH"].iter().for_each(|name| {
-            test.env_remove(name);
-        });
         test.env(BY_WGMMA, "1").env("DSR_STANDIN_KERNELS", &library).env("DSR_STANDIN_CAPABILITY", "9.0").env("DSR_STANDIN_LAUNCHES", "1");
         let output = test.env("DSR_STANDIN_ORDER", order).env("DSR_STANDIN_SEED", seed).output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
