@@ -38,7 +38,7 @@ class Fire(Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad * derivative(ctx.saved_tensors[0])
+        return grad / (1 + (math.pi * ctx.saved_tensors[0]) ** 2)
 
 
 def steps_of(current, threshold, config, fire):
