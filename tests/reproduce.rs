@@ -3,8 +3,7 @@
 use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
-use dsr::bench::Work;
-use dsr::profile::predict::{GpuName, predict};
+use dsr::profile::predict::{GpuName, Training, predict};
 use dsr::settings::{Config, OptimizerKind, recipes};
 use tempfile::tempdir;
 
@@ -66,6 +65,9 @@ fn predicted_times_are_those_of_the_model() {
         if let Some(steps) = word(" -T ") {
             layers.push(recipes::given(toml::Table::from_iter([("time_steps".into(), steps.parse::<i64>().unwrap().into())])));
         }
+        if let Some(gradient) = word("--weight-gradient ") {
+            layers.push(recipes::given(toml::Table::from_iter([("weight_gradient".into(), gradient.into())])));
+        }
         let config = recipes::resolve(&Config::default(), &layers).unwrap();
         let (shape, classes, steps, frames) = match word("train -d ").unwrap() {
             "imagenet" => ([224, 224, 3], 1000, 8897 * 90, 1),
@@ -74,8 +76,8 @@ fn predicted_times_are_those_of_the_model() {
             _ => ([32, 32, 3], 10, 391 * 200, 1),
         };
         let network = config.network(shape, classes).unwrap();
-        let adam = config.optimizer == OptimizerKind::Adam;
-        let seconds = predict(GpuName::H100, &network, Work::Train, [config.batch, frames], adam).seconds;
+        let training = Training { gradient: config.gradient(), adam: config.optimizer != OptimizerKind::Sgd };
+        let seconds = predict(GpuName::H100, &network, [config.batch, frames], Some(training)).seconds;
         let minutes = seconds * steps as f64 / 60.0;
         let whole = if minutes < 60.0 { format!("{minutes:.0} min") } else { format!("{:.1} h", minutes / 60.0) };
         let now = format!("{:.1} ms, {whole} |", 1e3 * seconds);

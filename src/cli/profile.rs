@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::profile::activity::{accuracy_by_steps, activity};
 use crate::profile::collectives::{Group, OnLink};
-use crate::profile::predict::{Cost, LayerPrediction, Prediction, predict, predict_shared};
+use crate::profile::predict::{Cost, LayerPrediction, Prediction, Training, predict, predict_shared};
 use crate::profile::{Amount, GpuName, Images, Profile, Subject, page::page, profile};
 use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
@@ -128,11 +128,11 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     drop(progress);
     if let Some(gpu) = args.predict {
         let shape = [subject.config.batch, subject.batch().frames];
-        let adam = subject.config.optimizer != OptimizerKind::Sgd;
+        let training = Training { gradient: subject.config.gradient(), adam: subject.config.optimizer != OptimizerKind::Sgd };
         let ranks = args.ranks.filter(|&ranks| ranks > 1);
         profile.prediction = Some(match ranks {
-            Some(ranks) => predict_shared(gpu, ranks, &subject.network, shape, adam),
-            None => predict(gpu, &subject.network, args.mode, shape, adam),
+            Some(ranks) => predict_shared(gpu, ranks, &subject.network, shape, training),
+            None => predict(gpu, &subject.network, shape, (args.mode == Work::Train).then_some(training)),
         });
     }
     if args.html.is_some() {

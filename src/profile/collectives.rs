@@ -202,10 +202,9 @@ fn hidden(windows: &[Window]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::predict::predict;
+    use super::super::predict::{Training, predict};
     use super::*;
-    use crate::bench::Work;
-    use crate::network::{imagenet_resnet, preact_resnet};
+    use crate::network::{WeightGradient, imagenet_resnet, preact_resnet};
     use crate::ops::neuron::Neuron;
 
     #[test]
@@ -226,7 +225,8 @@ mod tests {
         for (name, builder, batch) in [("PreAct-ResNet-18", preact, 1024), ("ResNet-34", imagenet, 256)] {
             let network = builder.finish(Neuron::If { alpha: 0.5 }, 4, 0.01, 1).unwrap();
             for (gpu, ranks) in [(GpuName::A100, 8), (GpuName::H100, 8), (GpuName::H100, 2)] {
-                let of_part = predict(gpu, &network, Work::Train, [batch / ranks, 1], false);
+                let training = Training { gradient: WeightGradient::Rate, adam: false };
+                let of_part = predict(gpu, &network, [batch / ranks, 1], Some(training));
                 let link = inside(gpu);
                 let left = |least: usize| {
                     let windows = windows(&network, &of_part, &network.buckets(least), &link, ranks);

@@ -7,6 +7,7 @@ pub mod predict;
 mod rows;
 mod subject;
 mod trace;
+mod unrolled;
 mod work;
 
 use serde::Serialize;

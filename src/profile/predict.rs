@@ -10,12 +10,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::collectives::{Group, group};
-use crate::bench::Work;
 use crate::device::Products;
 use crate::device::kernels::{self, Kernel};
 use crate::device::limits::Limits;
 use crate::device::occupancy::occupancy;
-use crate::network::{Connection, Kind, Network, Source};
+use crate::network::{Connection, Kind, Network, Source, WeightGradient};
 use crate::ops::neuron::Neuron;
 use crate::ops::spike_conv::cost::{self, Code, Machine, OF_BANDWIDTH};
 use crate::ops::spike_conv::{Tiles, has_few_blocks, parts};
@@ -122,7 +121,7 @@ impl DataSheet {
     }
 
     /// Operations a second in bf16 that products are expected to reach.
-    fn bf16_reached(&self) -> f64 {
+    pub(super) fn bf16_reached(&self) -> f64 {
         OF_BF16 * cost::sheet_rate(self.capability).1 * self.bf16
     }
 }
@@ -143,7 +142,7 @@ impl Cost {
         Cost { operations_s, bytes_s, launches, seconds: operations_s.max(bytes_s) + f64::from(launches) * LAUNCH }
     }
 
-    fn plus(self, other: Cost) -> Cost {
+    pub(super) fn plus(self, other: Cost) -> Cost {
         Cost {
             operations_s: self.operations_s + other.operations_s,
             bytes_s: self.bytes_s + other.bytes_s,
@@ -204,25 +203,33 @@ pub struct Prediction {
     pub group: Option<Group>,
 }
 
-/// Predicts a step of `network` with batches of `batch` samples of `frames` frames; `adam` for that optimiser.
-pub fn predict(gpu: GpuName, network: &Network, work: Work, [batch, frames]: [usize; 2], adam: bool) -> Prediction {
+/// How a training step computes, where that changes what it costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    pub gradient: WeightGradient,
+    /// For Adam and AdamW, which keep two values for each parameter.
+    pub adam: bool,
+}
+
+/// Predicts a training step of `network` with batches of `batch` samples of `frames` frames, or an inference without `training`.
+pub fn predict(gpu: GpuName, network: &Network, [batch, frames]: [usize; 2], training: Option<Training>) -> Prediction {
     let sheet = gpu.data_sheet();
-    let shape = Shape { sheet, network, work, batch, frames };
+    let shape = Shape { sheet, network, training, batch, frames };
     let layers: Vec<LayerPrediction> = (0..network.layers.len())
         .map(|index| LayerPrediction {
             layer: network.layers[index].name.clone(),
-            forward: shape.forward(index),
+            forward: shape.forward(index).plus(shape.outer_products(index)),
             blocks: shape.blocks(index),
-            backward: if work == Work::Train { shape.backward(index) } else { Cost::default() },
+            backward: if training.is_some() { shape.backward(index).plus(shape.subtracted(index)) } else { Cost::default() },
         })
         .collect();
-    let optimizer = match work {
-        Work::Train => {
+    let optimizer = match training {
+        Some(Training { adam, .. }) => {
             let parameters = network.len() as f64 * if adam { 28.0 + 8.0 } else { 20.0 + 8.0 };
             let weights: f64 = network.layers.iter().flat_map(|layer| &layer.connections).map(weights_of).sum();
             Cost::new(0.0, (parameters + weights * 8.0) / (OF_BANDWIDTH * sheet.bandwidth), 5)
         }
-        Work::Infer => Cost::default(),
+        None => Cost::default(),
     };
     let seconds = layers.iter().map(|layer| layer.forward.seconds + layer.backward.seconds).sum::<f64>() + optimizer.seconds;
     let kernel = if network.weight_bits == 8 { &kernels::SPIKE_CONV_NEURONS_8 } else { &kernels::SPIKE_CONV_NEURONS_16 };
@@ -239,10 +246,10 @@ pub fn predict(gpu: GpuName, network: &Network, work: Work, [batch, frames]: [us
 }
 
 /// The same for one of `ranks` GPUs that share the batch in equal parts, with what their exchanges cost.
-pub fn predict_shared(gpu: GpuName, ranks: usize, network: &Network, [batch, frames]: [usize; 2], adam: bool) -> Prediction {
+pub fn predict_shared(gpu: GpuName, ranks: usize, network: &Network, [batch, frames]: [usize; 2], training: Training) -> Prediction {
     let samples = batch.div_ceil(ranks);
-    let alone = predict(gpu, network, Work::Train, [batch, frames], adam);
-    let mut prediction = predict(gpu, network, Work::Train, [samples, frames], adam);
+    let alone = predict(gpu, network, [batch, frames], Some(training));
+    let mut prediction = predict(gpu, network, [samples, frames], Some(training));
     prediction.group = Some(group(gpu, ranks, samples, network, &prediction, alone.seconds));
     prediction
 }
@@ -255,27 +262,33 @@ fn spike_conv_occupancy(sheet: &DataSheet, kernel: &Kernel, weight_bits: u8) -> 
     occupancy(sheet.target, kernel.block, limits.registers, limits.shared_bytes + dynamic)
 }
 
-fn weights_of(connection: &Connection) -> f64 {
+pub(super) fn weights_of(connection: &Connection) -> f64 {
     match connection.kind {
         Kind::Conv { .. } => (connection.geometry.taps() * connection.geometry.cin * connection.geometry.cout) as f64,
         Kind::Identity => 0.0,
     }
 }
 
-struct Shape<'a> {
-    sheet: DataSheet,
-    network: &'a Network,
-    work: Work,
-    batch: usize,
-    frames: usize,
+/// What is predicted.
+pub(super) struct Shape<'a> {
+    pub sheet: DataSheet,
+    pub network: &'a Network,
+    pub training: Option<Training>,
+    pub batch: usize,
+    pub frames: usize,
 }
 
 impl Shape<'_> {
+    /// Some kernels whose arithmetic takes `operations_s` seconds.
+    pub(super) fn cost(&self, operations_s: f64, bytes: f64, launches: u32) -> Cost {
+        Cost::new(operations_s, self.bytes(bytes), launches)
+    }
+
     fn bytes(&self, bytes: f64) -> f64 {
         self.sheet.machine().memory(bytes)
     }
 
-    fn spikes(&self, layer: usize) -> f64 {
+    pub(super) fn spikes(&self, layer: usize) -> f64 {
         let layer = &self.network.layers[layer];
         (4 * self.batch * layer.positions() * self.network.time_steps * layer.shape[2].div_ceil(32)) as f64
     }
@@ -289,7 +302,7 @@ impl Shape<'_> {
         let layer = &network.layers[index];
         let [positions, channels] = [batch * layer.positions(), layer.shape[2]];
         let padded = channels.next_multiple_of(16);
-        let is_training = self.work == Work::Train;
+        let is_training = self.training.is_some();
         let kept = if is_training { (positions * channels) as f64 * (5.0 + if self.is_weighted() { 4.0 } else { 0.0 }) } else { 0.0 };
         let mut bytes = self.spikes(index) + kept;
         // Neurons, which read out in an inference; in training the normaliser, and behind the last layer the readout.
@@ -323,10 +336,11 @@ impl Shape<'_> {
         }
         if has_statistics {
             let [store, recompute] = cost::seconds(&work, &sheet.machine()); // of two kernels
-            let faster = if store.all <= recompute.all { store } else { recompute };
-            let bytes_s = self.bytes(bytes).max(faster.memory);
-            let seconds = faster.all.max(bytes_s) + f64::from(launches) * LAUNCH;
-            return Cost { operations_s: faster.arithmetic, bytes_s, launches, seconds };
+            let needs_sums = self.is_unrolled(index) || layer.connections.iter().any(|c| c.norm.is_some());
+            let taken = if needs_sums || store.all <= recompute.all { store } else { recompute };
+            let bytes_s = self.bytes(bytes).max(taken.memory);
+            let seconds = taken.all.max(bytes_s) + f64::from(launches) * LAUNCH;
+            return Cost { operations_s: taken.arithmetic, bytes_s, launches, seconds };
         }
         let parts = self.blocks(index).map_or(1, |blocks| blocks.parts);
         Cost::new(cost::neurons_in_parts(&work, &sheet.machine(), parts), self.bytes(bytes), launches)
@@ -334,7 +348,7 @@ impl Shape<'_> {
 
     fn blocks(&self, index: usize) -> Option<Blocks> {
         let work = self.network.layer_work(index, self.batch);
-        if self.work == Work::Train || work.convolutions == 0 {
+        if self.training.is_some() || work.convolutions == 0 {
             return None;
         }
         let parts = parts::choose(&work, &self.sheet.machine());
