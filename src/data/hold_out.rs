@@ -1,6 +1,6 @@
 //! A validation split: samples that are held out of the training split, a share of each class.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rand::RngCore;
 
@@ -58,21 +58,40 @@ pub(super) fn lot(seed: u64, file: &[u8]) -> u64 {
 }
 
 /// As [`drawn`], but of each class those with the lowest `lots`: a file more in a class moves one over the border at most. What has one lot,
-/// as the parts of a recording, stays together.
+/// as the parts of a recording, stays together, in whatever classes these parts are; a class keeps a file to train on.
 ///
 /// # Errors
 /// As [`drawn`].
 pub(super) fn drawn_by(labels: &[u32], classes: usize, share: f64, lots: &[u64]) -> Result<Vec<bool>> {
-    let mut held = vec![false; labels.len()];
-    let mut members_of = vec![Vec::new(); classes];
-    labels.iter().enumerate().for_each(|(index, &label)| members_of[label as usize].push(index));
-    for mut members in members_of {
-        members.sort_by_key(|&index| lots[index]);
-        let lots: Vec<u64> = members.iter().map(|&index| lots[index]).collect();
-        members.iter().take(border(&lots, taken(share, members.len()))).for_each(|&index| held[index] = true);
+    // Samples of each file in each class, and classes of each file.
+    let mut files_of = vec![BTreeMap::<u64, usize>::new(); classes];
+    let mut classes_of = HashMap::<u64, BTreeSet<usize>>::new();
+    for (&label, &lot) in labels.iter().zip(lots) {
+        *files_of[label as usize].entry(lot).or_default() += 1;
+        classes_of.entry(lot).or_default().insert(label as usize);
     }
-    let distinct: HashSet<u64> = lots.iter().copied().collect();
-    if !held.contains(&true) && distinct.len() < lots.len() {
+    let mut left: Vec<usize> = files_of.iter().map(BTreeMap::len).collect(); // files of each class that are not held out
+    let mut decided = HashMap::<u64, bool>::new();
+    for files in &files_of {
+        let wanted = taken(share, files.values().sum());
+        let mut held: usize = files.iter().filter(|(lot, _)| decided.get(lot) == Some(&true)).map(|(_, samples)| samples).sum();
+        let mut is_full = false;
+        for (lot, samples) in files {
+            if decided.contains_key(lot) {
+                continue;
+            }
+            let is_nearer = (held + samples).abs_diff(wanted) < held.abs_diff(wanted) || (held == 0 && wanted > 0);
+            is_full |= !is_nearer;
+            let is_held = !is_full && classes_of[lot].iter().all(|&class| left[class] > 1);
+            if is_held {
+                held += samples;
+                classes_of[lot].iter().for_each(|&class| left[class] -= 1);
+            }
+            decided.insert(*lot, is_held);
+        }
+    }
+    let held: Vec<bool> = lots.iter().map(|lot| decided[lot]).collect();
+    if !held.contains(&true) && classes_of.len() < lots.len() {
         let problem = format!(
             "{share} of {} training samples of {classes} classes is none, since parts of a file stay together; give more, or more files",
             lots.len()
@@ -80,12 +99,6 @@ pub(super) fn drawn_by(labels: &[u32], classes: usize, share: f64, lots: &[u64])
         return Err(Error::config("val-share", problem));
     }
     some(held, classes, share)
-}
-
-/// How many of the first of these sorted lots to take, next to `wanted`, so that none is on both sides.
-fn border(lots: &[u64], wanted: usize) -> usize {
-    let borders = (1..lots.len()).filter(|&end| lots[end - 1] != lots[end]);
-    if wanted == 0 { 0 } else { borders.min_by_key(|end| end.abs_diff(wanted)).unwrap_or(0) }
 }
 
 /// How many of so many members of a class are held out: not the last one.
@@ -108,4 +121,50 @@ fn part(split: &Split, held: &[bool], wanted: bool) -> Split {
     let is_streamed = split.images.is_empty();
     let pixels = if is_streamed { Vec::new() } else { places().flat_map(|index| split.images.image(index)).copied().collect() };
     Split { images: Images { shape: split.images.shape, pixels }, labels: places().map(|index| split.labels[index]).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples as (class, file) by `drawn_by`: the files that are held out.
+    fn held_files(samples: &[(u32, u64)], classes: usize, share: f64) -> Vec<u64> {
+        let (labels, lots): (Vec<u32>, Vec<u64>) = samples.iter().copied().unzip();
+        let held = drawn_by(&labels, classes, share, &lots).unwrap();
+        let files =
+            |wanted: bool| -> BTreeSet<u64> { lots.iter().zip(&held).filter(|(_, held)| **held == wanted).map(|(lot, _)| *lot).collect() };
+        assert!(files(true).is_disjoint(&files(false)), "{samples:?}: parts of a file on both sides");
+        for class in 0..classes as u32 {
+            assert!(
+                labels.iter().zip(&held).any(|(&label, held)| label == class && !held),
+                "{samples:?}: class {class} has nothing to train on"
+            );
+        }
+        files(true).into_iter().collect()
+    }
+
+    #[test]
+    fn files_that_classes_share_stay_on_one_side() {
+        let alone = |class: u32, files: std::ops::Range<u64>| files.map(move |file| (class, file));
+        // A class by itself: the lowest lots, as many as are nearest to the share.
+        assert_eq!(held_files(&alone(0, 1..11).collect::<Vec<_>>(), 1, 0.2), [1, 2]);
+        // File 1 is in both classes. By itself the second one, of two files, would hold none out.
+        let shared: Vec<_> = alone(0, 1..6).chain([(1, 1), (1, 2)]).collect();
+        assert_eq!(held_files(&shared, 2, 0.2), [1]);
+        // The second class has file 1 alone, which it keeps to train on.
+        let kept: Vec<_> = alone(0, 1..6).chain([(1, 1)]).collect();
+        assert_eq!(held_files(&kept, 2, 0.2), [2]);
+        // Every file has parts of every class: whole files are drawn, and what the first class has is enough for all.
+        let parts: Vec<_> = (0..3).flat_map(|class| (1..11).flat_map(move |file| [(class, file); 4])).collect();
+        assert_eq!(held_files(&parts, 3, 0.3), [1, 2, 3]);
+        // A large file first: at least one is held out, and no further one, which would be farther from the share.
+        let large: Vec<_> = [(0, 1); 6].into_iter().chain(alone(0, 2..10)).collect();
+        assert_eq!(held_files(&large, 1, 0.2), [1]);
+    }
+
+    #[test]
+    fn one_file_for_all_is_no_division() {
+        let error = drawn_by(&[0, 1, 0, 1], 2, 0.5, &[7; 4]).unwrap_err().to_string();
+        assert!(error.contains("parts of a file stay together"), "{error}");
+    }
 }
