@@ -79,7 +79,7 @@ fn a_share_to_test_on_can_be_said_to_every_command() {
     assert!(code == 2 && stderr.contains("give --val-share 0.2"), "{stderr}");
     // Another share may test on what was trained on.
     let (_, stderr) = ok(root, "eval --checkpoint run --val-share 0.5 --device cpu");
-    let note = "was trained with --val-share 0.25: by 0.5, samples may be tested on that it was trained on";
+    let note = "was trained with --val-share 0.25 --seed 0: by --val-share 0.5 --seed 0, samples may be tested on that it was trained on";
     assert!(in_one_line(&stderr).contains(note), "{stderr}");
     let (_, stderr) = ok(root, "eval --checkpoint run --val-share 0.25 --device cpu");
     assert!(!stderr.contains("was trained with"), "{stderr}");
@@ -94,6 +94,36 @@ fn a_share_to_test_on_can_be_said_to_every_command() {
     for line in ["eval --checkpoint digits", "profile --checkpoint digits --steps 1 --warmup 0", "bench decision --checkpoint digits"] {
         let (code, _, stderr) = dsr(root, &format!("{line} --val-share 0.2 --device cpu"));
         assert!(code == 2 && stderr.contains("val-share: has no effect here: digits-8x8 has a test split of its own"), "{line}: {stderr}");
+    }
+}
+
+/// What a network was tested on by one seed it may have learned by another.
+#[test]
+fn a_seed_that_would_divide_a_set_anew_is_refused() {
+    let folder = pictures();
+    let root = folder.path();
+    let set = "-d images --data-dir heap --val-share 0.25";
+    ok(root, &format!("train {set} {} --neuron relu --seed 3 -q --out ann", TINY.replace("-T 4", "")));
+    ok(root, &format!("train {set} {TINY} --seed 3 -q --out run"));
+    fs::write(root.join("seed.toml"), "seed = 7\n").unwrap();
+    let other = "would divide images anew, and ";
+    for line in [
+        "calibrate --checkpoint ann --seed 7 --out c.safetensors",
+        "bench decision --checkpoint run --seed 7",
+        "profile --checkpoint run --seed 7 --steps 1 --warmup 0 --html page.html",
+        "eval --checkpoint run --config seed.toml",
+    ] {
+        let (code, _, stderr) = dsr(root, &format!("{line} --device cpu"));
+        assert!(code == 2 && in_one_line(&stderr).contains(&format!("seed: 7 {other}")), "{line}: {code} {stderr}");
+    }
+    assert!(!root.join("c.safetensors").exists() && !root.join("page.html").exists());
+    ok(root, "calibrate --checkpoint ann --seed 3 --device cpu -q --out c.safetensors");
+    ok(root, "profile --checkpoint run --seed 3 --device cpu --steps 1 --warmup 0 -q");
+    // A further run may be what is wanted: it is told.
+    for (seed, is_told) in [(3, false), (0, true)] {
+        let (_, stderr) = ok(root, &format!("train {set} {TINY} --init-from c.safetensors --seed {seed} --out further{seed}"));
+        let note = "was trained with --val-share 0.25 --seed 3: by --val-share 0.25 --seed 0, samples may be tested on";
+        assert_eq!(in_one_line(&stderr).contains(note), is_told, "{stderr}");
     }
 }
 

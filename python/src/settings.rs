@@ -1,5 +1,7 @@
 //! Settings as Python has them: keyword arguments, with the names of the command line.
 
+use std::path::PathBuf;
+
 use dsr::settings::Config;
 use dsr::settings::recipes::{self, Layer};
 use pyo3::prelude::*;
@@ -59,7 +61,7 @@ fn from_python(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Value> {
     }
     if value.is_instance_of::<PyString>() || value.hasattr("__fspath__")? {
         let UserPath(path) = value.extract()?;
-        return path.into_os_string().into_string().map(Value::String).map_err(|_| wrong(name, "is a path that is no UTF-8"));
+        return path_text(name, path).map(Value::String);
     }
     if value.hasattr("item")? && value.getattr("ndim").and_then(|axes| axes.extract::<usize>()).is_ok_and(|axes| axes == 0) {
         return from_python(name, &value.call_method0("item")?);
@@ -80,4 +82,12 @@ pub fn to_python<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyA
         }
         other => Ok(other.to_string().into_pyobject(py)?.into_any()),
     }
+}
+
+/// A path as settings have it.
+///
+/// # Errors
+/// `ValueError` for one that is no UTF-8.
+pub fn path_text(name: &str, path: PathBuf) -> PyResult<String> {
+    path.into_os_string().into_string().map_err(|_| wrong(name, "is a path that is no UTF-8"))
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use dsr::data::{self, Told};
 use dsr::device::{Device, threads as pools};
+use dsr::training::choice::{self, refuse_foreign};
 use dsr::training::plan::{Asked, Out, plan, run_folders};
 use dsr::training::run_folder::{Access, RunFolder};
-use dsr::training::{self, Hooks, Origin, Run, choice};
+use dsr::training::{self, Hooks, Origin, Run};
 use dsr::{Error, Result};
 use pyo3::exceptions::{PyRuntimeError, PyUserWarning};
 use pyo3::prelude::*;
@@ -127,7 +128,9 @@ pub fn train(
     let [data_dir, out, resume, init_from] = [data_dir, out, resume, init_from].map(|path| path.map(|path| path.0));
     let mut given = settings::table(settings)?;
     given.extend(dataset.map(|name| ("dataset".to_string(), name.into())));
-    given.extend(data_dir.map(|path| ("data_dir".to_string(), path.display().to_string().into())));
+    if let Some(path) = data_dir {
+        given.insert("data_dir".to_string(), settings::path_text("data_dir", path)?.into());
+    }
     let layers = settings::layers(&given);
     let asked = Asked { given, layers, recipe, resume, init_from, out };
     let (hears_steps, hears_epochs) = (on_step.is_some(), on_epoch.is_some());
@@ -179,6 +182,7 @@ fn call(py: Python<'_>, callback: Option<&Bound<'_, PyAny>>, text: &str) -> PyRe
 fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
     let access = Access { break_lock: wishes.break_lock, note };
     let mut planned = plan(&wishes.asked)?;
+    refuse_foreign(&wishes.asked.given, &planned.config)?;
     // A run that goes on is taken before anything else is done, and its settings are read again: until now it was somebody else's.
     let taken = match &planned.out {
         Out::Same(path) => Some(RunFolder::resume(path, &access)?),

@@ -71,6 +71,14 @@ def test_settings_are_refused_by_name(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_refuses_what_the_command_refuses(tmp_path):
+    with pytest.raises(ValueError, match="image-size: digits-8x8 has no such setting, only imagenet and images have"):
+        dsr.train(out=tmp_path / "run", dataset="digits-8x8", image_size=64, device="cpu")
+    with pytest.raises(ValueError, match="data_dir: is a path that is no UTF-8"):
+        dsr.train(out=tmp_path / "run", dataset="cifar10", data_dir=os.fsdecode(b"/tmp/\xff"), device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_files_are_refused_by_name(tmp_path, small):
     with pytest.raises(FileNotFoundError, match="absent.safetensors: there is no such checkpoint"):
         dsr.load(tmp_path / "absent.safetensors")

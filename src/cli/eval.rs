@@ -19,7 +19,7 @@ use crate::evaluation::energy::{self, Counts, Model};
 use crate::evaluation::synaptic::{Operations, add_operations};
 use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
-use crate::settings::{Config, NeuronKind, ReadoutKind, Use, recipes};
+use crate::settings::{Config, NeuronKind, ReadoutKind, Use};
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
@@ -141,7 +141,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         Config { time_steps, ..config.clone() }.check_memory(Use::Evaluate, dataset.shape, classes, [batch, frames], &device)?;
     }
     let mut network = config.network(dataset.shape, classes)?;
-    if let Some(note) = share_note(&path, &config)?.filter(|_| dataset.is_divided()) {
+    if let Some(note) = settings::division_note(&path, &config)?.filter(|_| dataset.is_divided()) {
         complain(&note);
     }
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
@@ -185,18 +185,6 @@ fn ties_note(measured: &Measured, config: &Config) -> Option<String> {
         let share = 100.0 * ties as f64 / n as f64;
         format!("note: T = {}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart", measured.time_steps)
     })
-}
-
-/// What a user should know of another share to test on than that of the training, on the same set.
-fn share_note(path: &Path, config: &Config) -> Result<Option<String>> {
-    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
-    let trained = recipes::trained(path, &text)?;
-    let is_same_set = (&trained.dataset, &trained.data_dir) == (&config.dataset, &config.data_dir);
-    let shares = trained.val_share.zip(config.val_share).filter(|(theirs, ours)| is_same_set && theirs != ours);
-    Ok(shares.map(|(theirs, ours)| {
-        let file = path.display();
-        format!("note: {file} was trained with --val-share {theirs}: by {ours}, samples may be tested on that it was trained on")
-    }))
 }
 
 /// The best checkpoint written last.

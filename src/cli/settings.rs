@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::data::{AutoAugment, Dataset, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size, has_recordings};
+use crate::data::{AutoAugment, Dataset, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::recipes::{self, Layer};
@@ -14,7 +14,9 @@ use serde::Serialize;
 use toml::Table;
 
 use super::Global;
-pub use crate::training::choice::{checkpoint_file, fresh, of_checkpoint, refuse_other_readout, refuse_without_output_neurons};
+pub use crate::training::choice::{
+    checkpoint_file, division_note, fresh, of_checkpoint, refuse_foreign, refuse_other_readout, refuse_without_output_neurons,
+};
 
 /// Bytes that a file of settings may have.
 const MOST_BYTES: u64 = 1 << 20;
@@ -347,26 +349,6 @@ pub fn check_spiking(config: &Config, what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::config("neuron", format!("relu: an ANN has no spikes, so there is no {what}; use if or lif")))
-}
-
-/// Refuses flags for the files of other kinds of sets; those that a file may name for every set are refused by [`Config::check`].
-///
-/// # Errors
-/// [`Error::Config`] naming the flag.
-pub fn refuse_foreign(flags: &Table, config: &Config) -> Result<()> {
-    let name = config.dataset.as_str();
-    let owners: [(bool, &str, &[&str]); 3] = [
-        (name == "dvs-cifar10", "dvs-cifar10 has", &["event_split", "event_orientation", "event_size"]),
-        (has_recordings(name), "dvs-cifar10, events and the sets like it have", &["event_frames"]),
-        (matches!(name, "imagenet" | "images"), "imagenet and images have", &["image_size", "image_resize", "crop_scale"]),
-    ];
-    for (_, whose, keys) in owners.iter().filter(|(has, ..)| !has) {
-        if let Some(key) = keys.iter().find(|key| flags.contains_key(**key)) {
-            let flag = key.replace('_', "-");
-            return Err(Error::config(&flag, format!("{name} has no such setting, only {whose}; leave --{flag} away")));
-        }
-    }
-    Ok(())
 }
 
 /// Refuses a share to test on, given as a flag, of a set that has a test split and is not trained on.

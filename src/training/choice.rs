@@ -6,6 +6,7 @@ use toml::Table;
 
 use super::checkpoint;
 use super::run_folder::{BEST, CONFIG};
+use crate::data::{has_recordings, is_own};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::recipes::{self, Layer};
@@ -101,13 +102,65 @@ pub fn cache_of(folder: &Path) -> Option<PathBuf> {
 /// The configuration of the network in a checkpoint, with `layers` over it; of a file without one, that of [`fresh`].
 ///
 /// # Errors
-/// As [`checkpoint::config`], [`recipes::resolve`] and [`fresh`].
+/// As [`checkpoint::config`], [`recipes::resolve`] and [`fresh`]; [`Error::Config`] naming `seed` for one that would divide the network's
+/// own set anew.
 pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
     match checkpoint::config(path)? {
         Some(text) => {
             let trained = recipes::trained(path, &text)?;
-            recipes::resolve(&trained, &layers)
+            let config = recipes::resolve(&trained, &layers)?;
+            if is_divided_alike(&trained, &config) && trained.seed != config.seed {
+                let (set, file) = (&config.dataset, path.display());
+                let problem = format!(
+                    "{} would divide {set} anew, and {file} was trained on what seed {} left: leave --seed away, or samples are tested that it has learned",
+                    config.seed, trained.seed
+                );
+                return Err(Error::config("seed", problem));
+            }
+            Ok(config)
         }
         None => fresh(None, layers),
     }
+}
+
+/// Whether a seed draws what is tested on from the same set of the user's own.
+fn is_divided_alike(trained: &Config, config: &Config) -> bool {
+    let place = |config: &Config| (config.dataset.clone(), config.data_dir.clone());
+    trained.val_share.is_some() && config.val_share.is_some() && is_own(&config.dataset) && place(trained) == place(config)
+}
+
+/// What a user should know of a network that was trained on another division of the same set than that of `config`.
+///
+/// # Errors
+/// As [`checkpoint::config`].
+pub fn division_note(path: &Path, config: &Config) -> Result<Option<String>> {
+    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
+    let trained = recipes::trained(path, &text)?;
+    let division = |config: &Config| (config.val_share, config.seed);
+    let differs = is_divided_alike(&trained, config) && division(&trained) != division(config);
+    Ok(differs.then(|| {
+        let told = |config: &Config| format!("--val-share {} --seed {}", config.val_share.unwrap_or_default(), config.seed);
+        let (file, theirs, ours) = (path.display(), told(&trained), told(config));
+        format!("note: {file} was trained with {theirs}: by {ours}, samples may be tested on that it was trained on")
+    }))
+}
+
+/// Refuses flags for the files of other kinds of sets; those that a file may name for every set are refused by [`Config::check`].
+///
+/// # Errors
+/// [`Error::Config`] naming the flag.
+pub fn refuse_foreign(flags: &Table, config: &Config) -> Result<()> {
+    let name = config.dataset.as_str();
+    let owners: [(bool, &str, &[&str]); 3] = [
+        (name == "dvs-cifar10", "dvs-cifar10 has", &["event_split", "event_orientation", "event_size"]),
+        (has_recordings(name), "dvs-cifar10, events and the sets like it have", &["event_frames"]),
+        (matches!(name, "imagenet" | "images"), "imagenet and images have", &["image_size", "image_resize", "crop_scale"]),
+    ];
+    for (_, whose, keys) in owners.iter().filter(|(has, ..)| !has) {
+        if let Some(key) = keys.iter().find(|key| flags.contains_key(**key)) {
+            let flag = key.replace('_', "-");
+            return Err(Error::config(&flag, format!("{name} has no such setting, only {whose}; leave --{flag} away")));
+        }
+    }
+    Ok(())
 }
