@@ -185,7 +185,7 @@ fn a_rank_with_another_setting_program_or_data_is_told() {
     let line = |name| format!("{} --data-dir {}", line.replace("digits-8x8", "mnist"), folder.path().join(name).display());
     differs(&[(1, words(&line("a"))), (1, words(&line("b")))], "the data is mnist [28, 28, 1] (60000 images, CRC-32C ");
     // Pictures of the same names and labels, whose normalisation is given.
-    for (name, shade) in [("c", 7u8), ("d", 8)] {
+    for (name, shade) in [("c/set", 7u8), ("d/set", 8)] {
         for (part, class) in [("train", "x"), ("train", "y"), ("val", "x"), ("val", "y")] {
             let folder = folder.path().join(name).join(part).join(class);
             fs::create_dir_all(&folder).unwrap();
@@ -197,8 +197,8 @@ fn a_rank_with_another_setting_program_or_data_is_told() {
         .replace("-b 100 --slices 8", "-b 2 --slices 2");
     let line = |name| format!("{given} --out run --data-dir {}", folder.path().join(name).display());
     differs(
-        &[(1, words(&line("c"))), (1, words(&line("d")))],
-        "the data is images c [8, 8, 3] (2 samples, of which labels and some values",
+        &[(1, words(&line("c/set"))), (1, words(&line("d/set")))],
+        "the data is images [8, 8, 3] (2 samples, of which labels and some values have CRC-32C ",
     );
 }
 

@@ -180,6 +180,8 @@ pub fn greet(ranks: &Ranks, run: &Run, resume: Option<&Path>, checkpoint_every: 
     // Before a checkpoint all compare what they have.
     ours.push(("checkpoint-every".into(), checkpoint_every.map_or("not set".into(), |every| every.to_string())));
     ours.push(("the data".into(), fingerprint(&run.dataset)));
+    let held_out = run.validation.as_ref().map_or("none".into(), |validation| validation.fingerprint(Part::Test));
+    ours.push(("what is held out for validation".into(), held_out));
     let step = resume.map(checkpoint::progress).transpose()?.map_or("a new run".into(), |progress| format!("step {}", progress.iteration));
     ours.push(("the checkpoint to go on from".into(), step));
     handshake(ranks, &ours)
@@ -193,7 +195,7 @@ fn settings(config: &Config) -> Result<Vec<(String, String)>> {
 
 fn fingerprint(dataset: &Dataset) -> String {
     let [train, test] = [Part::Train, Part::Test].map(|part| dataset.fingerprint(part));
-    format!("{} {:?} ({train}; {test})", dataset.title(), dataset.shape)
+    format!("{} {:?} ({train}; {test})", dataset.name, dataset.shape)
 }
 
 /// Ends the group: in good order, or at once after an error, which is told here then.

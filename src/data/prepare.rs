@@ -154,6 +154,7 @@ fn unreadable(stream: &Stream, root: &Path, cache: &Cache, allowed: usize, tell:
             if passing.iter().all(|(place, _)| bad.iter().any(|(missing, _)| missing == place)) {
                 let places: Vec<usize> = damaged.iter().map(|(place, _)| *place).collect();
                 let text = serde_json::to_vec(&places).map_err(|e| Error::file(&list, format!("cannot be written ({e})")))?;
+                let _lock = lock(&cache.folder, tell)?; // else another process might take the file for a leftover
                 atomic_file::write(&list, &text)?;
             }
             bad.extend(passing.into_iter().chain(damaged).map(|(place, error)| (place, Some(error))));
@@ -212,7 +213,6 @@ fn frames(made: &Made, make: impl Fn(usize) -> Result<Vec<f32>> + Sync, root: &P
     if let Some(cache) = open()? {
         return Ok(cache);
     }
-    atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
     tell(Told::Note(&format!("making frames of {recordings} recordings, once for these settings: {}", path.display())))?;
     FrameCache::create(&path, &header, recordings, |place| make(place).map(frame_cache::bytes), tell)?;
     open()?.ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
@@ -246,14 +246,14 @@ fn squares(dataset: &Dataset, root: &Path, cache: &Cache, converts: bool, tell: 
     make(folder)?;
     let _lock = lock(folder, tell)?;
     if open()?.is_none() {
-        atomic_file::remove_leftovers(folder); // of processes that were killed; those at work hold the lock
         tell(Told::Note(&format!("decoding {pictures} pictures, once for these settings: {}", path.display())))?;
         FrameCache::create(&path, &header, pictures, |at| photos.whole(places[at].0, places[at].1), tell)?;
     }
     open()?.map(Some).ok_or_else(|| Error::file(&path, "was changed while it was written; run again"))
 }
 
-/// Waits until no other process makes frames in `folder`. The system gives the lock back when a process ends, however it ends.
+/// Waits until no other process writes in `folder`, and removes what processes that were killed have left. The system gives the lock back
+/// when a process ends, however it ends.
 fn lock(folder: &Path, tell: Listener) -> Result<File> {
     let path = folder.join("lock");
     let file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
@@ -263,9 +263,13 @@ fn lock(folder: &Path, tell: Listener) -> Result<File> {
             tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())))?;
             file.lock().map_err(Error::io(&path))?;
         }
-        // Two processes may do the same work here; each file is still written whole.
-        Attempt::Unknown => tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display())))?,
+        // Two processes may do the same work here; each file is still written whole, so none may take another's away.
+        Attempt::Unknown => {
+            tell(Told::Note(&format!("note: the file system of {} has no locks", folder.display())))?;
+            return Ok(file);
+        }
     }
+    atomic_file::remove_leftovers(folder);
     Ok(file)
 }
 

@@ -303,7 +303,7 @@ fn first_sensor(listed: &Listed) -> Result<Sensor> {
     const LOOKS: usize = 10;
     let mut first = None;
     for sample in listed.samples.iter().flatten().take(LOOKS) {
-        match load(&listed.root.join(&sample.file), None, ALWAYS) {
+        match load(&listed.root.join(&sample.file), None, sample.when.clone()) {
             Ok(Content::Events(recording)) => return Ok(recording.sensor),
             Ok(Content::Frames { sensor, .. }) => return Ok(sensor),
             Err(error) => first = first.or(Some(error)),
