@@ -75,44 +75,52 @@ pub fn evaluate(
     if parts.iter().any(|part| part.steps != steps) {
         return Err(wrong("time_steps", "another thread has changed them during this call"));
     }
-    let engine = net.engine(py)?;
+    // Not locked while objects are made: making them may run code of the caller.
+    let (layers, classes) = {
+        let engine = net.engine(py)?;
+        let layers: Vec<_> = engine.layers.iter().map(|layer| (layer.name.clone(), layer.shape, layer.fires())).collect();
+        (layers, engine.classes)
+    };
     let rates = PyDict::new(py);
-    for (index, layer) in engine.layers.iter().enumerate().filter(|(_, layer)| layer.fires()) {
+    for (index, (name, ..)) in layers.iter().enumerate().filter(|(_, (.., fires))| *fires) {
         // As `dsr eval` adds them up.
         let sum = parts.iter().fold(0.0, |sum, part| sum + f64::from(part.rates[index]) * part.batch as f64);
-        rates.set_item(&layer.name, sum / total as f64)?;
+        rates.set_item(name, sum / total as f64)?;
     }
     let trains = PyDict::new(py);
     for (at, &index) in wanted.iter().enumerate() {
-        let [height, width, channels] = engine.layers[index].shape;
-        let shape = [steps, total, channels, height, width];
+        let (name, [height, width, channels], _) = &layers[index];
+        let shape = [steps, total, *channels, *height, *width];
         let fired = together(&mut parts, at, steps);
-        trains.set_item(&engine.layers[index].name, shaped(py, &shape, fired)?)?;
+        trains.set_item(name, shaped(py, &shape, fired)?)?;
     }
     let logits: Vec<f32> = parts.iter().flat_map(|part| &part.logits).copied().collect();
-    let logits = shaped(py, &[total, engine.classes], logits)?.cast_into::<PyArray2<f32>>()?;
+    let logits = shaped(py, &[total, classes], logits)?.cast_into::<PyArray2<f32>>()?;
     Ok(Output { logits: logits.unbind(), rates: rates.unbind(), spikes: trains.unbind() })
 }
 
 /// Indices of the layers whose spikes are asked for.
 fn wanted(net: &Network, py: Python<'_>, spikes: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<usize>> {
     let Some(spikes) = spikes else { return Ok(Vec::new()) };
-    let engine = net.engine(py)?;
-    let has_any = |given: &Bound<'_, PyAny>| given.is_truthy();
-    if has_any(spikes)? && engine.neuron.is_real() {
-        return Err(wrong("spikes", "an ANN has none"));
-    }
-    let firing = (0..engine.layers.len()).filter(|&index| engine.layers[index].fires());
-    if let Ok(all) = spikes.extract::<bool>() {
-        return Ok(if all { firing.collect() } else { Vec::new() });
-    }
-    let names: Vec<String> = match spikes.extract::<String>() {
-        Ok(name) => vec![name],
-        Err(_) => {
+    // All of the caller's own code runs before the network is locked: it may use the network.
+    let is_wanted = spikes.is_truthy()?;
+    let all = spikes.extract::<bool>().ok();
+    let names: Vec<String> = match (all, spikes.extract::<String>()) {
+        (Some(_), _) => Vec::new(),
+        (None, Ok(name)) => vec![name],
+        (None, Err(_)) => {
             let name = |item: &Bound<'_, PyAny>| item.extract().map_err(|_| wrong("spikes", "give True, or names of layers"));
             listed("spikes", spikes, name)?
         }
     };
+    let engine = net.engine(py)?;
+    if is_wanted && engine.neuron.is_real() {
+        return Err(wrong("spikes", "an ANN has none"));
+    }
+    if let Some(all) = all {
+        let firing = (0..engine.layers.len()).filter(|&index| engine.layers[index].fires());
+        return Ok(if all { firing.collect() } else { Vec::new() });
+    }
     let place = |name: &String| {
         let at = engine.layers.iter().position(|layer| layer.fires() && layer.name == *name);
         at.ok_or_else(|| {

@@ -229,7 +229,8 @@ impl Network {
     ///     For names or shapes of another network, or a value that is not finite; the network is then as before.
     #[pyo3(signature = (state, strict = true))]
     fn load_state_dict(&self, py: Python<'_>, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<()> {
-        let taken = state::read(&*self.engine(py)?, state, strict)?;
+        let known = state::Known::of(&*self.engine(py)?);
+        let taken = state::read(&known, state, strict)?;
         self.work(py, |engine| {
             self.changes.count();
             taken.put(engine);

@@ -44,11 +44,30 @@ impl Taken {
     }
 }
 
+/// Names and shapes that a network takes a state by: reading one runs code of the caller, which may use the network.
+pub struct Known {
+    parameters: Vec<(String, Vec<usize>)>,
+    /// Names and channels.
+    norms: Vec<(String, usize)>,
+    is_real: bool,
+}
+
+impl Known {
+    /// Those of `engine`.
+    pub fn of(engine: &Engine) -> Known {
+        Known {
+            parameters: engine.parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())).collect(),
+            norms: engine.norms.iter().map(|norm| (norm.name.clone(), norm.running_mean.len())).collect(),
+            is_real: engine.neuron.is_real(),
+        }
+    }
+}
+
 /// What of `state` belongs into this network.
 ///
 /// # Errors
 /// `ValueError` unless all of it fits.
-pub fn read(engine: &Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<Taken> {
+pub fn read(network: &Known, state: &Bound<'_, PyDict>, strict: bool) -> PyResult<Taken> {
     let state: BTreeMap<String, Bound<'_, PyAny>> = state.extract()?;
     let mut known = BTreeSet::new();
     let mut missing = Vec::new();
@@ -61,14 +80,14 @@ pub fn read(engine: &Engine, state: &Bound<'_, PyDict>, strict: bool) -> PyResul
         found
     };
     let mut taken = Taken::default();
-    for (index, parameter) in engine.parameters.iter().enumerate() {
-        if let Some(given) = find(&parameter.name, engine.neuron.is_real() && parameter.name.ends_with(".Vth")) {
-            taken.parameters.push((index, arrays::floats(&parameter.name, given, &parameter.shape)?));
+    for (index, (parameter, shape)) in network.parameters.iter().enumerate() {
+        if let Some(given) = find(parameter, network.is_real && parameter.ends_with(".Vth")) {
+            taken.parameters.push((index, arrays::floats(parameter, given, shape)?));
         }
     }
-    for (index, norm) in engine.norms.iter().enumerate() {
-        let channels = [norm.running_mean.len()];
-        let name = |what: &str| format!("{}.{what}", norm.name);
+    for (index, (norm, channels)) in network.norms.iter().enumerate() {
+        let channels = [*channels];
+        let name = |what: &str| format!("{norm}.{what}");
         let [mean, var, batches] = ["running_mean", "running_var", "num_batches_tracked"].map(name);
         if let Some(given) = find(&mean, false) {
             taken.means.push((index, arrays::floats(&mean, given, &channels)?));

@@ -56,6 +56,36 @@ def test_parts_and_layouts_and_types_give_the_same_bits(trained):
     assert numpy.array_equal(net(numpy.asfortranarray(values)).logits, whole.logits)
 
 
+def test_a_field_of_records_has_the_bits_of_an_array():
+    net = made()
+    images = numpy.random.default_rng(1).random((6, 1, 8, 8), dtype=numpy.float32)
+    for kind, values in (("f4", images), ("u1", (255 * images).astype(numpy.uint8))):
+        records = numpy.zeros(6, dtype=[("label", "u1"), ("image", kind, (1, 8, 8))])
+        records["image"] = values
+        assert numpy.array_equal(net(records["image"]).logits, net(values).logits), kind
+
+
+def test_the_callers_code_may_use_the_network_that_it_is_asked_for():
+    net = made()
+    images = numpy.random.default_rng(1).random((2, 1, 8, 8), dtype=numpy.float32)
+    out = net(images, spikes=(name for name in net.layers if net.time_steps > 2))
+    assert list(out.spikes) == net.layers
+
+    class Late:
+        """An array that looks at the network when it is read."""
+
+        def __init__(self, values):
+            self.values = values
+
+        def __array__(self, dtype=None, copy=None):
+            assert net.time_steps == 4
+            return self.values
+
+    before = net(images).logits
+    net.load_state_dict({name: Late(values) for name, values in net.state_dict().items()})
+    assert numpy.array_equal(net(images).logits, before)
+
+
 def test_channels_are_where_they_should_be():
     net = made(input_shape=(3, 8, 6), mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
     pictures = numpy.random.default_rng(1).integers(0, 256, (5, 3, 8, 6), dtype=numpy.uint8)
