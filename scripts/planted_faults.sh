@@ -7,7 +7,8 @@
 # A fault in kernels/ becomes a library that the driver stand-in loads in place of the sound kernel, so nothing else is built again.
 # A fault in src/ is built in a tree of its own. The test file that the patch names comes first (that of the kernel's header), then,
 # in race mode, the same on kernels that report their accesses, then all other tests of the device (PLANTED_FIRST=1 leaves them out).
-# Prints a row a fault. Rows are kept in target/planted/results; a fault that has one is not planted again until its patch changes.
+# Prints a row a fault. Rows are kept in target/planted/results; a fault that has one is not planted again until its patch, a kernel, a source or a
+# test changes.
 # Ends with 1 if a fault that has an effect was not noticed. Needs g++, git and cargo-nextest; no GPU, no nvcc.
 set -euo pipefail
 shopt -s inherit_errexit # a patch that no longer applies must not pass for one that survived
@@ -166,11 +167,13 @@ case $mode in
 esac
 nice cargo nextest run --no-run --test $built > "$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 touch "$results"
+# What a fault was planted in: another kernel or test may notice more, or less.
+tree=$(git ls-files -z kernels src emulator tests Cargo.lock | xargs -0 sha256sum | sha256sum | cut -c1-16)
 declare -A sum=([noticed]=0 [races]=0 [missed]=0 [equal]=0 [broken]=0)
 printf '| fault | in | what | outcome | s |\n|---|---|---|---|---|\n'
 for number in "${numbers[@]}"; do
     patch=tests/planted/$number.patch
-    key="$number $(sha256sum < "$patch" | cut -c1-16)"
+    key="$number $tree$(sha256sum < "$patch" | cut -c1-16)"
     row=$(grep -F "$key" "$results" | tail -1 | cut -d' ' -f3- || true)
     # More is checked from time to time; what was not noticed may be now.
     case $mode$row in check*"| SURVIVED |"*) row="" ;; esac

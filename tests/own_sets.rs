@@ -259,7 +259,12 @@ fn results_do_not_replace_data() {
     let other = below.replace("000", "001");
     fs::write(root.join("some.csv"), format!("path,label\n{below},a\n{other},a\n{below},b\n{other},b\n")).unwrap();
     fs::create_dir(root.join("sheets")).unwrap();
+    // Beside the classes, where it is not read.
+    let loose = root.join("heap/loose.png");
+    ok(root, "data sheet -d digits-8x8 --out heap/loose.png");
+    let not_read = fs::read(&loose).unwrap();
     for line in [
+        "data sheet -d images --data-dir heap --image-size 12 --val-share 0.25 --out heap/loose.png".into(),
         "eval --checkpoint run --device cpu --predictions set.npz".into(),
         format!("data sheet -d images --data-dir heap --image-size 12 --val-share 0.25 --out {}", photo.display()),
         format!("data sheet -d images --data-dir some.csv --image-size 12 --val-share 0.5 --out {}", photo.display()),
@@ -270,6 +275,7 @@ fn results_do_not_replace_data() {
         assert!(code == 2 && stderr.contains("give another name"), "dsr {line}: {code} {stderr}");
     }
     assert!([fs::read(root.join("set.npz")).unwrap(), fs::read(&photo).unwrap()] == before);
+    assert!(fs::read(&loose).unwrap() == not_read);
     // An earlier result is replaced.
     for _ in 0..2 {
         ok(root, "eval --checkpoint run --device cpu --predictions predictions.csv");

@@ -23,9 +23,9 @@ import train_ann
 KINDS = ("clamp", "surrogate", "rounding", "time")
 
 
-def derivative(x):
-    """Of ATan with alpha 2, as in SpikingJelly; x in units of the threshold."""
-    return 1 / (1 + (math.pi * x) ** 2)
+def denominator(x):
+    """Of the derivative of ATan with alpha 2, as SpikingJelly divides by it; x in units of the threshold."""
+    return 1 + (math.pi * x) ** 2
 
 
 class Fire(Function):
@@ -38,7 +38,7 @@ class Fire(Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return grad / (1 + (math.pi * ctx.saved_tensors[0]) ** 2)
+        return grad / denominator(ctx.saved_tensors[0])
 
 
 def steps_of(current, threshold, config, fire):
@@ -69,7 +69,7 @@ def by_rate(kind):
             value = threshold / config.delta_t if config.kind == "lif" else threshold
             out = torch.cat(spikes) * value
             weights = config.time_weights(current)
-            gains = [w * eligibility * derivative(x) for w, (x, eligibility) in zip(weights / weights.sum(), told)]
+            gains = [w * eligibility / denominator(x) for w, (x, eligibility) in zip(weights / weights.sum(), told)]
             # Of the representation by a current that is the same at each step: 1 / tau (IF: 1) in the middle of the clamp.
             factor = sum(gains) / (config.delta_t if config.kind == "lif" else 1)
             ctx.save_for_backward(config.representation(current), threshold, factor, config.representation(out))

@@ -20,14 +20,17 @@ pub enum Pass {
 
 /// Addresses of a loader: the stacks of its two threads, and what comes with them.
 const LOADER_BYTES: u64 = 6 << 20;
+/// Addresses of each of the readers that a loader of files has besides.
+const READER_BYTES: u64 = 3 << 20;
 
-/// Seconds of whole passes: `loaders` of them at once, each with the thread that every loader has, each through the whole split.
+/// Seconds of whole passes: `loaders` of them at once, each with the threads that training gives it, each through the whole split.
 ///
 /// # Errors
 /// That of a sample that cannot be read; [`Error::Config`] for more loaders than there is room for.
 pub fn time_passes(dataset: &Arc<Dataset>, pass: Pass, config: &Config, loaders: usize, limits: &Limits) -> Result<Vec<f64>> {
     // A thread without room for its stack may end the program, and not be refused.
-    let reserved = (loaders as u64).saturating_mul(LOADER_BYTES);
+    let readers = if dataset.stream.is_some() { rayon::current_num_threads() as u64 } else { 0 };
+    let reserved = (loaders as u64).saturating_mul(LOADER_BYTES + readers * READER_BYTES);
     let room = Room::now().check(Bytes { written: 0, reserved }, "starting them", "take fewer");
     room.map_err(|e| Error::config("loaders", format!("{loaders}: {e}")))?;
     let augment = config.augment();

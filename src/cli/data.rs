@@ -110,14 +110,15 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let dataset = dataset::told(global, &config)?;
             let part = if *split == Part::Train { "train" } else { "test" };
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
-            let path = out.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{part}.png", dataset.name)));
+            let usual = format!("{}-{part}.png", dataset.name);
+            let path = out.clone().unwrap_or_else(|| PathBuf::from(&usual));
             outputs::check("out", &path)?;
             outputs::check_earlier("out", &path, b"\x89PNG\r\n\x1a\n")?;
             let samples = dataset.stream.iter().flat_map(|stream| {
                 let of = |part: Part| (0..dataset.split(part).labels.len()).map(move |index| stream.path(part, index));
                 of(Part::Train).chain(of(Part::Test))
             });
-            outputs::check_data("out", &path, samples.chain(config.data_dir.clone()))?;
+            outputs::check_data("out", &path, config.data_dir.as_deref(), &usual, samples)?;
             atomic_file::write(&path, &png)?;
             let shown = path.display().to_string();
             let reading = match &dataset.stream {

@@ -36,14 +36,16 @@ pub fn check_earlier(flag: &str, path: &Path, begins: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to replace one of `files`, those of a data set.
+/// Refuses to replace one of `files`, those of a data set, and whatever lies where it is, in splits that are not read or beside them; but for
+/// a file in the folder itself that has the `usual` name of what is written.
 ///
 /// # Errors
 /// [`Error::Config`] naming the flag and the file.
-pub fn check_data(flag: &str, path: &Path, mut files: impl Iterator<Item = PathBuf>) -> Result<()> {
+pub fn check_data(flag: &str, path: &Path, place: Option<&Path>, usual: &str, mut files: impl Iterator<Item = PathBuf>) -> Result<()> {
     let whole = |path: &Path| path.canonicalize().ok();
     let Some(replaced) = whole(path) else { return Ok(()) };
-    if files.any(|file| whole(&file).as_ref() == Some(&replaced)) {
+    let is_of_set = place.and_then(whole).is_some_and(|place| replaced.starts_with(&place) && replaced != place.join(usual));
+    if is_of_set || files.any(|file| whole(&file).as_ref() == Some(&replaced)) {
         let problem = format!("{} is a file of the data set, which would be lost; give another name", path.display());
         return Err(Error::config(flag, problem));
     }

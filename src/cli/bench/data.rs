@@ -72,7 +72,7 @@ struct Key {
     split: Pass,
     image: String,
     batch: usize,
-    /// Loaders at once, each with one thread.
+    /// Loaders at once, each with the threads that training gives it.
     loaders: usize,
 }
 
@@ -140,7 +140,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
     drop(progress);
     let notes = vec![
         format!("ms a pass of all loaders through the split: of n passes after {} warm-up passes", limits.warmup),
-        "a loader has one thread; load: to read and decode the set once".into(),
+        "loaders of files read with all threads, others with one; load: the set, once".into(),
     ];
     let columns =
         vec!["data set", "split", "image", "batch", "loaders", "images", "n", "p50", "min", "p95", "img/s", "ms/batch", "load ms"];
