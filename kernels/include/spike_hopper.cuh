@@ -142,7 +142,7 @@ struct HopperShared {
 
 // The ring of stages; the place of one, and the parity of its barrier's phase, follow from how many there were before.
 struct HopperStages {
-    const volatile HopperShared* shared;
+    const HopperShared* shared;
     uint32_t begun;
 };
 
