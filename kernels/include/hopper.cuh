@@ -22,16 +22,16 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
 }
 
 // Arrives, and announces bytes of this phase.
-__device__ __forceinline__ void barrier_expect(uint64_t* barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
 // Waits for the end of the phase of this parity: 0 for the first one; 1 is over before it.
-__device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
     int is_over;
     do {
         asm volatile("{\n.reg .pred %%over;\nmbarrier.try_wait.parity.shared::cta.b64 %%over, [%1], %2;\nselp.b32 %0, 1, 0, %%over;\n}\n"
-                     : "=r"(is_over) : "r"(shared_address(barrier)), "r"(parity) : "memory");
+                     : "=r"(is_over) : "r"(barrier), "r"(parity) : "memory");
     } while (is_over == 0);
 }
 
@@ -39,9 +39,16 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Copies bytes, a multiple of 16 as both addresses are, and says so to the barrier; one thread copies all.
-__device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes, uint64_t* barrier) {
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes, uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(shared_address(barrier)) : "memory");
+                 ::"r"(shared_address(shared)), "l"(global), "r"(bytes), "r"(barrier) : "memory");
+}
+
+// The same of a barrier that is no address yet.
+__device__ __forceinline__ void barrier_expect(uint64_t* barrier, int bytes) { barrier_expect(shared_address(barrier), bytes); }
+__device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) { barrier_wait(shared_address(barrier), parity); }
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes, uint64_t* barrier) {
+    copy_bulk(shared, global, bytes, shared_address(barrier));
 }
 
 // ---- Products of a warpgroup: 128 threads from a multiple of 128 on, all of them at the same instruction.

@@ -14,8 +14,8 @@
 //            where a shift and a mask each would be fifteen. Of half a stage, lanes j and j + 2 have half of the word of step j each.
 // Costs      of one stage by the machine code of sm_90a (nvcc 13.0); with 8-bit weights
 //              tensor   512 cycles of an SM (256) at the 4096 multiply-adds a cycle of the data sheet: 256 (128) for each warp of a scheduler
-//              issue    69 instructions of a warp, 17 for each wgmma; 22 to 24 more in the warp of thread 0, which copies the weights. So a
-//                       scheduler issues in 0.27 (0.54) of what its tensor core takes, and the products are the limit with either width.
+//              issue    67 instructions of a warp, 17 for each wgmma; 24 more in the warp of thread 0, which copies the weights. So a
+//                       scheduler issues in 0.26 (0.52) of what its tensor core takes, and the products are the limit with either width.
 //                       Some 38 of them are for the integer pipe, which takes one every second cycle: 0.30 (0.59)
 //              shared   392 cycles (200): 256 (128) to read weights, each warpgroup all of them, 128 (64) for what is copied, 8 for the list
 //              L2       weights at 32 bytes a cycle and SM at this rate, more than mma.sync lets it ask for, and spikes at 4 (8), of which the
@@ -136,7 +136,7 @@ struct Nibbles {
 // each time.
 struct HopperShared {
     uint64_t full[HOPPER_STAGES];                    // barriers
-    uint64_t* barriers;                              // their address
+    uint32_t barriers;                               // their address
     Nibbles nibbles;
 };
 
@@ -150,7 +150,7 @@ struct HopperStages {
 __device__ __forceinline__ HopperStages make_stages(HopperShared* shared) {
     if (threadIdx.x == 0) {
         for (int place = 0; place < HOPPER_STAGES; ++place) barrier_init(shared->full + place, 1);
-        shared->barriers = shared->full;
+        shared->barriers = shared_address(shared->full);
         shared->nibbles = {0xff00ff00u, 0xffff0000u};
         fence_async_proxy();
     }
@@ -169,7 +169,7 @@ __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BI
     list_steps(steps, g, time_steps);
     fence_async_proxy();                             // what was stored and read here before comes before the copies
     __syncthreads();
-    uint64_t* full = stages.shared->barriers;
+    const uint32_t full = stages.shared->barriers;
     const Nibbles nibbles{stages.shared->nibbles.of_bit_0, stages.shared->nibbles.of_bit_1};
     const int whole = whole_stages_of(steps_of(g));
     uint32_t begun = 0;                              // one in all lanes: what the compiler knows of a ballot keeps descriptors out of vectors
@@ -178,8 +178,8 @@ __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BI
     weights += (size_t)blockIdx.y * count * Size::BYTES;
     const bool copies = threadIdx.x == 0;
     auto copy = [&](uint32_t place) {
-        barrier_expect(full + place, Size::BYTES);
-        copy_bulk(memory + place * Size::BYTES, weights, Size::BYTES, full + place);
+        barrier_expect(full + place * 8, Size::BYTES);
+        copy_bulk(memory + place * Size::BYTES, weights, Size::BYTES, full + place * 8);
         weights += Size::BYTES;
     };
     for (int ahead = 0; ahead < 2 && ahead < count && copies; ++ahead) copy((begun + ahead) % HOPPER_STAGES);
@@ -193,7 +193,7 @@ __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BI
     for (int& sum : acc) sum = 0, settle(sum);
     auto wait = [&](int stage) {
         const uint32_t number = begun + stage;
-        barrier_wait(full + number % HOPPER_STAGES, number / HOPPER_STAGES % 2);
+        barrier_wait(full + number % HOPPER_STAGES * 8, number / HOPPER_STAGES % 2);
     };
     auto multiply = [&](int stage, int k, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
         const uint32_t a[4] = {a0, a1, a2, a3};
