@@ -1,12 +1,12 @@
 // spike_conv_hopper.cu: the convolution of spikes with the neurons behind it, by the tensor core instructions that only sm_90a has.
 //
 // Equation   that of spike_conv.cu
-// Shapes     those of spike_conv.cu, where every convolution reads spikes (none of them counts of a pool); weights in blocks:
-//            [64 cout][K step][512 bytes: 8 (8 bits: 4)][4][lane], the words of a lane of spike_conv_weights.cu side by side with those of other
-//            lanes: core matrices of 8 output channels and 16 bytes along K, as wgmma wants them (PTX ISA 9.7.15.5.1)
-// Launch     spike_conv_neurons_*: grid (row tiles, ceil(cout/64)), block 256, dynamic shared memory as spike_conv.cu
+// Shapes     those of spike_conv.cu, where every convolution reads spikes (none of them counts of a pool), and has at most 32 taps or is not
+//            padded; weights in blocks: [64 cout][stage][product: 4][512 bytes: 8 (8 bits: 4)][2][2][lane], core matrices of 8 output
+//            channels and 16 bytes along K, as wgmma wants them (PTX ISA 9.7.15.5.1), K in the order of `Bits` in spike_hopper.cuh
+// Launch     spike_conv_neurons_*: grid (row tiles, ceil(cout/64)), block 256, dynamic shared memory: src/ops/spike_conv/cuda_hopper.rs
 //            order_spike_weights: grid (pieces of 512 bytes / 8), block 256, after each quantize_weights
-// Traffic    per tile and stage of two K steps: 1 KiB of spikes and 8 KiB (8 bits: 4 KiB) of weights, from L2 for the most part; what the
+// Traffic    per tile and stage of four K steps: 2 KiB of spikes and 16 KiB (8 bits: 8 KiB) of weights, from L2 for the most part; what the
 //            neurons write as in spike_conv.cu. order_spike_weights reads and writes each packed weight once
 // Targets    sm_90a; other targets have kernels that fail. `Products::Warpgroup` says when they are taken (src/device/products.rs)
 // Exactness  integers: equal to spike_conv.cu
@@ -42,17 +42,18 @@ __device__ __forceinline__ void neurons_body_hopper(const Outputs& to, const Inp
                                                     const uint4* first_weights, const unsigned char* second_source,
                                                     const uint4* second_weights, const SpikeConvNeurons& p) {
     DYNAMIC_SHARED(shared);
-    SHARED(uint64_t, full, HOPPER_STAGES);
-    HopperStages stages = make_stages(full);
+    SHARED(HopperShared, of_block, 1);
+    HopperStages stages = make_stages(of_block);
     const int time_steps = p.layer.time_steps;
     // Before the tiles, only where T takes several of them: what the neurons carry over, [tile_positions][COLUMNS].
     unsigned char* tiles = shared + (p.tile_steps < time_steps ? p.tile_positions * COLUMNS * sizeof(NeuronState) : 0);
 #pragma unroll 1
     for (int first = 0; first < time_steps; first += p.tile_steps) {
-        const int of_tile = threadIdx.x % ROWS;
-        const int at = of_tile / p.tile_steps;
+        const uint32_t of_tile = threadIdx.x / 32 * 16 + threadIdx.x % 2 * 8 + threadIdx.x % 32 / 4;   // see SpikeRows
+        const uint32_t tile_steps = p.tile_steps;
+        const int at = of_tile / tile_steps;
         const int q = blockIdx.x * p.tile_positions + at;
-        const int t = first + of_tile % p.tile_steps;
+        const int t = first + of_tile % tile_steps;
         const Row row{at < p.tile_positions && q < p.layer.positions && t < time_steps, q, t};
         convolve_summands_hopper<WEIGHT_BITS>(tiles, stages, p.layer, row, first_source, first_weights, second_source, second_weights);
         run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first);
@@ -109,20 +110,43 @@ spike_conv_neurons_8_hopper(uint32_t* __restrict__ spikes,                // as 
                                      first_source, first_weights, second_source, second_weights, p));
 }
 
-// Packed weights in blocks: of each piece of 512 bytes, word r of lane l becomes word l of block r. On every target.
+// Packed weights in blocks, negated, their bytes in the order of `Bits` in spike_hopper.cuh. Piece i of a K step of a stage is 16 columns of
+// a product: hi and lo of eight channels, or sixteen channels. On every target.
 extern "C" __global__ void __launch_bounds__(256)
-order_spike_weights(uint32_t* __restrict__ blocks,                        // [pieces][4][32]
-                    const uint4* __restrict__ packed,                     // [pieces][32]
-                    int pieces) {
+order_spike_weights(uint32_t* __restrict__ blocks,                        // [ceil(cout/64)][stages][4][pieces][2][2][32]
+                    const uint4* __restrict__ packed,                     // [ceil(cout/64)][steps][pieces][32]
+                    int stages, int steps, int pieces,                    // pieces of a K step: 8, or 4 with 8 bits
+                    int all) {                                            // pieces of the blocks
     const int piece = blockIdx.x * 8 + threadIdx.x / 32;
-    if (piece >= pieces) return;
+    if (piece >= all) return;
     const int lane = threadIdx.x % 32;
-    const uint4 words = packed[(size_t)piece * 32 + lane];
+    const int of_stage = piece / pieces % 4;                              // which product
+    const int stage = piece / (4 * pieces) % stages;
+    const bool is_half = stage == stages - 1 && steps % 4 == 2;
+    const int step = stage * 4 + (is_half ? lane % 2 : lane % 4);
+    const uint4* from = packed + (((size_t)(piece / (4 * pieces * stages)) * steps + step) * pieces + piece % pieces) * 32 + lane / 4 * 4;
     uint32_t* to = blocks + (size_t)piece * 128 + lane;
-    to[0] = words.x;
-    to[32] = words.y;
-    to[64] = words.z;
-    to[96] = words.w;
+    for (int r = 0; r < 2; ++r) {
+        uint32_t former = 0, latter = 0;
+        for (int b = 0; b < 4 && step < steps && (!is_half || of_stage < 2); ++b) {
+            const int e = 2 * of_stage + r;
+            const int channel = is_half ? lane % 4 / 2 * 16 + 4 * b + e : channel_of_byte(e, b);
+            const uint4 words = from[channel % 8 / 2];
+            int high = (signed char)((channel % 2 == 0 ? words.x : words.y) >> channel / 8 * 8);
+            int low = (signed char)((channel % 2 == 0 ? words.z : words.w) >> channel / 8 * 8);
+            if (pieces == 8) {                                            // two bytes of one weight
+                const int negated = -(256 * high + low);
+                low = (signed char)(negated & 255);
+                high = (negated - low) >> 8;
+            } else {
+                high = -high, low = -low;
+            }
+            former |= (uint32_t)(high & 255) << 8 * b;
+            latter |= (uint32_t)(low & 255) << 8 * b;
+        }
+        to[r * 32] = former;
+        to[64 + r * 32] = latter;
+    }
 }
 
 KERNEL(spike_conv_neurons_16_hopper, 256)

@@ -117,6 +117,9 @@ fn cases() -> Vec<Case> {
         // linear layers cover their input
         case([Conv(33, [7, 7], NO_POOL, [7, 7], 1, 0), NoSummand], [1, 1], 10, 5, 3, 16),
         lif(case([Conv(130, [1, 1], NO_POOL, [1, 1], 1, 0), NoSummand], [1, 1], 10, 20, 3, 8)),
+        // many taps, and more than a row has bits for on Hopper
+        case([Conv(70, [4, 4], NO_POOL, [5, 5], 1, 2), NoSummand], [4, 4], 70, 5, 1, 8),
+        case([Conv(33, [3, 4], NO_POOL, [7, 7], 1, 3), NoSummand], [3, 4], 33, 5, 1, 16),
         // counts of a pool
         case([Conv(33, [6, 10], [2, 2, 0], [3, 3], 1, 1), NoSummand], [3, 5], 31, 5, 1, 16),
         lif(case([Conv(64, [7, 7], [3, 2, 1], [2, 2], 2, 0), NoSummand], [2, 2], 33, 20, 1, 8)),

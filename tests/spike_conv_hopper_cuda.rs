@@ -98,8 +98,17 @@ fn products_that_nobody_waits_for() {
     if !has_nvcc() {
         return;
     }
-    let (code, said) = check("    wgmma_wait<0>();                                 // products", "    // products");
+    let (code, said) = check("        wgmma_wait<0>();                             // products", "        // products");
     assert!(code == 1 && ["FAULT", "by wgmma", "a wgmma.mma_async under way"].iter().all(|words| said.contains(words)), "{said}");
+}
+
+#[test]
+fn half_a_stage_without_some_bits() {
+    if !has_nvcc() {
+        return;
+    }
+    let (code, said) = check("half >> 1);", "half);");
+    assert!(code == 1 && ["FAULT", "by wgmma"].iter().all(|words| said.contains(words)), "{said}");
 }
 
 #[test]

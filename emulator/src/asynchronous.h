@@ -57,7 +57,7 @@ private:
     struct Product {
         uint64_t number;
         int columns;
-        bool has_a_registers, adds, is_done;
+        bool has_a_registers, a_has_signs, adds, is_done;
         uint32_t a[32][4];
         uint64_t a_descriptor, b_descriptor;
         std::vector<uint32_t> sums;                  // [lane][columns/2]

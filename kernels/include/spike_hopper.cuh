@@ -1,178 +1,236 @@
 // spike_hopper.cuh: one tile of the spiking convolution on sm_90a: 128 rows (position, step) times 64 output channels, by two warpgroups.
 //
-// Equation   as in spike_tile.cuh; the sums are the same integers
-// Shapes     a warpgroup has 64 rows, a K step is 32 channels of a tap: one wgmma of m64n128k32 (16-bit weights: hi and lo of the 64 channels
-//            side by side) or m64n64k32 (8 bits). Weights in blocks (order_spike_weights in spike_conv_hopper.cu), 4096 (2048) bytes a step
-// Pipeline   a stage is two K steps; 4 stages. Its weights are one range of memory, which one thread has copied as a whole; its spikes are
-//            copied by all threads, a word each. The products of a stage run while its warpgroup copies and loads for the next one; one
-//            barrier a stage says that all have waited for those of the stage before the last, whose place is then filled again.
-// Costs      of one stage (two K steps) by the machine code of sm_90a (nvcc 13.0); with 8-bit weights
-//              tensor   256 cycles of an SM (128) at the 4096 multiply-adds a cycle of the data sheet: 128 (64) for each warp of a scheduler
-//              issue    84 to 97 instructions of a warp (87 to 100), the more where the tap changes; 21 more in the warp of thread 0, which
-//                       copies the weights. 42 to 50 for each wgmma: with 16 bits 0.66 to 0.76 of what its tensor core takes, so that the
-//                       products are the limit; with 8 bits issue is, and leaves them at most 0.64 to 0.74 of their rate
-//              shared   216 cycles (148): 128 (64) to read weights, each warpgroup all of them, 16 to read spikes, 72 (40) for what is copied
-//              L2       as spike_tile.cuh at this rate: 36 bytes a cycle and SM (20), about what its L2 gives
-//            Between its wait and its next product a warp issues some 30 instructions, in which the tensor cores have only the other block.
+// Equation   as in spike_tile.cuh; the sums are the same integers. A spike is -1 here, and weights are negated
+// Shapes     a warpgroup has 64 rows, a K step is 32 channels of a tap; a stage is four K steps and four wgmma of m64n128k32 (16-bit weights:
+//            hi and lo of the 64 channels side by side) or m64n64k32 (8 bits), each with 8 channels of every step: see Bits. A last stage of
+//            one or two steps has two wgmma. Weights in blocks (order_spike_weights in spike_conv_hopper.cu), 16 (8) KiB a stage
+// Pipeline   weights: 4 stages, each one range of memory that one thread has copied as a whole. Spikes: lane 4*g + j loads the words of step j
+//            of a stage, of rows g and g + 8 of its warp, straight into registers, a stage ahead; where they are comes from a list of the
+//            steps in shared memory. The products of a stage run while its warpgroup comes to the next one; one barrier a stage says that all
+//            have waited for those of the stage before the last, whose place is then filled again.
+// Bits       lane j takes the whole word of step j apart, into eight registers of A whose bytes are 0 or -1. PRMT looks bit e of the nibbles of
+//            half a word up in a register: bits {0, 4, 8, 12} + e, e < 3, of either half; bit 3 of a nibble asks for the sign of a byte of 0
+//            or -1, so it does not matter. Bits {7, 15, 23, 31} and {3, 11, 19, 27} are signs of bytes. Ten instructions for eight registers,
+//            where a shift and a mask each would be fifteen. Of half a stage, lanes j and j + 2 have half of the word of step j each.
+// Costs      of one stage by the machine code of sm_90a (nvcc 13.0); with 8-bit weights
+//              tensor   512 cycles of an SM (256) at the 4096 multiply-adds a cycle of the data sheet: 256 (128) for each warp of a scheduler
+//              issue    67 instructions of a warp, 17 for each wgmma; 24 more in the warp of thread 0, which copies the weights. So a
+//                       scheduler issues in 0.26 (0.52) of what its tensor core takes, and the products are the limit with either width.
+//                       Some 38 of them are for the integer pipe, which takes one every second cycle: 0.30 (0.59)
+//              shared   392 cycles (200): 256 (128) to read weights, each warpgroup all of them, 128 (64) for what is copied, 8 for the list
+//              L2       weights at 32 bytes a cycle and SM at this rate, more than mma.sync lets it ask for, and spikes at 4 (8), of which the
+//                       first cache has what neighbours read: about what its L2 gives. Tiles of 256 rows would halve the weights
+//            Around its stages a warp issues about 410 instructions: where rows and steps are, the tile of sums, constants of the neurons.
+//            docs/predict.md has what both come to for the layers of PreAct-ResNet-18.
 #pragma once
+#include "geometry.cuh"
 #include "hopper.cuh"
 #include "spike_tile.cuh"
+
+// Channel of a K step that byte b of register e has.
+__device__ __forceinline__ int channel_of_byte(int e, int b) { return e < 6 ? e / 3 * 16 + 4 * b + e % 3 : 8 * b + (e == 6 ? 7 : 3); }
 
 #if defined(__CUDACC__)
 
 constexpr int HOPPER_STAGES = 4;                     // two more than are under way, so that ^ 2 is the one after the next
-constexpr int BITS_OF_STAGE = ROWS * 8;              // bytes: two words a row
 
 template <int WEIGHT_BITS>
 struct HopperStage {
     static constexpr int PRODUCT_COLUMNS = COLUMNS * WEIGHT_BITS / 8;
     static constexpr int STEP = PRODUCT_COLUMNS * 32;
-    static constexpr int BYTES = BITS_OF_STAGE + 2 * STEP;
+    static constexpr int BYTES = 4 * STEP;
 };
 
-// Copies the words of one row for every second K step, from the first or from the second on.
-struct SpikeWords {
-    const unsigned char* source;
-    long long from;                                  // bytes from `source` to the word of the next of its steps
-    int y, x;                                        // position that it reads; a row that is not live has none
-    int height, width, kernel_w, words;
-    int position_bytes;                              // of all steps of a position
-    int kx, word, steps;                             // of the next of its K steps; K steps that are left from there
+// A K step: bytes from where a row's position begins to what it reads, and the bit of its tap among those inside of the image.
+struct HopperStep {
+    uint32_t offset, tap;
+};
 
-    __device__ __forceinline__ SpikeWords(const unsigned char* source, const Geometry& g, Row row, int time_steps, int first)
-        : source(source), height(g.pooled_h), width(g.pooled_w), kernel_w(g.kernel_w), words((g.cin + 31) / 32), kx(0), word(0) {
-        const int p = row.q % (g.out_h * g.out_w);
-        const int b = row.q / (g.out_h * g.out_w);
-        y = p / g.out_w * g.stride - g.pad;
-        x = p % g.out_w * g.stride - g.pad;
-        position_bytes = time_steps * words * 4;
-        from = (((long long)b * height + y) * width + x) * position_bytes + row.t * words * 4;
-        if (!row.live) y = INT_MIN / 2;
-        steps = g.kernel_h * kernel_w * words;
-        advance(first);
+__device__ __forceinline__ int steps_of(const Geometry& g) { return g.kernel_h * g.kernel_w * ((g.cin + 31) / 32); }
+__device__ __forceinline__ int whole_stages_of(int steps) { return (steps + 1) / 4; }
+
+// Writes the K steps of a convolution, those of half a stage twice, and the four of a stage behind the last one, which are of no tap. Where
+// nothing is padded, all taps are one.
+__device__ __forceinline__ void list_steps(HopperStep* steps, const Geometry& g, int time_steps) {
+    const uint32_t words = (g.cin + 31) / 32, all = steps_of(g), of_half = whole_stages_of(all) * 4;
+    for (uint32_t at = threadIdx.x; at < (all + 7) / 4 * 4; at += blockDim.x) {
+        const uint32_t k = at < of_half ? at : of_half + at % 2, tap = k / words, ky = tap / g.kernel_w;
+        const uint32_t offset = (ky * g.pooled_w + tap % g.kernel_w) * time_steps * words + k % words;
+        const bool is_one = k < all && at < (all + 3) / 4 * 4;
+        steps[at] = is_one ? HopperStep{offset * 4, g.pad > 0 ? 1u << tap : 1u} : HopperStep{0, 0};
     }
+}
 
-    __device__ __forceinline__ void advance(int by) {
-        from += by * 4;
-        word += by;
-        steps -= by;
-        while (word >= words) {
-            word -= words;
-            from += position_bytes - words * 4;
-            ++x;
-            if (++kx < kernel_w) continue;
-            kx = 0;
-            from += (long long)(width - kernel_w) * position_bytes;
-            x -= kernel_w;
-            ++y;
+// Bits first .. end - 1.
+__device__ __forceinline__ uint32_t bits_between(int first, int end) {
+    return first < end ? (uint32_t)((1ull << end) - (1ull << first)) : 0;
+}
+
+// Where a lane reads: rows g and g + 8 of its warp.
+struct SpikeRows {
+    uint64_t from[2];                                // addresses
+    uint32_t inside[2];                              // taps
+
+    // Each lane is given one of the two rows, an even one the first.
+    __device__ __forceinline__ SpikeRows(const unsigned char* source, const Geometry& g, Row row, int time_steps) {
+        const uint32_t positions = g.out_h * g.out_w, b = (uint32_t)row.q / positions, p = (uint32_t)row.q % positions;
+        const int y = (int)(p / g.out_w) * g.stride - g.pad, x = (int)(p % g.out_w) * g.stride - g.pad;
+        const int words = (g.cin + 31) / 32, position = (b * g.pooled_h + y) * g.pooled_w + x;
+        const long long offset = ((long long)position * time_steps + row.t) * words * 4;
+        uint32_t taps = g.pad > 0 ? 0 : 1;
+        if (g.pad > 0) {
+            const uint32_t across = bits_between(max(-x, 0), min(g.pooled_w - x, g.kernel_w));
+#pragma unroll 1
+            for (int ky = max(-y, 0); ky < min(g.pooled_h - y, g.kernel_h); ++ky) taps |= across << ky * g.kernel_w;
+        }
+        if (!row.live) taps = 0;
+        const long long of_other = __shfl_xor_sync(0xffffffffu, offset, 1);
+        const uint32_t taps_of_other = __shfl_xor_sync(0xffffffffu, taps, 1);
+        const int own = threadIdx.x % 2;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            from[h] = reinterpret_cast<uint64_t>(source) + (own == h ? offset : of_other);
+            inside[h] = own == h ? taps : taps_of_other;
+            settle(from[h]);
         }
     }
 
-    __device__ __forceinline__ void copy(unsigned char* to) {
-        const bool inside = steps > 0 && (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
-        copy_async<4>(to, inside ? source + from : source, inside);
-        advance(2);
+    __device__ __forceinline__ void load(uint32_t (&words)[2], HopperStep step) const {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) words[h] = (inside[h] & step.tap) != 0 ? __ldg(reinterpret_cast<const uint32_t*>(from[h] + step.offset)) : 0;
     }
 };
 
-// Where the ring of stages stands: the place of the next one, and the parity of its barrier's phase.
-struct HopperStages {
-    uint64_t* full;                                  // [HOPPER_STAGES]
-    uint32_t place, parity;
+// Of all nibbles 0 .. 7, a byte that is -1 where bit 0 or bit 1 is set; for bit 2 it is 0 and -1 in halves.
+struct Nibbles {
+    uint32_t of_bit_0, of_bit_1;
 
-    __device__ __forceinline__ void advance() {
-        place = (place + 1) % HOPPER_STAGES;
-        parity ^= place == 0;
+    // Registers of A of a word, see `Bits` above.
+    __device__ __forceinline__ void spread(uint32_t (&a)[8], uint32_t word) const {
+        constexpr uint32_t SIGNS = 0xba98;
+        const uint32_t halves[2] = {word, word >> 16};
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            a[3 * half] = permute_bytes(of_bit_0, of_bit_0, halves[half]);
+            a[3 * half + 1] = permute_bytes(of_bit_1, of_bit_1, halves[half]);
+            a[3 * half + 2] = permute_bytes(0, 0xffffffffu, halves[half]);
+        }
+        a[6] = permute_bytes(word, 0, SIGNS);
+        a[7] = permute_bytes(word << 4, 0, SIGNS);
+#pragma unroll
+        for (uint32_t& eight : a) settle(eight);
     }
+
+    // The same of the lower half of a word.
+    __device__ __forceinline__ void spread_half(uint32_t (&a)[4], uint32_t half) const {
+        a[0] = permute_bytes(of_bit_0, of_bit_0, half);
+        a[1] = permute_bytes(of_bit_1, of_bit_1, half);
+        a[2] = permute_bytes(0, 0xffffffffu, half);
+        a[3] = permute_bytes(0, 0xffffffffu, half >> 1);
+#pragma unroll
+        for (uint32_t& eight : a) settle(eight);
+    }
+};
+
+// What a block keeps in shared memory beside its stages. What is loaded from there stays in a register; a constant would be made anew
+// each time.
+struct HopperShared {
+    uint64_t full[HOPPER_STAGES];                    // barriers
+    uint32_t barriers;                               // their address
+    Nibbles nibbles;
+};
+
+// The ring of stages; the place of one, and the parity of its barrier's phase, follow from how many there were before.
+struct HopperStages {
+    const HopperShared* shared;
+    uint32_t begun;
 };
 
 // Made once a block; a barrier of the block has to follow.
-__device__ __forceinline__ HopperStages make_stages(uint64_t* full) {
+__device__ __forceinline__ HopperStages make_stages(HopperShared* shared) {
     if (threadIdx.x == 0) {
-        for (int place = 0; place < HOPPER_STAGES; ++place) barrier_init(full + place, 1);
+        for (int place = 0; place < HOPPER_STAGES; ++place) barrier_init(shared->full + place, 1);
+        shared->barriers = shared_address(shared->full);
+        shared->nibbles = {0xff00ff00u, 0xffff0000u};
         fence_async_proxy();
     }
-    return {full, 0, 0};
+    return {shared, 0};
 }
 
-// One stage: two products of a warpgroup, which are under way when it returns. `rows` is this thread's first of two, `weights` the descriptor
-// of those of the first step.
-template <int WEIGHT_BITS>
-__device__ __forceinline__ void multiply_stage(int (&acc)[HopperStage<WEIGHT_BITS>::PRODUCT_COLUMNS / 2], const uint2* rows, int shift,
-                                               uint64_t weights) {
-    using Size = HopperStage<WEIGHT_BITS>;
-    uint32_t words[2][2];                            // [step][rows row, row + 8]
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const uint2 both = rows[8 * h];
-        words[0][h] = both.x >> shift, words[1][h] = both.y >> shift;
-        settle(words[0][h]), settle(words[1][h]);
-    }
-    wgmma_wait<0>();                                 // products of the stage before
-    uint32_t a[2][4];                                // [step][register]: of both rows, and in either half of the step's channels
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            a[step][i] = words[step][i % 2] >> (i / 2) & 0x01010101u;
-            settle(a[step][i]);
-        }
-    }
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-        wgmma_u8s8(acc, a[step], weights + step * (Size::STEP / 16), true);
-    }
-    wgmma_commit();
-}
-
-// All K steps of one summand; when it returns, the block has done with the stages, which begin at `memory`.
+// All K steps of one summand; when it returns, the block has done with the stages, which begin at `memory`. The list of
+// steps is behind these, and behind a tile, which others may still read when it is written.
 template <int WEIGHT_BITS>
 __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BITS>::PRODUCT_COLUMNS / 2], unsigned char* memory,
                                                 HopperStages& stages, const unsigned char* source, const unsigned char* weights,
                                                 const Geometry& g, Row row, int time_steps) {
     using Size = HopperStage<WEIGHT_BITS>;
-    const int count = (g.kernel_h * g.kernel_w * ((g.cin + 31) / 32) + 1) / 2;
-    const int half = threadIdx.x / ROWS;
-    SpikeWords words(source, g, row, time_steps, half);
-    weights += (size_t)blockIdx.y * count * (2 * Size::STEP);
-    unsigned char* to = memory + threadIdx.x % ROWS * 8 + half * 4;
-    auto copy = [&](int stage, uint32_t place) {
-        if (stage < count) {
-            words.copy(to + place * Size::BYTES);
-            if (threadIdx.x == 0) {
-                barrier_expect(stages.full + place, 2 * Size::STEP);
-                copy_bulk(memory + place * Size::BYTES + BITS_OF_STAGE, weights, 2 * Size::STEP, stages.full + place);
-                weights += 2 * Size::STEP;
-            }
-        }
-        copy_async_commit();
-    };
+    const int count = (steps_of(g) + 3) / 4;         // stages, of which the last one may be half
+    HopperStep* steps = reinterpret_cast<HopperStep*>(memory + max(TILE_BYTES, HOPPER_STAGES * Size::BYTES));
+    list_steps(steps, g, time_steps);
     fence_async_proxy();                             // what was stored and read here before comes before the copies
     __syncthreads();
-    copy(0, stages.place);
-    copy(1, (stages.place + 1) % HOPPER_STAGES);
-    const int lane = threadIdx.x % 32;
-    const unsigned char* rows = memory + (threadIdx.x / 32 * 16 + lane / 4) * 8;
-    uint64_t first = matrix_descriptor(memory + BITS_OF_STAGE, SWIZZLE_NONE, 128, 256);
+    const uint32_t full = stages.shared->barriers;
+    const Nibbles nibbles{stages.shared->nibbles.of_bit_0, stages.shared->nibbles.of_bit_1};
+    const int whole = whole_stages_of(steps_of(g));
+    uint32_t begun = 0;                              // one in all lanes: what the compiler knows of a ballot keeps descriptors out of vectors
+#pragma unroll
+    for (int bit = 0; bit < 3; ++bit) begun |= __ballot_sync(0xffffffffu, stages.begun >> bit & 1) & 1u << bit;
+    weights += (size_t)blockIdx.y * count * Size::BYTES;
+    const bool copies = threadIdx.x == 0;
+    auto copy = [&](uint32_t place) {
+        barrier_expect(full + place * 8, Size::BYTES);
+        copy_bulk(memory + place * Size::BYTES, weights, Size::BYTES, full + place * 8);
+        weights += Size::BYTES;
+    };
+    for (int ahead = 0; ahead < 2 && ahead < count && copies; ++ahead) copy((begun + ahead) % HOPPER_STAGES);
+    const SpikeRows rows(source, g, row, time_steps);
+    const HopperStep* next = steps + threadIdx.x % 4;
+    uint32_t words[2];
+    rows.load(words, *next);
+    uint64_t first = matrix_descriptor(memory, SWIZZLE_NONE, 128, 256);
     settle(first);
-    int shift = 2 * (lane % 4);
-    settle(shift);
 #pragma unroll
     for (int& sum : acc) sum = 0, settle(sum);
+    auto wait = [&](int stage) {
+        const uint32_t number = begun + stage;
+        barrier_wait(full + number % HOPPER_STAGES * 8, number / HOPPER_STAGES % 2);
+    };
+    auto multiply = [&](int stage, int k, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
+        const uint32_t a[4] = {a0, a1, a2, a3};
+        wgmma_s8s8(acc, a, first + (begun + stage) % HOPPER_STAGES * (Size::BYTES / 16) + k * (Size::STEP / 16), true);
+    };
 #pragma unroll 1
-    for (int stage = 0; stage < count; ++stage, stages.advance()) {
-        copy_async_wait<1>();
-        barrier_wait(stages.full + stages.place, stages.parity);
-        __syncthreads();                             // the spikes of all, and nobody needs the stage before the last
-        copy(stage + 2, stages.place ^ 2);
-        multiply_stage<WEIGHT_BITS>(acc, reinterpret_cast<const uint2*>(rows + stages.place * Size::BYTES), shift,
-                                    first + stages.place * (Size::BYTES / 16));
+    for (int stage = 0; stage < whole; ++stage) {
+        next += 4;
+        const HopperStep step = *next;
+        wait(stage);
+        __syncthreads();                             // nobody needs the stage before the last
+        if (copies && stage + 2 < count) copy((begun + stage) % HOPPER_STAGES ^ 2);
+        wgmma_wait<0>();                             // products of the stage before
+        uint32_t a[2][8];                            // of both rows
+#pragma unroll
+        for (int h = 0; h < 2; ++h) nibbles.spread(a[h], words[h]);
+        rows.load(words, step);                      // of the next stage
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) multiply(stage, k, a[0][2 * k], a[1][2 * k], a[0][2 * k + 1], a[1][2 * k + 1]);
+        wgmma_commit();
     }
+    if (whole < count) {
+        wait(whole);
+        wgmma_wait<0>();
+        uint32_t a[2][4];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) nibbles.spread_half(a[h], threadIdx.x % 4 < 2 ? words[h] : words[h] >> 16);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 2; ++k) multiply(whole, k, a[0][2 * k], a[1][2 * k], a[0][2 * k + 1], a[1][2 * k + 1]);
+        wgmma_commit();
+    }
+    stages.begun += count;
     wgmma_wait<0>();
 #pragma unroll
     for (int& sum : acc) settle(sum);
-    copy_async_wait<0>();
     __syncthreads();
 }
 

@@ -23,7 +23,7 @@ struct LaneProduct {
     uint64_t* d_states;
     const uint32_t* a;               // 4 registers, or null
     uint64_t a_descriptor, b_descriptor;
-    bool adds;
+    bool a_has_signs, adds;
     uint64_t number;                 // out: of this product among those of the warp, from 1
 };
 STANDIN_API void issue_product(LaneProduct& product, const char* what, const char* file, int line);

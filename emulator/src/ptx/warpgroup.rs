@@ -138,13 +138,15 @@ impl Emitter<'_> {
                 }
                 Ok(text)
             }
-            ["wgmma", "mma_async", "sync", "aligned", shape, "s32", "u8", "s8"] => self.product_of_warpgroup(i, shape),
+            ["wgmma", "mma_async", "sync", "aligned", shape, "s32", of_a @ ("u8" | "s8"), "s8"] => {
+                self.product_of_warpgroup(i, shape, *of_a == "s8")
+            }
             _ => Err("not modelled".into()),
         }
     }
 
-    /// 9.7.15.5, of u8 and s8.
-    fn product_of_warpgroup(&mut self, i: &Instruction, shape: &str) -> Fallible<String> {
+    /// 9.7.15.5, of u8 or s8 and s8.
+    fn product_of_warpgroup(&mut self, i: &Instruction, shape: &str, has_signs: bool) -> Fallible<String> {
         let columns = shape.strip_prefix("m64n").and_then(|rest| rest.strip_suffix("k32")).and_then(|n| n.parse::<usize>().ok());
         let columns = columns.filter(|n| (*n <= 32 && n % 8 == 0) || (*n <= 256 && n % 16 == 0)).filter(|n| *n > 0).ok_or("shape")?;
         if i.operands.len() != 4 {
@@ -188,7 +190,7 @@ impl Emitter<'_> {
         }
         Ok(format!(
             "{{ {head}uint32_t d[] = {{{}}}; uint64_t of_d[] = {{{}}}; \
-             ptx::wgmma<{columns}>(d, of_d, {a}, {a_states}, {a_descriptor}, {b}, {adds}, fences, {what}, {place});{tail} }}",
+             ptx::wgmma<{columns}>(d, of_d, {a}, {a_states}, {a_descriptor}, {has_signs}, {b}, {adds}, fences, {what}, {place});{tail} }}",
             names.join(", "),
             states.join(", ")
         ))

@@ -165,8 +165,8 @@ pub fn run(kernel: &str) {
         let in_step = column / 8 * 256 + k % 32 / 16 * 128 + column % 8 * 16 + k % 16;
         if kernel.starts_with("copied") { k / 32 * columns * 32 + in_step } else { column * K + k }
     };
-    let expected =
-        |row: usize, column: usize| -> i32 { (0..K).map(|k| i32::from(a[row * K + k]) * i32::from(b[place(column, k)] as i8)).sum() };
+    let of_a = |byte: u8| if columns == 128 { i32::from(byte as i8) } else { i32::from(byte) };
+    let expected = |row: usize, column: usize| -> i32 { (0..K).map(|k| of_a(a[row * K + k]) * i32::from(b[place(column, k)] as i8)).sum() };
     let threads = if kernel.starts_with("copied") { 160 } else { 128 };
     let shared = if kernel.starts_with("copied") { 2 * columns * 32 } else { (columns + ROWS) * K };
     let (code, sums) = launch(kernel, &[a.clone(), b.clone()].concat(), ROWS * columns, threads, shared as u32, mistake);

@@ -159,7 +159,7 @@ const _: () = assert!(size_of::<SpikeConvNeurons>() == 176);
 /// Rows and columns of a tile, as in `kernels/spike_conv.cu`.
 pub(super) const TILE: [usize; 2] = [128, 64];
 /// Bytes of a tile of sums.
-const TILE_BYTES: usize = 128 * (64 + 8) * 4;
+pub(super) const TILE_BYTES: usize = 128 * (64 + 8) * 4;
 /// Bytes that the neurons of a position carry from tile to tile.
 const CARRIED_BYTES: usize = 64 * 16;
 
@@ -402,7 +402,10 @@ pub fn neurons_in_parts(
         Products::Warpgroup if parts > 1 => Products::Integer, // whose kernel alone has parts
         products => products,
     };
-    let weights = if products == Products::Warpgroup { cuda_hopper::weights(layer) } else { prepared.weights };
+    let (weights, shared) = match products {
+        Products::Warpgroup => (cuda_hopper::weights(layer), cuda_hopper::shared(layer)),
+        _ => (prepared.weights, prepared.shared),
+    };
     let kernel = products::of_neurons(prepared.bits, products);
     let ([first, second], [first_weights, second_weights]) = (prepared.sources, weights);
     let of_neurons = SpikeConvNeurons {
@@ -414,7 +417,7 @@ pub fn neurons_in_parts(
     gpu.launch(
         kernel,
         grid,
-        carried + prepared.shared,
+        carried + shared,
         &[
             &to.spikes,
             &to.counts,

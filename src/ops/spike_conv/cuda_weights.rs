@@ -19,7 +19,7 @@ pub struct PackedWeights {
     pub scale: Slice<f32>,
     /// bf16 weights for the data gradient.
     pub transposed: Slice<u32>,
-    /// `packed` in the order of `kernels/spike_conv_hopper.cu`; none on a device that has no use for it.
+    /// The same in the order of `kernels/spike_conv_hopper.cu`; none where that does not read it.
     pub blocks: Slice<u32>,
     /// 16 or 8 of fixed-point weights, or [`BF16`].
     pub bits: u8,
@@ -38,12 +38,13 @@ impl PackedWeights {
             BF16 => (rounded_pieces(geometry) * PIECE, 0),
             _ => (geometry.cout.div_ceil(64) * steps * 64 * 32 * usize::from(bits) / 32, geometry.cout.next_multiple_of(64)),
         };
-        let has_blocks = products == Products::Warpgroup && bits != BF16 && !geometry.is_pooled();
+        let has_blocks = products == Products::Warpgroup && bits != BF16;
+        let blocks = if has_blocks { cuda_hopper::words_in_blocks(geometry, bits) } else { None };
         PackedWeights {
             packed: layout.take(packed),
             scale: if scales == 0 { Slice::NONE } else { layout.take(scales) },
             transposed: layout.take(transposed_pieces(geometry) * PIECE),
-            blocks: if has_blocks { layout.take(packed) } else { Slice::NONE },
+            blocks: blocks.map_or(Slice::NONE, |words| layout.take(words)),
             bits,
         }
     }
@@ -101,8 +102,8 @@ pub struct WeightTable {
     count: i32,
     blocks: usize,
     transposed_blocks: usize,
-    /// Weights in blocks, and what they are made of.
-    in_blocks: Vec<[Slice<u32>; 2]>,
+    /// Those that have weights in blocks.
+    in_blocks: Vec<WeightSource>,
 }
 
 impl WeightTable {
@@ -139,8 +140,7 @@ impl WeightTable {
             transposed_blocks += transposed_pieces(geometry);
         }
         let bytes = bytemuck::cast_slice(&jobs);
-        let of_weights = sources.iter().map(|source| [source.weights.blocks, source.weights.packed]);
-        let in_blocks = of_weights.filter(|[blocks, _]| !blocks.is_none()).collect();
+        let in_blocks = sources.iter().filter(|source| !source.weights.blocks.is_none()).copied().collect();
         Ok(WeightTable { jobs: gpu.memory_of(bytes)?, count: jobs.len() as i32, blocks, transposed_blocks, in_blocks })
     }
 }

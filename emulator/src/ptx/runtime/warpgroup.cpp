@@ -142,7 +142,7 @@ void Asynchronous::issue(unsigned warp, LaneProduct* const* lanes, const char* f
     }
     const LaneProduct& first = *lanes[0];
     Products& all = products_[warp];
-    Product product{++all.last, first.columns, first.a != nullptr, first.adds, false, {}, first.a_descriptor, first.b_descriptor, {}, {}, file, line};
+    Product product{++all.last, first.columns, first.a != nullptr, first.a_has_signs, first.adds, false, {}, first.a_descriptor, first.b_descriptor, {}, {}, file, line};
     const int half = first.columns / 2;
     for (int lane = 0; lane < 32; ++lane) {
         const LaneProduct& own = *lanes[lane];
@@ -183,14 +183,18 @@ void Asynchronous::run(unsigned warp, Product& product) {
     for (int column = 0; column < product.columns; ++column) {
         for (int k = 0; k < K; ++k) of->b[k][column] = static_cast<int8_t>(at(address_of(b, column, k / PIECE))[k % PIECE]);
     }
+    const auto value_of = [&](uint32_t byte) { return product.a_has_signs ? static_cast<int8_t>(byte) : static_cast<int>(byte & 0xff); };
     if (product.has_a_registers) {
         for (int lane = 0; lane < 32; ++lane) {
-            for (int i = 0; i < 16; ++i) of->a[a_row(lane, i / 4)][a_byte(lane, i / 4) + i % 4] = product.a[lane][i / 4] >> (8 * (i % 4)) & 0xff;
+            for (int i = 0; i < 16; ++i) {
+                const uint32_t byte = product.a[lane][i / 4] >> (8 * (i % 4));
+                of->a[a_row(lane, i / 4)][a_byte(lane, i / 4) + i % 4] = value_of(byte);
+            }
         }
     } else {
         const int first = static_cast<int>(warp % 4 * 16);
         for (int row = 0; row < 16; ++row) {
-            for (int k = 0; k < K; ++k) of->a[row][k] = at(address_of(a, first + row, k / PIECE))[k % PIECE];
+            for (int k = 0; k < K; ++k) of->a[row][k] = value_of(at(address_of(a, first + row, k / PIECE))[k % PIECE]);
         }
     }
     multiply(*of, product.columns);

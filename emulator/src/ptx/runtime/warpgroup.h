@@ -41,11 +41,11 @@ inline void need_fence(const uint64_t* states, int count, uint64_t fences, const
 
 // 9.7.15.5: d[64][N] = a[64][32] * b[32][N] (+ d). `a_states` is null where A is in shared memory.
 template <int N>
-inline void wgmma(uint32_t* d, uint64_t* d_states, const uint32_t* a, uint64_t* a_states, uint64_t a_descriptor, uint64_t b_descriptor, bool adds,
-                  uint64_t fences, const char* what, const char* file, int line) {
+inline void wgmma(uint32_t* d, uint64_t* d_states, const uint32_t* a, uint64_t* a_states, uint64_t a_descriptor, bool a_has_signs,
+                  uint64_t b_descriptor, bool adds, uint64_t fences, const char* what, const char* file, int line) {
     need_fence(d_states, N / 2, fences, file);
     if (a_states) need_fence(a_states, 4, fences, file);
-    standin::LaneProduct product{N, d, d_states, a, a_descriptor, b_descriptor, adds, 0};
+    standin::LaneProduct product{N, d, d_states, a, a_descriptor, b_descriptor, a_has_signs, adds, 0};
     standin::issue_product(product, what, file, line);
     for (int i = 0; i < N / 2; ++i) {
         d[i] = 0xdededede;

@@ -37,7 +37,7 @@ __device__ uint64_t descriptor(const unsigned char* matrix, int k, int rows, int
     return matrix_descriptor(matrix + k / (WIDTH + (WIDTH == 0)) * rows * WIDTH + k % (WIDTH + (WIDTH == 0)), swizzle, 16, stride);
 }
 
-// Both matrices are stored by threads; A comes from registers, or from shared memory behind B.
+// Both matrices are stored by threads; A comes from registers, or from shared memory behind B. Of 128 columns A has signs.
 template <int N, int WIDTH, bool SHARED_A>
 __device__ void of_stores(int* to, const unsigned char* from, int mistake) {
     DYNAMIC_SHARED(shared);
@@ -65,6 +65,8 @@ __device__ void of_stores(int* to, const unsigned char* from, int mistake) {
         const uint64_t b = descriptor<WIDTH>(shared, k, N, stride);
         if constexpr (SHARED_A) {
             wgmma_u8s8(d, descriptor<WIDTH>(shared + N * K, step * 32, 64, 8 * WIDTH), b, step > 0);
+        } else if constexpr (N == 128) {
+            wgmma_s8s8(d, a[step], b, step > 0);
         } else {
             wgmma_u8s8(d, a[step], b, step > 0);
         }
@@ -113,8 +115,13 @@ __device__ void of_copies(int* to, const unsigned char* from, int mistake) {
         load_a(a, reinterpret_cast<const uint32_t*>(from), step * 32);
         for (int r = 0; r < 4; ++r) settle(a[r]);
         if (mistake != LOOKS_INTO_AN_OPEN_STAGE) barrier_wait(full + stage, step / STAGES % 2);
+        const uint64_t b = matrix_descriptor(shared + stage * BYTES, SWIZZLE_NONE, 128, 256);
         wgmma_fence();
-        wgmma_u8s8(d, a, matrix_descriptor(shared + stage * BYTES, SWIZZLE_NONE, 128, 256), step > 0);
+        if constexpr (N == 128) {
+            wgmma_s8s8(d, a, b, step > 0);
+        } else {
+            wgmma_u8s8(d, a, b, step > 0);
+        }
         wgmma_commit();
         if (mistake == FREES_TOO_EARLY) barrier_arrive(empty + stage);
         if (mistake == WAITS_FOR_TOO_FEW) {
@@ -129,7 +136,7 @@ __device__ void of_copies(int* to, const unsigned char* from, int mistake) {
     write_sums<N>(to, d);
 }
 
-// to [64][N]; from A [64][K] u8, then B [N][K] s8: column by column, or for copies by steps of 32, in them by 8 columns, 16 bytes of K.
+// to [64][N]; from A [64][K] u8 (s8 where N is 128), then B [N][K] s8: column by column, or for copies by steps of 32, in them by 8 columns, 16 bytes of K.
 #define PRODUCT(name, threads, ...)                                                                                                           \
     extern "C" __global__ void __launch_bounds__(threads) name(int* __restrict__ to, const unsigned char* __restrict__ from, int mistake) { \
         __VA_ARGS__(to, from, mistake);                                                                                                     \
