@@ -36,7 +36,8 @@ extern "C" __global__ void __launch_bounds__(256) reads_first(uint32_t* __restri
     to[blockIdx.x * 256 + threadIdx.x] = value + 1;
 }
 
-extern "C" __global__ void __launch_bounds__(256) writes_first(uint32_t* __restrict__ to, const uint32_t* __restrict__ from) {
+// Without __restrict__, which would allow the compiler to leave the first store out.
+extern "C" __global__ void __launch_bounds__(256) writes_first(uint32_t* to, const uint32_t* from) {
     to[blockIdx.x * 256 + threadIdx.x] = 1;
     begin_dependent();
     to[blockIdx.x * 256 + threadIdx.x] = load_written(from + blockIdx.x * 256 + threadIdx.x) + 1;
