@@ -26,10 +26,11 @@ use nvcc::Nvcc;
 /// What the program is made of, beside kernels and its packages.
 const SOURCES: [&str; 6] = ["src", "recipes", "build", "build.rs", "Cargo.toml", "Cargo.lock"];
 
-/// A kernel as its file declares it: `KERNEL(name, block)`.
+/// A kernel as its file declares it: `KERNEL(name, block)`, or `DEPENDENT_KERNEL(name, block)` for one that waits for the kernel before it.
 struct Kernel {
     name: String,
     block: u32,
+    waits: bool,
 }
 
 struct Source {
@@ -126,11 +127,12 @@ fn read_sources(folder: &Path) -> Result<Vec<Source>, String> {
     }
 }
 
-/// The `KERNEL(name, block)` lines of a file; the block may be named by a constant of the file or of an include.
+/// The `KERNEL(name, block)` and `DEPENDENT_KERNEL(name, block)` lines of a file; the block may be named by a constant of the file or of an include.
 fn declared(text: &str, includes: &str) -> Result<Vec<Kernel>, String> {
     let mut kernels = Vec::new();
     for line in text.lines() {
-        let Some(inside) = line.trim().strip_prefix("KERNEL(").and_then(|rest| rest.split(')').next()) else { continue };
+        let waits = line.trim().strip_prefix("DEPENDENT_");
+        let Some(inside) = waits.unwrap_or(line.trim()).strip_prefix("KERNEL(").and_then(|rest| rest.split(')').next()) else { continue };
         let (name, block) = inside.split_once(',').ok_or_else(|| format!("KERNEL({inside}): expected KERNEL(name, block)"))?;
         let (name, block) = (name.trim(), block.trim());
         let threads = product(block, text).or_else(|| product(block, includes));
@@ -140,7 +142,7 @@ fn declared(text: &str, includes: &str) -> Result<Vec<Kernel>, String> {
         if !text.contains(&format!("{name}(")) {
             return Err(format!("KERNEL({name}, {block}): the file has no function of this name"));
         }
-        kernels.push(Kernel { name: name.into(), block: threads });
+        kernels.push(Kernel { name: name.into(), block: threads, waits: waits.is_some() });
     }
     Ok(kernels)
 }
@@ -234,9 +236,10 @@ fn write_placeholders(sources: &[Source], out: &Path) -> Result<(), String> {
 fn rust_of(sources: &[Source], nvcc: Option<&Nvcc>) -> String {
     let [mut constants, mut all, mut images] = [const { String::new() }; 3];
     for Source { stem, kernels, .. } in sources {
-        for Kernel { name, block } in kernels {
+        for Kernel { name, block, waits } in kernels {
             let constant = name.to_uppercase();
-            let _ = writeln!(constants, "pub const {constant}: Kernel = Kernel {{ name: {name:?}, file: {stem:?}, block: {block} }};");
+            let fields = format!("name: {name:?}, file: {stem:?}, block: {block}, waits: {waits}");
+            let _ = writeln!(constants, "pub const {constant}: Kernel = Kernel {{ {fields} }};");
             let _ = write!(all, "{constant}, ");
         }
         let included = |kind| format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.{kind}\"))");

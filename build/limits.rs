@@ -19,20 +19,24 @@ struct Limits {
     shared_bytes: u32,
 }
 
-/// Rust text: a row for each kernel of a file and target, from what ptxas says of it and, for the spike convolutions, the code.
+/// Rust text: a row for each kernel of a file and target, from what ptxas says of it and, for the spike convolutions and for kernels that
+/// wait for the one before them, the code.
 pub fn of(nvcc: &Nvcc, source: &Source, messages: &str, image: &Path) -> Result<String, String> {
     let of_spikes = source.kernels.iter().any(|kernel| kernel.name.starts_with("spike_conv"));
-    let code = if of_spikes { disassembled(nvcc, image)? } else { None };
+    let waiting = |name: &str| source.kernels.iter().any(|kernel| kernel.waits && kernel.name == name);
+    let is_read = of_spikes || source.kernels.iter().any(|kernel| kernel.waits);
+    let code = if is_read { disassembled(nvcc, image)? } else { None };
     let mut rows = String::new();
     for limits in resources(messages) {
         let Limits { kernel, target, registers, spill_bytes, local_bytes, shared_bytes } = limits;
-        let loops = code.as_ref().map(|code| Loops::of(code, &kernel, &target)).unwrap_or_default();
+        let loops = code.as_ref().filter(|_| of_spikes).map(|code| Loops::of(code, &kernel, &target)).unwrap_or_default();
+        let before_wait = code.as_ref().filter(|_| waiting(&kernel)).and_then(|code| before_wait(code, &kernel, &target));
         let target = if target == "sm_90a" { "sm_90".into() } else { target }; // in its place, see nvcc.rs
         let _ = writeln!(
             rows,
             "Limits {{ kernel: {kernel:?}, target: {target:?}, registers: {registers}, spill_bytes: {spill_bytes}, \
              local_bytes: {local_bytes}, shared_bytes: {shared_bytes}, products: {:?}, stage_instructions: {:?}, \
-             step_instructions: {:?}, training_step_instructions: {:?} }},",
+             step_instructions: {:?}, training_step_instructions: {:?}, before_wait: {before_wait:?} }},",
             loops.products, loops.stage, loops.step, loops.training_step
         );
     }
@@ -117,6 +121,15 @@ impl Loops {
             training_step: shortest(4),
         }
     }
+}
+
+/// Instructions of a kernel that may touch global memory and stand before its wait for the kernel before it; none where there is no wait.
+fn before_wait(code: &str, kernel: &str, target: &str) -> Option<usize> {
+    const TOUCHES: [&str; 9] = ["LDG", "LD.", "LDGSTS", "STG", "ST.", "ATOM", "RED", "UBLKCP", "UBLKPF"];
+    let instructions = instructions(code, kernel, target);
+    let wait = instructions.iter().position(|(_, text)| text.contains("ACQBULK"))?;
+    let touches = |text: &str| text.split_whitespace().any(|word| TOUCHES.iter().any(|touch| word.starts_with(touch)));
+    Some(instructions[..wait].iter().filter(|(_, text)| touches(text)).count())
 }
 
 /// Address and text of each instruction of a kernel's code for a target.

@@ -13,6 +13,7 @@
 //            and a sum a window in the order of windows: bit-equal to unpool_add there
 // Tests      tests/conv_cuda.rs
 
+#include "include/dependent.cuh"
 #include "include/device.cuh"
 #include "include/geometry.cuh"
 
@@ -60,6 +61,7 @@ conv_real(float* __restrict__ sums,                  // [B][P][F][stride]; chann
           const float* __restrict__ input,           // [B][F][H][W][C]
           const float* __restrict__ weights,         // [copies][tap][cin][cout]
           RealConv p) {
+    let_next_begin();
     SHARED(float, values, ROWS * PITCH);
     SHARED(float, of_weights, DEPTH * COLUMNS);
     SHARED(uint32_t, inside, ROWS);
@@ -136,6 +138,7 @@ extern "C" __global__ void __launch_bounds__(256)
 copy_real(float* __restrict__ sums,                  // [B][P][F][stride]; channels past C become 0
           const float* __restrict__ input,           // [B][F][P][C]
           CopyReal p) {
+    let_next_begin();
     const int i = blockIdx.x * 256 + threadIdx.x;
     const int c = i % p.stride, row = i / p.stride;
     const int f = row % p.frames, position = row / p.frames % p.positions, b = row / p.frames / p.positions;

@@ -17,6 +17,7 @@
 // Tests      tests/neuron_cuda.rs
 
 #include "include/columns.cuh"
+#include "include/dependent.cuh"
 #include "include/neuron.cuh"
 #include "include/summand.cuh"
 
@@ -41,7 +42,7 @@ struct Train {
         }
         const uint32_t* of_step = words.train + t * words.pitch;
 #pragma unroll
-        for (int i = 0; i < N; ++i) to[i] = __uint_as_float(__ldg(of_step + i * words.pitch));
+        for (int i = 0; i < N; ++i) to[i] = __uint_as_float(load_written(of_step + i * words.pitch));
         if (kind == 2) return;
 #pragma unroll
         for (int i = 0; i < N; ++i) to[i] = (float)__float_as_int(to[i]);
@@ -177,6 +178,7 @@ neurons(uint32_t* __restrict__ spikes,                   // [B*P][T][words]
         const float* __restrict__ step_weights,          // [T]
         const uint32_t* __restrict__ dropped,            // [B*P][words]
         AnySummand first, AnySummand second, Neurons layer, Place p) {
+    begin_dependent();
     neurons_body<false>({spikes, counts, mean_normed, weighted_normed, fired}, normalizer, threshold, step_weights, dropped, first, second,
                         layer, p, OwnMeans{});
 }
@@ -267,6 +269,6 @@ clamp_mapping_backward(float* __restrict__ grad,                     // [B*P][C]
     store_partial(partial, 2, product, between, part, p.columns);
 }
 
-KERNEL(neurons, 256)
+DEPENDENT_KERNEL(neurons, 256)
 KERNEL(neurons_with_means, 256)
 KERNEL(clamp_mapping_backward, 256)

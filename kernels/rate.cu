@@ -12,6 +12,7 @@
 // Exactness  integers; logits bit-equal to Network::logits in src/network/forward.rs, shares added in the order of t from -0 on
 // Tests      tests/rate_cuda.rs
 
+#include "include/dependent.cuh"
 #include "include/device.cuh"
 #include "include/readout.cuh"
 #include "include/window.cuh"
@@ -50,7 +51,7 @@ __device__ __forceinline__ PoolPlace pool_place(const Pool& p, int channels_a_th
 __device__ __forceinline__ uint32_t word_at(const uint32_t* spikes, const Pool& p, const PoolPlace& place, int position) {
     const Geometry& g = p.geometry;
     const int words = (g.cin + 31) / 32;
-    return __ldg(spikes + ((place.b * g.source_h * g.source_w + position) * p.time_steps + place.t) * words + place.c / 32);
+    return load_written(spikes + ((place.b * g.source_h * g.source_w + position) * p.time_steps + place.t) * words + place.c / 32);
 }
 
 // Four bits as four bytes.
@@ -61,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(256)
 pool_counts_8(uint8_t* __restrict__ pooled,              // [B][P_pooled][T][pitch], pitch = C rounded up to 32
               const uint32_t* __restrict__ spikes,       // [B][P][T][words]
               Pool p) {
+    begin_dependent();
     bool exists;
     const PoolPlace place = pool_place(p, 16, exists);
     if (!exists) return;
@@ -77,6 +79,7 @@ extern "C" __global__ void __launch_bounds__(256)
 pool_counts_32(int* __restrict__ pooled,                 // [B][P_pooled][T][pitch], pitch = C rounded up to 16
                const uint32_t* __restrict__ spikes,      // [B][P][T][words]
                Pool p) {
+    begin_dependent();
     bool exists;
     const PoolPlace place = pool_place(p, 4, exists);
     if (!exists) return;
@@ -151,8 +154,8 @@ readout_current(float* __restrict__ logits,              // [B][C]
     logits[logit] = fmaf(normalizer[3 * padded + c], means[logit], normalizer[4 * padded + c]);
 }
 
-KERNEL(pool_counts_8, 256)
-KERNEL(pool_counts_32, 256)
+DEPENDENT_KERNEL(pool_counts_8, 256)
+DEPENDENT_KERNEL(pool_counts_32, 256)
 KERNEL(pool_totals, 256)
 KERNEL(readout, 256)
 KERNEL(readout_current, 256)

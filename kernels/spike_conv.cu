@@ -17,6 +17,7 @@
 // Exactness  sums and statistics are integers: equal to ops/spike_conv/cpu.rs in any order; neurons as in neuron.cuh
 // Tests      tests/spike_conv_cuda.rs
 
+#include "include/dependent.cuh"
 #include "include/geometry.cuh"
 #include "include/neuron.cuh"
 #include "include/normalizer.cuh"
@@ -174,6 +175,7 @@ spike_conv_neurons_16(uint32_t* __restrict__ spikes,                // [B][P][T]
                       const float* __restrict__ step_weights,       // [T], or null
                       const uint32_t* __restrict__ dropped,         // [B][P][words], or null
                       SpikeConvNeurons p, Parts parts, Readout readout) {
+    begin_dependent();
     neurons_body<16, int>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                           {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                            weighted_normed == nullptr ? nullptr : step_weights, dropped},
@@ -194,6 +196,7 @@ spike_conv_neurons_8(uint32_t* __restrict__ spikes,                 // as above
                      const float* __restrict__ step_weights,
                      const uint32_t* __restrict__ dropped,
                      SpikeConvNeurons p, Parts parts, Readout readout) {
+    begin_dependent();
     neurons_body<8, int>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                          {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                           weighted_normed == nullptr ? nullptr : step_weights, dropped},
@@ -236,6 +239,7 @@ spike_conv_neurons_16_bf16(uint32_t* __restrict__ spikes,                 // as 
                            const float* __restrict__ step_weights,
                            const uint32_t* __restrict__ dropped,
                            SpikeConvNeurons p, Parts parts, Readout readout) {
+    begin_dependent();
     neurons_body<16, float>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                             {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                              weighted_normed == nullptr ? nullptr : step_weights, dropped},
@@ -255,6 +259,7 @@ spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as a
                           const float* __restrict__ step_weights,
                           const uint32_t* __restrict__ dropped,
                           SpikeConvNeurons p, Parts parts, Readout readout) {
+    begin_dependent();
     neurons_body<8, float>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                            {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                             weighted_normed == nullptr ? nullptr : step_weights, dropped},
@@ -263,9 +268,9 @@ spike_conv_neurons_8_bf16(uint32_t* __restrict__ spikes,                 // as a
 
 KERNEL(spike_conv_sums_16, 128)
 KERNEL(spike_conv_sums_8, 128)
-KERNEL(spike_conv_neurons_16, 128)
-KERNEL(spike_conv_neurons_8, 128)
+DEPENDENT_KERNEL(spike_conv_neurons_16, 128)
+DEPENDENT_KERNEL(spike_conv_neurons_8, 128)
 KERNEL(spike_conv_sums_16_bf16, 128)
 KERNEL(spike_conv_sums_8_bf16, 128)
-KERNEL(spike_conv_neurons_16_bf16, 128)
-KERNEL(spike_conv_neurons_8_bf16, 128)
+DEPENDENT_KERNEL(spike_conv_neurons_16_bf16, 128)
+DEPENDENT_KERNEL(spike_conv_neurons_8_bf16, 128)

@@ -12,6 +12,7 @@
 // Exactness  integers: equal to spike_conv.cu
 // Tests      tests/spike_conv_hopper_cuda.rs, and of all shapes tests/spike_conv_cuda.rs; on the host only: no GPU has run it
 
+#include "include/dependent.cuh"
 #include "include/parts.cuh"
 #include "include/spike_hopper.cuh"
 #include "include/spike_neurons.cuh"
@@ -85,6 +86,7 @@ spike_conv_neurons_16_hopper(uint32_t* __restrict__ spikes,               // [B]
                              const float* __restrict__ step_weights,      // [T], or null
                              const uint32_t* __restrict__ dropped,        // [B][P][words], or null
                              SpikeConvNeurons p, Parts, Readout readout) {
+    begin_dependent();
     ON_HOPPER(neurons_body_hopper<16>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                                       {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                                        weighted_normed == nullptr ? nullptr : step_weights, dropped},
@@ -104,6 +106,7 @@ spike_conv_neurons_8_hopper(uint32_t* __restrict__ spikes,                // as 
                             const float* __restrict__ step_weights,
                             const uint32_t* __restrict__ dropped,
                             SpikeConvNeurons p, Parts, Readout readout) {
+    begin_dependent();
     ON_HOPPER(neurons_body_hopper<8>({spikes, counts, mean_normed, weighted_normed, fired, readout},
                                      {is_conv(p.layer.first.kind) ? second_source : first_source, normalizer, threshold,
                                       weighted_normed == nullptr ? nullptr : step_weights, dropped},
@@ -149,6 +152,6 @@ order_spike_weights(uint32_t* __restrict__ blocks,                        // [ce
     }
 }
 
-KERNEL(spike_conv_neurons_16_hopper, 256)
-KERNEL(spike_conv_neurons_8_hopper, 256)
+DEPENDENT_KERNEL(spike_conv_neurons_16_hopper, 256)
+DEPENDENT_KERNEL(spike_conv_neurons_8_hopper, 256)
 KERNEL(order_spike_weights, 256)

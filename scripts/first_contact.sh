@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Everything that a first run on a GPU should show, in one command, into one folder that can be committed or attached to an issue.
 #   scripts/first_contact.sh [--device cuda:0] [--out FOLDER] [--minutes 30] [--binary PATH] [--small]
-# Parts, in the order of their worth: machine, check, latency, throughput, training against the CPU, check of the PTX that older
-# drivers get, kernels, compute-sanitizer, the project's device tests, PyTorch and SpikingJelly beside it. What is not there
+# Parts, in the order of their worth: machine, check, latency, throughput, training against the CPU, latency with early launches where the
+# card has them (DSR_DEPENDENT_LAUNCH), check of the PTX that older drivers get, kernels, compute-sanitizer, the project's device tests, PyTorch and SpikingJelly beside it. What is not there
 # (nvidia-smi, compute-sanitizer, cargo, torch) is left out and named. A part that fails stops nothing. The command given again
 # goes on where it was: parts that passed with the same program on the same card are not repeated. summary.md is written after
 # each part. --small is for trying this script: small shapes, few repeats. Exit code: 0, or 1 if a part failed or hung or none passed, 2 without a GPU.
@@ -59,7 +59,7 @@ fi
 # What passed counts for this very program on this card.
 key="$(cksum < "$binary") $(value version) $(value commit) $card $(value driver) ${small:+small}"
 if [ "$(cat "$out/key" 2>/dev/null)" != "$key" ]; then
-    for part in machine check latency throughput training check-ptx kernels sanitizer tests peers; do rm -f "$out/$part.txt"; done
+    for part in machine check latency throughput training early check-ptx kernels sanitizer tests peers; do rm -f "$out/$part.txt"; done
     : > "$out/parts.tsv"
     printf '%s' "$key" > "$out/key"
 fi
@@ -77,7 +77,7 @@ summary() {
         while IFS=$'\t' read -r part result seconds; do
             if [ -e "$out/$part.txt" ]; then echo "| $part | $result | $seconds | [$part.txt]($part.txt) |"; else echo "| $part | $result | | |"; fi
         done < "$out/parts.tsv"
-        for part in check latency throughput training kernels; do
+        for part in check latency throughput training early kernels; do
             grep -q "^$part	passed" "$out/parts.tsv" || continue
             printf '\n## %s\n' "$part"
             if [ $part = check ]; then printf '```\n%s\n```\n' "$(tail -3 "$out/check.txt")"; else cat "$out/$part.txt"; fi
@@ -165,6 +165,12 @@ shell machine 60 machine
     part throughput 180 "$binary" bench throughput --device "$device" -b $batches -T $steps --weight-bits $bits --vth 2 $network ${small:+--warmup 0 --repeats 1} -o md
 }
 shell training 300 training
+if DSR_DEPENDENT_LAUNCH=1 "$binary" info --device "$device" > /dev/null 2>&1; then
+    # shellcheck disable=SC2086
+    part early 120 env DSR_DEPENDENT_LAUNCH=1 "$binary" bench latency --device "$device" -b 1 -T $steps --vth 2 $network ${small:+--seconds 0.1 --warmup 0 --repeats 2} -o md
+else
+    record early "left out: needs compute capability 9.0 and code for it" 0
+fi
 part check-ptx 240 env DSR_KERNELS=ptx "$binary" check --device "$device" --size small
 # shellcheck disable=SC2086
 part kernels 180 "$binary" bench kernels --device "$device" -b "${batches%,*}" -T "${steps#*,}" --weight-bits $bits $network -o md

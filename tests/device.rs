@@ -159,7 +159,7 @@ fn a_launch_that_cannot_be_names_kernel_and_place() {
     assert_words(&launch(&kernels::PROBE, [1, 0, 1], 1024), &["kernel probe", "grid 1x0x1", "INVALID_VALUE"]);
     let block = Kernel { block: 4096, ..kernels::PROBE };
     assert_words(&launch(&block, [1, 1, 1], 1024), &["kernel probe", "block 4096", "INVALID_VALUE"]);
-    let unknown = Kernel { name: "absent", file: "absent", block: 32 };
+    let unknown = Kernel { name: "absent", file: "absent", block: 32, waits: false };
     assert_words(&launch(&unknown, [1, 1, 1], 0), &["kernel absent", "not in this build"]);
 }
 

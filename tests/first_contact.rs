@@ -26,9 +26,11 @@ fn stderr(output: &Output) -> String {
 fn every_part_passes_and_is_not_repeated() {
     let folder = tempdir().unwrap();
     let out = folder.path().join("card");
-    let output = contact(&out, &[], "");
+    // A card on which kernels may begin early.
+    let card = [("DSR_STANDIN_CAPABILITY", "12.0")];
+    let output = contact(&out, &card, "");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let parts = ["machine", "check", "latency", "throughput", "training", "check-ptx", "kernels"];
+    let parts = ["machine", "check", "latency", "throughput", "training", "early", "check-ptx", "kernels"];
     let summary = fs::read_to_string(out.join("summary.md")).unwrap();
     for part in parts {
         assert!(summary.contains(&format!("| {part} | passed | ")), "{part}: {summary}");
@@ -39,8 +41,10 @@ fn every_part_passes_and_is_not_repeated() {
     {
         assert!(summary.contains(words), "{words}: {summary}");
     }
+    let checks = fs::read_to_string(out.join("check.txt")).unwrap();
+    assert!(checks.contains("evaluation, early launches"), "{checks}");
     // Given again it goes on: nothing is left to do.
-    let again = stderr(&contact(&out, &[], ""));
+    let again = stderr(&contact(&out, &card, ""));
     for part in parts {
         assert!(again.contains(&format!("{part}: passed before")), "{again}");
     }
@@ -65,7 +69,14 @@ fn a_part_that_fails_stops_nothing() {
     let output = contact(folder.path(), &[("DSR_STANDIN_KERNELS", kernels.to_str().unwrap())], "");
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let summary = fs::read_to_string(folder.path().join("summary.md")).unwrap();
-    for row in ["| machine | passed ", "| check | FAILED ", "| latency | passed ", "| training | FAILED ", "| kernels | passed "] {
+    for row in [
+        "| machine | passed ",
+        "| check | FAILED ",
+        "| latency | passed ",
+        "| training | FAILED ",
+        "| early | left out",
+        "| kernels | passed ",
+    ] {
         assert!(summary.contains(row), "{row}: {summary}");
     }
     let said = fs::read_to_string(folder.path().join("training.txt")).unwrap();

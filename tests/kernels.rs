@@ -55,6 +55,19 @@ fn spike_convolutions_use_tensor_cores() {
     }
 }
 
+/// A kernel that may begin before the one before it has ended touches no global memory until that has.
+#[test]
+fn kernels_that_wait_do_so_first() {
+    none_at_fault(|kernel, limits| {
+        let is_elsewhere = kernel.name.ends_with("_hopper") && limits.target != "sm_90";
+        let number: u32 = limits.target.trim_start_matches("sm_").parse().unwrap();
+        let wanted = (kernel.waits && number >= 90).then_some(0);
+        let looked_at = limits::ALL.iter().any(|limits| limits.before_wait.is_some());
+        let is_as_wanted = !looked_at || is_elsewhere || limits.before_wait == wanted;
+        (!is_as_wanted).then(|| format!("{:?} instructions before its wait may touch global memory, wanted {wanted:?}", limits.before_wait))
+    });
+}
+
 #[test]
 fn every_kernel_fits_a_multiprocessor() {
     none_at_fault(|kernel, limits| {

@@ -15,9 +15,9 @@ enum { MAX_THREADS = 0, STATIC_BYTES = 1, REGISTERS = 4, PTX_VERSION = 5, BINARY
 
 Function* function_of(void* handle) { return static_cast<Function*>(handle); }
 
-Launch launch_of(const Function& function, dim3 grid, dim3 block, unsigned dynamic_bytes, void** arguments) {
+Launch launch_of(const Function& function, dim3 grid, dim3 block, unsigned dynamic_bytes, bool is_dependent, void** arguments) {
     const KernelEntry& kernel = *function.entry;
-    Launch launch{&kernel, grid, block, dynamic_bytes, {}};
+    Launch launch{&kernel, grid, block, dynamic_bytes, is_dependent, {}};
     if (kernel.parameter_count == 0) return launch;
     const Parameter& last = kernel.parameters[kernel.parameter_count - 1];
     launch.bytes.resize(last.offset + last.size + 16);           // the caller's values may be gone when the work runs
@@ -28,14 +28,15 @@ Launch launch_of(const Function& function, dim3 grid, dim3 block, unsigned dynam
     return launch;
 }
 
-int launch(void* handle, dim3 grid, dim3 block, unsigned dynamic_bytes, void* stream_handle, void** arguments, void** extra) {
+int launch(void* handle, dim3 grid, dim3 block, unsigned dynamic_bytes, bool is_dependent, void* stream_handle, void** arguments,
+           void** extra) {
     Lock lock;
     if (int code = context_code()) return code;
     Function* function = function_of(handle);
     const StreamPointer stream = driver().stream(stream_handle);
     if (!function || !stream) return CUDA_INVALID_HANDLE;
     if (extra || (function->entry->parameter_count > 0 && !arguments)) return CUDA_INVALID_VALUE;
-    auto work = std::make_shared<Launch>(launch_of(*function, grid, block, dynamic_bytes, arguments));
+    auto work = std::make_shared<Launch>(launch_of(*function, grid, block, dynamic_bytes, is_dependent, arguments));
     const Problem refused = check_launch(*function, *work);
     if (refused.code) {
         report(refused.text);
@@ -54,7 +55,7 @@ struct LaunchConfig {
 };
 static_assert(sizeof(LaunchConfig::Attribute) == 72, "CUlaunchAttribute has 72 bytes");
 
-enum { COOPERATIVE = 2, CLUSTER = 4 };
+enum { COOPERATIVE = 2, CLUSTER = 4, PROGRAMMATIC_STREAM_SERIALIZATION = 6 };
 
 // The newest version of PTX that a driver compiles, from that of CUDA that it supports (PTX ISA, release notes): 11.x has 7.x; 12.0 to
 // 12.6 have 8.0 to 8.5, in which 12.6 has none of its own; 13.x has 9.x.
@@ -118,7 +119,13 @@ DRIVER_CALL cuFuncGetAttribute(int* value, int number, void* handle) {
         case MAX_THREADS: *value = static_cast<int>(function->entry->block); break;
         case STATIC_BYTES: *value = static_cast<int>(function->static_bytes); break;
         case REGISTERS: *value = static_cast<int>(function->registers()); break;
-        case PTX_VERSION: case BINARY_VERSION: *value = settings().capability_major * 10 + settings().capability_minor; break;
+        case PTX_VERSION:
+            if (function->entry->compiled_for) {
+                *value = static_cast<int>(function->entry->compiled_for);
+                break;
+            }
+            [[fallthrough]];
+        case BINARY_VERSION: *value = settings().capability_major * 10 + settings().capability_minor; break;
         case DYNAMIC_LIMIT:
             *value = static_cast<int>(std::max<size_t>(function->dynamic_limit, SHARED_WITHOUT_OPT_IN - std::min<size_t>(function->static_bytes, SHARED_WITHOUT_OPT_IN)));
             break;
@@ -171,10 +178,11 @@ DRIVER_CALL cuFuncGetParamInfo(void* handle, size_t index, size_t* offset, size_
 
 DRIVER_CALL cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned dynamic_bytes,
                            void* stream, void** arguments, void** extra) {
-    return launch(function, {gx, gy, gz}, {bx, by, bz}, dynamic_bytes, stream, arguments, extra);
+    return launch(function, {gx, gy, gz}, {bx, by, bz}, dynamic_bytes, false, stream, arguments, extra);
 }
 
 DRIVER_CALL cuLaunchKernelEx(const LaunchConfig* config, void* function, void** arguments, void** extra) {
+    bool is_dependent = false;
     for (unsigned i = 0; i < config->attribute_count; ++i) {
         const LaunchConfig::Attribute& attribute = config->attributes[i];
         const bool cluster = attribute.number == CLUSTER && attribute.value[0] * attribute.value[1] * attribute.value[2] > 1;
@@ -182,9 +190,14 @@ DRIVER_CALL cuLaunchKernelEx(const LaunchConfig* config, void* function, void** 
             report("cuLaunchKernelEx: clusters and cooperative launches are not modelled");
             return CUDA_NOT_SUPPORTED;
         }
+        is_dependent |= attribute.number == PROGRAMMATIC_STREAM_SERIALIZATION && attribute.value[0];
+    }
+    if (is_dependent && settings().capability_major < 9) {
+        report("cuLaunchKernelEx: no programmatic dependent launch before compute capability 9.0");
+        return CUDA_NOT_SUPPORTED;
     }
     return launch(function, {config->grid[0], config->grid[1], config->grid[2]}, {config->block[0], config->block[1], config->block[2]},
-                  config->dynamic_bytes, config->stream, arguments, extra);
+                  config->dynamic_bytes, is_dependent, config->stream, arguments, extra);
 }
 
 DRIVER_CALL cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* handle, int threads, size_t dynamic_bytes) {

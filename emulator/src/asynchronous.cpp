@@ -104,6 +104,7 @@ void Asynchronous::copy(unsigned char* to, const unsigned char* from, uint32_t b
     if (!runner->shared.contains(to, bytes)) {
         runner->fail(CUDA_ILLEGAL_ADDRESS, text("cp.async.bulk of %u bytes: the destination is not in shared memory (%s)", bytes, file));
     }
+    if (runner->is_ahead()) refuse("before it waits for the kernel before it: cp.async.bulk from global memory", file, line);
     (void)*static_cast<const volatile unsigned char*>(from);                    // a wrong source shows here, not at the wait
     (void)*static_cast<const volatile unsigned char*>(from + bytes - 1);
     const Barrier& barrier = find(at, "cp.async.bulk", file, line);

@@ -30,9 +30,10 @@ std::string where(const BlockThread& thread) {
 
 BlockRunner::BlockRunner() : threads_(MAX_BLOCK) { memset(warps_, 0, sizeof(warps_)); }
 
-bool BlockRunner::run(const Launch& launch, void* const* arguments, unsigned block_number) {
+bool BlockRunner::run(const Launch& launch, void* const* arguments, unsigned block_number, bool ahead) {
     launch_ = &launch;
     arguments_ = arguments;
+    ahead_ = ahead;
     set_up(launch, block_number);
     runner = this;
     go_on(pick(), below_);                           // comes back when no thread can run
@@ -40,6 +41,13 @@ bool BlockRunner::run(const Launch& launch, void* const* arguments, unsigned blo
     current = nullptr;
 
     if (fault_.signal) describe_signal();
+    if (ahead_) {
+        if (!problem.code && given_up_ < live_) {
+            problem = {CUDA_LAUNCH_FAILED, text("block (%u, %u, %u): %u threads of %u have come to their wait for the kernel before this one, and the others do not", place_.index.x, place_.index.y, place_.index.z, given_up_, live_) + waiting()};
+        }
+        abandon_fibers();                            // nothing that they have done can be seen by anybody
+        return problem.code == 0;
+    }
     if (!problem.code && live_ > 0) describe_deadlock();
     const std::string left = problem.code ? "" : asynchronous.at_end();
     if (!left.empty()) problem = {CUDA_LAUNCH_FAILED, text("block (%u, %u, %u): ", place_.index.x, place_.index.y, place_.index.z) + left};
@@ -75,7 +83,8 @@ void BlockRunner::set_up(const Launch& launch, unsigned block_number) {
         warp.left = warp.runnable = 0;
         make_runnable(first / 32, warp.exist);
     }
-    at_barrier_ = 0;
+    at_barrier_ = given_up_ = 0;
+    lets_next = false;
     ++races_.barriers;
     check_races = false;
     problem = {};
@@ -206,6 +215,7 @@ void BlockRunner::fiber_main() {
 }
 
 void BlockRunner::leave(BlockThread& thread) {
+    if (ahead_) fail(CUDA_LAUNCH_FAILED, "leaves the kernel without a wait for the kernel before, which this one may begin before (griddepcontrol.wait)");
     if (at_barrier_ > 0) {
         fail(CUDA_LAUNCH_FAILED, text("leaves the kernel while %u threads wait in __syncthreads at %s:%d", at_barrier_, barrier_file_, barrier_line_));
     }
@@ -242,6 +252,12 @@ void BlockRunner::barrier(const char* file, int line) {
     suspend();
 }
 
+void BlockRunner::wait_for_previous() {
+    if (!ahead_) return;                             // it has ended
+    ++given_up_;
+    suspend();                                       // for good
+}
+
 void BlockRunner::note(const void* address, size_t bytes, bool is_write, Place place) {
     if (shared.near(address)) {
         races_.access(shared.offset(address), bytes, is_write, place);
@@ -267,6 +283,7 @@ void BlockRunner::fail_at(int signal, const void* address, const void* instructi
 
 void BlockRunner::describe_signal() {
     std::string what = describe_fault(fault_.signal, fault_.address, fault_.is_write, shared);
+    if (ahead_) what = "before it waits for the kernel before it: " + what;
     for (const Fiber& fiber : fibers_) {
         if (fiber.guards(fault_.address)) what = "more local memory than the stand-in's stack of 64 KiB";
     }
@@ -274,7 +291,7 @@ void BlockRunner::describe_signal() {
     problem = {code, where(*fault_.thread) + ": " + what + source_line(fault_.instruction)};
 }
 
-void BlockRunner::describe_deadlock() {
+std::string BlockRunner::waiting() const {
     std::string waiting;
     for (unsigned w = 0; w * 32 < count_; ++w) {
         for (const Meeting& m : warps_[w].meetings) {
@@ -285,7 +302,11 @@ void BlockRunner::describe_deadlock() {
     }
     waiting += asynchronous.waiting();
     if (at_barrier_) waiting += text("; %u threads wait in __syncthreads at %s:%d", at_barrier_, barrier_file_, barrier_line_);
-    problem = {CUDA_LAUNCH_FAILED, text("block (%u, %u, %u): no thread can go on", place_.index.x, place_.index.y, place_.index.z) + waiting};
+    return waiting;
+}
+
+void BlockRunner::describe_deadlock() {
+    problem = {CUDA_LAUNCH_FAILED, text("block (%u, %u, %u): no thread can go on", place_.index.x, place_.index.y, place_.index.z) + waiting()};
 }
 
 void barrier(const char* file, int line) { runner->barrier(file, line); }

@@ -31,6 +31,7 @@ struct Launch {
     const KernelEntry* kernel;
     dim3 grid, block;
     unsigned dynamic_bytes;
+    bool is_dependent;                               // may begin before the kernel before it has ended (dependent.h)
     std::vector<unsigned char> bytes;                // the arguments, each at its parameter's offset
 
     // Pointers to the arguments, as KernelEntry::run wants them.
@@ -62,11 +63,12 @@ struct BlockThread : Thread {
 class BlockRunner {
 public:
     BlockRunner();
-    // False when something went wrong; `problem` then says what.
-    bool run(const Launch& launch, void* const* arguments, unsigned block_number);
+    // False when something went wrong; `problem` then says what. `ahead`: every thread only to its wait for the kernel before.
+    bool run(const Launch& launch, void* const* arguments, unsigned block_number, bool ahead = false);
 
     // Called by the thread that runs, on its own stack.
     void barrier(const char* file, int line);
+    void wait_for_previous();
     void meet(uint32_t mask, Exchange exchange, void* record, const char* what, const char* file, int line);
     [[noreturn]] void fail(int code, const std::string& what);
     // The same from a signal handler: the text is made later.
@@ -88,6 +90,8 @@ public:
     Problem problem;
     SharedMemory shared;
     Asynchronous asynchronous;
+    bool is_ahead() const { return ahead_; }
+    bool lets_next = false;                          // this block has let the next kernel begin
     bool check_races = false;                        // the kernels at work report their accesses
 
 private:
@@ -102,6 +106,7 @@ private:
     void leave(BlockThread& thread);
     Fiber* free_fiber();
     void abandon_fibers();
+    std::string waiting() const;
     void describe_deadlock();
     void describe_signal();
     uint64_t random();
@@ -117,6 +122,8 @@ private:
     Warp warps_[MAX_WARPS];
     uint32_t runnable_warps_ = 0;
     unsigned at_barrier_ = 0;
+    bool ahead_ = false;
+    unsigned given_up_ = 0;                          // threads that have come to their wait for the kernel before
     const char* barrier_file_ = nullptr;
     int barrier_line_ = 0;
 

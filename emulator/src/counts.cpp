@@ -31,7 +31,7 @@ void count_copy(bool from_device, bool to_device, size_t bytes) {
 extern "C" STANDIN_API void dsr_standin_counts(uint64_t* to) {
     const standin::Counts& c = standin::counts();
     for (const auto* count : {&c.launches, &c.graphs, &c.fills, &c.copies_to_device, &c.bytes_to_device, &c.copies_to_host, &c.bytes_to_host,
-                              &c.copies_on_device, &c.bytes_on_device, &c.waits}) {
+                              &c.copies_on_device, &c.bytes_on_device, &c.dependent, &c.early, &c.waits}) {
         *to++ = *count;
     }
 }

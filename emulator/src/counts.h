@@ -14,6 +14,7 @@ struct Counts {
     std::atomic<uint64_t> copies_to_device{0}, bytes_to_device{0};
     std::atomic<uint64_t> copies_to_host{0}, bytes_to_host{0};
     std::atomic<uint64_t> copies_on_device{0}, bytes_on_device{0};
+    std::atomic<uint64_t> dependent{0}, early{0};    // launches that may begin before the one before has ended; and that it has let begin
     std::atomic<uint64_t> waits{0};                  // calls that returned only when work was done that had not been done before
 };
 

@@ -10,6 +10,7 @@
 #include "arguments.h"
 #include "counts.h"
 #include "cuda_codes.h"
+#include "dependent.h"
 #include "faults.h"
 #include "memory.h"
 #include "watch.h"
@@ -26,13 +27,14 @@ struct Work {
     std::vector<unsigned> sequence;                  // of block numbers; empty: ascending
     unsigned blocks, share;
     std::atomic<unsigned> next{0};
-    std::atomic<bool> stop{false};
+    std::atomic<bool> stop{false}, lets_next{true};
+    bool ahead;                                      // to the wait for the kernel before, and no further
     std::mutex lock;
     Problem problem;
     unsigned problem_block = 0;
     size_t static_bytes = 0;
 
-    explicit Work(const Launch& of) : launch(of), arguments(of.arguments()), blocks(of.grid.x * of.grid.y * of.grid.z), share(1) {}
+    Work(const Launch& of, bool ahead) : launch(of), arguments(of.arguments()), blocks(of.grid.x * of.grid.y * of.grid.z), share(1), ahead(ahead) {}
 };
 
 // Runners that no OS thread uses now. They outlive threads: a thread may launch work while it ends, after its own data is gone.
@@ -72,7 +74,8 @@ void take_part(Work& work) {
         const unsigned end = std::min(first + work.share, work.blocks);
         for (unsigned i = first; i < end && !work.stop; ++i) {
             const unsigned block = work.sequence.empty() ? i : work.sequence[i];
-            const bool fine = own.run(work.launch, work.arguments.data(), block);
+            const bool fine = own.run(work.launch, work.arguments.data(), block, work.ahead);
+            if (!own.lets_next) work.lets_next = false;
             static_bytes = std::max(static_bytes, own.shared.static_bytes());
             if (fine) continue;
             std::lock_guard<std::mutex> guard(work.lock);
@@ -156,6 +159,28 @@ void order_blocks(Work& work) {
     for (unsigned i = 0; i < work.blocks; ++i) work.sequence[i] = work.blocks - 1 - i;
 }
 
+// All blocks, on several OS threads where the order allows it.
+void run_blocks(Work& work) {
+    order_blocks(work);
+    const unsigned os_threads = settings().order == Order::Random ? 1 : settings().os_threads;
+    work.share = std::max(1u, work.blocks / (os_threads * 8));
+    if (os_threads == 1 || work.blocks == 1) {
+        take_part(work);
+    } else {
+        helpers().run(work);
+    }
+    if (work.problem.code) work.problem.text = text("kernel %s, ", work.launch.kernel->name) + work.problem.text;
+}
+
+// What a launch does before its waits, if it may begin early.
+Problem run_ahead(const Launch& launch) {
+    count_dependent();
+    const UntouchableMemory untouchable;
+    Work work(launch, true);
+    run_blocks(work);
+    return work.problem;
+}
+
 }  // namespace
 
 Problem run_grid(Function& function, const Launch& launch) {
@@ -164,23 +189,20 @@ Problem run_grid(Function& function, const Launch& launch) {
     if (settings().report_launches && !function.launched) report(text("first launch of %s", launch.kernel->name));
     function.launched = true;
     ++counts().launches;
-    global_races().begin_launch();
-    Work work(launch);
-    order_blocks(work);
-    watch_launch();
-    const unsigned os_threads = settings().order == Order::Random ? 1 : settings().os_threads;
-    work.share = std::max(1u, work.blocks / (os_threads * 8));
-    if (os_threads == 1 || work.blocks == 1) {
-        take_part(work);
-    } else {
-        helpers().run(work);
+    if (launch.is_dependent) {
+        const Problem early = run_ahead(launch);
+        if (early.code) return early;
     }
+    global_races().begin_launch();
+    Work work(launch, false);
+    watch_launch(launch.is_dependent);
+    run_blocks(work);
+    note_end_of_grid(work.lets_next);
     function.static_bytes = std::max(function.static_bytes, (unsigned)work.static_bytes);
     if (!work.problem.code) {
         const std::string overrun = device_memory().overrun();
-        if (!overrun.empty()) work.problem = {CUDA_ILLEGAL_ADDRESS, overrun};
+        if (!overrun.empty()) work.problem = {CUDA_ILLEGAL_ADDRESS, text("kernel %s, ", launch.kernel->name) + overrun};
     }
-    if (work.problem.code) work.problem.text = text("kernel %s, ", launch.kernel->name) + work.problem.text;
     return work.problem;
 }
 

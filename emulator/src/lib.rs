@@ -181,6 +181,10 @@ pub struct Counts {
     pub bytes_to_host: u64,
     pub copies_on_device: u64,
     pub bytes_on_device: u64,
+    /// Launches that may begin before the one before has ended.
+    pub dependent: u64,
+    /// Those of them that every block of the kernel before has let begin.
+    pub early: u64,
     /// Calls that returned only when work was done that had not been done before.
     pub waits: u64,
 }
@@ -200,6 +204,8 @@ impl std::ops::Sub for Counts {
             bytes_to_host: self.bytes_to_host - before.bytes_to_host,
             copies_on_device: self.copies_on_device - before.copies_on_device,
             bytes_on_device: self.bytes_on_device - before.bytes_on_device,
+            dependent: self.dependent - before.dependent,
+            early: self.early - before.early,
             waits: self.waits - before.waits,
         }
     }

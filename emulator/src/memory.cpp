@@ -52,6 +52,12 @@ DeviceMemory::DeviceMemory() {
     report("no range of addresses for the memory of the device");
 }
 
+void DeviceMemory::protect(bool touchable) {
+    for (const auto& [start, a] : live_) {
+        mprotect(a.pages, static_cast<size_t>(a.pages_end - a.pages), touchable ? PROT_READ | PROT_WRITE : PROT_NONE);
+    }
+}
+
 size_t DeviceMemory::total() const { return settings().memory_bytes; }
 
 int DeviceMemory::allocate(size_t bytes, char** start) {

@@ -23,6 +23,8 @@ public:
     int allocate(size_t bytes, char** start);
     int release(char* start);
     void release_all();
+    // Takes the right to touch any allocation, or gives it back.
+    void protect(bool touchable);
 
     size_t total() const;
     size_t used() const { return used_; }

@@ -104,6 +104,9 @@ void start_copy(void* shared, const void* global, unsigned bytes, bool valid, co
     if (!runner->shared.contains(shared, bytes)) {
         runner->fail(CUDA_ILLEGAL_ADDRESS, text("copy_async of %u bytes at %s:%d: the destination is not in shared memory", bytes, file, line));
     }
+    if (valid && runner->is_ahead()) {
+        runner->fail(CUDA_ILLEGAL_ADDRESS, text("before it waits for the kernel before it: copy_async from global memory at %s:%d", file, line));
+    }
     if (valid) (void)*static_cast<const volatile unsigned char*>(global);       // a wrong source shows here, not at the wait
     note_access(shared, bytes, true, {nullptr, file, line});
     memset(shared, POISON, bytes);                   // from now to the wait nobody may count on these bytes

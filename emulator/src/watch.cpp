@@ -2,6 +2,8 @@
 // whether it was read by ld.global.nc (PTX ISA 9.7.9.9: memory that is read-only for as long as the kernel runs; the device may
 // serve it from a cache that no store reaches).
 //
+// A launch that may begin before the one before has ended (dependent.h) does not read by ld.global.nc what that one has written.
+//
 // Threads of one block are not compared with each other, but for ld.global.nc.
 #include "watch.h"
 
@@ -19,10 +21,11 @@ namespace {
 constexpr uint32_t NOBODY = 0, SEVERAL = ~0u;        // else a block's number + 1
 constexpr uint64_t PAGE = 4096;
 
-struct Byte { uint32_t reader, writer, changer; bool constant; };
-struct Page { uint64_t launch = 0; Byte of[PAGE]; };
+struct Byte { uint32_t reader, writer, changer; bool constant; uint32_t written; };           // `written`: by which launch; 0: none
+struct Page { uint64_t launch = 0; Byte of[PAGE]{}; };
 
 uint64_t launch = 0;
+bool may_be_early = false;
 
 Byte& byte_of(uint64_t address) {
     static auto* const pages = new std::unordered_map<uint64_t, std::unique_ptr<Page>>();
@@ -34,7 +37,10 @@ Byte& byte_of(uint64_t address) {
         last_number = address / PAGE;
         last = slot.get();
     }
-    if (last->launch != launch) *last = Page{launch, {}};
+    if (last->launch != launch) {
+        last->launch = launch;
+        for (Byte& byte : last->of) byte = {NOBODY, NOBODY, NOBODY, false, byte.written};
+    }
     return last->of[address % PAGE];
 }
 
@@ -46,6 +52,9 @@ const char* look(Byte& byte, Access access, uint32_t block) {
     switch (access) {
         case Access::ReadConstant:
             if (byte.writer != NOBODY || byte.changer != NOBODY) return "reads by ld.global.nc what this launch has written (a wrong __restrict__)";
+            if (may_be_early && byte.written && byte.written + 1 == static_cast<uint32_t>(launch)) {
+                return "reads by ld.global.nc what the kernel before has written, which may still run when this one begins";
+            }
             byte.constant = true;
             [[fallthrough]];
         case Access::Read:
@@ -59,19 +68,24 @@ const char* look(Byte& byte, Access access, uint32_t block) {
             if (another(byte.writer, block)) return "writes what another block has written";
             if (another(byte.changer, block)) return "writes what another block changes by atomics";
             join(byte.writer, block);
+            byte.written = static_cast<uint32_t>(launch);
             return nullptr;
         case Access::Atomic:
             if (byte.constant) return "changes what this launch has read by ld.global.nc (a wrong __restrict__)";
             if (another(byte.writer, block)) return "changes by atomics what another block has written";
             if (another(byte.reader, block)) return "changes by atomics what another block has read";
             join(byte.changer, block);
+            byte.written = static_cast<uint32_t>(launch);
     }
     return nullptr;
 }
 
 }  // namespace
 
-void watch_launch() { ++launch; }
+void watch_launch(bool is_dependent) {
+    ++launch;
+    may_be_early = is_dependent;
+}
 
 void watch(const void* address, uint32_t bytes, Access access, const char* file, int line) {
     if (!runner || runner->shared.near(address)) return;

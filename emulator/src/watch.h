@@ -4,7 +4,7 @@
 
 namespace standin {
 
-// A launch begins: what earlier ones did is ordered.
-void watch_launch();
+// A launch begins: what earlier ones did is ordered; of one that may begin early, what the one before has written is remembered.
+void watch_launch(bool is_dependent);
 
 }  // namespace standin

@@ -12,6 +12,7 @@
 // Exactness  bit-equal to src/ops/neuron/cpu.rs `group`: the same operations on the same values in the same order; an IF neuron adds its
 //            current where the CPU has fmaf(1, V, 1*I), which is the same sum
 #pragma once
+#include "dependent.cuh"
 #include "device.cuh"
 
 // Constants of a layer's neurons, field for field `DeviceNeurons` in src/ops/neuron/device.rs.
@@ -79,7 +80,7 @@ struct BitTrain {
     __device__ __forceinline__ void open(int begin, int end) {
         const int t = begin + threadIdx.x % 32;
         first = begin;
-        loaded = t < end ? __ldg(train + t * pitch) : 0u;
+        loaded = t < end ? load_written(train + t * pitch) : 0u;
     }
 
     // Whether this lane's channel has spiked at step t of those loaded; the whole warp calls.

@@ -66,7 +66,7 @@ struct TileCurrents {
     bool conv_is_first;      // of the two summands
     float without, with;     // BITS as the second summand: what it gives without and with a spike
     BitTrain bits;           // BITS
-    const int* stored;       // SUMS: of this channel at step 0; a lane behind the last channel reads that of the first
+    const uint32_t* stored;  // SUMS: of this channel at step 0; a lane behind the last channel reads that of the first
     int stride;
 
     __device__ __forceinline__ void open(int begin, int end) {
@@ -88,7 +88,7 @@ struct TileCurrents {
             for (int i = 0; i < N; ++i) {
                 conv[i] = (float)of_step[i * PITCH];
                 if (OTHER == BITS) other[i] = bits.at(t + i) ? 1.0f : 0.0f;
-                if (OTHER == SUMS) other[i] = (float)__ldg(stored + (t + i) * stride);
+                if (OTHER == SUMS) other[i] = (float)(int)load_written(stored + (t + i) * stride);
                 if (OTHER == CONV_OF_BITS) other[i] = (float)of_step[i * PITCH + TILE_BYTES / 4];
             }
             if (conv_is_first) {
@@ -138,8 +138,8 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
             const BitTrain bits{reinterpret_cast<const uint32_t*>(from.other_source) + train, words};
             run(TileCurrents<BITS>{channel, sums, first_is_conv, without, with, bits});
         } else if (other == SUMS) {
-            const int* all = reinterpret_cast<const int*>(from.other_source);
-            const int* stored = all + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
+            const uint32_t* all = reinterpret_cast<const uint32_t*>(from.other_source);
+            const uint32_t* stored = all + q * time_steps * layer.stride + (c < layer.stride ? c : 0);
             run(TileCurrents<SUMS>{channel, sums, first_is_conv, 0.0f, 0.0f, {}, stored, layer.stride});
         } else {
             run(TileCurrents<CONV_OF_BITS>{channel, sums, first_is_conv});

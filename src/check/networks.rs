@@ -162,6 +162,11 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
             let (gpu, shared) = (gpu.clone(), shared.clone());
             checks.push(Check::bits(op, &shape, move |rng, outcome| check_forward(&gpu, shared.network(rng)?, outcome, mode, sums)));
         }
+        if gpu.can_launch_early() {
+            let (gpu, shared) = (gpu.clone(), shared.clone());
+            let op = if gpu.launches_early() { "evaluation, launches in turn" } else { "evaluation, early launches" };
+            checks.push(Check::bits(op, &shape, move |rng, outcome| check_early(&gpu, shared.network(rng)?, outcome)));
+        }
         for (op, gradient) in [("gradients, rate", WeightGradient::Rate), ("gradients, unrolled", WeightGradient::Unrolled)] {
             let (gpu, shared) = (gpu.clone(), shared.clone());
             checks.push(Check::within(TOLERANCE, op, &shape, move |rng, outcome| {
@@ -262,6 +267,20 @@ fn check_forward(
     let got = on_gpu.forward(&batch.input(), mode, |_| true)?;
     let expected = network.forward(&batch.input(), mode, |_| true)?;
     compare_forward(outcome, (&on_gpu, &got), (&network, &expected))
+}
+
+/// Evaluations whose kernels begin before the one before them has ended, or do not: whichever the device does not do by itself. What such a
+/// kernel sees is a question of time, so it is asked often, as a graph and kernel by kernel.
+fn check_early(gpu: &Arc<Gpu>, (mut network, batch): (Network, Batch), outcome: &mut Outcome) -> Result<()> {
+    let mut on_gpu = on_gpu(&gpu.launching_early(!gpu.launches_early())?, &network, SumsChoice::Cheapest)?;
+    let got = on_gpu.forward(&batch.input(), Mode::Eval, |_| true)?;
+    let expected = network.forward(&batch.input(), Mode::Eval, |_| true)?;
+    compare_forward(outcome, (&on_gpu, &got), (&network, &expected))?;
+    for run in 0..20 {
+        let logits = on_gpu.logits_on_device(&batch.input(), run % 2 == 0)?;
+        outcome.bits("logits of another run [B][classes]", &logits, &expected.logits);
+    }
+    Ok(())
 }
 
 /// Gradients of all parameters and of the input, by name.

@@ -113,7 +113,8 @@ impl Report {
         let (device, build_of_kernels) = match &self.gpu {
             Some((ordinal, listed, driver)) => {
                 let products = self.products().map_or(String::new(), |products| format!(", {} products of spikes", products.name()));
-                let device = format!("device: {}, driver for CUDA {driver}{products}", described(*ordinal, listed));
+                let early = if self.launches_early() { ", early launches" } else { "" };
+                let device = format!("device: {}, driver for CUDA {driver}{products}{early}", described(*ordinal, listed));
                 (device, format!(", kernels: {}", built()))
             }
             None => ("device: the CPU; its instruction sets are compared with plain Rust".into(), String::new()),
@@ -124,6 +125,10 @@ impl Report {
             format!("compared on: {cpu}; seed {}, {} checks", self.seed, self.checks.len()),
             "op, what is compared; below it: shape, share of the tolerance that was used".into(),
         ]
+    }
+
+    fn launches_early(&self) -> bool {
+        matches!(&self.device, Device::Cuda(gpu) if gpu.launches_early())
     }
 
     fn products(&self) -> Option<Products> {
@@ -163,7 +168,10 @@ impl Report {
         let passed = rows.iter().filter(|row| row["ok"] == true).count();
         let fault = rows.last().filter(|row| row["ok"] == false);
         let gpu = self.gpu.as_ref().map(|(ordinal, gpu, driver)| {
-            json!({ "index": ordinal, "driver": driver, "listed": listed(gpu), "products": self.products(), "nvcc": kernels::NVCC, "targets": kernels::TARGETS })
+            json!({
+                "index": ordinal, "driver": driver, "listed": listed(gpu), "products": self.products(),
+                "launches_early": self.launches_early(), "nvcc": kernels::NVCC, "targets": kernels::TARGETS,
+            })
         });
         json!({
             "header": self.about,

@@ -95,6 +95,7 @@ fn machine(global: &Global, peaks: bool, output: Output) -> anyhow::Result<()> {
                 "problem": gpus.as_ref().err().map(ToString::to_string),
                 "opened": opened.as_ref().map(|gpu| gpu.ordinal()),
                 "products": opened.as_ref().map(|gpu| gpu.products()),
+                "launches_early": opened.as_ref().map(|gpu| gpu.launches_early()),
                 "nvcc": kernels::NVCC,
                 "kernels": kernels::ALL.len(),
                 "targets": kernels::TARGETS,
@@ -125,7 +126,8 @@ fn machine(global: &Global, peaks: bool, output: Output) -> anyhow::Result<()> {
         Err(problem) => rows.push(("CUDA device", format!("none: {problem}"))),
     }
     if let Some(gpu) = opened {
-        rows.push(("opened", format!("{gpu:?}, every kernel is loaded, {} products of spikes", gpu.products().name())));
+        let early = if gpu.launches_early() { ", early launches" } else { "" };
+        rows.push(("opened", format!("{gpu:?}, every kernel is loaded, {} products of spikes{early}", gpu.products().name())));
     }
     rows.extend([
         ("CUDA kernels", built()),

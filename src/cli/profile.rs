@@ -364,7 +364,9 @@ fn predicted_inference(out: &mut String, prediction: &Prediction) -> std::fmt::R
         writeln!(out, "{:22}{us:>10.1}{launches:>10}{blocks:>8}{parts:>8}{stages:>8}  {bound}", fit(layer, 21))?;
     }
     let launches: u32 = prediction.layers.iter().map(|layer| layer.forward.launches).sum();
-    writeln!(out, "{:22}{:>10.1}{launches:>10}", "inference", 1e6 * prediction.seconds)
+    writeln!(out, "{:22}{:>10.1}{launches:>10}", "inference", 1e6 * prediction.seconds)?;
+    let early = |seconds| writeln!(out, "{:22}{:>10.1}  DSR_DEPENDENT_LAUNCH=1", "with early launches", 1e6 * seconds);
+    prediction.seconds_early.map_or(Ok(()), early)
 }
 
 fn predicted_group(out: &mut String, group: &Group, compute_s: f64) -> std::fmt::Result {

@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
 
+use super::dependent::{self, Early};
 use super::driver::{self, Form, Listed, explain};
 use super::kernels::{self, Kernel};
 use super::loaded::{Loaded, load};
@@ -26,6 +28,9 @@ pub struct Gpu {
     ordinal: usize,
     listed: Listed,
     products: Products,
+    pub(super) early: Early,
+    /// While launches of a chain are made, which may begin early.
+    pub(super) chains: AtomicBool,
     shared_limit: usize,
     pub(super) context: Arc<CudaContext>,
     pub(super) compute: Arc<CudaStream>,
@@ -80,7 +85,8 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Device`]: no driver, driver too old, no such device, or one that this build has no kernels for.
-    /// [`Error::Config`] for a value of `DSR_KERNELS`, `DSR_PRODUCTS` or `DSR_HOPPER` that there is not, or that does not suit the device.
+    /// [`Error::Config`] for a value of `DSR_KERNELS`, `DSR_PRODUCTS`, `DSR_HOPPER` or `DSR_DEPENDENT_LAUNCH` that there is not, or that
+    /// does not suit the device.
     pub fn open(ordinal: usize) -> Result<Arc<Gpu>> {
         let mut devices = driver::devices().map_err(and_without_kernels)?;
         if ordinal >= devices.len() {
@@ -107,7 +113,8 @@ impl Gpu {
         let limit = limit.map_err(failed("asking for the shared memory"))?;
         let shared_limit = usize::try_from(limit).unwrap_or(0);
         let loaded = Arc::new(load(&context, &device, listed.capability)?);
-        Gpu::with_streams(ordinal, listed, products, shared_limit, context, loaded)
+        let early = Early::chosen(listed.capability, &loaded)?;
+        Gpu::with_streams(ordinal, listed, products, early, shared_limit, context, loaded)
     }
 
     /// The same device with streams of its own, on which spikes are multiplied as `products`.
@@ -115,18 +122,24 @@ impl Gpu {
     /// # Errors
     /// [`Error::Device`] if the driver makes no streams.
     pub fn multiplying(&self, products: Products) -> Result<Arc<Gpu>> {
+        self.with_own_streams(products, self.early)
+    }
+
+    pub(super) fn with_own_streams(&self, products: Products, early: Early) -> Result<Arc<Gpu>> {
         let Gpu { ordinal, listed, shared_limit, context, loaded, .. } = self;
-        Gpu::with_streams(*ordinal, listed.clone(), products, *shared_limit, context.clone(), loaded.clone())
+        Gpu::with_streams(*ordinal, listed.clone(), products, early, *shared_limit, context.clone(), loaded.clone())
     }
 
     /// The same device with its kernels on another stream of it.
     pub(super) fn on(&self, compute: &Arc<CudaStream>) -> Result<Gpu> {
-        let Gpu { ordinal, listed, products, shared_limit, context, copies, loaded, .. } = self;
+        let Gpu { ordinal, listed, products, early, shared_limit, context, copies, loaded, .. } = self;
         let event = || context.new_event(None).map_err(|e| self.failed("making an event", e));
         Ok(Gpu {
             ordinal: *ordinal,
             listed: listed.clone(),
             products: *products,
+            early: *early,
+            chains: AtomicBool::new(false),
             shared_limit: *shared_limit,
             context: context.clone(),
             compute: compute.clone(),
@@ -142,6 +155,7 @@ impl Gpu {
         ordinal: usize,
         listed: Listed,
         products: Products,
+        early: Early,
         shared_limit: usize,
         context: Arc<CudaContext>,
         loaded: Arc<HashMap<&'static str, Loaded>>,
@@ -154,8 +168,21 @@ impl Gpu {
         let event = || context.new_event(None).map_err(failed("making an event"));
         let [compute, copies] = [stream()?, stream()?];
         let [compute_done, copies_done] = [event()?, event()?];
-        let kept = Mutex::new(None);
-        Ok(Arc::new(Gpu { ordinal, listed, products, shared_limit, context, compute, copies, compute_done, copies_done, loaded, kept }))
+        Ok(Arc::new(Gpu {
+            ordinal,
+            listed,
+            products,
+            early,
+            chains: AtomicBool::new(false),
+            shared_limit,
+            context,
+            compute,
+            copies,
+            compute_done,
+            copies_done,
+            loaded,
+            kept: Mutex::new(None),
+        }))
     }
 
     /// As the driver calls it.
@@ -250,8 +277,12 @@ impl Gpu {
         // SAFETY: `Arg` promises the bytes that the parameters have, and the driver copies them before it returns.
         // That the kernel stays inside its buffers is its launcher's to see to.
         let launched = unsafe {
-            let (function, stream) = (loaded.function.cu_function(), self.compute.cu_stream());
-            result::launch_kernel(function, grid.into(), (kernel.block, 1, 1), shared_bytes as u32, stream, &mut pointers)
+            let (function, stream, shared) = (loaded.function.cu_function(), self.compute.cu_stream(), shared_bytes as u32);
+            if self.begins_early(kernel) {
+                dependent::launch(function, grid, kernel.block, shared, stream, &mut pointers)
+            } else {
+                result::launch_kernel(function, grid.into(), (kernel.block, 1, 1), shared, stream, &mut pointers)
+            }
         };
         launched.map_err(|e| refused(explain(e)))
     }

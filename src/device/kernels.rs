@@ -1,12 +1,14 @@
 //! The kernels of `kernels/*.cu`, by name: `build.rs` writes the constants.
 
-/// A kernel; its `KERNEL(name, block)` line in `kernels/<file>.cu` is where these come from.
+/// A kernel; its `KERNEL(name, block)` or `DEPENDENT_KERNEL(name, block)` line in `kernels/<file>.cu` is where these come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     pub name: &'static str,
     pub file: &'static str,
     /// Threads of a block.
     pub block: u32,
+    /// Whether it waits for the kernel before it, so that it may begin before that one has ended (`kernels/include/dependent.cuh`).
+    pub waits: bool,
 }
 
 /// The kernels of a file, as a driver takes them.

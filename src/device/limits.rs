@@ -26,6 +26,9 @@ pub struct Limits {
     pub step_instructions: Option<u32>,
     /// The same in training.
     pub training_step_instructions: Option<u32>,
+    /// Of a kernel that waits for the one before it: instructions before the wait that may touch global memory, of which there must be
+    /// none; `None` where the code was not looked at or has no wait, as before compute capability 9.0.
+    pub before_wait: Option<u32>,
 }
 
 /// A row for each kernel and target; empty in a build without nvcc.

@@ -1,6 +1,7 @@
 //! The processor a network runs on: the CPU by its instruction sets, or a CUDA device.
 
 mod arena;
+mod dependent;
 pub mod driver;
 mod gpu;
 pub mod kernels;
@@ -59,12 +60,17 @@ impl Device {
 }
 
 impl std::fmt::Display for Device {
-    /// `cpu`, or `cuda:0 (name)`; products that are not of integers are said.
+    /// `cpu`, or `cuda:0 (name)`; products that are not of integers, and early launches, are said.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Device::Cpu => write!(f, "cpu"),
-            Device::Cuda(gpu) if gpu.products() == Products::Integer => write!(f, "{gpu:?}"),
-            Device::Cuda(gpu) => write!(f, "{gpu:?}, {} products", gpu.products().name()),
+            Device::Cuda(gpu) => {
+                write!(f, "{gpu:?}")?;
+                if gpu.products() != Products::Integer {
+                    write!(f, ", {} products", gpu.products().name())?;
+                }
+                if gpu.launches_early() { write!(f, ", early launches") } else { Ok(()) }
+            }
         }
     }
 }

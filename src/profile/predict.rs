@@ -24,6 +24,9 @@ const OF_PEAK: f64 = 0.6;
 const OF_BF16: f64 = 0.75;
 /// Seconds between two kernels of a graph; an assumption.
 const LAUNCH: f64 = 2e-6;
+/// Seconds of them that are spared where the latter kernel may begin before the former has ended (`DSR_DEPENDENT_LAUNCH`): what a published
+/// calibration found between two empty kernels of a graph (docs/predict.md).
+const SPARED: f64 = 0.96e-6;
 
 /// A GPU by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -196,6 +199,9 @@ pub struct Prediction {
     /// Update, and the weights of the next forward; nothing in an inference.
     pub optimizer: Cost,
     pub seconds: f64,
+    /// The same where kernels may begin before the one before them has ended; in an inference on a GPU that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_early: Option<f64>,
     /// Share of a multiprocessor's warps that blocks of the spike convolution can fill; none in a build without kernels.
     pub occupancy: Option<f64>,
     /// Several GPUs that share the batch; then everything else here is for the samples of one of them.
@@ -232,6 +238,10 @@ pub fn predict(gpu: GpuName, network: &Network, [batch, frames]: [usize; 2], tra
         None => Cost::default(),
     };
     let seconds = layers.iter().map(|layer| layer.forward.seconds + layer.backward.seconds).sum::<f64>() + optimizer.seconds;
+    let plain = network.layers.iter().flat_map(|layer| &layer.connections).filter(|c| c.source == Source::Input).count();
+    let launches = layers.iter().map(|layer| layer.forward.launches).sum::<u32>() as usize;
+    let has_early = training.is_none() && sheet.capability >= (9, 0);
+    let seconds_early = has_early.then(|| seconds - SPARED * launches.saturating_sub(plain) as f64);
     let kernel = if network.weight_bits == 8 { &kernels::SPIKE_CONV_NEURONS_8 } else { &kernels::SPIKE_CONV_NEURONS_16 };
     let occupancy = spike_conv_occupancy(&sheet, kernel, network.weight_bits);
     Prediction {
@@ -240,6 +250,7 @@ pub fn predict(gpu: GpuName, network: &Network, [batch, frames]: [usize; 2], tra
         layers,
         optimizer,
         seconds,
+        seconds_early,
         occupancy,
         group: None,
     }

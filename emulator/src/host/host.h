@@ -6,3 +6,4 @@
 #include "host/memory.h"
 #include "host/matrix.h"
 #include "host/kernel.h"
+#include "host/dependent.h"

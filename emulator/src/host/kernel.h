@@ -15,6 +15,7 @@ struct KernelEntry {
     void (*run)(void* const* arguments);   // one thread
     const Parameter* parameters;
     unsigned parameter_count;
+    unsigned compiled_for;                 // architecture of its PTX, as 90; 0 for text, which is made for any
 };
 STANDIN_API void register_kernel(const KernelEntry& entry);
 
@@ -58,4 +59,4 @@ struct Registration {
 
 #define KERNEL(name, block)                                                                                                  \
     static const standin::Registration standin_registration_##name(standin::KernelEntry{                                     \
-        #name, __FILE__, block, &standin::Trampoline<&name>::run, standin::Trampoline<&name>::TABLE.at, standin::Trampoline<&name>::COUNT});
+        #name, __FILE__, block, &standin::Trampoline<&name>::run, standin::Trampoline<&name>::TABLE.at, standin::Trampoline<&name>::COUNT, 0});

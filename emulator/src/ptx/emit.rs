@@ -35,14 +35,14 @@ pub fn module(module: &Module, file: &str) -> Fallible<String> {
         let mut emitter = Emitter { module, kernel, file, scopes, used, symbols, stated, here: String::new(), out: String::new() };
         emitter.body()?;
         out.push_str(&emitter.function()?);
-        out.push_str(&registration(kernel, file));
+        out.push_str(&registration(kernel, file, module.target));
     }
     out.push_str("\n}  // namespace\n");
     Ok(out)
 }
 
 /// The table of parameters, each behind the one before at its own alignment, and what makes the kernel known to the driver.
-fn registration(kernel: &Kernel, file: &str) -> String {
+fn registration(kernel: &Kernel, file: &str, target: u32) -> String {
     let Kernel { name, block, parameters, .. } = kernel;
     let mut offset = 0u32;
     let mut row = |p: &Parameter| {
@@ -53,7 +53,7 @@ fn registration(kernel: &Kernel, file: &str) -> String {
     let rows: String = parameters.iter().map(&mut row).collect();
     format!(
         "const standin::Parameter parameters_{name}[] = {{{rows}{{0, 0, false, false}}}};\n\
-         const standin::Registration registration_{name}(standin::KernelEntry{{\"{name}\", \"{file}\", {block}, run_{name}, parameters_{name}, {}}});\n",
+         const standin::Registration registration_{name}(standin::KernelEntry{{\"{name}\", \"{file}\", {block}, run_{name}, parameters_{name}, {}, {target}}});\n",
         parameters.len()
     )
 }
@@ -156,6 +156,9 @@ impl Emitter<'_> {
             ["st", ..] => self.store(i),
             ["atom" | "red", ..] => self.atomic(i),
             ["mbarrier" | "wgmma", ..] | ["fence", "proxy", "async", ..] | ["cp", "async", "bulk", ..] => self.by_itself(i, &words),
+            // 9.7.14: of a launch that may begin before the kernel before it has ended.
+            ["griddepcontrol", "wait"] => Ok("standin::wait_for_previous();".into()),
+            ["griddepcontrol", "launch_dependents"] => Ok("standin::let_next_begin();".into()),
             ["bar" | "barrier" | "shfl" | "vote" | "ldmatrix" | "cp", ..] => self.of_several_threads(i, &words),
             ["membar", "cta" | "gl" | "sys"] | ["fence", "sc" | "acq_rel", "cta" | "gpu" | "sys"] => {
                 Ok("__atomic_thread_fence(__ATOMIC_SEQ_CST);".into())

@@ -63,6 +63,10 @@ impl Emitter<'_> {
             space = first;
             rest = &rest[1..];
         }
+        // .cg: past the first cache, which nothing here has.
+        if rest.first() == Some(&"cg") && space == "global" {
+            rest = &rest[1..];
+        }
         let is_nc = rest.first() == Some(&"nc");
         if is_nc {
             rest = &rest[1..];

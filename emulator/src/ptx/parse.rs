@@ -76,6 +76,8 @@ pub struct Module {
     pub kernels: Vec<Kernel>,
     pub shared: Vec<SharedArray>,
     pub files: BTreeMap<u32, String>,
+    /// The architecture that it was made for, as 90.
+    pub target: u32,
 }
 
 pub type Fallible<T> = Result<T, String>;
@@ -211,7 +213,11 @@ pub fn module(text: &str) -> Fallible<Module> {
         let at = |problem: String| format!("line {number}: {problem}");
         let first = line.split_whitespace().next().unwrap_or("");
         match first {
-            "" | ".version" | ".target" | ".address_size" => {}
+            "" | ".version" | ".address_size" => {}
+            ".target" => {
+                let digits: String = line.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+                module.target = digits.parse().map_err(|_| at(line.into()))?;
+            }
             ".file" => {
                 let mut words = line.splitn(3, char::is_whitespace);
                 let number = words.nth(1).and_then(|n| n.parse().ok()).ok_or_else(|| at(line.into()))?;

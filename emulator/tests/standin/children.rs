@@ -9,6 +9,7 @@ const CASE: &str = "STANDIN_TEST_CASE";
 pub const FAULT: &str = "fault";
 pub const CALL: &str = "call";
 pub const HOPPER: &str = "hopper";
+pub const DEPENDENT: &str = "dependent";
 
 /// What a child has printed.
 pub struct Outcome {
@@ -20,7 +21,7 @@ pub struct Outcome {
 /// The case that this process should run, if it is a child.
 pub fn own_case() -> Option<(&'static str, String)> {
     let kind = std::env::var(KIND).ok()?;
-    let known = [FAULT, CALL, HOPPER].into_iter().find(|known| *known == kind)?;
+    let known = [FAULT, CALL, HOPPER, DEPENDENT].into_iter().find(|known| *known == kind)?;
     Some((known, std::env::var(CASE).ok()?))
 }
 

@@ -5,6 +5,7 @@ mod calls;
 mod changed_kernels;
 mod children;
 mod compiled;
+mod dependent;
 mod device;
 mod faults;
 mod hopper;
@@ -17,6 +18,7 @@ fn in_child() {
     match children::own_case() {
         Some((children::FAULT, case)) => faults::run(&case),
         Some((children::HOPPER, case)) => hopper::run(&case),
+        Some((children::DEPENDENT, case)) => dependent::run(&case),
         Some((_, case)) => calls::run(&case),
         None => {}
     }

@@ -125,7 +125,8 @@ fn predictions(profile: &Profile) -> Vec<Row> {
         [row("exchanges", on.seconds.iter().sum()), row("hidden", on.hidden_s), row("step", on.step_s[0])]
     };
     let exchanges = prediction.group.iter().flat_map(|group| &group.links).flat_map(of_link);
-    layers.chain([row("optimizer", "", prediction.optimizer.seconds)]).chain(exchanges).collect()
+    let early = prediction.seconds_early.map(|seconds| Row { op: "with early launches".into(), ..row("inference", "", seconds) });
+    layers.chain([row("optimizer", "", prediction.optimizer.seconds)]).chain(exchanges).chain(early).collect()
 }
 
 /// What no span covers, and the whole.

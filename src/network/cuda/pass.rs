@@ -67,13 +67,20 @@ impl Network {
 
 impl Pass<'_> {
     /// Launches all layers and the readout. The numbers of spikes are zero before, as who has read them leaves them; in evaluation the
-    /// constants of the layers are there already ([`Network::ready_for_evaluation`]).
+    /// constants of the layers are there already ([`Network::ready_for_evaluation`]), and kernels may begin before the one before them has
+    /// ended, where the device has that.
     pub fn enqueue(&self) -> Result<()> {
-        let Pass { network, gpu, buffers, .. } = self;
+        let Pass { gpu, buffers, .. } = self;
         let _phase = clock::span(Name::Phase(Phase::Forward));
-        if self.training.is_some() {
-            gpu.fill_zero(buffers.statistics)?;
+        if self.training.is_none() {
+            return gpu.chained(|| self.enqueue_layers());
         }
+        gpu.fill_zero(buffers.statistics)?;
+        self.enqueue_layers()
+    }
+
+    fn enqueue_layers(&self) -> Result<()> {
+        let Pass { network, gpu, buffers, .. } = self;
         for index in 0..network.layers.len() {
             let _layer = clock::span(Name::Layer(index));
             clock::op(Op::Kernels, || {

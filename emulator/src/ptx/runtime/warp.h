@@ -1,5 +1,6 @@
 // warp.h: what lanes do together: shuffles, votes, ldmatrix (PTX ISA 9.7.9, 9.7.13, 9.7.14).
 #pragma once
+#include "host/dependent.h"
 #include "ptx/runtime/memory.h"
 
 namespace ptx {
