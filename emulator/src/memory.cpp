@@ -186,7 +186,7 @@ bool PinnedMemory::contains(const void* address, size_t bytes) const {
     auto next = blocks_.upper_bound(at);
     if (next == blocks_.begin()) return false;
     const auto& [start, block] = *std::prev(next);
-    return at + bytes <= start + block.bytes;
+    return at <= start + block.bytes && bytes <= static_cast<size_t>(start + block.bytes - at);
 }
 
 PinnedMemory& pinned_memory() {
