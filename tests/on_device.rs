@@ -53,6 +53,7 @@ fn forward_has_the_bits_of_images_of_the_host() {
             let memory = gpu.zeroed::<f32>(host.len()).unwrap();
             let mut written = Pinned::alloc(&gpu, host.len()).unwrap();
             written.as_mut_slice().unwrap().copy_from_slice(&host);
+            gpu.synchronize().unwrap(); // nothing clears the memory any more
             emulator::set_streams(streams);
             gpu.upload_async(&written, memory.slice()).unwrap();
             let images = turned(memory.slice(), [batch.size, batch.frames], network.input);
@@ -138,6 +139,7 @@ fn backward_has_the_bits_of_a_gradient_of_the_host() {
             network.forward(&batch.input(), TRAIN, |_| false).unwrap();
             network.grads.fill(0.0);
             let mut input_grad = Vec::new();
+            gpu.synchronize().unwrap();
             gpu.upload_async(&written, memory.slice()).unwrap(); // on its way when backward begins
             network.backward_of(&Samples::Real(batch.input()), gradient, Some(&mut input_grad)).unwrap();
             (network.grads.clone(), input_grad)

@@ -20,7 +20,6 @@ bool device_reaches(const void* pointer) {
 
 // Whether the host has a page there: a number that only looks like an address hardly ever hits one.
 bool host_has(const void* address) {
-    if (reinterpret_cast<intptr_t>(address) < 0) return false; // a negative number: no process has a page in the upper half
     const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     unsigned char present;
     void* start = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(address) & ~(page - 1));

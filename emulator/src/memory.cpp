@@ -32,7 +32,8 @@ const Allocation* containing(const std::map<char*, Allocation>& map, const char*
     auto next = map.upper_bound(const_cast<char*>(at));
     if (next == map.begin()) return nullptr;
     const Allocation& allocation = std::prev(next)->second;
-    return at + bytes <= allocation.start + allocation.bytes ? &allocation : nullptr;
+    const char* const end = allocation.start + allocation.bytes;
+    return at <= end && bytes <= static_cast<size_t>(end - at) ? &allocation : nullptr;    // -1 is an address, too
 }
 
 std::string name(const Allocation& a) { return text("the allocation of %zu bytes at %p", a.bytes, static_cast<void*>(a.start)); }

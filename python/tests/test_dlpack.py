@@ -294,9 +294,10 @@ print(problem(lambda: net(Lent(images, device=(2, 1)))))
     assert refused == expected
 
 
-def test_a_module_of_pytorch_takes_what_another_program_lends():
+def test_a_module_of_pytorch_takes_images_of_the_host():
     pytest.importorskip("torch")
     code = """
+warnings.simplefilter("default")  # PyTorch looks for CUDA's own libraries, and finds none
 import torch, dsr.torch
 images = torch.randn(4, 3, 6, 7)
 module = dsr.torch.Module(made())
