@@ -67,7 +67,7 @@ class Lent:
         address = c_uint64()
         assert CUDA.cuMemAlloc_v2(byref(address), c_size_t(whole.nbytes)) == 0
         assert CUDA.cuMemcpyHtoD_v2(address, c_void_p(whole.ctypes.data), c_size_t(whole.nbytes)) == 0
-        self.memory, self.array, self.name = address, array, name
+        self.memory, self.array, self.name, self.whole = address, array, name, whole
         offset = array.ctypes.data - whole.ctypes.data
         steps = [step // array.itemsize for step in array.strides]
         self.about = {"shape": array.shape, "strides": steps, "dtype": str(array.dtype), "device": (2, 0), "offset": offset, **about}
@@ -111,6 +111,18 @@ class Lent:
         capsule = TAKE(ctypes.addressof(managed), self.name, None)
         self.capsules.append(capsule)
         return capsule
+
+
+class Late(Lent):
+    """Written by the reader's stream itself, behind everything that it has to do; until then no value is a number."""
+
+    def __dlpack__(self, stream=None, max_version=None):
+        bytes, pinned = c_size_t(self.whole.nbytes), c_void_p()
+        assert CUDA.cuMemsetD8_v2(self.memory, c_uint8(255), bytes) == 0
+        assert CUDA.cuMemAllocHost_v2(byref(pinned), bytes) == 0
+        ctypes.memmove(pinned, self.whole.ctypes.data, self.whole.nbytes)
+        assert CUDA.cuMemcpyHtoDAsync_v2(self.memory, pinned, bytes, c_void_p(stream)) == 0
+        return super().__dlpack__(stream, max_version)
 
 
 class Old(Lent):

@@ -11,7 +11,7 @@ START = f"""
 import sys, warnings
 sys.path.insert(0, {str(TESTS)!r})
 import numpy, dsr
-from lent_memory import LEGACY, NAME, VERSIONED, Lent, Old, read, used
+from lent_memory import LEGACY, NAME, VERSIONED, Late, Lent, Old, read, used
 warnings.simplefilter("error")
 rng = numpy.random.default_rng(0)
 
@@ -185,6 +185,26 @@ for wrong in (bad, gradient.astype(numpy.float64).astype(numpy.uint8), gradient[
     assert lines[0] == "ValueError: grad_logits: element 13 is inf; every value must be finite"
     assert lines[1] == "ValueError: grad_logits: is uint8; use float32"
     assert lines[2] == "ValueError: grad_logits: has shape [4, 4]; this network needs [4, 5]"
+
+
+def test_what_still_writes_a_tensor_is_waited_for():
+    code = """
+images, labels = rng.standard_normal((4, 3, 6, 7), dtype=numpy.float32), numpy.arange(4)
+gradient = rng.standard_normal((4, 5), dtype=numpy.float32)
+net = made()
+def all_of(images, gradient):
+    own = net.copy()
+    own.to("cuda")
+    number = own._train_forward(images, 1)[2]
+    grads, of_images = own._backward(images, gradient, number)
+    loss = own.train_step(images, labels, dsr.SGD(own, lr=0.05))
+    return own(images).logits, loss, of_images, *grads
+expected, late = all_of(images, gradient), all_of(Late(images), Late(gradient))
+print(all(numpy.array_equal(a, b) for a, b in zip(expected, late)))
+bytes = (images * 40 + 120).clip(0, 255).astype(numpy.uint8)
+print(numpy.array_equal(net(bytes).logits, net(Late(bytes)).logits))
+"""
+    assert run(code).split() == ["True", "True"]
 
 
 def test_what_is_wrong_with_images_is_said_as_of_the_host():
