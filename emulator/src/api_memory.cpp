@@ -129,6 +129,33 @@ DRIVER_CALL cuMemFree_v2(Address address) {
     return code ? code : freed;
 }
 
+// Of the allocation that an address is in.
+DRIVER_CALL cuMemGetAddressRange_v2(Address* start, size_t* bytes, Address address) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const Allocation* found = device_memory().find(pointer(address), 1);
+    if (!found) return CUDA_NOT_FOUND;
+    if (start) *start = reinterpret_cast<Address>(found->start);
+    if (bytes) *bytes = found->bytes;
+    return CUDA_OK;
+}
+
+DRIVER_CALL cuCtxGetCurrent(void** context);
+
+// What is known of an address: its context (1), whether it is of the host or of the device (2), and of which device (9).
+DRIVER_CALL cuPointerGetAttribute(void* value, int attribute, Address address) {
+    Lock lock;
+    if (int code = context_code()) return code;
+    const bool device = on_device(pointer(address), 1);
+    if (!device && !pinned_memory().contains(pointer(address), 1)) return CUDA_INVALID_VALUE;
+    switch (attribute) {
+        case 1: return cuCtxGetCurrent(static_cast<void**>(value));
+        case 2: *static_cast<unsigned*>(value) = device ? 2 : 1; return CUDA_OK;
+        case 9: *static_cast<int*>(value) = driver().context.device; return CUDA_OK;
+        default: return CUDA_NOT_SUPPORTED;
+    }
+}
+
 DRIVER_CALL cuMemAllocAsync(Address* address, size_t bytes, void* stream) {
     Lock lock;
     if (int code = context_code()) return code;

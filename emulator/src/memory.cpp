@@ -32,7 +32,8 @@ const Allocation* containing(const std::map<char*, Allocation>& map, const char*
     auto next = map.upper_bound(const_cast<char*>(at));
     if (next == map.begin()) return nullptr;
     const Allocation& allocation = std::prev(next)->second;
-    return at + bytes <= allocation.start + allocation.bytes ? &allocation : nullptr;
+    const char* const end = allocation.start + allocation.bytes;
+    return at <= end && bytes <= static_cast<size_t>(end - at) ? &allocation : nullptr;    // -1 is an address, too
 }
 
 std::string name(const Allocation& a) { return text("the allocation of %zu bytes at %p", a.bytes, static_cast<void*>(a.start)); }
@@ -192,7 +193,7 @@ bool PinnedMemory::contains(const void* address, size_t bytes) const {
     auto next = blocks_.upper_bound(at);
     if (next == blocks_.begin()) return false;
     const auto& [start, block] = *std::prev(next);
-    return at + bytes <= start + block.bytes;
+    return at <= start + block.bytes && bytes <= static_cast<size_t>(start + block.bytes - at);
 }
 
 PinnedMemory& pinned_memory() {

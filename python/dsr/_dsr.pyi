@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy
 import numpy.typing
 
-Array = Any  # numpy.ndarray or torch.Tensor
+Array = Any  # numpy.ndarray, torch.Tensor, or what lends a tensor by the DLPack protocol
 Layout = Literal["NCHW", "NHWC"]
 Path = str | os.PathLike[str]
 
@@ -15,9 +15,24 @@ __version__: str
 
 class DeviceError(RuntimeError): ...
 
+class DeviceArray:
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: int | Any | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
 class Output:
     @property
     def logits(self) -> numpy.typing.NDArray[numpy.float32]: ...
+    @property
+    def logits_on_device(self) -> DeviceArray | None: ...
     @property
     def rates(self) -> dict[str, float]: ...
     @property
@@ -81,7 +96,7 @@ class Network:
     def _changes(self) -> int: ...
     def _train_forward(
         self, images: Array, seed: int, layout: Layout = "NCHW"
-    ) -> tuple[numpy.ndarray[Any, Any], list[float], int]: ...
+    ) -> tuple[numpy.ndarray[Any, Any] | DeviceArray, list[float], int]: ...
     def _backward(
         self, images: Array, grad_logits: Array, number: int, layout: Layout = "NCHW"
     ) -> tuple[list[numpy.ndarray[Any, Any]], numpy.ndarray[Any, Any]]: ...

@@ -12,9 +12,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ._dsr import Network
+from ._dsr import DeviceArray, Network
 
 __all__ = ["Module"]
+
+
+def _taken(logits, device):
+    """Logits as a tensor on the device of the images: without a copy where they are there already."""
+    if isinstance(logits, DeviceArray):
+        return torch.from_dlpack(logits)
+    return torch.from_numpy(logits).to(device)
 
 
 class _Logits(torch.autograd.Function):
@@ -29,7 +36,7 @@ class _Logits(torch.autograd.Function):
         if number == module._changes + 1:  # else there were others in between
             module._changes = number
         module.rates = dict(zip(module._layer_names, rates))
-        return torch.from_numpy(logits).to(images.device)
+        return _taken(logits, images.device)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -56,7 +63,8 @@ class Module(nn.Module):
     Parameters
     ----------
     net : dsr.Network
-        Computes on its own device (`net.to("cuda")`); tensors on a CUDA device go through the host.
+        Computes on its own device (`net.to("cuda")`), where images, logits and the gradient of the logits stay if they are there;
+        tensors on another CUDA device, and gradients of parameters and images, go through the host.
 
     Attributes
     ----------
@@ -153,7 +161,7 @@ class Module(nn.Module):
         if not self.training:
             out = self.net(images)
             self.rates = dict(out.rates)
-            return torch.from_numpy(out.logits).to(images.device)
+            return _taken(out.logits_on_device or out.logits, images.device)
         self._passes += 1
         tensors = dict(self.named_parameters())
         logits = _Logits.apply(images, self, *(tensors[name] for name in self._names))

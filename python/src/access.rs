@@ -7,6 +7,7 @@ use dsr::{Network as Engine, Optimizer as Rule};
 use pyo3::prelude::*;
 
 use crate::errors::raised;
+use crate::lent::gpu_of;
 use crate::network::Network;
 use crate::optimizer::Optimizer;
 use crate::threads;
@@ -24,7 +25,7 @@ impl Network {
             // Taken before the pool is entered: a thread of the pool that waits for a lock may be the one that would let go of it.
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
             let engine = &mut *engine;
-            pool.install(|| work(engine))
+            pool.install(|| settled(engine, work))
         })
         .map_err(raised)
     }
@@ -43,10 +44,19 @@ impl Network {
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
             let mut state = optimizer.state();
             let (engine, (rule, lr)) = (&mut *engine, &mut *state);
-            pool.install(|| work(engine, rule, *lr as f32))
+            pool.install(|| settled(engine, |engine| work(engine, rule, *lr as f32)))
         })
         .map_err(raised)
     }
+}
+
+/// Work that leaves nothing at work where it fails, so that others may free what they have lent for it.
+fn settled<T>(engine: &mut Engine, work: impl FnOnce(&mut Engine) -> dsr::Result<T>) -> dsr::Result<T> {
+    let done = work(engine);
+    if let (Err(_), Some(gpu)) = (&done, gpu_of(engine)) {
+        let _ = gpu.synchronize(); // a device that fails now works no more
+    }
+    done
 }
 
 /// Changes of a network, and the forward pass in training mode that waits for its backward. Written with the engine locked.

@@ -4,21 +4,12 @@ use dsr::data::{DataCard, Pixels};
 use dsr::device::room::{Bytes, Room};
 use numpy::ndarray::{ArrayD, IxDyn};
 use numpy::{IntoPyArray, PyArray1, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyUserWarning};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::errors::{raised, wrong};
-
-/// Samples as a network takes them.
-pub struct Samples {
-    /// `[B][frames][H][W][C]`.
-    pub values: Vec<f32>,
-    /// Number of samples.
-    pub batch: usize,
-    /// Images of a sample: 1, or T.
-    pub frames: usize,
-}
+use crate::lent;
 
 /// The order of the axes of images.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,80 +30,56 @@ pub fn layout(name: &str) -> PyResult<Layout> {
 }
 
 /// A tensor as an array: one that is on a device is copied to the host.
-fn on_host<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let py = given.py();
+pub fn on_host<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let mut array = given.clone();
     if given.hasattr("detach")? {
-        if given.getattr("is_cuda").is_ok_and(|is_cuda| is_cuda.is_truthy().unwrap_or(false)) {
-            let note = c"dsr: a CUDA tensor is copied to the host for this call; give a CPU tensor where there is one";
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), note, 2)?;
-        }
         array = given.call_method0("detach")?.call_method0("cpu")?;
-        if array.getattr("is_sparse").is_ok_and(|is_sparse| is_sparse.is_truthy().unwrap_or(false)) {
-            return Err(wrong(name, "is a sparse tensor; use .to_dense()"));
-        }
+        lent::refuse_sparse(name, &array)?;
         array = array.call_method0("numpy")?;
+    } else if let Some(device) = lent::cuda_device(given)? {
+        return Err(wrong(name, format!("are on cuda:{device}, where the network does not compute; copy them to the host first")));
     }
     if !array.is_instance_of::<PyUntypedArray>() {
-        array = py.import("numpy")?.call_method1("asarray", (array,))?;
+        array = given.py().import("numpy")?.call_method1("asarray", (array,))?;
     }
     Ok(array.cast_into::<PyUntypedArray>()?)
 }
 
-/// Images `[B, C, H, W]` or, of recordings, `[B, T, C, H, W]`, in the order that the network takes.
+/// The values of images of the host, `[B][frames][H][W][C]`; their shape is known to fit, `[height, width, channels]` that of one.
 ///
 /// # Errors
-/// `ValueError` for another shape or type, or a value that is not finite.
-pub fn samples(given: &Bound<'_, PyAny>, order: Layout, shape: [usize; 3], time_steps: usize, card: &DataCard) -> PyResult<Samples> {
-    let array = on_host("images", given)?;
-    let [height, width, channels] = shape;
-    let axes = array.shape().to_vec();
-    let (image, letters) = match order {
-        Layout::Nchw => ([channels, height, width], "C, H, W"),
-        Layout::Nhwc => ([height, width, channels], "H, W, C"),
-    };
-    let (batch, frames) = match axes[..] {
-        [batch, a, b, c] if [a, b, c] == image => (batch, 1),
-        [batch, frames, a, b, c] if [a, b, c] == image && (frames == 1 || frames == time_steps) => (batch, frames),
-        _ => {
-            let [a, b, c] = image;
-            let expected = format!("[B, {letters}] = [B, {a}, {b}, {c}], or [B, T, {letters}] with T = {time_steps}");
-            return Err(wrong("images", format!("have shape {axes:?}; this network takes {expected}")));
-        }
-    };
-    if batch == 0 {
-        return Err(wrong("images", "there is none in this batch"));
-    }
-    check_room(&axes)?;
+/// `ValueError` for another type, for too many, and for a value that is not finite.
+pub fn values(
+    array: &Bound<'_, PyUntypedArray>,
+    order: Layout,
+    [height, width, channels]: [usize; 3],
+    card: &DataCard,
+) -> PyResult<Vec<f32>> {
+    check_room(array.shape())?;
     let order = if channels == 1 { Layout::Nhwc } else { order }; // the same bytes
-    let values = if let Ok(array) = array.cast::<PyArrayDyn<f32>>() {
+    if let Ok(array) = array.cast::<PyArrayDyn<f32>>() {
         let array = array.readonly();
+        let batch = array.shape()[0];
         let standard = array.as_array().as_standard_layout().into_owned();
         let values = standard.into_raw_vec_and_offset().0;
-        refuse_not_finite(&values, values.len() / batch)?;
-        match order {
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(raised(not_finite(at / (values.len() / batch).max(1), values[at])));
+        }
+        return Ok(match order {
             Layout::Nhwc => values,
             Layout::Nchw => channels_last(&values, height * width, channels),
-        }
-    } else if let Ok(array) = array.cast::<PyArrayDyn<u8>>() {
-        let array = array.readonly();
-        let bytes = array.as_array().as_standard_layout().into_owned().into_raw_vec_and_offset().0;
-        let bytes = match order {
-            Layout::Nhwc => bytes,
-            Layout::Nchw => channels_last(&bytes, height * width, channels),
-        };
-        let mut values = Vec::with_capacity(bytes.len());
-        Pixels::of_card(card).append(&bytes, &mut values);
-        values
-    } else {
-        let name = array.dtype().to_string();
-        let problem = match name.as_str() {
-            "float64" => "are float64; use float32: images.astype(numpy.float32), or images.float()".to_string(),
-            other => format!("are {other}; use float32, or uint8 for pictures of one byte a value"),
-        };
-        return Err(wrong("images", problem));
+        });
+    }
+    let Ok(array) = array.cast::<PyArrayDyn<u8>>() else { return Err(lent::wrong_type("images", &array.dtype().to_string())) };
+    let array = array.readonly();
+    let bytes = array.as_array().as_standard_layout().into_owned().into_raw_vec_and_offset().0;
+    let bytes = match order {
+        Layout::Nhwc => bytes,
+        Layout::Nchw => channels_last(&bytes, height * width, channels),
     };
-    Ok(Samples { values, batch, frames })
+    let mut values = Vec::with_capacity(bytes.len());
+    Pixels::of_card(card).append(&bytes, &mut values);
+    Ok(values)
 }
 
 /// Bytes of images that are copied without a look at what memory there is.
@@ -128,14 +95,10 @@ fn check_room(axes: &[usize]) -> PyResult<()> {
     Room::now().check(Bytes { written, reserved: 0 }, "a copy of these images", "give fewer at once").map_err(raised)
 }
 
-fn refuse_not_finite(values: &[f32], sample: usize) -> PyResult<()> {
-    match values.iter().position(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(at) => {
-            let value = if values[at].is_nan() { "NaN".to_string() } else { values[at].to_string() };
-            Err(wrong("images", format!("sample {} holds {value}; every value must be finite", at / sample.max(1))))
-        }
-    }
+/// What is wrong with a sample that holds this value.
+pub fn not_finite(sample: usize, value: f32) -> dsr::Error {
+    let value = if value.is_nan() { "NaN".to_string() } else { value.to_string() };
+    dsr::Error::config("images", format!("sample {sample} holds {value}; every value must be finite"))
 }
 
 fn channels_last<T: Copy + Default>(values: &[T], positions: usize, channels: usize) -> Vec<T> {

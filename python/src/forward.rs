@@ -1,14 +1,17 @@
 //! A call of a network: logits, rates and spikes of a batch, part by part.
 
+use std::sync::Arc;
+
 use dsr::Error;
-use dsr::device::Device;
-use dsr::network::{Input, Mode};
+use dsr::device::{Device, Gpu};
+use dsr::network::Mode;
 use dsr::spikes::Spikes;
 use numpy::PyArray2;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::arrays::{Samples, listed, shaped};
+use crate::arrays::{listed, shaped};
+use crate::device_array::DeviceArray;
 use crate::errors::wrong;
 use crate::network::Network;
 use crate::threads;
@@ -18,6 +21,8 @@ use crate::threads;
 pub struct Output {
     /// `[B, classes]` float32.
     logits: Py<PyArray2<f32>>,
+    /// The same where the images were, on the device of the network; None for images of the host.
+    logits_on_device: Option<Py<DeviceArray>>,
     /// Layer name to its mean firing rate over the samples: spikes per neuron and time step.
     rates: Py<PyDict>,
     /// Layer name to its spikes, `[T, B, C, H, W]` bool; only layers that were asked for.
@@ -54,20 +59,34 @@ pub fn evaluate(
     if batch == 0 {
         return Err(wrong("batch", "at least one sample is computed at once"));
     }
-    let Samples { values, batch: total, frames } = net.samples(py, images, layout)?;
+    let samples = net.samples(py, images, layout)?;
+    let total = samples.batch;
     let wanted = wanted(net, py, spikes)?;
+    let room = |gpu: &Arc<Gpu>| {
+        net.work(py, |engine| {
+            samples.check(engine, net.card())?;
+            gpu.given::<f32>(total * engine.classes)
+        })
+    };
+    let on_device = samples.device().map(room).transpose()?;
     let mut parts: Vec<Part> = Vec::with_capacity(total.div_ceil(batch));
-    for part in values.chunks(values.len() / total * batch.min(total)) {
-        let samples = part.len() / (values.len() / total);
+    for start in (0..total).step_by(batch) {
+        let range = start..total.min(start.saturating_add(batch));
         parts.push(net.work(py, |engine| {
+            samples.same_device(engine)?;
             if matches!(engine.device(), Device::Cuda(_)) {
                 net.changes.end_pass(); // its buffers are those of every pass
             }
-            let forward = engine.forward(&Input { data: part, batch: samples, frames }, Mode::Eval, |layer| wanted.contains(&layer))?;
+            let forward = engine.forward_of(&samples.part(range.clone()), Mode::Eval, |layer| wanted.contains(&layer))?;
+            if let (Some(gpu), Some(whole)) = (samples.device(), &on_device) {
+                let of_part = whole.slice().part(range.start * engine.classes..range.end * engine.classes);
+                gpu.copy(engine.device_logits(range.len())?, of_part)?;
+                gpu.synchronize()?;
+            }
             let train = |&layer: &usize| forward.spikes.get(layer).and_then(Option::as_ref).map(Spikes::unpacked);
             let kept = || Error::shape("spikes", "those of every layer that was asked for", "some of them");
             let spikes = wanted.iter().map(train).collect::<Option<_>>().ok_or_else(kept)?;
-            Ok(Part { batch: samples, steps: engine.time_steps, spikes, logits: forward.logits, rates: forward.rates })
+            Ok(Part { batch: range.len(), steps: engine.time_steps, spikes, logits: forward.logits, rates: forward.rates })
         })?);
         py.check_signals()?;
     }
@@ -96,7 +115,10 @@ pub fn evaluate(
     }
     let logits: Vec<f32> = parts.iter().flat_map(|part| &part.logits).copied().collect();
     let logits = shaped(py, &[total, classes], logits)?.cast_into::<PyArray2<f32>>()?;
-    Ok(Output { logits: logits.unbind(), rates: rates.unbind(), spikes: trains.unbind() })
+    let shape = [total, classes];
+    let on_device = on_device.zip(samples.device()).map(|(memory, gpu)| Py::new(py, DeviceArray::new(memory, shape, gpu.ordinal())));
+    let logits_on_device = on_device.transpose()?;
+    Ok(Output { logits: logits.unbind(), logits_on_device, rates: rates.unbind(), spikes: trains.unbind() })
 }
 
 /// Indices of the layers whose spikes are asked for.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dsr::checkpoint::{self, About, Progress};
 use dsr::data::DataCard;
 use dsr::device::Device;
-use dsr::network::{Input, Mode, WeightGradient};
+use dsr::network::{Mode, WeightGradient};
 use dsr::training::{choice, dropout_seed};
 use dsr::{Config, Network as Engine};
 use numpy::PyArrayDyn;
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::access::Changes;
-use crate::arrays::{self, Samples};
+use crate::arrays;
 use crate::errors::{raised, wrong};
 use crate::forward::{self, Output};
 use crate::optimizer::Optimizer;
@@ -60,14 +60,6 @@ impl Network {
         self.config.as_ref()
     }
 
-    pub fn samples(&self, py: Python<'_>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<Samples> {
-        let (shape, steps) = {
-            let engine = self.engine(py)?;
-            (engine.input, engine.time_steps)
-        };
-        arrays::samples(images, arrays::layout(layout)?, shape, steps, &self.card)
-    }
-
     pub fn gradient(&self) -> WeightGradient {
         self.config.as_ref().map_or(WeightGradient::Rate, Config::gradient)
     }
@@ -85,7 +77,7 @@ impl Network {
     /// ----------
     /// images : numpy.ndarray or torch.Tensor
     ///     `[B, C, H, W]`, or `[B, T, C, H, W]` for recordings; float32, as the network takes them, or uint8, which the normalisation of
-    ///     the network is applied to.
+    ///     the network is applied to. Tensors on the CUDA device of the network are read there, others on the host.
     /// spikes : bool or list of str, optional
     ///     Layers whose spikes are wanted: True for all, or names.
     /// layout : {"NCHW", "NHWC"}
@@ -96,7 +88,7 @@ impl Network {
     /// Returns
     /// -------
     /// Output
-    ///     `logits` `[B, classes]` float32, `rates` (layer name to spikes per neuron and step), `spikes` (layer name to bool
+    ///     `logits` `[B, classes]` float32, `logits_on_device` the same on the CUDA device that the images were on, `rates` (layer name to spikes per neuron and step), `spikes` (layer name to bool
     ///     `[T, B, C, H, W]`).
     ///
     /// Raises
@@ -151,16 +143,17 @@ impl Network {
         layout: &str,
     ) -> PyResult<f64> {
         threads::refuse_forked()?;
-        let Samples { values, batch, frames } = self.samples(py, images, layout)?;
+        let samples = self.samples(py, images, layout)?;
         let classes = self.engine(py)?.classes;
-        let labels = arrays::labels(labels, batch, classes)?;
+        let labels = arrays::labels(labels, samples.batch, classes)?;
         let (gradient, seed) = (self.gradient(), self.seed());
         self.work_with(py, optimizer.get(), |engine, rule, lr| {
+            samples.check(engine, &self.card)?;
             self.changes.count();
-            let input = Input { data: &values, batch, frames };
             let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
             let (number, norms) = (rule.steps + 1, engine.norms.clone());
-            let step = engine.train_step(rule, lr, &input, &labels, mode)?;
+            engine.begin_step(rule, lr, &samples.all(), &labels, mode)?;
+            let step = engine.finish_step(rule)?;
             engine.synchronize(rule)?;
             match step.not_finite {
                 None => Ok(step.loss),
@@ -189,13 +182,13 @@ impl Network {
     ///     Layer name to its threshold.
     #[pyo3(signature = (images, layout = "NCHW"))]
     fn choose_thresholds<'py>(&self, py: Python<'py>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<Bound<'py, PyDict>> {
-        let Samples { values, batch, frames } = self.samples(py, images, layout)?;
+        let samples = self.samples_at(None, py, images, layout)?; // on the CPU, wherever the network computes
         let seed = dropout_seed(self.seed(), 0);
         let chosen = self.work(py, |engine| {
             self.changes.count();
             let device = engine.device();
             engine.place(&Device::Cpu)?;
-            let chosen = engine.choose_thresholds(&Input { data: &values, batch, frames }, seed);
+            let chosen = samples.all().on_the_cpu().and_then(|input| engine.choose_thresholds(input, seed));
             engine.place(&device)?;
             chosen
         })?;
@@ -416,7 +409,8 @@ impl Network {
         self.changes.counted()
     }
 
-    /// A forward pass in training mode, which `_backward` may follow: logits, rates, and its number, that of `_changes` after it.
+    /// A forward pass in training mode, which `_backward` may follow: logits (where the images were, if that is the network's device), rates,
+    /// and its number, that of `_changes` after it.
     #[pyo3(signature = (images, seed, layout = "NCHW"))]
     fn _train_forward<'py>(
         &self,
@@ -424,7 +418,7 @@ impl Network {
         images: &Bound<'_, PyAny>,
         seed: u64,
         layout: &str,
-    ) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Vec<f32>, u64)> {
+    ) -> PyResult<(Bound<'py, PyAny>, Vec<f32>, u64)> {
         autograd::forward(self, py, images, seed, layout)
     }
 

@@ -12,7 +12,7 @@ use super::{Check, Outcome, Output, Size};
 use crate::data::Draw;
 use crate::device::{Gpu, Isa, Slice};
 use crate::error::Result;
-use crate::ops::augment::{DeviceDraw, Pictures, augment};
+use crate::ops::augment::{DeviceDraw, Pictures, Strided, augment, strided_bytes};
 use crate::ops::neuron::LANES;
 use crate::ops::spike_conv::{self, Geometry, LayerSums, QuantizedWeights, Source, Summand, WeightTable, quantize_weights};
 
@@ -31,10 +31,11 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
     if size == Size::Small || !gpu.memory().is_ok_and(|[free, _]| free >= NEEDED) {
         return Vec::new();
     }
-    let [of_spikes, of_images] = [gpu.clone(), gpu.clone()];
+    let [of_spikes, of_images, of_arrays] = [gpu.clone(), gpu.clone(), gpu.clone()];
     vec![
         Check::bits("spike_conv sums", "spikes past two gigabytes", move |rng, outcome| check_spikes(&of_spikes, rng, outcome)),
         Check::bits("augmentation", "an image past two gigabytes", move |rng, outcome| check_image(&of_images, rng, outcome)),
+        Check::bits("strided array", "elements two gigabytes apart", move |_, outcome| check_array(&of_arrays, outcome)),
     ]
 }
 
@@ -73,4 +74,19 @@ fn check_image(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome) -> R
     let pictures = Pictures { images: bytes.slice(), draws: draws.slice(), holes: Slice::NONE, table: on_device.slice() };
     augment(gpu, out.slice(), &pictures, IMAGE, 1, 0)?;
     out.expect("input [B][H][W][C]", outcome, &image.iter().map(|&byte| table[usize::from(byte)]).collect::<Vec<f32>>())
+}
+
+/// An array of two bytes, forwards and backwards.
+fn check_array(gpu: &Arc<Gpu>, outcome: &mut Outcome) -> Result<()> {
+    const FAR: usize = (1 << 31) + 5;
+    let bytes = gpu.zeroed::<u8>(FAR + 1)?;
+    gpu.upload(&[7], bytes.slice().part(FAR..FAR + 1))?;
+    let table = gpu.memory_of(&(0..256).map(|byte| byte as f32).collect::<Vec<f32>>())?;
+    for (first, step, expected) in [(0, FAR as i64, [0.0, 7.0]), (FAR, -(FAR as i64), [7.0, 0.0])] {
+        let out = Output::unwritten(gpu, 2)?;
+        let array = Strided::new(bytes.slice(), first, [2, 1, 1, 1, 1], [step, 0, 0, 0, 0])?;
+        strided_bytes(gpu, out.slice(), &array, table.slice())?;
+        out.expect("values", outcome, &expected)?;
+    }
+    Ok(())
 }

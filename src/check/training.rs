@@ -1,4 +1,4 @@
-//! What surrounds a network in training: augmentation, dropout masks, loss, the search for bad values, updates.
+//! What surrounds a network in training: augmentation, strided arrays, dropout masks, loss, the search for bad values, updates.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use super::inputs::floats;
 use super::{Check, Outcome, Output, Size};
 use crate::data::{Augment, Dataset, Images, Pixels, Split};
 use crate::device::{Gpu, Slice};
-use crate::error::Result;
-use crate::ops::augment::{DeviceDraw, Pictures, augment};
+use crate::error::{Error, Result};
+use crate::ops::augment::{DeviceDraw, Pictures, Strided, augment, reach, strided_bytes, strided_not_finite, strided_values};
 use crate::ops::cross_entropy::cuda::{self as cross_entropy, DeviceTargets, Outputs};
 use crate::ops::cross_entropy::{Blend, Targets, cross_entropy_of, first_largest};
 use crate::ops::dropout::{draw, draw_dropped};
@@ -30,6 +30,14 @@ pub fn checks(gpu: &Arc<Gpu>, size: Size) -> Vec<Check> {
         let text = format!("{height}x{width}x{channels}, crop {crop_pad}{}", if flip { ", flip, holes" } else { "" });
         let how = Augment { crop_pad, flip, cutout: if flip { 3 } else { 0 }, ..Augment::default() };
         checks.push(Check::bits("augmentation", text, move |rng, outcome| check_augment(&gpu, rng, outcome, shape, how)));
+    }
+    // Channels last, channels first, and every second column backwards.
+    for (shape, steps) in
+        [([2, 1, 5, 7, 3], [105, 105, 21, 3, 1]), ([2, 4, 3, 3, 33], [1188, 297, 3, 1, 9]), ([3, 1, 4, 5, 2], [80, 0, 20, -4, 1])]
+    {
+        let (gpu, [batch, frames, height, width, channels]) = (gpu.clone(), shape);
+        let text = format!("B{batch}, {frames} of {height}x{width}x{channels} by steps of {steps:?}");
+        checks.push(Check::bits("strided array", text, move |rng, outcome| check_strided(&gpu, rng, outcome, shape, steps)));
     }
     for (shape, share) in [([1, 1, 1], 0.5), ([3, 7, 31], 0.1), ([2, 5, 33], 0.999), ([1, 2, 130], 0.25)] {
         let (gpu, [batch, positions, channels]) = (gpu.clone(), shape);
@@ -135,6 +143,42 @@ fn check_augment(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, sh
     let pictures = Pictures { draws: Slice::NONE, holes: Slice::NONE, ..pictures };
     augment(gpu, out.slice(), &pictures, shape, 4, 0)?;
     out.expect("images as they are [B][H][W][C]", outcome, &plain)
+}
+
+/// Values and bytes of an array of any steps, and the first of its values that is not finite.
+fn check_strided(gpu: &Arc<Gpu>, rng: &mut ChaCha8Rng, outcome: &mut Outcome, shape: [usize; 5], steps: [i64; 5]) -> Result<()> {
+    let none = || Error::shape("a strided array", "some elements", 0);
+    let [lowest, highest] = reach(&shape, &steps).ok_or_else(none)?;
+    let (first, len) = (-lowest as usize, (highest - lowest + 1) as usize);
+    let mut places = vec![first as i64];
+    for (len, step) in shape.into_iter().zip(steps) {
+        places = places.iter().flat_map(|place| (0..len as i64).map(move |index| place + index * step)).collect();
+    }
+    let (mut values, factor) = (floats(rng, len, -2.0..2.0), rng.random_range(0.1..3.0f32));
+    let expected: Vec<f32> = places.iter().map(|&place| factor * values[place as usize]).collect();
+    let memory = gpu.memory_of(&values)?;
+    let out = Output::unwritten(gpu, expected.len())?;
+    strided_values(gpu, out.slice(), &Strided::new(memory.slice(), first, shape, steps)?, factor)?;
+    out.expect("values", outcome, &expected)?;
+
+    let bytes: Vec<u8> = values.iter().map(|value| (value * 60.0) as i8 as u8).collect();
+    let table = floats(rng, shape[4] * 256, -2.0..2.0);
+    let looked_up = |(number, &place): (usize, &i64)| table[number % shape[4] * 256 + usize::from(bytes[place as usize])];
+    let expected: Vec<f32> = places.iter().enumerate().map(looked_up).collect();
+    let (memory, device_table) = (gpu.memory_of(&bytes)?, gpu.memory_of(&table)?);
+    let out = Output::unwritten(gpu, expected.len())?;
+    strided_bytes(gpu, out.slice(), &Strided::new(memory.slice(), first, shape, steps)?, device_table.slice())?;
+    out.expect("bytes", outcome, &expected)?;
+
+    // Of two that are not finite the first; between the elements, where the array has gaps, anything may be.
+    values.fill(f32::NAN);
+    places.iter().for_each(|&place| values[place as usize] = 1.0);
+    values[places[places.len() / 3] as usize] = f32::INFINITY;
+    values[places[places.len() - 1] as usize] = f32::NAN;
+    let memory = gpu.memory_of(&values)?;
+    let found = strided_not_finite(gpu, &Strided::new(memory.slice(), first, shape, steps)?)?;
+    outcome.bits("the first that is not finite", &[found.map_or(-1, |(number, _)| number as i64)], &[places.len() as i64 / 3]);
+    Ok(())
 }
 
 /// Only exp, log and the order of a sample's sum may differ.

@@ -211,11 +211,16 @@ impl Gpu {
         if len == 0 {
             return Ok(Memory::new(self.clone(), Slice::NONE));
         }
+        Ok(Memory::new(self.clone(), self.malloc(len)?))
+    }
+
+    /// Memory of some elements, for who frees it.
+    pub(super) fn malloc<T: Pod>(&self, len: usize) -> Result<Slice<T>> {
         self.bind()?;
         let bytes = len.saturating_mul(size_of::<T>());
-        // SAFETY: the number of bytes is not zero; `Memory` frees them.
+        // SAFETY: the number of bytes is not zero; whoever asks frees them.
         match unsafe { result::malloc_sync(bytes) } {
-            Ok(address) => Ok(Memory::new(self.clone(), Slice::at(address, len))),
+            Ok(address) => Ok(Slice::at(address, len)),
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
                 let [free, total] = self.memory()?.map(mib);
                 let asked = mib(bytes);

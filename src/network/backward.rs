@@ -12,9 +12,10 @@ use rayon::prelude::*;
 
 use super::forward::in_order;
 use super::kept::{InnerKept, LayerKept};
-use super::{Connection, Input, Kind, Network, Source};
+use super::{Connection, Input, Kind, Network, Samples, Source};
 use crate::clock::{self, Name, Op, Phase};
 use crate::error::{Error, Result};
+use crate::ops::augment::Strided;
 use crate::ops::batch_norm::{center, gradient_sums, subtract_scaled};
 use crate::ops::conv::{data_gradient, pool_rates, pool_values, unpool_add, weight_gradient};
 use crate::ops::neuron::{ClampMapping, clamp_mapping_backward};
@@ -40,7 +41,35 @@ struct CurrentGrad {
     outer: Vec<f32>,
 }
 
+/// The gradient of a loss by the logits, `[B][classes]`.
+#[derive(Clone, Copy, Debug)]
+pub enum LogitsGradient<'a> {
+    Host(&'a [f32]),
+    /// On the network's own device, `[1, 1, 1, B, classes]`; it stays there, unchanged, until backward is done.
+    OnDevice(Strided<f32>),
+}
+
 impl Network {
+    /// [`Network::backward`] of samples, and of a gradient, in the form that they have: the CPU takes real values of the host.
+    ///
+    /// # Errors
+    /// As [`Network::backward`]; [`Error::Device`] if the device fails.
+    pub fn backward_of(&mut self, samples: &Samples, gradient: LogitsGradient, input_grad: Option<&mut Vec<f32>>) -> Result<()> {
+        let [batch, frames] = samples.shape();
+        let (fits, got) = match &gradient {
+            LogitsGradient::Host(grad) => (grad.len() == batch * self.classes, grad.len()),
+            LogitsGradient::OnDevice(grad) => (grad.shape() == [1, 1, 1, batch, self.classes], grad.len()),
+        };
+        if !fits {
+            return Err(Error::shape("backward", (batch, self.classes), got));
+        }
+        match gradient {
+            _ if self.session.is_some() => self.backward_on_device([batch, frames], &gradient, input_grad),
+            LogitsGradient::Host(grad) => self.backward(samples.on_the_cpu()?, grad, input_grad),
+            LogitsGradient::OnDevice(_) => Err(Error::shape("backward on the CPU", "a gradient of the host", "one of a device")),
+        }
+    }
+
     /// Adds the gradients of all parameters to [`Network::grads`].
     ///
     /// `grad_logits` is `[B][classes]`; a forward pass of the same input in training mode must have come before.
@@ -49,11 +78,11 @@ impl Network {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the gradient does not fit the network; [`Error::Ranks`] if another rank is missing.
     pub fn backward(&mut self, input: &Input, grad_logits: &[f32], mut input_grad: Option<&mut Vec<f32>>) -> Result<()> {
+        if self.session.is_some() {
+            return self.backward_of(&Samples::Real(*input), LogitsGradient::Host(grad_logits), input_grad);
+        }
         if grad_logits.len() != input.batch * self.classes {
             return Err(Error::shape("backward", (input.batch, self.classes), grad_logits.len()));
-        }
-        if self.session.is_some() {
-            return self.backward_on_device(input, grad_logits, input_grad);
         }
         let _phase = clock::span(Name::Phase(Phase::Backward));
         let mut arena = std::mem::take(&mut self.grads);

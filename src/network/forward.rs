@@ -66,10 +66,10 @@ impl Network {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the input does not fit the network.
     pub fn forward(&mut self, input: &Input, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<Forward> {
-        self.check_input(input)?;
         if self.session.is_some() {
-            return self.forward_on_device(input, mode, keep_spikes);
+            return self.forward_on_device(&Samples::Real(*input), mode, keep_spikes);
         }
+        self.check_input(input)?;
         let _phase = clock::span(Name::Phase(Phase::Forward));
         if self.neuron.is_real() {
             return self.forward_real(input, mode, &mut |_, _| {});
@@ -125,6 +125,17 @@ impl Network {
         self.workspace = workspace;
         forward.rates = self.rates(mode, input.batch, fired_of)?;
         Ok(forward)
+    }
+
+    /// The same of samples in the form that they have: the CPU takes real values.
+    ///
+    /// # Errors
+    /// As [`Network::forward`]; [`Error::Device`] if the device fails.
+    pub fn forward_of(&mut self, samples: &Samples, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<Forward> {
+        if self.session.is_some() {
+            return self.forward_on_device(samples, mode, keep_spikes);
+        }
+        self.forward(samples.on_the_cpu()?, mode, keep_spikes)
     }
 
     /// Mean firing rate of each layer from what its neurons have fired for this rank's samples: over those of all ranks in training, where

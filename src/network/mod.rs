@@ -22,7 +22,7 @@ mod thresholds;
 mod unrolled;
 mod vgg;
 
-pub use backward::WeightGradient;
+pub use backward::{LogitsGradient, WeightGradient};
 pub use builder::{Builder, Conv, MAX_CHANNELS, NO_POOL};
 pub use cuda::SumsChoice;
 pub use demand::{Purpose, Workload};

@@ -4,6 +4,7 @@ use super::{Forward, Input, Mode, Network};
 use crate::clock::{self, Name, Op, Phase};
 use crate::data::{Batch, Draw, Hole};
 use crate::error::{Error, Result};
+use crate::ops::augment::OnDevice;
 use crate::ops::cross_entropy::{Blend, Targets, first_largest, summed_cross_entropy};
 use crate::ops::optimizer::Optimizer;
 
@@ -32,6 +33,8 @@ pub enum Samples<'a> {
     Pictures { bytes: &'a [u8], batch: usize, holes: &'a [Hole] },
     /// Images that [`Network::hold_images`] has brought to the device, by index, and how each is cropped and mirrored; `holes` as above.
     Images { draws: &'a [(u32, Draw)], holes: &'a [Hole] },
+    /// Images that another program has put on the network's own device. They stay there, unchanged, until the pass or step is finished.
+    OnDevice(OnDevice),
     /// A batch that is on the device already, or on its way.
     Staged(Staged),
 }
@@ -53,6 +56,10 @@ impl Samples<'_> {
             Samples::Real(input) | Samples::Mixed { input, .. } => [input.batch, input.frames],
             Samples::Pictures { batch, .. } => [*batch, 1],
             Samples::Images { draws, .. } => [draws.len(), 1],
+            Samples::OnDevice(images) => {
+                let [batch, frames, ..] = images.shape();
+                [batch, frames]
+            }
             Samples::Staged(Staged { batch, frames, .. }) => [*batch, *frames],
         }
     }
@@ -61,7 +68,7 @@ impl Samples<'_> {
     pub(super) fn holes(&self) -> &[Hole] {
         match self {
             Samples::Pictures { holes, .. } | Samples::Images { holes, .. } => holes,
-            Samples::Real(_) | Samples::Mixed { .. } | Samples::Staged(_) => &[],
+            Samples::Real(_) | Samples::Mixed { .. } | Samples::OnDevice(_) | Samples::Staged(_) => &[],
         }
     }
 
@@ -93,7 +100,10 @@ impl<'a> Samples<'a> {
     }
 
     /// Real values, which is all that the CPU takes.
-    pub(super) fn on_the_cpu(&self) -> Result<&Input<'a>> {
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] for samples in a form that only a device takes.
+    pub fn on_the_cpu(&self) -> Result<&Input<'a>> {
         match self {
             Samples::Real(input) | Samples::Mixed { input, .. } => Ok(input),
             _ => Err(Error::shape("a batch on the CPU", "real values", "a batch of a device")),

@@ -4,7 +4,7 @@ use super::Session;
 use super::pass::{Pass, own_norm};
 use crate::device::Slice;
 use crate::error::{Error, Result};
-use crate::network::{Forward, Input, Kind, Mode, Network, Source};
+use crate::network::{Forward, Input, Kind, Mode, Network, Samples, Source};
 use crate::ops::batch_norm::cuda::DeviceStatistics;
 use crate::ops::batch_norm::cuda_values::{RealRows, statistics_of_values};
 use crate::ops::conv::cuda as conv;
@@ -17,7 +17,7 @@ impl Network {
     /// [`Network::activations`] on the device.
     pub(in crate::network) fn activations_on_device(&mut self, input: &Input, mut visit: impl FnMut(usize, &[f32])) -> Result<Forward> {
         self.reserve_with(input.batch, input.frames, None, None, true)?;
-        let forward = self.forward_on_device(input, Mode::Eval, |_| false)?;
+        let forward = self.forward_on_device(&Samples::Real(*input), Mode::Eval, |_| false)?;
         let Some(Session { gpu, resident: Some(resident), .. }) = &self.session else {
             return Err(Error::shape("activations", "a network on a device", "none"));
         };

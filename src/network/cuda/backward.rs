@@ -8,7 +8,8 @@ use super::settle;
 use crate::clock::{self, Name, Op, Phase};
 use crate::device::Slice;
 use crate::error::{Error, Result};
-use crate::network::{Connection, Input, Kind, Network, Source, WeightGradient};
+use crate::network::{Connection, Kind, LogitsGradient, Network, Source, WeightGradient};
+use crate::ops::augment::strided_values;
 use crate::ops::batch_norm::cuda_backward::{CurrentGradient, InnerKept, current_gradient_parts, inner_backward_parts};
 use crate::ops::conv::cuda as conv;
 use crate::ops::neuron::Neuron;
@@ -19,8 +20,8 @@ impl Network {
     /// [`Network::backward`] on the device: adds to the gradients on the host.
     pub(in crate::network) fn backward_on_device(
         &mut self,
-        input: &Input,
-        grad_logits: &[f32],
+        [batch, frames]: [usize; 2],
+        grad_logits: &LogitsGradient,
         input_grad: Option<&mut Vec<f32>>,
     ) -> Result<()> {
         let Some((session, resident)) = self.session.as_ref().and_then(|s| Some((s, s.resident.as_ref()?))) else {
@@ -28,12 +29,19 @@ impl Network {
         };
         let (gpu, buffers, training) = (session.gpu.clone(), resident.buffers.clone(), resident.demand.training);
         let squares = self.squares();
-        let scaled: Vec<f32> = grad_logits.iter().map(|g| g * squares).collect();
-        let last = buffers.layers.len() - 1;
-        gpu.upload(&scaled, buffers.layers[last].grad.part(0..scaled.len()))?;
+        let representation = buffers.layers[buffers.layers.len() - 1].grad.part(0..batch * self.classes);
+        match grad_logits {
+            LogitsGradient::Host(grad) => {
+                let scaled: Vec<f32> = grad.iter().map(|g| g * squares).collect();
+                gpu.upload(&scaled, representation)?;
+            }
+            LogitsGradient::OnDevice(grad) => {
+                gpu.after_copies()?; // whoever lends it has made them wait for what writes it
+                strided_values(&gpu, representation, grad, squares)?;
+            }
+        }
         gpu.fill_zero(buffers.grads)?;
         let stores = self.stores(training);
-        let (batch, frames) = (input.batch, input.frames);
         let spent = &Cell::default();
         gpu.fill_zero(buffers.slices.grads)?;
         let pass = Pass { network: self, gpu: &gpu, buffers: &buffers, batch, frames, training, stores: &stores, spent };

@@ -7,8 +7,9 @@ use super::staging::Held;
 use super::step::What;
 use super::{Resident, Session, is_replayed, settle};
 use crate::clock::{self, Name, Op, Phase};
+use crate::device::Slice;
 use crate::error::{Error, Result};
-use crate::network::{Forward, Input, Mode, Network, Samples, WeightGradient};
+use crate::network::{Forward, Mode, Network, Samples, WeightGradient};
 use crate::ops::optimizer::cuda::StepParameters;
 use crate::spikes::Spikes;
 
@@ -25,24 +26,22 @@ impl Network {
     /// [`Network::forward`] on the device; leaves the running statistics on the host up to date.
     pub(in crate::network) fn forward_on_device(
         &mut self,
-        input: &Input,
+        samples: &Samples,
         mode: Mode,
         keep_spikes: impl Fn(usize) -> bool,
     ) -> Result<Forward> {
-        self.begin_forward_on_device(&Samples::Real(*input), mode, keep_spikes)?;
+        self.begin_forward_on_device(samples, mode, keep_spikes)?;
         self.finish_forward_on_device()
     }
 
     /// [`Network::begin_evaluation`] on the device.
     pub(in crate::network) fn begin_evaluation_on_device(&mut self, samples: &Samples, keep_spikes: impl Fn(usize) -> bool) -> Result<()> {
-        if let Samples::Real(input) | Samples::Mixed { input, .. } = samples {
-            self.check_input(input)?;
-        }
         self.begin_forward_on_device(samples, Mode::Eval, keep_spikes)
     }
 
     /// Brings a batch, launches all layers, and starts to bring back what they give.
     fn begin_forward_on_device(&mut self, samples: &Samples, mode: Mode, keep_spikes: impl Fn(usize) -> bool) -> Result<()> {
+        self.check_samples(samples)?;
         let [batch, frames] = samples.shape();
         self.reserve(batch, frames, mode.gradient(), None)?;
         self.bring()?;
@@ -136,6 +135,20 @@ impl Network {
             session.evaluates = true;
         }
         Ok(())
+    }
+
+    /// The logits of the last forward pass of so many samples where they are, `[B][classes]`: valid until the next pass or step.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] on the CPU and before a forward pass of so many samples.
+    pub fn device_logits(&self, batch: usize) -> Result<Slice<f32>> {
+        let resident = self.session.as_ref().and_then(|session| session.resident.as_ref());
+        let logits = resident.map_or(Slice::NONE, |resident| resident.buffers.logits);
+        let len = batch * self.classes;
+        if logits.len() < len {
+            return Err(Error::shape("device_logits", (batch, self.classes), logits.len()));
+        }
+        Ok(logits.part(0..len))
     }
 
     /// [`Network::output_currents`] of the device.

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Hole, Pixels};
 use crate::device::{Gpu, Mark, Memory, Pinned, Slice};
 use crate::error::{Error, Result};
 use crate::network::Samples;
-use crate::ops::augment::{DeviceDraw, Pictures, augment};
+use crate::ops::augment::{DeviceDraw, OnDevice, Pictures, augment, strided_bytes, strided_values};
 use crate::ops::cross_entropy::Blend;
 use crate::ops::optimizer::cuda::StepParameters;
 
@@ -57,6 +57,8 @@ enum Sent {
     Pictures(usize),
     /// What to do with so many images on the device.
     Draws(usize),
+    /// Nothing: it lies there.
+    OnDevice(OnDevice),
 }
 
 /// The same values on the host and on the device.
@@ -133,6 +135,7 @@ impl Staging {
                 place.draws.send(gpu, &draws)?;
                 Sent::Draws(draws.len())
             }
+            Samples::OnDevice(images) => Sent::OnDevice(*images),
             Samples::Staged(staged) => return Ok(staged.number),
         };
         place.labels.send(gpu, labels)?;
@@ -166,6 +169,8 @@ impl Staging {
                 gpu.copy(values, buffers.input.part(0..values.len()))?;
             }
             Sent::Pictures(batch) => held.pixels()?.look_up(gpu, buffers.input, input, holes, batch)?,
+            Sent::OnDevice(OnDevice::Real(values)) => strided_values(gpu, buffers.input, &values, 1.0)?,
+            Sent::OnDevice(OnDevice::Bytes(bytes)) => strided_bytes(gpu, buffers.input, &bytes, held.pixels()?.table.slice())?,
             Sent::Draws(batch) => held.images()?.draw(gpu, buffers.input, place.draws.device.slice(), holes, batch)?,
         }
         gpu.set(&place.read)

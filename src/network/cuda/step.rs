@@ -124,13 +124,26 @@ impl Network {
         }
         check_blends(samples.blends(), batch, self.classes)?;
         match samples {
+            Samples::Staged(staged) if staged.labels != labels.len() => {
+                Err(Error::shape("labels of a staged batch", staged.labels, labels.len()))
+            }
+            _ => self.check_samples(samples),
+        }
+    }
+
+    /// Refuses samples that do not fit the network.
+    pub(super) fn check_samples(&self, samples: &Samples) -> Result<()> {
+        match samples {
             Samples::Real(input) | Samples::Mixed { input, .. } => self.check_input(input),
+            Samples::OnDevice(images) => {
+                let ([batch, frames, image @ ..], expected) = (images.shape(), self.input);
+                let fits = batch > 0 && (frames == 1 || frames == self.time_steps) && image == expected;
+                let expected = || format!("[B, 1 or {}, {expected:?}]", self.time_steps);
+                if fits { Ok(()) } else { Err(Error::shape("images on the device", expected(), (batch, frames, image))) }
+            }
             Samples::Pictures { bytes, batch, .. } => {
                 let expected = batch * self.input.iter().product::<usize>();
                 if bytes.len() == expected { Ok(()) } else { Err(Error::shape("a batch of pictures", expected, bytes.len())) }
-            }
-            Samples::Staged(staged) if staged.labels != labels.len() => {
-                Err(Error::shape("labels of a staged batch", staged.labels, labels.len()))
             }
             Samples::Images { .. } | Samples::Staged(_) => Ok(()),
         }
@@ -141,12 +154,23 @@ impl Network {
     /// # Errors
     /// [`Error::Device`] if the device fails.
     pub fn form_of(&mut self, dataset: &Dataset) -> Result<Form> {
-        let (Some(session), true) = (&mut self.session, dataset.has_bytes()) else { return Ok(Form::Values) };
-        let pixels = Pixels::of(dataset);
-        if !session.pixels.as_ref().is_some_and(|held| held.is(&pixels)) {
-            session.pixels = Some(DevicePixels::new(&session.gpu, &pixels)?);
+        if self.session.is_none() || !dataset.has_bytes() {
+            return Ok(Form::Values);
         }
+        self.look_up_by(&Pixels::of(dataset))?;
         Ok(Form::Bytes)
+    }
+
+    /// Says what the bytes of pictures stand for from now on, for a device; without effect on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
+    pub fn look_up_by(&mut self, pixels: &Pixels) -> Result<()> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        if !session.pixels.as_ref().is_some_and(|held| held.is(pixels)) {
+            session.pixels = Some(DevicePixels::new(&session.gpu, pixels)?);
+        }
+        Ok(())
     }
 
     /// Brings the training images of a data set to the device, so that it crops, mirrors and normalises them itself. False where they
