@@ -45,6 +45,12 @@ pub fn on_host<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py
     Ok(array.cast_into::<PyUntypedArray>()?)
 }
 
+/// The same values one behind the other: a view of a field of records has strides that are no whole values, and values at any address.
+fn in_order<'py>(array: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let numpy = array.py().import("numpy")?;
+    Ok(numpy.call_method1("require", (array, array.py().None(), ["C", "A"]))?.cast_into()?)
+}
+
 /// The values of images of the host, `[B][frames][H][W][C]`; their shape is known to fit, `[height, width, channels]` that of one.
 ///
 /// # Errors
@@ -56,6 +62,7 @@ pub fn values(
     card: &DataCard,
 ) -> PyResult<Vec<f32>> {
     check_room(array.shape())?;
+    let array = in_order(array)?;
     let order = if channels == 1 { Layout::Nhwc } else { order }; // the same bytes
     if let Ok(array) = array.cast::<PyArrayDyn<f32>>() {
         let array = array.readonly();

@@ -12,8 +12,9 @@ pub enum Products {
     Integer,
     /// bf16, added in `f32`, in layers whose sums are exact so.
     Bf16,
-    /// 8-bit integers, by the instructions of sm_90a that run by themselves (`wgmma`), in evaluation of layers whose convolutions all read
-    /// spikes; elsewhere as [`Products::Integer`]. No GPU has run it.
+    /// 8-bit integers, by the instructions of sm_90a that run by themselves (`wgmma`), where neurons come straight from sums of layers whose
+    /// convolutions all read spikes: in evaluation, and in training where sums are not stored; elsewhere as [`Products::Integer`]. No GPU
+    /// has run it.
     Warpgroup,
 }
 
