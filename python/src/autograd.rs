@@ -101,7 +101,7 @@ pub fn backward<'py>(
 /// The gradient of the logits, from the host or from the network's own device.
 enum Gradient {
     Host(Vec<f32>),
-    Device(Lent, Strided<f32>),
+    Device(Box<Lent>, Strided<f32>),
 }
 
 impl Gradient {
@@ -112,7 +112,7 @@ impl Gradient {
         };
         let Some(lent) = lent::lent(NAME, given, gpu, fits)? else { return Ok(Gradient::Host(arrays::floats(NAME, given, &shape)?)) };
         match lent.values {
-            Values::Real(values) => Ok(Gradient::Device(lent, values)),
+            Values::Real(values) => Ok(Gradient::Device(Box::new(lent), values)),
             Values::Bytes(_) => Err(wrong(NAME, "is uint8; use float32")),
         }
     }
