@@ -41,8 +41,14 @@ struct Train {
             return;
         }
         const uint32_t* of_step = words.train + t * words.pitch;
+        if (words.pitch == 0) {                      // a static image: the same at each step
+            const float all = __uint_as_float(load_written(of_step));
 #pragma unroll
-        for (int i = 0; i < N; ++i) to[i] = __uint_as_float(load_written(of_step + i * words.pitch));
+            for (int i = 0; i < N; ++i) to[i] = all;
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; ++i) to[i] = __uint_as_float(load_written(of_step + i * words.pitch));
+        }
         if (kind == 2) return;
 #pragma unroll
         for (int i = 0; i < N; ++i) to[i] = (float)__float_as_int(to[i]);

@@ -140,13 +140,15 @@ fn a_run_and_its_evaluation_have_the_same_bytes() {
     }
     let mut ends = Vec::new();
     for asked in ["0", "1"] {
-        let variables = [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_DEPENDENT_LAUNCH", asked)];
+        let variables = [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_DEPENDENT_LAUNCH", asked), ("DSR_STANDIN_LAUNCHES", "1")];
         let run = |line: &str| {
             let (code, _, stderr) = dsr(folder.path(), &variables, line);
             assert_eq!(code, 0, "{line}: {stderr}");
+            stderr
         };
         run(&format!("train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --device cuda --quiet --out run-{asked}"));
-        run(&format!("eval --checkpoint run-{asked}/last.safetensors --device cuda --predictions {asked}.csv -o csv"));
+        let launches = run(&format!("eval --checkpoint run-{asked}/last.safetensors --device cuda --predictions {asked}.csv -o csv"));
+        assert_eq!(launches.contains("first launch of spike_conv_neurons_16, early"), asked == "1", "{launches}");
         let read = |name: String| std::fs::read(folder.path().join(name)).unwrap();
         ends.push([read(format!("run-{asked}/last.safetensors")), read(format!("{asked}.csv"))]);
     }

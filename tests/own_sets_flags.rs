@@ -112,9 +112,20 @@ fn a_seed_that_would_divide_a_set_anew_is_refused() {
         "bench decision --checkpoint run --seed 7",
         "profile --checkpoint run --seed 7 --steps 1 --warmup 0 --html page.html",
         "eval --checkpoint run --config seed.toml",
+        "bench decision --checkpoint run --seed 7 --data-dir ./heap/../heap",
     ] {
         let (code, _, stderr) = dsr(root, &format!("{line} --device cpu"));
         assert!(code == 2 && in_one_line(&stderr).contains(&format!("seed: 7 {other}")), "{line}: {code} {stderr}");
+    }
+    for line in [
+        "bench decision --checkpoint run --limit-samples",
+        "profile --checkpoint run --steps 1 --warmup 0",
+        "calibrate --checkpoint ann --out other.safetensors",
+    ] {
+        let line = line.replace(" --limit-samples", "");
+        let (_, stderr) = ok(root, &format!("{line} --val-share 0.5 --device cpu"));
+        let note = "was trained with --val-share 0.25 --seed 3: by --val-share 0.5 --seed 3, samples may be tested on";
+        assert!(in_one_line(&stderr).contains(note), "{line}: {stderr}");
     }
     assert!(!root.join("c.safetensors").exists() && !root.join("page.html").exists());
     ok(root, "calibrate --checkpoint ann --seed 3 --device cpu -q --out c.safetensors");

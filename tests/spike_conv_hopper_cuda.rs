@@ -64,7 +64,9 @@ fn a_run_ends_in_the_same_bytes() {
     let library = compiled(Path::new("kernels"), folder.path());
     let mut ends = Vec::new();
     for asked in ["0", "1"] {
-        let variables = [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_HOPPER", asked), ("DSR_STANDIN_LAUNCHES", "1")];
+        // They begin early, too, so the watch looks at how they read what the layer before them has written.
+        let variables =
+            [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_HOPPER", asked), ("DSR_DEPENDENT_LAUNCH", asked), ("DSR_STANDIN_LAUNCHES", "1")];
         let line = format!("train -d digits-8x8 --widths 4 --blocks 1 -T 2 -b 256 --epochs 1 --device cuda --quiet --out run-{asked}");
         let (code, _, stderr) = dsr(folder.path(), &variables, Some(&library), &line);
         assert_eq!(code, 0, "{stderr}");

@@ -186,7 +186,7 @@ Problem run_ahead(const Launch& launch) {
 Problem run_grid(Function& function, const Launch& launch) {
     Problem wrong = check_arguments(launch);
     if (wrong.code) return wrong;
-    if (settings().report_launches && !function.launched) report(text("first launch of %s", launch.kernel->name));
+    if (settings().report_launches && !function.launched) report(text("first launch of %s%s", launch.kernel->name, launch.is_dependent ? ", early" : ""));
     function.launched = true;
     ++counts().launches;
     if (launch.is_dependent) {

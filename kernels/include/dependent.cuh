@@ -32,11 +32,16 @@ __device__ __forceinline__ void let_next_begin() {
 #endif
 }
 
-// From the second cache, past what the first one may still hold. Volatile, or the compiler might move it to before the wait.
+// From the second cache, past what the first one may still hold. Volatile, or the compiler might move it to before the wait. Cards that
+// have no wait take it as any constant.
 __device__ __forceinline__ uint32_t load_written(const uint32_t* from) {
+#if __CUDA_ARCH__ >= 900
     uint32_t value;
     asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
     return value;
+#else
+    return __ldg(from);
+#endif
 }
 #endif
 

@@ -97,7 +97,9 @@ struct SpikeRows {
 
     __device__ __forceinline__ void load(uint32_t (&words)[2], HopperStep step) const {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) words[h] = (inside[h] & step.tap) != 0 ? __ldg(reinterpret_cast<const uint32_t*>(from[h] + step.offset)) : 0;
+        for (int h = 0; h < 2; ++h) {
+            words[h] = (inside[h] & step.tap) != 0 ? load_written(reinterpret_cast<const uint32_t*>(from[h] + step.offset)) : 0;
+        }
     }
 };
 

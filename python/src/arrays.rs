@@ -36,11 +36,15 @@ pub fn on_host<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py
         array = given.call_method0("detach")?.call_method0("cpu")?;
         lent::refuse_sparse(name, &array)?;
         array = array.call_method0("numpy")?;
-    } else if let Some(device) = lent::cuda_device(given)? {
-        return Err(wrong(name, format!("are on cuda:{device}, where the network does not compute; copy them to the host first")));
     }
     if !array.is_instance_of::<PyUntypedArray>() {
-        array = given.py().import("numpy")?.call_method1("asarray", (array,))?;
+        let device = lent::cuda_device(given)?;
+        array = given.py().import("numpy")?.call_method1("asarray", (array,)).map_err(|error| match device {
+            Some(device) => {
+                wrong(name, format!("are on cuda:{device}, from where NumPy does not read them ({error}); copy them to the host"))
+            }
+            None => error,
+        })?;
     }
     Ok(array.cast_into::<PyUntypedArray>()?)
 }

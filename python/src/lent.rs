@@ -7,10 +7,10 @@ use std::sync::Arc;
 use dlpark::ffi::{DLDataTypeCode, DLDevice, DLDeviceType};
 use dlpark::python::consumer::stream;
 use dlpark::python::{DlpackStream, ImportRequest, ImportedDlpack, StreamArg, from_dlpack};
-use dsr::device::{Device, Gpu, Slice};
+use dsr::device::{Device, Gpu};
 use dsr::ops::augment::{Strided, reach};
 use dsr::{Error, Network as Engine};
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::exceptions::{PyBufferError, PyException, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -60,8 +60,11 @@ pub fn cuda_device(given: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
         return Ok(None);
     }
     // A kind of device that the protocol does not know, as PyTorch's meta, is an error there; to copy it may still do.
-    let device = given.call_method0("__dlpack_device__").and_then(|device| device.extract::<(u32, i32)>());
-    Ok(device.ok().and_then(|(kind, index)| (kind == DLDeviceType::CUDA.0).then_some(index)))
+    match given.call_method0("__dlpack_device__").and_then(|device| device.extract::<(u32, i32)>()) {
+        Ok((kind, index)) => Ok((kind == DLDeviceType::CUDA.0).then_some(index)),
+        Err(error) if error.is_instance_of::<PyException>(given.py()) => Ok(None),
+        Err(error) => Err(error), // Ctrl-C
+    }
 }
 
 /// The device that the network computes on.
@@ -72,7 +75,8 @@ pub fn gpu_of(engine: &Engine) -> Option<Arc<Gpu>> {
     }
 }
 
-/// A tensor that lies on the device `gpu`; none for one that lies elsewhere, or is not lent as it is. `fits` is asked about its shape before anything else.
+/// A tensor that lies on the device `gpu`; none for one that lies elsewhere, or is not lent as it is. `fits` is asked about its shape before
+/// anything else.
 ///
 /// # Errors
 /// `ValueError` for another type, for a shape that its memory does not hold, and what `fits` says.
@@ -88,7 +92,8 @@ pub fn lent<'py>(
     }
     let given = if given.hasattr("detach")? { given.call_method0("detach")? } else { given.clone() };
     refuse_sparse(name, &given)?;
-    let tensor = match import(&given, gpu) {
+    // Older versions of PyTorch lend by the stream of the current device.
+    let tensor = match gpu.while_current(|| import(&given, gpu)).map_err(raised)? {
         Err(error) if error.is_instance_of::<PyBufferError>(given.py()) => return Ok(None), // it cannot be lent as it is
         other => other?,
     };
@@ -130,7 +135,9 @@ fn import(given: &Bound<'_, PyAny>, gpu: &Gpu) -> PyResult<ImportedDlpack> {
         Err(error) if error.is_instance_of::<PyTypeError>(py) => {
             let stream = PyDict::new(py);
             stream.set_item("stream", gpu.lenders_stream())?;
-            let capsule = given.call_method("__dlpack__", (), Some(&stream)).map_err(|_| error)?;
+            let capsule = given.call_method("__dlpack__", (), Some(&stream));
+            // Of the two, the one that says what is the matter.
+            let capsule = capsule.map_err(|second| if second.is_instance_of::<PyTypeError>(py) { error } else { second })?;
             from_dlpack(capsule.as_borrowed(), None, None)
         }
         other => other,
@@ -148,15 +155,12 @@ fn values_at<T: bytemuck::Pod>(name: &str, gpu: &Gpu, start: u64, shape: &[usize
     let memory = unsafe { gpu.lent::<T>(address, len) };
     let memory = memory.map_err(|error| if matches!(error, Error::Device { .. }) { raised(error) } else { wrong(name, error) })?;
     let Some(memory) = memory else { return Ok(None) };
-    strided(memory, lowest, shape, steps).map(Some).ok_or_else(too_far)
-}
-
-fn strided<T: bytemuck::Pod>(memory: Slice<T>, lowest: i64, shape: &[usize], steps: &[i64]) -> Option<Strided<T>> {
-    let missing = AXES.checked_sub(shape.len())?;
     let (mut lengths, mut strides) = ([1; AXES], [0; AXES]);
+    let missing = AXES.checked_sub(shape.len()).ok_or_else(too_far)?;
     lengths[missing..].copy_from_slice(shape);
     strides[missing..].copy_from_slice(steps);
-    Strided::new(memory, usize::try_from(lowest.checked_neg()?).ok()?, lengths, strides).ok()
+    let first = lowest.checked_neg().and_then(|first| usize::try_from(first).ok()).ok_or_else(too_far)?;
+    Strided::new(memory, first, lengths, strides).map(Some).map_err(|error| wrong(name, error))
 }
 
 /// A type as NumPy calls it.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dsr::checkpoint::{self, About, Progress};
 use dsr::data::DataCard;
-use dsr::device::Device;
+use dsr::device::{Device, keeping_current};
 use dsr::network::{Mode, WeightGradient};
 use dsr::training::{choice, dropout_seed};
 use dsr::{Config, Network as Engine};
@@ -88,8 +88,8 @@ impl Network {
     /// Returns
     /// -------
     /// Output
-    ///     `logits` `[B, classes]` float32, `logits_on_device` the same on the CUDA device that the images were on, `rates` (layer name to spikes per neuron and step), `spikes` (layer name to bool
-    ///     `[T, B, C, H, W]`).
+    ///     `logits` `[B, classes]` float32, `logits_on_device` the same on the CUDA device that the images were on, `rates` (layer name to
+    ///     spikes per neuron and step), `spikes` (layer name to bool `[T, B, C, H, W]`).
     ///
     /// Raises
     /// ------
@@ -282,7 +282,7 @@ impl Network {
     /// dsr.DeviceError
     ///     If a device that was named cannot be used.
     fn to<'py>(slf: Bound<'py, Self>, device: &str) -> PyResult<Bound<'py, Self>> {
-        let device = Device::named(device).map_err(raised)?;
+        let device = keeping_current(|| Device::named(device)).map_err(raised)?;
         let net = slf.get();
         net.work(slf.py(), |engine| {
             net.changes.count();

@@ -108,6 +108,7 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     global.tell_settings(&config)?;
     let device = global.open_device()?;
     let mut dataset = dataset::ready(global, &ann_config)?;
+    settings::tell_division(global, &path, &ann_config, &dataset)?;
     let mut held_out = 0;
     if let Some((share, seed)) = held.filter(|_| !dataset.is_divided()) {
         let (rest, validation) = hold_out(dataset, share, seed)?;

@@ -141,9 +141,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         Config { time_steps, ..config.clone() }.check_memory(Use::Evaluate, dataset.shape, classes, [batch, frames], &device)?;
     }
     let mut network = config.network(dataset.shape, classes)?;
-    if let Some(note) = settings::division_note(&path, &config)?.filter(|_| dataset.is_divided()) {
-        complain(&note);
-    }
+    settings::tell_division(global, &path, &config, &dataset)?;
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }

@@ -36,8 +36,8 @@ pub fn check_earlier(flag: &str, path: &Path, begins: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to replace one of `files`, those of a data set, and whatever lies where it is, in splits that are not read or beside them; but for
-/// a file in the folder itself that has the `usual` name of what is written.
+/// Refuses to replace one of `files`, those of a data set, and anything else below its folder `place`. Only a file in that folder itself with
+/// the `usual` name of what is written may be replaced.
 ///
 /// # Errors
 /// [`Error::Config`] naming the flag and the file.

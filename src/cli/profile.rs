@@ -116,6 +116,9 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     } else {
         let dataset = dataset::ready(global, &config)?;
         settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
+        if let Some(path) = &checkpoint {
+            settings::tell_division(global, path, &config, &dataset)?;
+        }
         Images::Dataset(Arc::new(dataset))
     };
     let mut subject = Subject::new(args.mode, config, images.clone(), checkpoint.as_deref(), &device)?;

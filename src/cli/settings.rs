@@ -1,6 +1,6 @@
 //! Flags that are hyper-parameters. Each has the name of its field in `Config`; those that were given become a layer of settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::data::{AutoAugment, Dataset, EventSplit, FrameRule, ImageFit, Layout, Orientation, Size};
 use crate::error::{Error, Result};
@@ -13,9 +13,10 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table;
 
-use super::Global;
+use super::{Global, complain};
+use crate::training::choice;
 pub use crate::training::choice::{
-    checkpoint_file, division_note, fresh, of_checkpoint, refuse_foreign, refuse_other_readout, refuse_without_output_neurons,
+    checkpoint_file, fresh, of_checkpoint, refuse_foreign, refuse_other_readout, refuse_without_output_neurons,
 };
 
 /// Bytes that a file of settings may have.
@@ -360,6 +361,16 @@ pub fn refuse_idle_share(flags: &Table, dataset: &Dataset) -> Result<()> {
         return Ok(());
     }
     Err(Error::config("val-share", format!("has no effect here: {} has a test split of its own; leave --val-share away", dataset.label())))
+}
+
+/// Tells of a network in a file that was trained on another division of the set.
+///
+/// # Errors
+/// As [`choice::division_note`].
+pub fn tell_division(global: &Global, path: &Path, config: &Config, dataset: &Dataset) -> Result<()> {
+    let note = choice::division_note(path, config)?.filter(|_| dataset.is_divided() && !global.quiet);
+    note.iter().for_each(|note| complain(note));
+    Ok(())
 }
 
 /// Flags of initial thresholds.

@@ -104,8 +104,8 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     let mut run = training::start_as(planned.config, dataset, &device, origin, ranks.clone())?;
     ranks::greet(ranks, &run, planned.resume.as_deref(), args.checkpoint_every)?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
-        let division = settings::division_note(path, &run.config)?.filter(|_| run.dataset.is_divided());
-        division.iter().chain(&thresholds_note(path, &run)?).chain(&head_note(&run)).for_each(|note| complain(note));
+        settings::tell_division(global, path, &run.config, &run.dataset)?;
+        thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
     }
     let mut folder = match (taken, &planned.out) {
         (Some(folder), _) => folder,

@@ -71,26 +71,25 @@ pub(super) fn drawn_by(labels: &[u32], classes: usize, share: f64, lots: &[u64])
         classes_of.entry(lot).or_default().insert(label as usize);
     }
     let mut left: Vec<usize> = files_of.iter().map(BTreeMap::len).collect(); // files of each class that are not held out
-    let mut decided = HashMap::<u64, bool>::new();
+    let mut held_out = BTreeSet::<u64>::new();
     for files in &files_of {
         let wanted = taken(share, files.values().sum());
-        let mut held: usize = files.iter().filter(|(lot, _)| decided.get(lot) == Some(&true)).map(|(_, samples)| samples).sum();
-        let mut is_full = false;
+        // What other classes have held out of this one.
+        let mut held: usize = files.iter().filter(|(lot, _)| held_out.contains(lot)).map(|(_, samples)| samples).sum();
         for (lot, samples) in files {
-            if decided.contains_key(lot) {
+            if held_out.contains(lot) || classes_of[lot].iter().any(|&class| left[class] < 2) {
                 continue;
             }
             let is_nearer = (held + samples).abs_diff(wanted) < held.abs_diff(wanted) || (held == 0 && wanted > 0);
-            is_full |= !is_nearer;
-            let is_held = !is_full && classes_of[lot].iter().all(|&class| left[class] > 1);
-            if is_held {
-                held += samples;
-                classes_of[lot].iter().for_each(|&class| left[class] -= 1);
+            if !is_nearer {
+                break;
             }
-            decided.insert(*lot, is_held);
+            held += samples;
+            held_out.insert(*lot);
+            classes_of[lot].iter().for_each(|&class| left[class] -= 1);
         }
     }
-    let held: Vec<bool> = lots.iter().map(|lot| decided[lot]).collect();
+    let held: Vec<bool> = lots.iter().map(|lot| held_out.contains(lot)).collect();
     if !held.contains(&true) && classes_of.len() < lots.len() {
         let problem = format!(
             "{share} of {} training samples of {classes} classes is none, since parts of a file stay together; give more, or more files",
@@ -157,6 +156,12 @@ mod tests {
         // Every file has parts of every class: whole files are drawn, and what the first class has is enough for all.
         let parts: Vec<_> = (0..3).flat_map(|class| (1..11).flat_map(move |file| [(class, file); 4])).collect();
         assert_eq!(held_files(&parts, 3, 0.3), [1, 2, 3]);
+        // A rare class that has nothing to test on takes no file from another one, in whatever order they come.
+        for [rare, common] in [[0, 1], [1, 0]] {
+            let rare: Vec<_> =
+                [(rare, 1), (rare, 2)].into_iter().chain([(common, 1); 5]).chain([(common, 2); 5]).chain(alone(2, 3..13)).collect();
+            assert_eq!(held_files(&rare, 3, 0.2), [1, 3, 4]);
+        }
         // A large file first: at least one is held out, and no further one, which would be farther from the share.
         let large: Vec<_> = [(0, 1); 6].into_iter().chain(alone(0, 2..10)).collect();
         assert_eq!(held_files(&large, 1, 0.2), [1]);

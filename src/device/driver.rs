@@ -71,13 +71,18 @@ pub fn note() -> Option<String> {
     ))
 }
 
+/// Whether this machine has a driver.
+pub(super) fn is_there() -> bool {
+    // SAFETY: opens the driver's library, whose initialisers are trusted as the driver is.
+    unsafe { sys::is_culib_present() }
+}
+
 /// Version of CUDA that the driver supports, 13000 for 13.0.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no driver.
 pub fn version() -> Result<i32> {
-    // SAFETY: opens the driver's library, whose initialisers are trusted as the driver is.
-    if !unsafe { sys::is_culib_present() } {
+    if !is_there() {
         return Err(failure("no CUDA driver was found (libcuda.so.1): install the NVIDIA driver, or use --device cpu"));
     }
     let mut version = 0;

@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUmemorytype, CUpointer_attribute, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
 
+use super::driver;
 use super::gpu::Gpu;
 use super::slice::Slice;
 use crate::error::{Error, Result};
@@ -26,13 +27,36 @@ impl<T> Given<T> {
 
 impl<T> Drop for Given<T> {
     fn drop(&mut self) {
-        self.context.record_err(self.context.bind_to_thread());
-        // SAFETY: this owns the address, and the driver waits for the work that uses it.
-        self.context.record_err(unsafe { result::free_sync(self.slice.address()) });
+        // Whoever drops it, such as another program's last tensor, goes on with the device that it had.
+        keeping_current(|| {
+            self.context.record_err(self.context.bind_to_thread());
+            // SAFETY: this owns the address, and the driver waits for the work that uses it.
+            self.context.record_err(unsafe { result::free_sync(self.slice.address()) });
+        });
     }
 }
 
+/// Runs `body`, which may make a device current for this thread; afterwards that of before is current again. Other programs in the process
+/// take the current device for theirs.
+pub fn keeping_current<T>(body: impl FnOnce() -> T) -> T {
+    let before = driver::is_there().then(result::ctx::get_current).and_then(std::result::Result::ok);
+    let done = body();
+    if let Some(before) = before {
+        // SAFETY: a context that was current a moment ago, or none. A failure leaves what `body` made current, as without this.
+        let _ = unsafe { result::ctx::set_current(before.unwrap_or(std::ptr::null_mut())) };
+    }
+    done
+}
+
 impl Gpu {
+    /// Runs `body` where this device is current for the thread; afterwards that of before is.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the driver fails.
+    pub fn while_current<T>(&self, body: impl FnOnce() -> T) -> Result<T> {
+        keeping_current(|| self.bind().map(|()| body()))
+    }
+
     /// The driver's handle of the copy stream, as a number: who lends memory makes this stream wait for what still writes it
     /// (`stream` of DLPack's `__dlpack__`), and [`Gpu::after_copies`] then the kernels. It is never captured.
     pub fn lenders_stream(&self) -> usize {
@@ -60,6 +84,14 @@ impl Gpu {
         if !address.is_multiple_of(align_of::<T>() as u64) {
             return wrong("an address of whole elements", format!("one that is no multiple of {}", align_of::<T>()));
         }
+        keeping_current(|| self.lent_here(address, len, end))
+    }
+
+    fn lent_here<T: Pod>(&self, address: u64, len: usize, end: u64) -> Result<Option<Slice<T>>> {
+        let wrong = |expected: &str, got: String| {
+            let op = format!("memory at {address:#x} that is lent to {self:?}");
+            Err(Error::ShapeMismatch { op, expected: expected.into(), got })
+        };
         self.bind()?;
         // Allocations may lie side by side, as those of programs that map their memory piece by piece do.
         let mut known = address;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use arena::Layout;
 pub use gpu::{Gpu, Graph};
 pub use kernels::Kernel;
-pub use lent::Given;
+pub use lent::{Given, keeping_current};
 pub use memory::{Arriving, Mark, Memory, Pinned};
 pub use products::Products;
 pub use slice::{Arg, Scalars, Slice, scalars};

@@ -110,10 +110,10 @@ pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
             let trained = recipes::trained(path, &text)?;
             let config = recipes::resolve(&trained, &layers)?;
             if is_divided_alike(&trained, &config) && trained.seed != config.seed {
-                let (set, file) = (&config.dataset, path.display());
+                let (set, file, ours, theirs) = (&config.dataset, path.display(), config.seed, trained.seed);
                 let problem = format!(
-                    "{} would divide {set} anew, and {file} was trained on what seed {} left: leave --seed away, or samples are tested that it has learned",
-                    config.seed, trained.seed
+                    "{ours} would divide {set} anew, and {file} was trained on what seed {theirs} left: leave --seed away, or samples are \
+                     tested that it has learned"
                 );
                 return Err(Error::config("seed", problem));
             }
@@ -125,7 +125,11 @@ pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
 
 /// Whether a seed draws what is tested on from the same set of the user's own.
 fn is_divided_alike(trained: &Config, config: &Config) -> bool {
-    let place = |config: &Config| (config.dataset.clone(), config.data_dir.clone());
+    // However the folder is spelled.
+    let place = |config: &Config| {
+        let folder = config.data_dir.clone();
+        (config.dataset.clone(), folder.map(|folder| folder.canonicalize().unwrap_or(folder)))
+    };
     trained.val_share.is_some() && config.val_share.is_some() && is_own(&config.dataset) && place(trained) == place(config)
 }
 

@@ -223,6 +223,7 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
 /// The network of a checkpoint and the first samples of the test split of its data set.
 fn of_checkpoint(global: &Global, args: &DecisionArgs, config: &Config, device: &Device, path: &File) -> Result<Shown> {
     let dataset = Arc::new(dataset::ready(global, config)?);
+    settings::tell_division(global, path, config, &dataset)?;
     settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
     config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;

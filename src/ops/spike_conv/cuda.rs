@@ -400,6 +400,7 @@ pub fn neurons_in_parts(
     let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, parts as u32];
     let products = match layer.products(gpu.products()) {
         Products::Warpgroup if parts > 1 => Products::Integer, // whose kernel alone has parts
+        Products::Warpgroup if carried + cuda_hopper::shared(layer) > gpu.shared_limit() => Products::Integer,
         products => products,
     };
     let (weights, shared) = match products {
