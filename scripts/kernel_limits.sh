@@ -14,6 +14,7 @@ targets=$(grep -o '"targets":\[[^]]*\]' <<< "$described" | grep -o 'sm_[0-9a-z]*
 # What each kernel takes
 Written by \`scripts/kernel_limits.sh\`; \`tests/kernels.rs\` holds it against every build by the same compiler.
 Kernels by nvcc $nvcc for $targets.
+What share of the tensor cores' limit these counts leave: [predict.md](predict.md#share-of-the-limit), and with wgmma [there](predict.md#products-of-warpgroups).
 \`\`\`
 TEXT
     dsr info --kernels
