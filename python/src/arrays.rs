@@ -39,12 +39,15 @@ pub fn on_host<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py
     }
     if !array.is_instance_of::<PyUntypedArray>() {
         let device = lent::cuda_device(given)?;
-        array = given.py().import("numpy")?.call_method1("asarray", (array,)).map_err(|error| match device {
-            Some(device) => {
-                wrong(name, format!("are on cuda:{device}, from where NumPy does not read them ({error}); copy them to the host"))
+        let read = given.py().import("numpy")?.call_method1("asarray", (array,));
+        // An object that NumPy knows nothing of becomes an array of one object.
+        let is_read = read.as_ref().is_ok_and(|read| read.getattr("dtype").is_ok_and(|kind| !kind.to_string().contains("object")));
+        array = match device {
+            Some(device) if !is_read => {
+                return Err(wrong(name, format!("are on cuda:{device}, from where NumPy does not read them; copy them to the host first")));
             }
-            None => error,
-        })?;
+            _ => read?,
+        };
     }
     Ok(array.cast_into::<PyUntypedArray>()?)
 }

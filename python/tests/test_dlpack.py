@@ -310,7 +310,7 @@ print(problem(lambda: net(Lent(images, device=(2, 1)))))
 """
     notes, refused = run(code).splitlines()
     assert notes == str(["dsr: images on cuda:0 go through the host, since the network computes on the CPU; net.to('cuda:0') spares that"])
-    expected = "ValueError: images: are on cuda:1, where the network does not compute; copy them to the host first"
+    expected = "ValueError: images: are on cuda:1, from where NumPy does not read them; copy them to the host first"
     assert refused == expected
 
 

@@ -82,7 +82,7 @@ def test_the_callers_code_may_use_the_network_that_it_is_asked_for():
             return self.values
 
     before = net(images).logits
-    net.load_state_dict({name: Late(values) for name, values in net.state_dict().items()})
+    net.load_state_dict({name: Late(values) if values.ndim > 0 else values for name, values in net.state_dict().items()})
     assert numpy.array_equal(net(images).logits, before)
 
 
