@@ -3,12 +3,16 @@
 import csv
 import os
 import pathlib
+import signal
 import subprocess
 
 import numpy
 import pytest
 
 import dsr
+
+# A job in the background ignores Ctrl-C, and the tests that send it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = {"dataset": "digits-8x8", "widths": [8], "blocks": [1], "time_steps": 4, "epochs": 1, "seed": 3, "device": "cpu"}
