@@ -2,7 +2,8 @@
 # Everything that a first run on a GPU should show, in one command, into one folder that can be committed or attached to an issue.
 #   scripts/first_contact.sh [--device cuda:0] [--out FOLDER] [--minutes 30] [--binary PATH] [--small]
 # Parts, in the order of their worth: machine, check, latency, throughput, training against the CPU, latency with early launches where the
-# card has them (DSR_DEPENDENT_LAUNCH), check of the PTX that older drivers get, kernels, compute-sanitizer, the project's device tests, PyTorch and SpikingJelly beside it. What is not there
+# card has them (DSR_DEPENDENT_LAUNCH), check of the PTX that older drivers get, kernels, compute-sanitizer, the project's device tests,
+# PyTorch and SpikingJelly beside it. What is not there
 # (nvidia-smi, compute-sanitizer, cargo, torch) is left out and named. A part that fails stops nothing. The command given again
 # goes on where it was: parts that passed with the same program on the same card are not repeated. summary.md is written after
 # each part. --small is for trying this script: small shapes, few repeats. Exit code: 0, or 1 if a part failed or hung or none passed, 2 without a GPU.

@@ -82,43 +82,7 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* shared, Swizzl
 }
 
 // d[64][N] = a[64][32] * b[32][N], and with `adds` + d. Warp w of the warpgroup has rows 16w .. 16w+15; within them a[] and d[] are those of
-// mma_u8s8 in device.cuh: d[4*j .. 4*j+3] are its c of columns 8*j .. 8*j+7. An `a` of 64 bits is a descriptor, as b.
-__device__ __forceinline__ void wgmma_u8s8(int (&d)[4], const uint32_t (&a)[4], uint64_t b, bool adds) {
-    asm volatile("{\n.reg .pred %%adds;\nsetp.ne.b32 %%adds, %9, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n8k32.s32.u8.s8 {"
-                 "%0, %1, %2, %3"
-                 "}, {%4, %5, %6, %7}, %8, %%adds;\n}\n"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)adds));
-}
-
-__device__ __forceinline__ void wgmma_u8s8(int (&d)[32], const uint32_t (&a)[4], uint64_t b, bool adds) {
-    asm volatile("{\n.reg .pred %%adds;\nsetp.ne.b32 %%adds, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, {%32, %33, %34, %35}, %36, %%adds;\n}\n"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-                   "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]), "+r"(d[15]),
-                   "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]), "+r"(d[22]), "+r"(d[23]),
-                   "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)adds));
-}
-
-__device__ __forceinline__ void wgmma_u8s8(int (&d)[32], uint64_t a, uint64_t b, bool adds) {
-    asm volatile("{\n.reg .pred %%adds;\nsetp.ne.b32 %%adds, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, %32, %33, %%adds;\n}\n"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3]), "+r"(d[4]), "+r"(d[5]), "+r"(d[6]), "+r"(d[7]),
-                   "+r"(d[8]), "+r"(d[9]), "+r"(d[10]), "+r"(d[11]), "+r"(d[12]), "+r"(d[13]), "+r"(d[14]), "+r"(d[15]),
-                   "+r"(d[16]), "+r"(d[17]), "+r"(d[18]), "+r"(d[19]), "+r"(d[20]), "+r"(d[21]), "+r"(d[22]), "+r"(d[23]),
-                   "+r"(d[24]), "+r"(d[25]), "+r"(d[26]), "+r"(d[27]), "+r"(d[28]), "+r"(d[29]), "+r"(d[30]), "+r"(d[31])
-                 : "l"(a), "l"(b), "r"((int)adds));
-}
-
-// The same where the bytes of A have a sign.
+// mma_u8s8 in device.cuh, but that the bytes of A have a sign: d[4*j .. 4*j+3] are its c of columns 8*j .. 8*j+7.
 __device__ __forceinline__ void wgmma_s8s8(int (&d)[32], const uint32_t (&a)[4], uint64_t b, bool adds) {
     asm volatile("{\n.reg .pred %%adds;\nsetp.ne.b32 %%adds, %37, 0;\n"
                  "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {"

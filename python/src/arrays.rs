@@ -41,7 +41,9 @@ pub fn on_host<'py>(name: &str, given: &Bound<'py, PyAny>) -> PyResult<Bound<'py
         let device = lent::cuda_device(given)?;
         let read = given.py().import("numpy")?.call_method1("asarray", (array,));
         // An object that NumPy knows nothing of becomes an array of one object.
-        let is_read = read.as_ref().is_ok_and(|read| read.getattr("dtype").is_ok_and(|kind| !kind.to_string().contains("object")));
+        let is_read = read
+            .as_ref()
+            .is_ok_and(|read| read.getattr("dtype").and_then(|dtype| dtype.getattr("kind")).is_ok_and(|kind| kind.to_string() != "O"));
         array = match device {
             Some(device) if !is_read => {
                 return Err(wrong(name, format!("are on cuda:{device}, from where NumPy does not read them; copy them to the host first")));
