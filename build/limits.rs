@@ -86,8 +86,8 @@ fn disassembled(nvcc: &Nvcc, image: &Path) -> Result<Option<String>, String> {
 struct Loops {
     /// Instructions of the tensor cores: of integers, or, in kernels called `*_bf16`, of bf16.
     products: Option<usize>,
-    /// Instructions of the loop over stages that reads bits. Of the loops with products it is the one that has to expand its operands,
-    /// unless both have to: in bf16, counts take more.
+    /// Instructions of the longest way through the loop over stages that reads bits and copies those of both K steps at once, as it does
+    /// where the channels in are a multiple of 64.
     stage: Option<usize>,
     /// Instructions per step of a warp's neurons in evaluation, rounded up, in the shortest loop. A step has a ballot, and two additions or
     /// multiplications of floats that are no fused ones.
@@ -113,14 +113,36 @@ impl Loops {
             let of_kind = inner.iter().filter(|range| steps(range) > 0 && plain(range) == plain_of_step * steps(range));
             of_kind.map(|range| count(range, &|_| true).div_ceil(steps(range))).min()
         };
-        let stages = || inner.iter().filter(|range| count(range, &is_product) > 0).map(|range| count(range, &|_| true));
+        let body = |range: &(usize, usize)| {
+            let within = |at| instructions.partition_point(|&(address, _)| address < at);
+            &instructions[within(range.0)..=within(range.1)]
+        };
+        let multiplies = |range: &&&(usize, usize)| count(range, &is_product) > 0;
+        let copies_both = |text: &str| text.contains("LDGSTS.E.64");
         Loops {
             products: Some(instructions.iter().filter(|(_, text)| is_product(text)).count()),
-            stage: if in_bf16 { stages().min() } else { stages().max() },
+            stage: inner.iter().filter(multiplies).filter_map(|range| longest_way(body(range), &copies_both)).max(),
             step: shortest(2),
             training_step: shortest(4),
         }
     }
+}
+
+/// Instructions of the longest way through a loop's body, within which branches lead forwards only, that comes by one of some instructions.
+fn longest_way(body: &[(usize, &str)], is_one: &dyn Fn(&str) -> bool) -> Option<usize> {
+    // Most instructions before each, without and with one of those.
+    let mut before = vec![[None::<usize>; 2]; body.len() + 1];
+    before[0] = [Some(0), None];
+    for (i, &(_, text)) in body.iter().enumerate() {
+        let [without, with] = before[i];
+        let behind = if is_one(text) { [None, without.max(with)] } else { [without, with] }.map(|most| most.map(|most| most + 1));
+        let jump = branch(text).and_then(|to| body.iter().position(|&(at, _)| at == to)).filter(|&to| to > i);
+        let goes_on = !text.trim_start().starts_with("BRA 0x") || i + 1 == body.len();
+        for next in jump.into_iter().chain(goes_on.then_some(i + 1)) {
+            before[next] = [0, 1].map(|kind| before[next][kind].max(behind[kind]));
+        }
+    }
+    before[body.len()][1]
 }
 
 /// Instructions of a kernel that may touch global memory and stand before its wait for the kernel before it; none where there is no wait.
@@ -153,7 +175,12 @@ fn instructions<'a>(code: &'a str, kernel: &str, target: &str) -> Vec<(usize, &'
 
 /// First and last address of the loop that a branch backwards closes.
 fn loop_that_ends(at: usize, text: &str) -> Option<(usize, usize)> {
+    branch(text).filter(|&to| to < at).map(|to| (to, at))
+}
+
+/// Where a branch leads.
+fn branch(text: &str) -> Option<usize> {
     let (_, target) = text.split_once("BRA").and_then(|(_, rest)| rest.split_once("0x"))?;
     let digits: String = target.chars().take_while(char::is_ascii_hexdigit).collect();
-    usize::from_str_radix(&digits, 16).ok().filter(|&to| to < at).map(|to| (to, at))
+    usize::from_str_radix(&digits, 16).ok()
 }

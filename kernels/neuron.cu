@@ -7,7 +7,7 @@
 // Shapes     sums [B*P][T or 1][stride], bits and spikes [B*P][T][words] u32, counts [B*P][C] u8, means and gradients [B*P][C] f32
 //            normalizer [6][padded] f32, see batch_norm.cu; padded = C rounded up to 64
 // Units      potential, current and threshold share one unit; gradients are those of the loss by the current of a neuron
-// Launch     neurons: a warp = 32 channels of a position, block 256, grid ceil(B*P*words / 8)
+// Launch     neurons: a warp = 32 channels of `at_once` positions, block 256, grid ceil(ceil(B*P / at_once)*words / 8)
 //            clamp_mapping_backward: columns.cuh, grid (blocks of rows, ceil(C / 4 quads))
 // Traffic    neurons reads 4*T bytes a sum (bits: T/8), writes T/8 + 5 (LIF: 9) bytes a neuron; 6 operations a step;
 //            neurons_with_means writes 8 bytes more
@@ -25,22 +25,22 @@
 
 // One summand over time, for the channel of a lane.
 struct Train {
-    BitTrain words;      // of spikes; else `train` is this channel at step 0, and `pitch` 0 where one step stands for all
+    BitTrain words;      // of spikes; else `train` is this channel in row 0, and `pitch` 0 where one step stands for all
     int kind;            // as AnySummand
 
-    __device__ __forceinline__ void open(int begin, int end) {
-        if (kind == 1) words.open(begin, end);
+    __device__ __forceinline__ void open(int row, bool has_row) {
+        if (kind == 1) words.open(row, has_row);
     }
 
-    // Values of this lane's channel at the N steps from t on; the whole warp calls.
+    // Values of this lane's channel in the N rows from `row` on, which are those of the lanes from `lane` on; the whole warp calls.
     template <int N>
-    __device__ __forceinline__ void load(float (&to)[N], int t) const {
+    __device__ __forceinline__ void load(float (&to)[N], int row, int lane) const {
         if (kind == 1) {
 #pragma unroll
-            for (int i = 0; i < N; ++i) to[i] = words.at(t + i) ? 1.0f : 0.0f;
+            for (int i = 0; i < N; ++i) to[i] = words.at(lane + i) ? 1.0f : 0.0f;
             return;
         }
-        const uint32_t* of_step = words.train + t * words.pitch;
+        const uint32_t* of_step = words.train + row * words.pitch;
         if (words.pitch == 0) {                      // a static image: the same at each step
             const float all = __uint_as_float(load_written(of_step));
 #pragma unroll
@@ -61,14 +61,16 @@ __device__ __forceinline__ Train train_of(const AnySummand& from, size_t q, int 
     const size_t rows = q * (from.kind == 1 ? layer.time_steps : frames);
     const int at = from.kind == 1 ? word : c < layer.channels ? c : 0;
     const int pitch = frames == 1 && from.kind != 1 ? 0 : from.pitch;
-    return {{(const uint32_t*)from.values + rows * from.pitch + at, pitch, 0u, 0}, from.kind};
+    return {{(const uint32_t*)from.values + rows * from.pitch + at, pitch, 0u}, from.kind};
 }
 
 // Field for field `Place` in src/ops/neuron/cuda.rs.
 struct Place {
     int positions;       // B*P
     int frames;          // steps that the first summand has: T, or 1 that stands for all
+    int at_once;         // positions of a warp: one for a single frame and for means of an own norm
 };
+static_assert(sizeof(Place) == 12, "Place is one layout on both sides");
 
 // The time means of uhat = fmaf(factor, acc, offset), for the connection that has a norm of its own; field for field `OwnMeansArgs` in
 // src/ops/neuron/cuda.rs.
@@ -112,19 +114,19 @@ struct StoredCurrents {
     bool own_is_second;
     OwnSums own;
 
-    __device__ __forceinline__ void open(int begin, int end) {
-        first.open(begin, end);
-        if (HAS_SECOND) second.open(begin, end);
+    __device__ __forceinline__ void open(int row, bool has_row) {
+        first.open(row, has_row);
+        if (HAS_SECOND) second.open(row, has_row);
     }
 
     template <int N>
-    __device__ __forceinline__ void load(float (&x)[N], int t) {
+    __device__ __forceinline__ void load(float (&x)[N], int row, int lane) {
         float value[N], other[N];
-        first.load(value, t);
-        if (HAS_SECOND) second.load(other, t);
+        first.load(value, row, lane);
+        if (HAS_SECOND) second.load(other, row, lane);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            if (HAS_OWN) own.add(HAS_SECOND && own_is_second ? other[i] : value[i], __ldg(step_weights + t + i));
+            if (HAS_OWN) own.add(HAS_SECOND && own_is_second ? other[i] : value[i], __ldg(step_weights + row + i));   // of one position
             x[i] = HAS_SECOND ? normalize(channel, value[i], other[i]) : normalize(channel, value[i]);
         }
     }
@@ -138,20 +140,24 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const float* __r
     const int words = (layer.channels + 31) / 32;
     const int warp = blockIdx.x * 8 + threadIdx.x / 32;
     int spikes_of_thread = 0;
-    if (warp < p.positions * words) {                    // whole warps, so that the ballots stay full
-        const size_t q = warp / words;
+    const int first_position = warp / words * p.at_once;
+    if (first_position < p.positions) {                  // whole warps, so that the ballots stay full
+        const size_t q = first_position;
         const int word = warp % words;
         const int c = word * 32 + threadIdx.x % 32;
         const NeuronChannel channel = neuron_channel(normalizer, threshold, layer.padded, c);
-        const uint32_t keep = kept_channels(dropped, q, word, layer);
+        const Kept kept = kept_channels(dropped, q, word, layer);
         uint32_t* train = to.spikes + q * layer.time_steps * words + word;
         const float* shares = to.weighted_normed == nullptr ? nullptr : step_weights;
         const bool trains = to.counts != nullptr || to.mean_normed != nullptr || to.weighted_normed != nullptr;
-        NeuronState state{};
         OwnSums own{};
         if (HAS_OWN) own.factor = __ldg(means.inner + c), own.offset = __ldg(means.inner + layer.padded + c);
+        auto finish = [&](int i, const NeuronState& state) {
+            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q + i, c, kept.of(i), layer);
+        };
         auto run = [&](auto currents) {
-            spikes_of_thread = run_steps(state, train, keep, layer, channel, trains, shares, 0, layer.time_steps, currents);
+            const Steps steps{min(p.at_once, p.positions - first_position), 0, layer.time_steps};
+            spikes_of_thread = run_steps(NeuronState{}, train, kept, steps, layer, channel, trains, shares, currents, finish);
             own = currents.own;
         };
         const Train x = train_of(first, q, p.frames, word, layer);
@@ -161,7 +167,6 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const float* __r
             const Train y = train_of(second, q, layer.time_steps, word, layer);
             run(StoredCurrents<HAS_OWN, true>{channel, x, y, means.step_weights, means.is_second != 0, own});
         }
-        neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, layer);
         if (HAS_OWN && c < layer.channels) {
             means.plain[q * layer.channels + c] = own.sum / (float)layer.time_steps;
             means.weighted[q * layer.channels + c] = own.weighted;

@@ -36,7 +36,19 @@ fn stored(gpu: &Arc<Gpu>, kind: &str, seed: u64, [positions, time_steps, channel
 #[test]
 fn neurons_have_the_bits_of_the_cpu() {
     let gpu = device::gpu();
-    let shapes = [[1, 1, 1], [3, 5, 31], [2, 20, 33], [5, 33, 32], [1, 64, 70], [7, 4, 16], [9, 1, 100], [1, 255, 3]];
+    let shapes = [
+        [1, 1, 1],
+        [3, 5, 31],
+        [2, 20, 33],
+        [5, 33, 32],
+        [1, 64, 70],
+        [7, 4, 16],
+        [9, 1, 100],
+        [1, 255, 3],
+        [4, 2, 33],
+        [3, 7, 40],
+        [2, 35, 31],
+    ];
     let kinds =
         [["sums", ""], ["real", ""], ["static", ""], ["bits", ""], ["sums", "sums"], ["sums", "bits"], ["bits", "sums"], ["bits", "bits"]];
     for (at, shape) in shapes.into_iter().enumerate() {
@@ -45,6 +57,16 @@ fn neurons_have_the_bits_of_the_cpu() {
             let drops = (at + kind) % 3 == 0;
             check_neurons(&gpu, neuron, shape, [first, second], drops);
         }
+    }
+}
+
+/// So many positions that a warp runs several.
+#[test]
+fn neurons_of_many_positions_have_the_bits_of_the_cpu() {
+    let gpu = device::gpu();
+    for (kind, [first, second]) in [["sums", "bits"], ["real", ""], ["bits", "sums"]].into_iter().enumerate() {
+        let positions = 8 * 32 * gpu.multiprocessors() as usize / 4 + 3;
+        check_neurons(&gpu, [IF, LIF][kind % 2], [positions, 3, 100], [first, second], kind != 1);
     }
 }
 

@@ -106,6 +106,15 @@ fn cases() -> Vec<Case> {
         case([conv3(3, [1, 3]), Bits], [1, 3], 3, 130, 1, 16),
         lif(case([conv3(32, [3, 3]), down1(16, [5, 5])], [3, 3], 31, 130, 1, 8)),
         lif(case([conv3(5, [2, 2]), Bits], [2, 2], 40, 40, 1, 16)), // more steps than a word has bits, uncut
+        // few steps: several positions share a word's lanes, and one to three steps are left over
+        dropped(case([conv3(16, [5, 5]), NoSummand], [5, 5], 33, 2, 3, 16)),
+        lif(dropped(case([conv3(5, [3, 7]), Bits], [3, 7], 40, 3, 2, 16))),
+        case([conv3(5, [3, 7]), Pooled], [3, 7], 16, 6, 2, 8),
+        lif(case([down3(16, [7, 9]), down1(16, [7, 9])], [4, 5], 33, 7, 2, 16)),
+        case([conv3(3, [4, 5]), Bits], [4, 5], 64, 8, 2, 16),
+        lif(case([conv3(16, [3, 5]), NoSummand], [3, 5], 31, 16, 1, 8)),
+        dropped(case([conv3(16, [2, 5]), Bits], [2, 5], 33, 17, 1, 16)),
+        case([conv3(3, [9, 9]), NoSummand], [9, 9], 20, 1, 2, 16),
         // identities in either place
         case([conv3(32, [3, 5]), Bits], [3, 5], 32, 5, 1, 16),
         lif(dropped(case([Bits, conv3(33, [3, 3])], [3, 3], 70, 20, 1, 16))),

@@ -2,13 +2,14 @@
 //
 // Equation   x = fmaf(f0, acc0, fmaf(f1, acc1, offset));  I = fmaf(gamma, x, beta)
 //            charge  V = fmaf(leak, V, charge*I);  fire  s = V >= alpha*threshold;  reset  V -= threshold*s
-// Use        warp = (position q, word of 32 channels), lane = channel; all lanes call, also those behind the last channel
-//              NeuronState state{};
-//              fired += run_steps(state, spikes of q and word, keep, layer, channel, trains, step_weights or null, 0, T, currents);
-//              neuron_finish(state, counts, mean_normed, weighted_normed, q, c, keep, layer);
-//            A kernel that cuts time into pieces keeps `state` between the calls of run_steps.
+// Use        warp = (positions from q on, word of 32 channels), lane = channel; all lanes call, also those behind the last channel
+//              fired += run_steps(NeuronState{}, spikes of q and word, kept, Steps{positions, 0, T}, layer, channel, trains,
+//                                 step_weights or null, currents, finish);
+//              finish(i, state) may neuron_finish(state, counts, mean_normed, weighted_normed, q + i, c, kept.of(i), layer);
+//            A kernel that cuts time into pieces runs one position, and keeps `state` from `finish` to the next call.
 // Costs      instructions per step of a warp by the SASS of sm_80 (others: at most 1.5 more), where the current is that of one tile:
-//            IF 12 in evaluation and 14 in training, LIF 13 and 18. Four steps go together; a step that is left over takes 4 to 8 more.
+//            IF 12 in evaluation and 14 in training, LIF 13 and 18. Four steps go together; up to three that are left over take 4 to 8 more.
+//            COSTS_OF_POSITIONS
 // Exactness  bit-equal to src/ops/neuron/cpu.rs `group`: the same operations on the same values in the same order; an IF neuron adds its
 //            current where the CPU has fmaf(1, V, 1*I), which is the same sum
 #pragma once
@@ -62,30 +63,36 @@ struct NeuronState {
     float count;       // spikes so far, at most 255; a float, since the compiler adds to one in a single instruction where a neuron fires
 };
 
-// Channels of this word that exist and are not dropped, one bit each. `dropped` is [B][P][words], or null without dropout.
-__device__ __forceinline__ uint32_t kept_channels(const uint32_t* __restrict__ dropped, size_t q, int word, const Neurons& layer) {
+// Channels of a word that exist and are not dropped, one bit each, of a warp's positions.
+struct Kept {
+    uint32_t exists;
+    const uint32_t* dropped;   // this word of the first position ([B][P][words] follow), or null without dropout
+    int words;
+
+    __device__ __forceinline__ uint32_t of(int position) const {
+        return dropped == nullptr ? exists : exists & ~__ldg(dropped + position * words);
+    }
+};
+
+// `dropped` is [B][P][words], or null.
+__device__ __forceinline__ Kept kept_channels(const uint32_t* __restrict__ dropped, size_t q, int word, const Neurons& layer) {
     const int live = layer.channels - word * 32;
-    const uint32_t exists = live >= 32 ? 0xffffffffu : (1u << live) - 1u;
-    return dropped == nullptr ? exists : exists & ~dropped[q * ((layer.channels + 31) / 32) + word];
+    const int words = (layer.channels + 31) / 32;
+    return {live >= 32 ? 0xffffffffu : (1u << live) - 1u, dropped == nullptr ? nullptr : dropped + q * words + word, words};
 }
 
 // Bits of 32 channels over time as integers, for an identity connection: each lane loads one step, the warp shares them by shuffle.
 struct BitTrain {
-    const uint32_t* train;   // this word at step 0 ([T][words] follow)
-    int pitch;               // words from step to step
+    const uint32_t* train;   // this word at row 0
+    int pitch;               // words from row to row
     uint32_t loaded;
-    int first;
 
-    // Loads the steps first..end, at most 32.
-    __device__ __forceinline__ void open(int begin, int end) {
-        const int t = begin + threadIdx.x % 32;
-        first = begin;
-        loaded = t < end ? load_written(train + t * pitch) : 0u;
-    }
+    // Loads this lane's row, if it has one.
+    __device__ __forceinline__ void open(int row, bool has_row) { loaded = has_row ? load_written(train + row * pitch) : 0u; }
 
-    // Whether this lane's channel has spiked at step t of those loaded; the whole warp calls.
-    __device__ __forceinline__ bool at(int t) const {
-        return (__shfl_sync(0xffffffffu, loaded, t - first) & 1u << threadIdx.x % 32) != 0u;
+    // Whether this lane's channel has spiked in the row of another lane; the whole warp calls.
+    __device__ __forceinline__ bool at(int lane) const {
+        return (__shfl_sync(0xffffffffu, loaded, lane) & 1u << threadIdx.x % 32) != 0u;
     }
 };
 
@@ -111,64 +118,99 @@ __device__ __forceinline__ void neuron_group(uint32_t (&word)[N], NeuronState& s
     }
 }
 
-// Runs the steps first..end of one warp's neurons; the whole warp calls. Returns the spikes that this lane has stored for all channels:
-// the sum over the warp is that of the word. `spikes` is this word of this position at step 0 ([T][words] follow).
-// `currents.open(begin, end)` comes before at most 32 steps, and `currents.load(x, t)` gives x of this lane's channel at the N steps from
-// t on, t in order.
-template <bool LEAKS, Taken TAKEN, class Currents>
-__device__ __forceinline__ int neuron_steps(NeuronState& state, uint32_t* __restrict__ spikes, uint32_t keep, const Neurons& layer,
-                                            const NeuronChannel& channel, const float* __restrict__ step_weights, int first, int end,
-                                            Currents& currents) {
+// What a warp runs: positions that follow one another, and the steps of each; of several positions all T of them.
+struct Steps {
+    int positions;
+    int first, end;
+};
+
+// Runs one warp's neurons; the whole warp calls. Returns the spikes that this lane has stored for all channels: the sum over the warp is
+// that of the word. `spikes` is this word of the first position at step 0 ([T][words] follow, then the next position); row r is step r % T
+// of position r / T. `currents.open(row, has_row)` tells each lane its row, before those of at most 32 lanes, and `currents.load(x, row,
+// lane)` gives x of this lane's channel in N rows from `row` on, which are those of the lanes from `lane` on.
+// `state` is where the first position begins. `finish(position, state)` comes behind the last step of each, but in evaluation only where
+// steps are left for another call.
+template <bool LEAKS, Taken TAKEN, class Currents, class Finish>
+__device__ __forceinline__ int neuron_steps(NeuronState state, uint32_t* __restrict__ spikes, const Kept& kept, const Steps& steps,
+                                            const Neurons& layer, const NeuronChannel& channel, const float* __restrict__ step_weights,
+                                            Currents& currents, Finish finish) {
     const int lane = threadIdx.x % 32;
-    const int words = (layer.channels + 31) / 32;
+    const int time_steps = layer.time_steps;
     const bool odd = lane & 1, latter = lane & 2;
     const float fire_at = layer.alpha * channel.threshold;
+    const int spread = (time_steps + 3) / 4 * 4;         // lanes of a position, so that groups of four steps are those of four lanes
+    const int together = spread <= 16 ? 32 / spread : 1; // positions whose steps are stored at once
+    const int position = lane / spread, step = lane % spread;
     int fired = 0;
 #pragma unroll 1
-    for (int begin = first; begin < end; begin += 32) {
-        const int steps = min(end - begin, 32);
-        uint32_t mine = 0;                           // the word of step begin + lane
-        currents.open(begin, begin + steps);
-        int slot = 0;
-        const float* shares = step_weights + begin;
+    for (int at = 0; at < steps.positions; at += together) {
+        const int here = min(together, steps.positions - at);
 #pragma unroll 1
-        for (; slot + 4 <= steps; slot += 4) {
-            float x[4];
-            uint32_t word[4];
-            currents.load(x, begin + slot);
-            neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, shares);
-            const uint32_t early = odd ? word[1] : word[0], late = odd ? word[3] : word[2];
-            if (lane / 4 * 4 == slot) mine = latter ? late : early;
-            if (TAKEN == WEIGHTED_MEANS) shares += 4;
-        }
+        for (int begin = steps.first; begin < steps.end; begin += 32) {
+            const int count = min(steps.end - begin, 32);
+            const bool has_row = position < here && step < count;
+            const int row_of_lane = (at + position) * time_steps + begin + step;
+            currents.open(row_of_lane, has_row);
+            uint32_t mine = 0;                           // the word of this lane's row
+            int row = at * time_steps + begin;
 #pragma unroll 1
-        for (; slot < steps; ++slot) {
-            float x[1];
-            uint32_t word[1];
-            currents.load(x, begin + slot);
-            neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, step_weights + begin + slot);
-            if (lane == slot) mine = word[0];
+            for (int i = 0; i < here; ++i) {
+                int slot = i * spread;
+                const int behind = slot + count;
+                const float* shares = step_weights + begin;
+#pragma unroll 1
+                for (; slot + 4 <= behind; slot += 4, row += 4) {
+                    float x[4];
+                    uint32_t word[4];
+                    currents.load(x, row, slot);
+                    neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, shares);
+                    const uint32_t early = odd ? word[1] : word[0], late = odd ? word[3] : word[2];
+                    if (lane / 4 * 4 == slot) mine = latter ? late : early;
+                    if (TAKEN == WEIGHTED_MEANS) shares += 4;
+                }
+                if (slot + 2 <= behind) {
+                    float x[2];
+                    uint32_t word[2];
+                    currents.load(x, row, slot);
+                    neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, shares);
+                    if (lane / 2 * 2 == slot) mine = odd ? word[1] : word[0];
+                    if (TAKEN == WEIGHTED_MEANS) shares += 2;
+                    slot += 2, row += 2;
+                }
+                if (slot < behind) {
+                    float x[1];
+                    uint32_t word[1];
+                    currents.load(x, row, slot);
+                    neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, shares);
+                    if (lane == slot) mine = word[0];
+                    row += 1;
+                }
+                if (begin + count < steps.end) continue;
+                if (TAKEN != SPIKES || steps.end < time_steps) finish(at + i, state);
+                state = {};
+            }
+            if (!has_row) continue;
+            mine &= kept.of(at + position);
+            fired += __popc(mine);
+            spikes[row_of_lane * kept.words] = mine;
         }
-        mine &= keep;
-        fired += __popc(mine);
-        if (lane < steps) spikes[(size_t)(begin + lane) * words] = mine;
     }
     return fired;
 }
 
 // The same for any layer: `trains` where counts or means are wanted, `step_weights` where weighted ones are, else null.
-template <class Currents>
-__device__ __forceinline__ int run_steps(NeuronState& state, uint32_t* __restrict__ spikes, uint32_t keep, const Neurons& layer,
-                                         const NeuronChannel& channel, bool trains, const float* __restrict__ step_weights, int first,
-                                         int end, Currents& currents) {
+template <class Currents, class Finish>
+__device__ __forceinline__ int run_steps(const NeuronState& state, uint32_t* __restrict__ spikes, const Kept& kept, const Steps& steps,
+                                         const Neurons& layer, const NeuronChannel& channel, bool trains,
+                                         const float* __restrict__ step_weights, Currents& currents, Finish finish) {
     const bool leaks = layer.leak != 1.0f || layer.charge != 1.0f;
     if (step_weights != nullptr) {                   // of IF, too: nobody asks for these but tests
-        return neuron_steps<true, WEIGHTED_MEANS>(state, spikes, keep, layer, channel, step_weights, first, end, currents);
+        return neuron_steps<true, WEIGHTED_MEANS>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
     }
-    if (trains && leaks) return neuron_steps<true, MEANS>(state, spikes, keep, layer, channel, step_weights, first, end, currents);
-    if (trains) return neuron_steps<false, MEANS>(state, spikes, keep, layer, channel, step_weights, first, end, currents);
-    if (leaks) return neuron_steps<true, SPIKES>(state, spikes, keep, layer, channel, step_weights, first, end, currents);
-    return neuron_steps<false, SPIKES>(state, spikes, keep, layer, channel, step_weights, first, end, currents);
+    if (trains && leaks) return neuron_steps<true, MEANS>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    if (trains) return neuron_steps<false, MEANS>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    if (leaks) return neuron_steps<true, SPIKES>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    return neuron_steps<false, SPIKES>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
 }
 
 // Writes what is left of a neuron after its last step, each output unless null; all are [B][P][C].

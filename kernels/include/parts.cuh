@@ -23,8 +23,10 @@ static_assert(sizeof(Parts) == 16, "Parts is one layout on both sides");
 
 // Which of `own` stages this block takes, where its tile has `all` and those come behind `before` others.
 __device__ __forceinline__ Stages stages_of_part(int before, int own, int all) {
-    const int part = blockIdx.z, parts = gridDim.z;
-    return {min(max(all * part / parts - before, 0), own), min(max(all * (part + 1) / parts - before, 0), own)};
+    const uint32_t part = blockIdx.z, parts = gridDim.z;
+    if (parts == 1) return {0, own};
+    const int begin = (uint32_t)all * part / parts, end = (uint32_t)all * (part + 1) / parts;
+    return {min(max(begin - before, 0), own), min(max(end - before, 0), own)};
 }
 
 // Two sums as one integer, so that one addition adds both. A negative low one borrows from the high one, which `sums_of` gives back.

@@ -1,7 +1,7 @@
 // readout.cuh: logits of the last layer: the representation of a neuron, from its spikes, or its mean current.
 //
 // Equation   rate.cu
-// Use        representation(...) for a neuron whose spikes are in memory; read_out(...) behind the time loop of neuron.cuh, by whole warps
+// Use        representation(...) for a neuron whose spikes are in memory; read_out_*(...) behind the time loop of neuron.cuh
 // Traffic    reads T words of a warp's spikes again, which are in a cache
 // Exactness  bit-equal to Network::logits in src/network/forward.rs, shares added in the order of t from -0 on
 #pragma once
@@ -32,13 +32,18 @@ __device__ __forceinline__ float representation(const uint32_t* train, int words
     return is_lif ? value * share : (float)count * value / (float)time_steps;
 }
 
-// The logit of this lane's neuron; `mean` is that of its normalised currents. The whole warp calls, behind its last step.
-__device__ __forceinline__ void read_out(const Readout& p, float mean, const NeuronChannel& channel, const uint32_t* train, size_t q, int c,
-                                         const Neurons& layer) {
-    if (p.logits == nullptr) return;
+// The logit of this lane's neuron from the mean of its normalised currents, where it is read by current.
+__device__ __forceinline__ void read_out_current(const Readout& p, float mean, const NeuronChannel& channel, size_t q, int c,
+                                                 const Neurons& layer) {
+    if (c < layer.channels) p.logits[q * layer.channels + c] = fmaf(channel.gamma, mean, channel.beta);
+}
+
+// The same from its spikes in `train`. The whole warp calls, behind its last step.
+__device__ __forceinline__ void read_out_spikes(const Readout& p, const NeuronChannel& channel, const uint32_t* train, size_t q, int c,
+                                                const Neurons& layer) {
+    if (p.logits == nullptr || p.by_current) return;
     __syncwarp();                                        // all lanes have written their steps
     if (c >= layer.channels) return;
     p.logits[q * layer.channels + c] =
-        p.by_current ? fmaf(channel.gamma, mean, channel.beta)
-                     : representation(train, (layer.channels + 31) / 32, c, layer.time_steps, channel.threshold, p.step_weights, p.delta_t);
+        representation(train, (layer.channels + 31) / 32, c, layer.time_steps, channel.threshold, p.step_weights, p.delta_t);
 }

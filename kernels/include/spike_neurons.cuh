@@ -62,33 +62,33 @@ struct Inputs {
 template <int OTHER>
 struct TileCurrents {
     const NeuronChannel& channel;
-    const int* sums;         // of this column at step 0
+    const int* sums;         // of this column in row 0
     bool conv_is_first;      // of the two summands
     float without, with;     // BITS as the second summand: what it gives without and with a spike
     BitTrain bits;           // BITS
-    const uint32_t* stored;  // SUMS: of this channel at step 0; a lane behind the last channel reads that of the first
+    const uint32_t* stored;  // SUMS: of this channel in row 0; a lane behind the last channel reads that of the first
     int stride;
 
-    __device__ __forceinline__ void open(int begin, int end) {
-        if (OTHER == BITS) bits.open(begin, end);
+    __device__ __forceinline__ void open(int row, bool has_row) {
+        if (OTHER == BITS) bits.open(row, has_row);
     }
 
     template <int N>
-    __device__ __forceinline__ void load(float (&x)[N], int t) const {
-        const int* of_step = sums + t * PITCH;
+    __device__ __forceinline__ void load(float (&x)[N], int row, int lane) const {
+        const int* of_step = sums + row * PITCH;
         if (OTHER == NONE) {
 #pragma unroll
             for (int i = 0; i < N; ++i) x[i] = normalize(channel, (float)of_step[i * PITCH]);
         } else if (OTHER == BITS && conv_is_first) {
 #pragma unroll
-            for (int i = 0; i < N; ++i) x[i] = fmaf(channel.factor, (float)of_step[i * PITCH], bits.at(t + i) ? with : without);
+            for (int i = 0; i < N; ++i) x[i] = fmaf(channel.factor, (float)of_step[i * PITCH], bits.at(lane + i) ? with : without);
         } else {
             float conv[N], other[N];
 #pragma unroll
             for (int i = 0; i < N; ++i) {
                 conv[i] = (float)of_step[i * PITCH];
-                if (OTHER == BITS) other[i] = bits.at(t + i) ? 1.0f : 0.0f;
-                if (OTHER == SUMS) other[i] = (float)(int)load_written(stored + (t + i) * stride);
+                if (OTHER == BITS) other[i] = bits.at(lane + i) ? 1.0f : 0.0f;
+                if (OTHER == SUMS) other[i] = (float)(int)load_written(stored + (row + i) * stride);
                 if (OTHER == CONV_OF_BITS) other[i] = (float)of_step[i * PITCH + TILE_BYTES / 4];
             }
             if (conv_is_first) {
@@ -102,8 +102,8 @@ struct TileCurrents {
     }
 };
 
-// Runs the neurons of a tile from step `first` on. A warp takes one word of 32 channels, and every second
-// position (of 256 threads: every fourth).
+// Runs the neurons of a tile from step `first` on. A warp takes one word of 32 channels, and half of the positions (of 256 threads: a
+// quarter), which follow one another where the tile has all of their steps.
 __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
                                             NeuronState* carried, int first) {
     const SpikeConv& layer = p.layer;
@@ -120,16 +120,31 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
     const int other = first_is_conv ? layer.second.kind : layer.first.kind;
     const bool trains = to.counts != nullptr || to.mean_normed != nullptr || to.weighted_normed != nullptr;
     const NeuronChannel channel = neuron_channel(from.normalizer, from.threshold, p.neurons.padded, c);
+    const bool reads_current = to.readout.logits != nullptr && to.readout.by_current;
+    const uint32_t groups = blockDim.x / COLUMNS;
+    const int share = p.tile_steps < time_steps ? 1 : (positions + groups - 1) / groups; // of a warp
     int fired = 0;
-    for (int at = threadIdx.x / COLUMNS; at < positions; at += (int)blockDim.x / COLUMNS) {
+#pragma unroll 1
+    for (int at = (int)(threadIdx.x / COLUMNS) * share; at < positions; at += (int)groups * share) {
         const size_t q = first_position + at;
-        const uint32_t keep = kept_channels(from.dropped, q, word, p.neurons);
+        const Steps steps{min(share, positions - at), first, end};
+        const Kept kept = kept_channels(from.dropped, q, word, p.neurons);
         const size_t train = q * time_steps * words + word;
         const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
         NeuronState state = {};
         if (first > 0) state = carried[at * COLUMNS + column];
+        auto finish = [&](int i, const NeuronState& state) {
+            if (end < time_steps) {
+                carried[at * COLUMNS + column] = state;
+                return;
+            }
+            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q + i, c, kept.of(i), p.neurons);
+            if (!reads_current) return;
+            const float mean = to.weighted_normed != nullptr ? state.weighted : state.sum / (float)time_steps;
+            read_out_current(to.readout, mean, channel, q + i, c, p.neurons);
+        };
         auto run = [&](auto currents) {
-            fired += run_steps(state, to.spikes + train, keep, p.neurons, channel, trains, from.step_weights, first, end, currents);
+            fired += run_steps(state, to.spikes + train, kept, steps, p.neurons, channel, trains, from.step_weights, currents, finish);
         };
         if (other == NONE) {
             run(TileCurrents<NONE>{channel, sums, first_is_conv});
@@ -144,12 +159,9 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
         } else {
             run(TileCurrents<CONV_OF_BITS>{channel, sums, first_is_conv});
         }
-        if (end < time_steps) {
-            carried[at * COLUMNS + column] = state;
-        } else {
-            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q, c, keep, p.neurons);
-            const float mean = to.weighted_normed != nullptr ? state.weighted : state.sum / (float)time_steps;
-            read_out(to.readout, mean, channel, to.spikes + train, q, c, p.neurons);
+        if (end < time_steps) continue;
+        for (int i = 0; i < steps.positions; ++i) {
+            read_out_spikes(to.readout, channel, to.spikes + train + (size_t)i * time_steps * words, q + i, c, p.neurons);
         }
     }
     if (to.fired == nullptr) return;

@@ -66,10 +66,11 @@ struct Loader {
 
     __device__ __forceinline__ Loader(const unsigned char* source, const uint4* weights, const Geometry& g, Row row, int time_steps)
         : source(source), pooled_h(g.pooled_h), pooled_w(g.pooled_w), kernel_w(g.kernel_w), words((g.cin + 31) / 32), kx(0), word(0) {
-        const int p = row.q % (g.out_h * g.out_w);
-        const int b = row.q / (g.out_h * g.out_w);
-        y = p / g.out_w * g.stride - g.pad;
-        x = p % g.out_w * g.stride - g.pad;
+        const uint32_t positions = g.out_h * g.out_w;
+        const int b = (uint32_t)row.q / positions;
+        const uint32_t p = (uint32_t)row.q % positions;
+        y = (int)(p / g.out_w) * g.stride - g.pad;
+        x = (int)(p % g.out_w) * g.stride - g.pad;
         position_bytes = time_steps * words * UNIT;
         from = (((long long)b * pooled_h + y) * pooled_w + x) * position_bytes + row.t * words * UNIT;
         if (!row.live) y = INT_MIN / 2;

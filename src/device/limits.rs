@@ -20,7 +20,7 @@ pub struct Limits {
     /// Of a spike convolution: instructions of the tensor cores, of integers or, in kernels called `*_bf16`, of bf16; none where the code
     /// was not looked at.
     pub products: Option<u32>,
-    /// Of a spike convolution: instructions of a warp for a stage, which is two K steps, reading bits.
+    /// Of a spike convolution: instructions of a warp for a stage, which is two K steps, reading bits, both in one copy.
     pub stage_instructions: Option<u32>,
     /// Of the same: instructions of a warp for a step of its neurons in evaluation.
     pub step_instructions: Option<u32>,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 pub use super::cuda_reduction::{BiasParts, ClampParts, Parts, WeightParts, reduce};
-use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs};
+use super::{DeviceNeurons, Neuron, NeuronInputs, NeuronOutputs, positions_at_once};
 use crate::device::{Arg, Gpu, Slice, kernels, scalars};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::cuda::{Columns, DeviceInner, PADDING, StoredSummand};
@@ -16,7 +16,11 @@ use crate::ops::spike_conv::{DeviceNormalizer, Summand};
 struct Place {
     positions: i32,
     frames: i32,
+    at_once: i32,
 }
+
+/// Warps that a multiprocessor should have before one runs several positions.
+const WARPS: usize = 32;
 
 /// Neurons of a layer from stored summands; `positions` = B·P.
 ///
@@ -95,8 +99,12 @@ fn launch_neurons(
     }
     let frames = if let Summand::Real { frames, .. } = summands[0] { frames as i32 } else { layer.time_steps };
     let (first, second) = (StoredSummand::new(OP, &summands[0], channels)?, StoredSummand::integers(OP, &summands[1], channels)?);
-    let place = Place { positions: positions as i32, frames };
-    let grid = [(positions * words).div_ceil(8) as u32, 1, 1];
+    let at_once = if frames == 1 || means.is_some() { 1 } else { positions_at_once(layer.time_steps as usize) };
+    // Where there are few positions, warps that fill the device serve better.
+    let few = positions * words < at_once * WARPS * gpu.multiprocessors() as usize;
+    let at_once = if few { 1 } else { at_once };
+    let place = Place { positions: positions as i32, frames, at_once: at_once as i32 };
+    let grid = [(positions.div_ceil(at_once) * words).div_ceil(8) as u32, 1, 1];
     let own = means.map(|means| OwnMeansArgs {
         plain: means.plain.address(),
         weighted: means.weighted.address(),

@@ -45,6 +45,13 @@ impl From<&NeuronArgs> for DeviceNeurons {
     }
 }
 
+/// Positions whose steps a warp stores at once, as `neuron_steps` in `kernels/include/neuron.cuh` has them: it has 32 lanes, and a position
+/// takes a multiple of four.
+pub fn positions_at_once(time_steps: usize) -> usize {
+    let lanes = time_steps.next_multiple_of(4);
+    if lanes <= 16 { 32 / lanes } else { 1 }
+}
+
 /// What the neurons of a layer read beside their sums.
 #[derive(Clone, Copy, Debug)]
 pub struct NeuronInputs {

@@ -11,7 +11,7 @@ pub mod cuda;
 mod cuda_reduction;
 mod device;
 pub use cpu::{ClampMapping, LANES, clamp_mapping_backward, drop_spikes, neuron_at};
-pub use device::{DeviceNeurons, NeuronInputs, NeuronOutputs};
+pub use device::{DeviceNeurons, NeuronInputs, NeuronOutputs, positions_at_once};
 
 use crate::error::{Error, Result};
 

@@ -8,17 +8,22 @@
 //! K steps, `w` the bytes of a weight, `M` multiprocessors, and `b` blocks of `t` tiles:
 //! ```text
 //! tensor   = s · 128·64·64 · w / rate             cycles of the tensor cores for a tile
-//! issue    = s · stage + 64 · row + 200           of a scheduler: instructions of a warp, as the machine code has them
-//! alone    = s · (max(tensor / s, stage) + 60) + 64 · row + 1500       of a tile that has its multiprocessor to itself
+//! issue    = s · stage + behind + 450             of a scheduler: instructions of a warp, as the machine code has them
+//! alone    = s · (max(tensor / s, stage) + 60) + behind + 1500         of a tile that has its multiprocessor to itself
 //! cycles   = ⌈b/M⌉ · t · max(tensor, issue), and at least t · alone · ⌈⌈b/M⌉ / 2⌉
 //! ```
 //! `rate` is multiply-adds of a byte of a weight a cycle and multiprocessor that `mma.sync` reaches, in what the device multiplies
 //! ([`Products`]). In 8-bit integers: that of the data sheet on compute capability 8.x and 12.0, 0.63 of it on 9.0 and about 0.23 on
 //! 10.0, whose sheets count newer instructions; on 10.3 a thirtieth of that of FP8. In bf16: half of the sheet's integers, a quarter
 //! where there are 1024 of them, and as much on 10.3 as on 10.0. A layer of 10.3 that is beyond the bound of bf16 is taken for one
-//! within. `row` is a step of the neurons, in evaluation or in training, or the statistics of a row, for which 47 is assumed.
-//! 60 is a barrier and the first loads of a
-//! stage, 1500 the first loads of a block, 200 what surrounds the loops: assumptions. Two blocks share a multiprocessor.
+//! within. What comes behind the sums is the statistics of 64 rows, for which 47 instructions each are assumed, or neurons of `p` positions,
+//! of which a warp runs half and stores `g` at once (`kernels/include/neuron.cuh`):
+//! ```text
+//! behind   = 64 · row + p / 2 · (position + 52 / g) + 200
+//! ```
+//! `row` is a step of them and `position` what is left of a position beside its steps: 32, and 97 in training. 450 is what surrounds the
+//! loop over stages. All this is counted in the machine code of sm_80. 60 is a barrier and the first loads of a stage, 1500 the first loads
+//! of a block: assumptions. Two blocks share a multiprocessor.
 //!
 //! With rows `m = B·P·T`, `n` output channels and `c` convolutions, memory at 0.8 of its bandwidth:
 //! ```text
@@ -29,9 +34,9 @@
 //! ```
 //!
 //! In an evaluation `p` blocks may share the stages of each of `n` tiles (`parts.rs`). Each then has ⌈s/p⌉ stages and no neurons, there are
-//! p·n of them, and behind these come, with `c` convolutions, cycles of
+//! p·n of them, and then come, with `c` convolutions, cycles of
 //! ```text
-//! behind   = 32768 · (n · (p + c − 1) / M + c) / 16 + 2500 + 64 · row
+//! last     = 32768 · (n · (p + c − 1) / M + c) / 16 + 2500 + behind
 //! ```
 //! That is what all parts add to 4 bytes a sum and what the last one of a tile fetches, at 16 bytes a cycle and multiprocessor, about a
 //! third of what the L2 of an A100 gives to reads; a fence, the count and ways to the L2 and back; the neurons. All of it assumptions.
@@ -42,15 +47,21 @@ use super::{Tiles, parts, products};
 use crate::device::limits::Limits;
 use crate::device::{Gpu, Products, kernels};
 use crate::error::Result;
+use crate::ops::neuron::positions_at_once;
 
 /// Share of the bandwidth of the memory that kernels are expected to reach.
 pub const OF_BANDWIDTH: f64 = 0.8;
-/// Cycles around the loops of a tile, between two stages, and before the first one.
-const AROUND: f64 = 200.0;
+/// Instructions around the loop over the stages of a tile; cycles between two stages, and before the first one.
+const AROUND: f64 = 450.0;
 const BETWEEN: f64 = 60.0;
 const BEFORE: f64 = 1500.0;
 /// Instructions of a warp for the statistics of a row.
 const STATISTICS: f64 = 47.0;
+/// Instructions of a warp around its neurons, for a position beside its steps in evaluation and in training, and for what is stored at once.
+const AROUND_NEURONS: f64 = 200.0;
+const POSITION: f64 = 32.0;
+const TRAINING_POSITION: f64 = 97.0;
+const STORED_AT_ONCE: f64 = 52.0;
 /// Bytes of sums that atomics move a cycle and multiprocessor, and cycles that the last part of a tile waits for what the others did.
 const OF_ATOMICS: f64 = 16.0;
 const MEETING: f64 = 2500.0;
@@ -74,7 +85,7 @@ pub struct Machine {
 /// Instructions of a warp in the loops of a spike convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Code {
-    /// Of a stage.
+    /// Of a stage, of which the channels in are a multiple of 64; others take some 30 more.
     pub stage: f64,
     /// Of a step of its neurons in evaluation.
     pub step: f64,
@@ -83,9 +94,9 @@ pub struct Code {
 }
 
 /// What nvcc 13.0 made for sm_80, where a build has no code for the device.
-const SM_80: [Code; 2] = [of_sm_80(241.0), of_sm_80(282.0)];
+const SM_80: [Code; 2] = [of_sm_80(178.0), of_sm_80(219.0)];
 /// The same with products in bf16.
-const SM_80_BF16: [Code; 2] = [of_sm_80(517.0), of_sm_80(763.0)];
+const SM_80_BF16: [Code; 2] = [of_sm_80(451.0), of_sm_80(699.0)];
 
 const fn of_sm_80(stage: f64) -> Code {
     Code { stage, step: 12.0, training_step: 14.0 }
@@ -207,7 +218,7 @@ impl Machine {
 
 /// Seconds of the arithmetic of the kernel that runs the neurons of an evaluation on the sums of its own tiles.
 pub fn neurons(work: &LayerWork, machine: &Machine) -> f64 {
-    neurons_of(work, machine, machine.code_of(work.weight_bits).step)
+    neurons_of(work, machine, [machine.code_of(work.weight_bits).step, POSITION])
 }
 
 /// The same where `parts` blocks share the stages of each tile. For one part these are the seconds of [`neurons`]; no end where a tile
@@ -216,37 +227,45 @@ pub fn neurons_in_parts(work: &LayerWork, machine: &Machine, parts: usize) -> f6
     if parts == 1 {
         return neurons(work, machine);
     }
-    let Some(tiles) = parts::tiles(work) else { return f64::INFINITY };
+    let Some((tiles, cut)) = parts::tiles(work).zip(Tiles::in_parts(work.time_steps)) else { return f64::INFINITY };
     let of_part = LayerWork { k_steps: 2 * work.stages().div_ceil(parts), ..*work };
     let tile = (4 * 128 * 64) as f64 / OF_ATOMICS;
     // A part has stages of one convolution, but for those in which the next one begins.
     let added = (tiles * (parts + work.convolutions - 1)) as f64 / machine.multiprocessors as f64;
-    let behind = tile * (added + work.convolutions as f64) + MEETING + 64.0 * machine.code_of(work.weight_bits).step;
-    (cycles(&of_part, machine, parts * tiles, 0.0) + behind) / machine.clock
+    let neurons = of_neurons(&cut, work.time_steps, [machine.code_of(work.weight_bits).step, POSITION]);
+    let last = tile * (added + work.convolutions as f64) + MEETING + neurons;
+    (cycles(&of_part, machine, parts * tiles, 0.0) + last) / machine.clock
 }
 
-fn neurons_of(work: &LayerWork, machine: &Machine, of_row: f64) -> f64 {
+/// Instructions of a warp for the neurons of a tile, of which those of a step and of a position are given.
+fn of_neurons(cut: &Tiles, time_steps: usize, [step, position]: [f64; 2]) -> f64 {
+    let stored = STORED_AT_ONCE / positions_at_once(time_steps) as f64;
+    64.0 * step + cut.positions as f64 / 2.0 * (position + stored) + AROUND_NEURONS
+}
+
+fn neurons_of(work: &LayerWork, machine: &Machine, of_step_and_position: [f64; 2]) -> f64 {
     let cut = Tiles::new(work.time_steps, work.k_steps);
-    arithmetic(work, machine, work.positions.div_ceil(cut.positions), work.time_steps.div_ceil(cut.steps), of_row)
+    let behind = of_neurons(&cut, work.time_steps, of_step_and_position);
+    arithmetic(work, machine, work.positions.div_ceil(cut.positions), work.time_steps.div_ceil(cut.steps), behind)
 }
 
 /// The same of the kernel of sums and their statistics, whose blocks have a tile of 128 rows.
 fn sums(work: &LayerWork, machine: &Machine) -> f64 {
-    arithmetic(work, machine, (work.positions * work.time_steps).div_ceil(128), 1, STATISTICS)
+    arithmetic(work, machine, (work.positions * work.time_steps).div_ceil(128), 1, 64.0 * STATISTICS)
 }
 
-fn arithmetic(work: &LayerWork, machine: &Machine, row_blocks: usize, tiles: usize, of_row: f64) -> f64 {
-    tiles as f64 * cycles(work, machine, row_blocks * work.channels.div_ceil(64), of_row) / machine.clock
+fn arithmetic(work: &LayerWork, machine: &Machine, row_blocks: usize, tiles: usize, behind: f64) -> f64 {
+    tiles as f64 * cycles(work, machine, row_blocks * work.channels.div_ceil(64), behind) / machine.clock
 }
 
-/// Cycles of one tile in each of so many blocks.
-fn cycles(work: &LayerWork, machine: &Machine, blocks: usize, of_row: f64) -> f64 {
+/// Cycles of one tile in each of so many blocks; `behind` are instructions behind its sums.
+fn cycles(work: &LayerWork, machine: &Machine, blocks: usize, behind: f64) -> f64 {
     let bytes = usize::from(work.weight_bits / 8);
     let stage = machine.code_of(work.weight_bits).stage;
     let stages = work.stages() as f64;
     let tensor = (128 * 64 * 64 * bytes) as f64 / machine.rate;
-    let issue = stages * stage + 64.0 * of_row + AROUND;
-    let alone = stages * (tensor.max(stage) + BETWEEN) + 64.0 * of_row + BEFORE;
+    let issue = stages * stage + behind + AROUND;
+    let alone = stages * (tensor.max(stage) + BETWEEN) + behind + BEFORE;
     // The multiprocessor with the most blocks ends last.
     let fullest = blocks.div_ceil(machine.multiprocessors);
     let busy = fullest as f64 * (stages * tensor).max(issue);
@@ -267,7 +286,8 @@ pub fn seconds(work: &LayerWork, machine: &Machine) -> [Seconds; 2] {
     let rows = positions * time_steps;
     let moved = machine.memory((4 * rows * channels.next_multiple_of(16) * convolutions) as f64);
     let outputs = machine.memory((rows * channels) as f64 / 8.0 + (9 * positions * channels) as f64);
-    let (sums, neurons) = (sums(work, machine), neurons_of(work, machine, machine.code_of(work.weight_bits).training_step));
+    let code = machine.code_of(work.weight_bits);
+    let (sums, neurons) = (sums(work, machine), neurons_of(work, machine, [code.training_step, TRAINING_POSITION]));
     [
         Seconds { all: sums.max(moved) + moved + outputs, arithmetic: sums, memory: 2.0 * moved + outputs },
         Seconds { all: sums + neurons.max(outputs), arithmetic: sums + neurons, memory: outputs },
@@ -315,7 +335,7 @@ mod tests {
     }
 
     /// A B300 of 1.9 GHz, 3x3 of 64 channels, cycles of a tile. In integers the tensor cores take 9 * 3840 = 34560; in bf16 9 * 1113.04 =
-    /// 10017.4, and instructions 9 * 763 + 64 * 12 + 200 = 7835.
+    /// 10017.4, and instructions 9 * 699 + 1220 + 450 = 7961, of which 64 * 12 + 3 * (32 + 52) + 200 = 1220 are those of neurons.
     #[test]
     fn b300_gains_by_bf16() {
         let seconds = |products| {
@@ -327,29 +347,38 @@ mod tests {
         assert!((gain - 34_560.0 / 10_017.4).abs() < 1e-3, "{gain}");
     }
 
-    /// By hand. 3x3: 9 stages of 512 cycles, 4608; issue 9 * 282 + 64 * 47 + 200 = 5746. Sums: 20480 blocks, 190 on the fullest:
-    /// 190 * 5746 / 1.41e9 = 0.77428 ms; 671.09 MB of sums take 0.5394 ms, 96.47 MB of outputs 0.0775 ms. Neurons: 21846 blocks, 203 on
-    /// the fullest; issue 9 * 282 + 64 * 14 + 200 = 3634 is less than 4608: 203 * 4608 / 1.41e9 = 0.66342 ms. 1x1: 1 stage; issue
-    /// 282 + 3008 + 200 = 3490 is more than 512: 190 * 3490 / 1.41e9 = 0.47028 ms; a pair of blocks takes at least 512 + 60 + 3008 + 1500 =
-    /// 5080: less than 2 * 3490. Of neurons at least 512 + 60 + 896 + 1500 = 2968, which is more than 2 * 1378: 102 * 2968 / 1.41e9 =
-    /// 0.21471 ms.
+    /// By hand. 3x3: 9 stages of 512 cycles, 4608; issue 9 * 219 + 64 * 47 + 450 = 5429. Sums: 20480 blocks, 190 on the fullest:
+    /// 190 * 5429 / 1.41e9 = 0.73157 ms; 671.09 MB of sums take 0.5394 ms, 96.47 MB of outputs 0.0775 ms. Neurons: 21846 blocks, 203 on
+    /// the fullest, of 6 positions: 64 * 14 + 3 * (97 + 52) + 200 = 1543; issue 9 * 219 + 1543 + 450 = 3964 is less than 4608:
+    /// 203 * 4608 / 1.41e9 = 0.66342 ms. 1x1: 1 stage; issue 219 + 3008 + 450 = 3677 is more than 512: 190 * 3677 / 1.41e9 = 0.49548 ms; a
+    /// pair of blocks takes at least 512 + 60 + 3008 + 1500 = 5080: less than 2 * 3677. Of neurons at least 512 + 60 + 1543 + 1500 = 3615,
+    /// which is less than 2 * 2212: 203 * 2212 / 1.41e9 = 0.31846 ms.
     #[test]
     fn seconds_of_two_layers() {
         let near = |got: f64, expected: f64| assert!((got / expected - 1.0).abs() < 1e-3, "{got} s, by hand {expected} s");
         let [store, recompute] = seconds(&wide(18), &a100()).map(|way| way.all);
-        near(store, 0.77428e-3 + 0.5394e-3 + 0.0775e-3);
-        near(recompute, 0.77428e-3 + 0.66342e-3);
+        near(store, 0.73157e-3 + 0.5394e-3 + 0.0775e-3);
+        near(recompute, 0.73157e-3 + 0.66342e-3);
         let [store, recompute] = seconds(&wide(2), &a100()).map(|way| way.all);
         near(store, 0.5394e-3 + 0.5394e-3 + 0.0775e-3);
-        near(recompute, 0.47028e-3 + 0.21471e-3);
+        near(recompute, 0.49548e-3 + 0.31846e-3);
     }
 
-    /// One sample of 4x4 positions, 512 channels: 3 * 8 blocks, each alone on a multiprocessor: 72 * (512 + 60) + 768 + 1500 cycles.
+    /// One sample of 4x4 positions, 512 channels: 3 * 8 blocks, each alone on a multiprocessor: 72 * (512 + 60) + 1220 + 1500 cycles.
     #[test]
     fn a_small_grid_takes_the_time_of_its_block() {
         let work = LayerWork { positions: 16, time_steps: 20, channels: 512, k_steps: 144, convolutions: 1, weight_bits: 16 };
-        let expected = 43_452.0 / 1.41e9;
+        let expected = 43_904.0 / 1.41e9;
         assert!((neurons(&work, &a100()) / expected - 1.0).abs() < 1e-9);
+    }
+
+    /// By hand, of a warp: of 32 positions with four steps eight are stored at once, of two steps as well; of 6 positions with 20 steps one.
+    #[test]
+    fn positions_cost_beside_their_steps() {
+        let of = |positions, steps| of_neurons(&Tiles { positions, steps }, steps, [12.0, 32.0]);
+        assert_eq!(of(32, 4), 768.0 + 16.0 * 38.5 + 200.0);
+        assert_eq!(of(64, 2), 768.0 + 32.0 * 38.5 + 200.0);
+        assert_eq!(of(6, 20), 768.0 + 3.0 * 84.0 + 200.0);
     }
 
     #[test]
