@@ -28,8 +28,8 @@ struct Train {
     BitTrain words;      // of spikes; else `train` is this channel in row 0, and `pitch` 0 where one step stands for all
     int kind;            // as AnySummand
 
-    __device__ __forceinline__ void open(int row, bool has_row) {
-        if (kind == 1) words.open(row, has_row);
+    __device__ __forceinline__ void open(int row) {
+        if (kind == 1) words.open(row);
     }
 
     // Values of this lane's channel in the N rows from `row` on, which are those of the lanes from `lane` on; the whole warp calls.
@@ -114,9 +114,9 @@ struct StoredCurrents {
     bool own_is_second;
     OwnSums own;
 
-    __device__ __forceinline__ void open(int row, bool has_row) {
-        first.open(row, has_row);
-        if (HAS_SECOND) second.open(row, has_row);
+    __device__ __forceinline__ void open(int row) {
+        first.open(row);
+        if (HAS_SECOND) second.open(row);
     }
 
     template <int N>
@@ -152,12 +152,13 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const float* __r
         const bool trains = to.counts != nullptr || to.mean_normed != nullptr || to.weighted_normed != nullptr;
         OwnSums own{};
         if (HAS_OWN) own.factor = __ldg(means.inner + c), own.offset = __ldg(means.inner + layer.padded + c);
-        auto finish = [&](int i, const NeuronState& state) {
-            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q + i, c, kept.of(i), layer);
+        auto finish = [&](int i, const NeuronState& state, uint32_t keep) {
+            const size_t at = settled(first_position + i);
+            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, at, c, keep, layer);
         };
         auto run = [&](auto currents) {
             const Steps steps{min(p.at_once, p.positions - first_position), 0, layer.time_steps};
-            spikes_of_thread = run_steps(NeuronState{}, train, kept, steps, layer, channel, trains, shares, currents, finish);
+            spikes_of_thread = run_steps<HAS_OWN ? ONE : AT_ONCE>(NeuronState{}, train, kept, steps, layer, channel, trains, shares, currents, finish);
             own = currents.own;
         };
         const Train x = train_of(first, q, p.frames, word, layer);

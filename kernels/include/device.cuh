@@ -19,6 +19,12 @@
 
 __device__ __forceinline__ uint32_t shared_address(const void* shared) { return (uint32_t)__cvta_generic_to_shared(shared); }
 
+// A value that the compiler knows nothing of: what follows from it is computed here, not ahead of a loop, where it would take registers.
+__device__ __forceinline__ int settled(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
 // Copies 4, 8 or 16 aligned bytes to shared memory, or writes zeros where !valid (`global` is not read then, but must be a
 // valid pointer). The bytes are there after copy_async_commit and copy_async_wait, for this thread; after a barrier, for all.
 template <int BYTES>

@@ -3,13 +3,14 @@
 // Equation   x = fmaf(f0, acc0, fmaf(f1, acc1, offset));  I = fmaf(gamma, x, beta)
 //            charge  V = fmaf(leak, V, charge*I);  fire  s = V >= alpha*threshold;  reset  V -= threshold*s
 // Use        warp = (positions from q on, word of 32 channels), lane = channel; all lanes call, also those behind the last channel
-//              fired += run_steps(NeuronState{}, spikes of q and word, kept, Steps{positions, 0, T}, layer, channel, trains,
+//              fired += run_steps<ANY>(NeuronState{}, spikes of q and word, kept, Steps{positions, 0, T}, layer, channel, trains,
 //                                 step_weights or null, currents, finish);
-//              finish(i, state) may neuron_finish(state, counts, mean_normed, weighted_normed, q + i, c, kept.of(i), layer);
+//              finish(i, state, keep) may neuron_finish(state, counts, mean_normed, weighted_normed, q + i, c, keep, layer);
 //            A kernel that cuts time into pieces runs one position, and keeps `state` from `finish` to the next call.
 // Costs      instructions per step of a warp by the SASS of sm_80 (others: at most 1.5 more), where the current is that of one tile:
-//            IF 12 in evaluation and 14 in training, LIF 13 and 18. Four steps go together; up to three that are left over take 4 to 8 more.
-//            COSTS_OF_POSITIONS
+//            IF 12.3 in evaluation and 14.3 in training, LIF 13.3 and 17.8. Four steps go together; up to three that are left over take 4 to
+//            8 more. A position takes 33 more in evaluation and 86 in training, and what is stored at once 48: eight positions for T up to
+//            4, four up to 8, two up to 16, else one.
 // Exactness  bit-equal to src/ops/neuron/cpu.rs `group`: the same operations on the same values in the same order; an IF neuron adds its
 //            current where the CPU has fmaf(1, V, 1*I), which is the same sum
 #pragma once
@@ -87,8 +88,8 @@ struct BitTrain {
     int pitch;               // words from row to row
     uint32_t loaded;
 
-    // Loads this lane's row, if it has one.
-    __device__ __forceinline__ void open(int row, bool has_row) { loaded = has_row ? load_written(train + row * pitch) : 0u; }
+    // Loads this lane's row; none has -1.
+    __device__ __forceinline__ void open(int row) { loaded = row >= 0 ? load_written(train + row * pitch) : 0u; }
 
     // Whether this lane's channel has spiked in the row of another lane; the whole warp calls.
     __device__ __forceinline__ bool at(int lane) const {
@@ -118,6 +119,9 @@ __device__ __forceinline__ void neuron_group(uint32_t (&word)[N], NeuronState& s
     }
 }
 
+// How many positions a warp runs: one, as many as are stored at once, or any number.
+enum Many { ONE, AT_ONCE, ANY };
+
 // What a warp runs: positions that follow one another, and the steps of each; of several positions all T of them.
 struct Steps {
     int positions;
@@ -126,31 +130,31 @@ struct Steps {
 
 // Runs one warp's neurons; the whole warp calls. Returns the spikes that this lane has stored for all channels: the sum over the warp is
 // that of the word. `spikes` is this word of the first position at step 0 ([T][words] follow, then the next position); row r is step r % T
-// of position r / T. `currents.open(row, has_row)` tells each lane its row, before those of at most 32 lanes, and `currents.load(x, row,
+// of position r / T. `currents.open(row)` tells each lane its row, or -1, before those of at most 32 lanes, and `currents.load(x, row,
 // lane)` gives x of this lane's channel in N rows from `row` on, which are those of the lanes from `lane` on.
-// `state` is where the first position begins. `finish(position, state)` comes behind the last step of each, but in evaluation only where
-// steps are left for another call.
-template <bool LEAKS, Taken TAKEN, class Currents, class Finish>
+// `state` is where the first position begins. `finish(position, state, channels that are kept)` comes behind the last step of each, but in
+// evaluation only where steps are left for another call.
+template <bool LEAKS, Taken TAKEN, Many MANY, class Currents, class Finish>
 __device__ __forceinline__ int neuron_steps(NeuronState state, uint32_t* __restrict__ spikes, const Kept& kept, const Steps& steps,
                                             const Neurons& layer, const NeuronChannel& channel, const float* __restrict__ step_weights,
                                             Currents& currents, Finish finish) {
     const int lane = threadIdx.x % 32;
     const int time_steps = layer.time_steps;
-    const bool odd = lane & 1, latter = lane & 2;
     const float fire_at = layer.alpha * channel.threshold;
     const int spread = (time_steps + 3) / 4 * 4;         // lanes of a position, so that groups of four steps are those of four lanes
     const int together = spread <= 16 ? 32 / spread : 1; // positions whose steps are stored at once
     const int position = lane / spread, step = lane % spread;
     int fired = 0;
 #pragma unroll 1
-    for (int at = 0; at < steps.positions; at += together) {
-        const int here = min(together, steps.positions - at);
+    for (int at = 0; at < (MANY == ANY ? steps.positions : 1); at += together) {
+        const int here = MANY == ONE ? 1 : MANY == AT_ONCE ? steps.positions : min(together, steps.positions - at);
 #pragma unroll 1
         for (int begin = steps.first; begin < steps.end; begin += 32) {
             const int count = min(steps.end - begin, 32);
             const bool has_row = position < here && step < count;
-            const int row_of_lane = (at + position) * time_steps + begin + step;
-            currents.open(row_of_lane, has_row);
+            const int row_of_lane = has_row ? (at + position) * time_steps + begin + step : -1;
+            const uint32_t keep = has_row ? kept.of(at + position) : 0;
+            currents.open(row_of_lane);
             uint32_t mine = 0;                           // the word of this lane's row
             int row = at * time_steps + begin;
 #pragma unroll 1
@@ -164,8 +168,9 @@ __device__ __forceinline__ int neuron_steps(NeuronState state, uint32_t* __restr
                     uint32_t word[4];
                     currents.load(x, row, slot);
                     neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, shares);
-                    const uint32_t early = odd ? word[1] : word[0], late = odd ? word[3] : word[2];
-                    if (lane / 4 * 4 == slot) mine = latter ? late : early;
+                    const uint32_t own = lane - slot;    // which of the steps is this lane's, if any
+                    const uint32_t early = own & 1 ? word[1] : word[0], late = own & 1 ? word[3] : word[2];
+                    if (own < 4) mine = own & 2 ? late : early;
                     if (TAKEN == WEIGHTED_MEANS) shares += 4;
                 }
                 if (slot + 2 <= behind) {
@@ -173,7 +178,8 @@ __device__ __forceinline__ int neuron_steps(NeuronState state, uint32_t* __restr
                     uint32_t word[2];
                     currents.load(x, row, slot);
                     neuron_group<LEAKS, TAKEN>(word, state, x, layer, channel, fire_at, shares);
-                    if (lane / 2 * 2 == slot) mine = odd ? word[1] : word[0];
+                    const uint32_t own = lane - slot;
+                    if (own < 2) mine = own == 1 ? word[1] : word[0];
                     if (TAKEN == WEIGHTED_MEANS) shares += 2;
                     slot += 2, row += 2;
                 }
@@ -186,31 +192,30 @@ __device__ __forceinline__ int neuron_steps(NeuronState state, uint32_t* __restr
                     row += 1;
                 }
                 if (begin + count < steps.end) continue;
-                if (TAKEN != SPIKES || steps.end < time_steps) finish(at + i, state);
+                if (TAKEN != SPIKES || steps.end < time_steps) finish(at + i, state, __shfl_sync(0xffffffffu, keep, i * spread));
                 state = {};
             }
-            if (!has_row) continue;
-            mine &= kept.of(at + position);
+            mine &= keep;
             fired += __popc(mine);
-            spikes[row_of_lane * kept.words] = mine;
+            if (row_of_lane >= 0) spikes[row_of_lane * kept.words] = mine;
         }
     }
     return fired;
 }
 
 // The same for any layer: `trains` where counts or means are wanted, `step_weights` where weighted ones are, else null.
-template <class Currents, class Finish>
+template <Many MANY, class Currents, class Finish>
 __device__ __forceinline__ int run_steps(const NeuronState& state, uint32_t* __restrict__ spikes, const Kept& kept, const Steps& steps,
                                          const Neurons& layer, const NeuronChannel& channel, bool trains,
                                          const float* __restrict__ step_weights, Currents& currents, Finish finish) {
     const bool leaks = layer.leak != 1.0f || layer.charge != 1.0f;
     if (step_weights != nullptr) {                   // of IF, too: nobody asks for these but tests
-        return neuron_steps<true, WEIGHTED_MEANS>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+        return neuron_steps<true, WEIGHTED_MEANS, MANY>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
     }
-    if (trains && leaks) return neuron_steps<true, MEANS>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
-    if (trains) return neuron_steps<false, MEANS>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
-    if (leaks) return neuron_steps<true, SPIKES>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
-    return neuron_steps<false, SPIKES>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    if (trains && leaks) return neuron_steps<true, MEANS, MANY>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    if (trains) return neuron_steps<false, MEANS, MANY>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    if (leaks) return neuron_steps<true, SPIKES, MANY>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
+    return neuron_steps<false, SPIKES, MANY>(state, spikes, kept, steps, layer, channel, step_weights, currents, finish);
 }
 
 // Writes what is left of a neuron after its last step, each output unless null; all are [B][P][C].

@@ -20,7 +20,7 @@
 //              shared   392 cycles (200): 256 (128) to read weights, each warpgroup all of them, 128 (64) for what is copied, 8 for the list
 //              L2       weights at 32 bytes a cycle and SM at this rate, more than mma.sync lets it ask for, and spikes at 4 (8), of which the
 //                       first cache has what neighbours read: about what its L2 gives. Tiles of 256 rows would halve the weights
-//            Around its stages a warp issues about 410 instructions: where rows and steps are, the tile of sums, constants of the neurons.
+//            Around its stages a warp issues about 550 instructions: where rows and steps are, the tile of sums, constants of the neurons.
 //            docs/predict.md has what both come to for the layers of PreAct-ResNet-18.
 #pragma once
 #include "geometry.cuh"

@@ -69,8 +69,8 @@ struct TileCurrents {
     const uint32_t* stored;  // SUMS: of this channel in row 0; a lane behind the last channel reads that of the first
     int stride;
 
-    __device__ __forceinline__ void open(int row, bool has_row) {
-        if (OTHER == BITS) bits.open(row, has_row);
+    __device__ __forceinline__ void open(int row) {
+        if (OTHER == BITS) bits.open(row);
     }
 
     template <int N>
@@ -111,7 +111,7 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
     const int end = min(first + p.tile_steps, time_steps);
     const int first_position = blockIdx.x * p.tile_positions;
     const int positions = min(p.tile_positions, layer.positions - first_position);
-    const int column = threadIdx.x % COLUMNS;
+    const int column = settled(threadIdx.x % COLUMNS);   // or what follows from it is computed before the products of a tile
     const int c = blockIdx.y * COLUMNS + column;
     const int word = c / 32;
     const int words = (layer.channels + 31) / 32;
@@ -133,18 +133,18 @@ __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& fro
         const int* sums = tile + (at * p.tile_steps - first) * PITCH + column;
         NeuronState state = {};
         if (first > 0) state = carried[at * COLUMNS + column];
-        auto finish = [&](int i, const NeuronState& state) {
+        auto finish = [&](int i, const NeuronState& state, uint32_t keep) {
             if (end < time_steps) {
                 carried[at * COLUMNS + column] = state;
                 return;
             }
-            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q + i, c, kept.of(i), p.neurons);
+            neuron_finish(state, to.counts, to.mean_normed, to.weighted_normed, q + i, c, keep, p.neurons);
             if (!reads_current) return;
             const float mean = to.weighted_normed != nullptr ? state.weighted : state.sum / (float)time_steps;
             read_out_current(to.readout, mean, channel, q + i, c, p.neurons);
         };
         auto run = [&](auto currents) {
-            fired += run_steps(state, to.spikes + train, kept, steps, p.neurons, channel, trains, from.step_weights, currents, finish);
+            fired += run_steps<ANY>(state, to.spikes + train, kept, steps, p.neurons, channel, trains, from.step_weights, currents, finish);
         };
         if (other == NONE) {
             run(TileCurrents<NONE>{channel, sums, first_is_conv});

@@ -6,8 +6,8 @@
 // Costs      of one K step with 16-bit weights (8 bits: half the tensor cycles, half the weights):
 //              tensor   128 mma.m16n8k32 = 256 cycles of an SM of sm_80, 512 of sm_86, 89 and 120, at best 128 of sm_90
 //              shared   116 cycles: 64 to read weights (each warp half of them), 16 to read spikes, 36 for what the copies write
-//              issue    141 of a scheduler by the SASS of sm_80 (8 bits: 121; of counts: 92): 32 mma, 32 to expand bits, 8 loads, the rest
-//                       copies and their addresses
+//              issue    110 of a scheduler by the SASS of sm_80 (8 bits: 91; of counts: 92), 14 more where channels in are no multiple of
+//                       64: 32 mma, 32 to expand bits, 8 loads, the rest copies and their addresses
 //              L2       4096 bytes of weights and 512 of spikes: 18 bytes a cycle and SM on sm_80; on sm_90 at its full rate 36, about
 //                       what its L2 gives
 //            With two blocks an SM the tensor cores are the limit; below 64 output channels a tile is partly empty.

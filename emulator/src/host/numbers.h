@@ -134,5 +134,6 @@ STANDIN_ATOMICS(unsigned long long)
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
+inline int settled(int value) { return value; }
 template <typename T>
 inline T __ldg(const T* from) { return *from; }
