@@ -14,24 +14,130 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |out| out.write_all(bytes))
 }
 
-/// Replaces the file at `path` by what `fill` writes: into a temporary file of the same folder, synced, then renamed.
+/// Replaces the file at `path` by what `fill` writes: into a temporary file of the same folder, synced, then renamed. A link stays, and
+/// the file that it leads to is replaced.
 ///
 /// # Errors
 /// [`Error::File`] or [`Error::Io`] with the path; the temporary file is then gone and an old file at `path` is as it was.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    // A rename would replace a device such as /dev/stdout instead of writing into it.
-    match fs::metadata(path) {
-        Ok(found) if found.is_dir() => return Err(Error::file(path, "is a folder, but a file is to be written: choose another path")),
-        Ok(found) if !found.is_file() => return Err(Error::file(path, "is not a regular file: choose another path")),
-        _ => {}
+    match place(path)? {
+        Place::File(target) => replace(path, &target, fill),
+        Place::Stream(_) => Err(Error::file(path, "is not a regular file: choose another path")),
     }
-    let (temporary, file) = temporary_beside(path).map_err(|e| refused(path, e))?;
-    let written = fill_and_sync(file, fill).and_then(|()| fs::rename(&temporary, path));
+}
+
+/// Writes a result where the user has asked for it: as [`write`], but into what is no regular file, such as a pipe, a device or what
+/// the shell has opened, the bytes go as they are.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_result(path: &Path, bytes: &[u8]) -> Result<()> {
+    match place(path)? {
+        Place::File(target) => replace(path, &target, |out| out.write_all(bytes)),
+        Place::Stream(stream) => stream
+            .open()
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(|source| Error::file(path, format!("cannot be written ({source}): choose another path"))),
+    }
+}
+
+/// Whether a result at `path` would go into a stream, which has nothing that could be lost.
+pub fn is_stream(path: &Path) -> bool {
+    matches!(place(path), Ok(Place::Stream(_)))
+}
+
+/// The file that a result at `path` is written to, whatever links lead there; none for a stream or where nothing can be written.
+pub fn target(path: &Path) -> Option<PathBuf> {
+    let Ok(Place::File(target)) = place(path) else { return None };
+    Some(folder_of(&target).canonicalize().ok()?.join(target.file_name()?))
+}
+
+/// Where bytes go.
+enum Place {
+    /// A regular file, or a name that is free.
+    File(PathBuf),
+    /// Anything else that takes bytes. A rename would put a file in the place of it.
+    Stream(Stream),
+}
+
+enum Stream {
+    /// A pipe or a device.
+    Named(PathBuf),
+    /// An open file of a process, under its number: its end, behind what others have written there.
+    Opened(PathBuf),
+    /// Those of this process, with the position that its other output has.
+    Stdout,
+    Stderr,
+}
+
+/// Links that lead on, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
+/// Follows links by hand: one to an open file of a process is written to as it is open, not by the name that the file once had.
+fn place(path: &Path) -> Result<Place> {
+    let mut target = path.to_path_buf();
+    for _ in 0..=MAX_LINKS {
+        if let Some(stream) = opened_stream(&target) {
+            return Ok(Place::Stream(stream));
+        }
+        match fs::symlink_metadata(&target) {
+            Ok(found) if found.is_symlink() => {
+                let next = fs::read_link(&target).map_err(|e| refused(path, e))?;
+                target = folder_of(&target).join(next);
+            }
+            Ok(found) if found.is_dir() => return Err(Error::file(path, "is a folder, but a file is to be written: choose another path")),
+            Ok(found) if !found.is_file() => return Ok(Place::Stream(Stream::Named(target))),
+            _ => return Ok(Place::File(target)),
+        }
+    }
+    Err(Error::file(path, "is a link that leads back to itself: choose another path"))
+}
+
+/// An open file by its number: `/proc/self/fd/1`, which `/dev/stdout` and `/dev/fd/1` are links to.
+fn opened_stream(path: &Path) -> Option<Stream> {
+    let number: u32 = path.file_name()?.to_str()?.parse().ok()?;
+    let folder = folder_of(path).canonicalize().ok()?;
+    if !folder.starts_with("/proc") || !folder.ends_with("fd") || !path.exists() {
+        return None;
+    }
+    let is_own = folder == Path::new("/proc").join(std::process::id().to_string()).join("fd");
+    Some(match number {
+        1 if is_own => Stream::Stdout,
+        2 if is_own => Stream::Stderr,
+        _ => Stream::Opened(path.to_path_buf()),
+    })
+}
+
+impl Stream {
+    #[cfg(unix)]
+    fn open(self) -> io::Result<File> {
+        use std::os::fd::AsFd;
+        match self {
+            Stream::Named(path) => OpenOptions::new().write(true).open(path),
+            Stream::Opened(path) => OpenOptions::new().append(true).open(path),
+            Stream::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+            Stream::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn open(self) -> io::Result<File> {
+        match self {
+            Stream::Named(path) | Stream::Opened(path) => OpenOptions::new().write(true).open(path),
+            Stream::Stdout | Stream::Stderr => Err(ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// Replaces `target`, which errors call `path`.
+fn replace(path: &Path, target: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let (temporary, file) = temporary_beside(target).map_err(|e| refused(path, e))?;
+    let written = fill_and_sync(file, fill).and_then(|()| fs::rename(&temporary, target));
     if let Err(source) = written {
         let _ = fs::remove_file(&temporary); // the first error is the one to report
         return Err(refused(path, source));
     }
-    sync_folder(folder_of(path)).map_err(|e| refused(path, e))
+    sync_folder(folder_of(target)).map_err(|e| refused(path, e))
 }
 
 fn fill_and_sync(file: File, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -191,5 +297,30 @@ mod tests {
         assert!(error.contains("absent/x") && error.contains("does not exist"), "{error}");
         #[cfg(unix)]
         assert!(write(Path::new("/dev/null"), b"x").unwrap_err().to_string().contains("not a regular file"));
+        #[cfg(unix)]
+        write_result(Path::new("/dev/null"), b"x").unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_leads_to_the_new_file() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("deep")).unwrap();
+        symlink("deep/b", at("a")).unwrap();
+        symlink("../c", at("deep/b")).unwrap();
+        for text in ["first", "second"] {
+            // To nothing, then to an earlier file.
+            write(&at("a"), text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(at("c")).unwrap(), text);
+        }
+        assert_eq!((names(folder.path()), names(&at("deep"))), (["a", "c", "deep"].map(String::from).into(), vec!["b".into()]));
+        assert!(at("a").is_symlink() && at("deep/b").is_symlink());
+        assert_eq!(target(&at("a")), target(&at("c")));
+        symlink("loop", at("loop")).unwrap();
+        assert!(write(&at("loop"), b"x").unwrap_err().to_string().contains("leads back to itself"));
+        symlink("absent/x", at("nowhere")).unwrap();
+        assert!(write(&at("nowhere"), b"x").unwrap_err().to_string().contains("nowhere: cannot be written: its folder does not exist"));
     }
 }

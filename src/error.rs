@@ -1,6 +1,8 @@
 //! One error type: what happened, where, and what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::spelling::one_line;
 
 /// Everything the library can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -12,13 +14,13 @@ pub enum Error {
     #[error("{op}: expected {expected}, got {got}")]
     ShapeMismatch { op: String, expected: String, got: String },
     /// A data or checkpoint file is not what it should be.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", one_line(path.display()))]
     File { path: PathBuf, problem: String },
     /// A file or folder that was named is not there.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", one_line(path.display()))]
     Missing { path: PathBuf, problem: String },
     /// The operating system refused a file.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", one_line(path.display()), hint(path, source))]
     Io { path: PathBuf, r#source: std::io::Error }, // written so, it is not told a second time as the cause
     /// A CUDA device, its driver or a kernel failed.
     #[error("{device}: {problem}")]
@@ -31,10 +33,24 @@ pub enum Error {
     NotFinite { step: u64, layer: String, checkpoint: Option<PathBuf> },
 }
 
+/// What to do about an error of the system, where that is known.
+fn hint(path: &Path, source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    let is_dead_link = || path.is_symlink() && !path.exists();
+    match source.kind() {
+        ErrorKind::NotFound | ErrorKind::AlreadyExists if is_dead_link() => {
+            "; it is a link that leads to nothing: mend it, or name another"
+        }
+        ErrorKind::NotFound => "; check the path",
+        ErrorKind::PermissionDenied => "; allow reading it, or name another",
+        _ => "",
+    }
+}
+
 fn kept(checkpoint: &Option<PathBuf>) -> String {
     checkpoint
         .as_ref()
-        .map_or("no checkpoint was written yet".into(), |path| format!("the last good checkpoint is kept: {}", path.display()))
+        .map_or("no checkpoint was written yet".into(), |path| format!("the last good checkpoint is kept: {}", one_line(path.display())))
 }
 
 /// Result of the library.

@@ -217,7 +217,7 @@ fn peaks_are_measured() {
 #[test]
 fn wrong_lines_say_what_is_wrong() {
     let latency = format!("bench latency {NETWORK}");
-    let lines: [(String, &[&str]); 13] = [
+    let lines: [(String, &[&str]); 15] = [
         (format!("{latency} --seconds 0"), &["seconds", "0"]),
         (format!("{latency} --seconds nan"), &["seconds"]),
         (format!("{latency} --repeats 0"), &["--repeats"]),
@@ -226,6 +226,8 @@ fn wrong_lines_say_what_is_wrong() {
         (format!("{latency} --fail-over 5%"), &["--baseline"]),
         (format!("{latency} --baseline none.json --fail-over much"), &["--fail-over", "5%"]),
         ("bench kernels --widths 4 --rate 1.5".into(), &["rate", "1.5", "0..=1"]),
+        ("bench kernels --widths 4 --op nope".into(), &["op: no op has 'nope' in its name; known are conv_real, quantize_weights"]),
+        ("bench kernels --widths 4 --op spike_conv,nope".into(), &["op: no op has 'nope'"]),
         ("bench kernels --widths 4 --cache hot".into(), &["--cache", "hot"]),
         ("bench data -d no-such-set".into(), &["no-such-set", "digits-8x8"]),
         ("bench decision -d digits-8x8".into(), &["dataset", "--checkpoint"]),

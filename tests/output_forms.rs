@@ -35,11 +35,12 @@ fn every_result_has_every_form() {
     let folder = trained();
     let at = folder.path();
     // A line, and columns of its CSV.
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 15] = [
         ("train --resume auto --out run --epochs 1", &["test_accuracy", "commit", "checkpoint"]),
         ("train --dry-run", &["lr", "neuron"]),
         ("eval --checkpoint run", &["top1", "top1_low", "top5", "top5_high", "tied", "ties", "commit"]),
         ("calibrate --checkpoint ann --batches 2 --out c.safetensors", &["layer", "threshold", "from", "commit"]),
+        ("export --checkpoint run --out x.safetensors", &["exported", "checkpoint", "norms_folded"]),
         ("bench throughput --widths 4 --blocks 1 -T 1 -b 1 --image 8x8x1 --repeats 1 --warmup 0", &["median_s", "commit"]),
         ("profile --checkpoint run --steps 1 --warmup 0", &["row", "op", "time_ns", "load", "commit"]),
         ("data info -d digits-8x8", &["label", "class", "train", "test", "train_crc32c"]),
@@ -60,6 +61,16 @@ fn every_result_has_every_form() {
         let _: Value = serde_json::from_str(&json).unwrap();
         assert!(!ok(at, line).0.trim().is_empty(), "dsr {line}");
     }
+}
+
+/// A build without nvcc has no kernels: a table without rows.
+#[test]
+fn a_table_without_rows_has_its_columns() {
+    let folder = tempdir().unwrap();
+    let (heads, _) = csv(folder.path(), "info --kernels");
+    assert!(["kernel", "target", "registers", "occupancy"].iter().all(|head| heads.contains(&head.to_string())), "{heads:?}");
+    let (markdown, _) = ok(folder.path(), "info --kernels -o md");
+    assert!(markdown.contains("| kernel |") && markdown.contains("|---|"), "{markdown}");
 }
 
 #[test]

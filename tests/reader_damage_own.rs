@@ -33,6 +33,28 @@ fn damaged_arrays_harm_nobody() {
     assert!(result.unwrap_err().to_string().contains("is truncated") && most < array_bound(promise.len()), "{most}");
 }
 
+/// What the headers tell is refused before any value is unpacked.
+#[test]
+fn an_archive_of_unusable_sizes_is_not_unpacked() {
+    let folder = scratch();
+    let (pixels, labels) = (vec![0; 4 * 4100 * 4100], [0u8, 1, 0, 1].map(|label| [label, 0, 0, 0, 0, 0, 0, 0]).concat());
+    let mut reading = Reading::default();
+    reading.own.share = Some(0.5);
+    for (sizes, count, words) in [
+        (&[4, 4100, 4100, 1][..], 4, "has images of 4100x4100 with 1 channels"),
+        (&[4, 4100, 4100][..], 4, "has images of 4100x4100"),
+        (&[8, 4000, 4000][..], 4, "has 8 samples, and y has 4 labels"),
+        (&[4, 4100, 2, 2, 2050][..], 4, "more than 255 frames"),
+    ] {
+        let file = npz(&[("x", saved("|u1", sizes, &pixels)), ("y", saved("<i8", &[count], &labels))], true);
+        let path = folder.path().join("bomb.npz");
+        std::fs::write(&path, &file).unwrap();
+        let (result, most) = peak(|| open("arrays", Some(&path), &reading));
+        let error = result.err().unwrap().to_string();
+        assert!(error.contains(words) && most < archive_bound(0), "{error}: {most} bytes");
+    }
+}
+
 /// Opens each damaged file as a set.
 fn sets(what: &str, ending: &str, n: u64, good: &[u8], bound: impl Fn(usize) -> usize + Sync) {
     let folder = scratch();

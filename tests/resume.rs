@@ -105,6 +105,50 @@ fn a_finished_run_is_left_alone() {
     }
 }
 
+/// The best checkpoint of a run is gone, cut off, or has another byte: it is said, whether anything is left to do or not.
+#[test]
+fn a_best_checkpoint_that_cannot_be_read_is_noticed() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    ok(at, &format!("{TINY} --epochs 1 --seed 5 --out run -q"));
+    let best = at.join("run/best.safetensors");
+    let whole = fs::read(&best).unwrap();
+    let mut other = whole.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let damages: [(&str, Option<&[u8]>); 3] = [("missing", None), ("damaged", Some(&whole[..whole.len() / 2])), ("damaged", Some(&other))];
+    let break_it = |bytes: Option<&[u8]>| match bytes {
+        Some(bytes) => fs::write(&best, bytes).unwrap(),
+        None => fs::remove_file(&best).unwrap(),
+    };
+    for (word, bytes) in damages {
+        break_it(bytes);
+        let (_, stderr) = ok(at, "train --resume auto --out run");
+        let words = format!("note: run/best.safetensors is {word}, and is made anew: the last epoch is the best\n");
+        assert!(stderr.contains(&words) && fs::read(&best).unwrap() == whole, "{stderr}");
+        ok(at, "eval --checkpoint run");
+    }
+    // On until an epoch is no better than the best before it.
+    let mut whole = whole;
+    let is_behind = (2..40).any(|epochs| {
+        ok(at, &format!("train --resume auto --out run --epochs {epochs} -q"));
+        let before = std::mem::replace(&mut whole, fs::read(&best).unwrap());
+        before == whole
+    });
+    assert!(is_behind, "every epoch was better than all before it");
+    let mut other = whole.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let damages: [(&str, Option<&[u8]>); 3] = [("missing", None), ("damaged", Some(&whole[..whole.len() / 2])), ("damaged", Some(&other))];
+    for (word, bytes) in damages {
+        break_it(bytes);
+        let (_, stderr) = ok(at, "train --resume auto --out run");
+        let start = format!("note: run/best.safetensors is {word}, and comes back when an epoch is better than ");
+        assert!(stderr.contains(&start) && stderr.contains(" %; until then name run/last.safetensors\n"), "{stderr}");
+        fs::write(&best, &whole).unwrap();
+    }
+    let (_, stderr) = ok(at, "train --resume auto --out run");
+    assert!(!stderr.contains("best.safetensors"), "{stderr}");
+}
+
 /// A run that goes on in another folder has both checkpoints there, and the records of all its epochs.
 #[test]
 fn another_folder_gets_both_checkpoints() {
@@ -119,15 +163,16 @@ fn another_folder_gets_both_checkpoints() {
         );
     }
     assert_eq!(fs::read_to_string(folder.path().join("new/metrics.csv")).unwrap().lines().count(), 3);
-    // A best checkpoint of another run is none of this one.
+    // A best checkpoint of another run is none of this one; the last epoch is its best here, so that it is made anew.
     fs::create_dir(folder.path().join("mixed")).unwrap();
     ok(folder.path(), &format!("{TINY} --epochs 1 --seed 6 --out other -q"));
     fs::copy(folder.path().join("run/last.safetensors"), folder.path().join("mixed/last.safetensors")).unwrap();
     fs::copy(folder.path().join("other/best.safetensors"), folder.path().join("mixed/best.safetensors")).unwrap();
     let (stdout, _) = ok(folder.path(), "train --resume mixed/last.safetensors --out third --output json");
     let result: Value = serde_json::from_str(stdout.trim()).unwrap();
-    assert_eq!(result["best_checkpoint"], Value::Null);
-    assert!(!folder.path().join("third/best.safetensors").exists());
+    assert_eq!(result["best_checkpoint"], "third/best.safetensors");
+    let best = |run: &str| fs::read(folder.path().join(run).join("best.safetensors")).unwrap();
+    assert!(best("third") == best("run"));
 }
 
 /// An epoch that was begun is not left away.

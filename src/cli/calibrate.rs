@@ -16,6 +16,7 @@ use crate::evaluation::calibrate::{self, Calibrated, Origin};
 use crate::evaluation::sketch::RELATIVE_ERROR;
 use crate::settings::recipes;
 use crate::settings::{Config, NeuronKind, Use};
+use crate::spelling::one_line;
 use crate::training::checkpoint::{self, About};
 
 use super::numbers::count;
@@ -276,7 +277,14 @@ impl Shown<'_> {
         let mut out = String::new();
         let (config, machine) = (self.config, machine());
         let commit = machine.commit.map_or(String::new(), |commit| format!(", commit {commit}"));
-        writeln!(out, "{}: {} on {} training images of {}", self.ann.display(), config.model_name(), self.images, config.dataset)?;
+        writeln!(
+            out,
+            "{}: {} on {} training images of {}",
+            one_line(self.ann.display()),
+            config.model_name(),
+            self.images,
+            config.dataset
+        )?;
         if self.held_out > 0 {
             writeln!(out, "without the {} images that the run of the ANN held out for validation", self.held_out)?;
         }
@@ -292,7 +300,7 @@ impl Shown<'_> {
             kind => format!("{} neurons", kind.name().to_uppercase()),
         };
         writeln!(out, "thresholds for {unit}; quantiles are within {:.2} % of the exact ones", 100.0 * RELATIVE_ERROR)?;
-        writeln!(out, "written: {}", self.out.display())?;
+        writeln!(out, "written: {}", one_line(self.out.display()))?;
         Ok(out)
     }
 }

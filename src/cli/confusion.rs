@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::spelling::one_line;
+
 /// Above the names of the true classes, before the numbers of the predicted ones.
 const HEAD: &str = "true\\predicted";
 /// Most classes that the text shows as a table.
@@ -14,7 +16,8 @@ const PAIRS: usize = 20;
 /// # Errors
 /// None: a text takes all that is written.
 pub fn text(out: &mut String, classes: &[String], matrix: &[Vec<usize>]) -> std::fmt::Result {
-    if classes.len() > TABLE { pairs(out, classes, matrix) } else { table(out, classes, matrix) }
+    let classes: Vec<String> = classes.iter().map(one_line).collect();
+    if classes.len() > TABLE { pairs(out, &classes, matrix) } else { table(out, &classes, matrix) }
 }
 
 fn table(out: &mut String, classes: &[String], matrix: &[Vec<usize>]) -> std::fmt::Result {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::atomic_file;
 use crate::data::{self, Dataset, Part, PublishedFile, SplitSummary, Stream, Summary, Told};
 use crate::settings::Config;
+use crate::spelling::one_line;
 
 use super::numbers::count;
 use super::records::Records;
@@ -59,7 +60,7 @@ struct Which {
     dataset: Option<String>,
     /// Where its files are: a folder or, for CIFAR, the archive, or a file of arrays, or a list of pictures; not for the sets that are
     /// built in.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = settings::text_path())]
     data_dir: Option<PathBuf>,
     /// Frames of a recording.
     #[arg(short = 'T', long, value_name = "N", visible_alias = "timesteps", alias = "time_steps")]
@@ -119,14 +120,14 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
                 of(Part::Train).chain(of(Part::Test))
             });
             outputs::check_data("out", &path, config.data_dir.as_deref(), &usual, samples)?;
-            atomic_file::write(&path, &png)?;
+            atomic_file::write_result(&path, &png)?;
             let shown = path.display().to_string();
             let reading = match &dataset.stream {
                 Some(Stream::Events(events)) => format!(" ({})", events.reading),
                 Some(Stream::Recordings(recordings)) => format!(" ({recordings})"),
                 _ => String::new(),
             };
-            print_object(output, &serde_json::json!({ "sheet": shown }), &format!("wrote {shown}{reading}"))
+            print_object(output, &serde_json::json!({ "sheet": shown }), &format!("wrote {}{reading}", one_line(&shown)))
         }
         Command::Convert(_) => convert(global, &config),
     }
@@ -221,13 +222,13 @@ fn convert(global: &Global, config: &Config) -> anyhow::Result<()> {
             let megabytes = path.metadata()?.len() as f64 / 1e6;
             let [height, width, channels] = dataset.shape;
             let of = format!("{train} + {test} pictures, decoded to {height}x{width}x{channels}");
-            format!("{name}: {of}: {} ({megabytes:.1} MB)\n", path.display())
+            format!("{name}: {of}: {} ({megabytes:.1} MB)\n", one_line(path.display()))
         }
         Some(path) => {
             let megabytes = path.metadata()?.len() as f64 / 1e6;
             let [height, width, _] = dataset.shape;
             let frames = format!("{} frames of {height}x{width}", dataset.frames);
-            format!("{name}: {train} + {test} recordings, each as {frames}: {} ({megabytes:.1} MB)\n", path.display())
+            format!("{name}: {train} + {test} recordings, each as {frames}: {} ({megabytes:.1} MB)\n", one_line(path.display()))
         }
         None if dataset.stream.is_some() => format!("{name}: {train} + {test} images; they are decoded while training\n"),
         None => format!("{name}: {train} + {test} images; there is nothing to convert\n"),
@@ -324,11 +325,11 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
     };
     row("train", &summary.train);
     row("test", &summary.test);
-    let name_width = summary.classes.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let classes: Vec<String> = summary.classes.iter().map(one_line).collect(); // names come from files
+    let name_width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     let _ = writeln!(out, "\n{:>5} {:<name_width$} {:>6} {:>6}", "label", "class", "train", "test");
-    for (label, name) in summary.classes.iter().enumerate() {
+    for (label, name) in classes.iter().enumerate() {
         let (train, test) = (summary.train.per_class[label], summary.test.per_class[label]);
-        let name = name.replace(char::is_control, "?"); // names come from files
         let _ = writeln!(out, "{label:>5} {name:<name_width$} {train:>6} {test:>6}");
     }
     out

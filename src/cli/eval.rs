@@ -20,6 +20,7 @@ use crate::evaluation::synaptic::{Operations, add_operations};
 use crate::evaluation::{Evaluation, Ties, evaluate, wilson_interval};
 use crate::network::{Forward, Network, SpikingLayer};
 use crate::settings::{Config, NeuronKind, ReadoutKind, Use};
+use crate::spelling::one_line;
 use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
@@ -162,7 +163,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     }
     if let Some(file) = &args.predictions {
         let table = predictions::csv(&results[0].evaluation, &dataset).map_err(|e| Error::file(file, e.to_string()))?;
-        atomic_file::write(file, &table)?;
+        atomic_file::write_result(file, &table)?;
     }
     if !global.quiet && args.ties == Ties::First {
         results.iter().filter_map(|measured| ties_note(measured, &config)).for_each(|note| complain(&note));
@@ -302,7 +303,7 @@ impl Shown<'_> {
 
     fn text(&self, results: &[Measured]) -> std::result::Result<String, std::fmt::Error> {
         let mut out = String::new();
-        let (path, model, dataset) = (self.path.display(), self.config.model_name(), self.dataset);
+        let (path, model, dataset) = (one_line(self.path.display()), self.config.model_name(), self.dataset);
         let ties = if self.args.ties == Ties::Current { ", ties by current" } else { "" };
         let chosen = self.chosen_on().map_or(String::new(), |split| format!(" (chosen on the {split} split)"));
         let averaged = if self.args.ema { ", averaged weights" } else { "" };
@@ -331,6 +332,7 @@ impl Shown<'_> {
             if self.args.per_class {
                 writeln!(out, "\nT = {}\n{:20} {:>6} {:>8} {:>6}", measured.time_steps, "class", "n", "correct", "%")?;
                 for (name, [n, hits]) in dataset.classes.iter().zip(measured.evaluation.per_class()) {
+                    let name = one_line(name);
                     writeln!(out, "{name:20} {n:>6} {hits:>8} {:>6.1}", 100.0 * hits as f64 / n.max(1) as f64)?;
                 }
             }

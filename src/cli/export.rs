@@ -7,8 +7,10 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::settings::NeuronKind;
+use crate::spelling::one_line;
 use crate::training::checkpoint::{self, About};
 
+use super::records::Records;
 use super::{DONE, Global, Output, Unused, outputs, say, say_lines, settings};
 
 /// Writes a network for other programs, as PyTorch's state_dict in safetensors, with the numbers that were measured.
@@ -51,11 +53,11 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
     let config_toml = config.to_toml()?;
     checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card), ..About::default() })?;
     let shown = out.display().to_string();
+    let object = json!({ "exported": shown, "checkpoint": path.display().to_string(), "norms_folded": args.fold_norms });
     match global.output {
-        Output::Json => {
-            say(&json!({ "exported": shown, "checkpoint": path.display().to_string(), "norms_folded": args.fold_norms }).to_string())
-        }
-        _ => {
+        Output::Json => say(&object.to_string()),
+        Output::Csv | Output::Md => say(Records::of_objects(&[object]).shown(global.output)?.trim_end()),
+        Output::Text => {
             let weights = match config.neuron {
                 NeuronKind::Relu => "of an ANN".to_string(),
                 kind => {
@@ -64,7 +66,8 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
             };
             let averaged = if args.ema { "averaged " } else { "" };
             say_lines(&format!(
-                "wrote {shown}: {averaged}weights {weights}, batch norms {}",
+                "wrote {}: {averaged}weights {weights}, batch norms {}",
+                one_line(&shown),
                 if args.fold_norms { "folded" } else { "kept" }
             ));
         }

@@ -44,7 +44,7 @@ pub fn run(global: &Global, args: &InfoArgs) -> anyhow::Result<u8> {
     match (args.kernels, global.output) {
         (true, Output::Json) => say(&json!({ "nvcc": kernels::NVCC, "kernels": kernel_rows() }).to_string()),
         (true, Output::Text) => say_lines(&kernel_table()?),
-        (true, output) => say(Records::of_objects(&kernel_rows()).shown(output)?.trim_end()),
+        (true, output) => say(Records::like(&kernel_row(&NO_LIMITS, None), &kernel_rows()).shown(output)?.trim_end()),
         (false, output) => machine(global, args.peaks, output)?,
     }
     Ok(DONE)
@@ -207,23 +207,41 @@ pub(super) fn built() -> String {
 /// An object for each kernel and target.
 fn kernel_rows() -> Vec<Value> {
     let rows_of = |kernel: &'static kernels::Kernel| {
-        limits::ALL.iter().filter(|limits| limits.kernel == kernel.name).map(|limits| {
-            json!({
-                "kernel": limits.kernel,
-                "target": limits.target,
-                "registers": limits.registers,
-                "spill_bytes": limits.spill_bytes,
-                "local_bytes": limits.local_bytes,
-                "shared_bytes": limits.shared_bytes,
-                "stage_instructions": limits.stage_instructions,
-                "step_instructions": limits.step_instructions,
-                "training_step_instructions": limits.training_step_instructions,
-                "occupancy": limits.occupancy(kernel.block),
-            })
-        })
+        let of_kernel = limits::ALL.iter().filter(|limits| limits.kernel == kernel.name);
+        of_kernel.map(|limits| kernel_row(limits, limits.occupancy(kernel.block)))
     };
     kernels::ALL.iter().flat_map(rows_of).collect()
 }
+
+fn kernel_row(limits: &Limits, occupancy: Option<f64>) -> Value {
+    json!({
+        "kernel": limits.kernel,
+        "target": limits.target,
+        "registers": limits.registers,
+        "spill_bytes": limits.spill_bytes,
+        "local_bytes": limits.local_bytes,
+        "shared_bytes": limits.shared_bytes,
+        "stage_instructions": limits.stage_instructions,
+        "step_instructions": limits.step_instructions,
+        "training_step_instructions": limits.training_step_instructions,
+        "occupancy": occupancy,
+    })
+}
+
+/// Of no kernel: its object has the columns of a table without rows.
+const NO_LIMITS: Limits = Limits {
+    kernel: "",
+    target: "",
+    registers: 0,
+    spill_bytes: 0,
+    local_bytes: 0,
+    shared_bytes: 0,
+    products: None,
+    stage_instructions: None,
+    step_instructions: None,
+    training_step_instructions: None,
+    before_wait: None,
+};
 
 /// A line of `dsr info`; a long value goes on below.
 fn row(name: &str, value: &str) -> String {

@@ -38,6 +38,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use crate::device::{Device, Gpu, driver, threads};
 use crate::error::Error;
 use crate::settings::Config;
+use crate::spelling::{escaped, is_plain, one_line};
 
 /// Done.
 const DONE: u8 = 0;
@@ -320,23 +321,20 @@ fn keep(written: std::io::Result<()>) {
     }
 }
 
-/// Everything else, on stderr.
+/// Everything else, on stderr; a note and a warning are one line each, whatever names are in them.
 fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}{}", ranks::prefix(), shown(text));
+    let is_one = ["note: ", "warning: "].iter().any(|start| text.starts_with(start));
+    let text = if is_one { one_line(text) } else { shown(text) };
+    let _ = writeln!(std::io::stderr(), "{}{text}", ranks::prefix());
 }
 
 /// A text as a terminal may see it: what names and files hold of control characters, and of characters that turn the direction of
 /// writing, is spelled out, in a way that JSON, too, reads as the same character.
 fn shown(text: &str) -> String {
-    let is_plain = |c: char| {
-        c == '\n'
-            || c == '\t'
-            || !(c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
-    };
     if text.chars().all(is_plain) {
         return text.into();
     }
-    text.chars().map(|c| if is_plain(c) { c.to_string() } else { format!("\\u{:04x}", u32::from(c)) }).collect()
+    text.chars().map(|c| if is_plain(c) { c.to_string() } else { escaped(c) }).collect()
 }
 
 #[cfg(test)]

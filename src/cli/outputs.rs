@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::training::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, LOCK, THRESHOLDS};
 use crate::training::tensorboard::EVENTS;
@@ -29,9 +30,25 @@ pub fn check_earlier(flag: &str, path: &Path, begins: &[u8]) -> Result<()> {
         let mut first = vec![0; begins.len()];
         File::open(path).and_then(|mut file| file.read_exact(&mut first)).is_ok() && first == begins
     };
-    if path.is_file() && path.metadata().is_ok_and(|about| about.len() > 0) && !is_earlier() {
+    if !atomic_file::is_stream(path) && path.is_file() && path.metadata().is_ok_and(|about| about.len() > 0) && !is_earlier() {
         let problem = format!("{} is there already, and is no earlier result of this; give another name", path.display());
         return Err(Error::config(flag, problem));
+    }
+    Ok(())
+}
+
+/// Refuses several results in one file: each flag with its path. Streams may take more than one.
+///
+/// # Errors
+/// [`Error::Config`] naming both flags and the file.
+pub fn check_apart(flags: &[(&str, Option<&Path>)]) -> Result<()> {
+    let targets: Vec<(&str, &Path, PathBuf)> =
+        flags.iter().filter_map(|&(flag, path)| Some((flag, path?, atomic_file::target(path?)?))).collect();
+    for (index, (flag, path, target)) in targets.iter().enumerate() {
+        if let Some((other, ..)) = targets[..index].iter().find(|(.., earlier)| earlier == target) {
+            let problem = format!("{} is the file of --{other}, too, and one of the two would be lost; give another name", path.display());
+            return Err(Error::config(*flag, problem));
+        }
     }
     Ok(())
 }

@@ -92,6 +92,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     for (flag, file, begins) in [("trace", &args.trace, &b"{\"displayTimeUnit\""[..]), ("html", &args.html, b"<!DOCTYPE html>")] {
         file.iter().try_for_each(|file| outputs::check(flag, file).and_then(|()| outputs::check_earlier(flag, file, begins)))?;
     }
+    outputs::check_apart(&[("html", args.html.as_deref()), ("trace", args.trace.as_deref())])?;
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
     config.check()?;
@@ -150,10 +151,10 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         }
     }
     if let Some(file) = &args.trace {
-        atomic_file::write(file, shown.trace(&profile).to_string().as_bytes())?;
+        atomic_file::write_result(file, shown.trace(&profile).to_string().as_bytes())?;
     }
     if let Some(file) = &args.html {
-        atomic_file::write(file, page(&profile).as_bytes())?;
+        atomic_file::write_result(file, page(&profile).as_bytes())?;
     }
     match global.output {
         Output::Json => say(&serde_json::to_string(&profile)?),

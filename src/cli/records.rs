@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::Output;
+use super::tables::in_table;
+use crate::spelling::one_line;
 
 /// A table; every row has a cell a column.
 pub struct Records {
@@ -18,7 +20,12 @@ impl Records {
 
     /// A row an object; the keys of the first are the columns.
     pub fn of_objects(objects: &[Value]) -> Self {
-        let keys = objects.first().and_then(Value::as_object).map(|object| object.keys());
+        Records::like(objects.first().unwrap_or(&Value::Null), objects)
+    }
+
+    /// The same with the keys of another object, so that a table without rows has its columns, too.
+    pub fn like(other: &Value, objects: &[Value]) -> Self {
+        let keys = other.as_object().map(|object| object.keys());
         let mut records = Records::new(keys.into_iter().flatten());
         for object in objects {
             let row = records.heads.iter().map(|head| cell(&object[head.as_str()])).collect();
@@ -49,7 +56,7 @@ impl Records {
 
     /// A single row stands upright; of several, what is the same in all of them stands in a line above.
     fn markdown(&self) -> String {
-        let line = |cells: &[String]| format!("| {} |", cells.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "));
+        let line = |cells: &[String]| format!("| {} |", cells.iter().map(in_table).collect::<Vec<_>>().join(" | "));
         if let [row] = &self.rows[..] {
             let pairs = self.heads.iter().zip(row).map(|(head, cell)| line(&[head.clone(), cell.clone()]));
             return ["| what | value |".into(), "|---|---|".into()].into_iter().chain(pairs).collect::<Vec<String>>().join("\n");
@@ -58,7 +65,7 @@ impl Records {
         let (shared, own): (Vec<usize>, Vec<usize>) = (0..self.heads.len()).partition(is_shared);
         let of = |cells: &[String]| line(&own.iter().map(|&column| cells[column].clone()).collect::<Vec<_>>());
         let known = shared.iter().filter(|&&column| !self.rows[0][column].is_empty());
-        let facts: Vec<String> = known.map(|&column| format!("{} {}", self.heads[column], self.rows[0][column])).collect();
+        let facts: Vec<String> = known.map(|&column| one_line(format!("{} {}", self.heads[column], self.rows[0][column]))).collect();
         let mut lines = if facts.is_empty() { Vec::new() } else { vec![facts.join(", "), String::new()] };
         lines.extend([of(&self.heads), format!("|{}", "---|".repeat(own.len()))]);
         lines.extend(self.rows.iter().map(|row| of(row)));

@@ -9,6 +9,7 @@ use crate::settings::recipes::{self, Layer};
 use crate::settings::{
     Config, DecayOn, GradientKind, LrDecay, NeuronKind, OptimizerKind, ReadoutKind, ScheduleKind, SyncBatchNorm, ThresholdInit,
 };
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::Table;
@@ -35,7 +36,7 @@ pub struct NetworkFlags {
     #[arg(short = 'd', long, value_name = "NAME")]
     dataset: Option<String>,
     /// Folder or archive of a data set that is not shipped.
-    #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir")]
+    #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir", value_parser = text_path())]
     data_dir: Option<PathBuf>,
     /// Network by name; `dsr info` lists them.
     #[arg(long, value_name = "NAME", visible_alias = "arch")]
@@ -121,7 +122,7 @@ pub struct ReadingFlags {
     #[arg(long, value_name = "N", alias = "skip_unreadable")]
     skip_unreadable: Option<usize>,
     /// Folder for what is made from the files [default: .dsr-cache in the data set].
-    #[arg(long, value_name = "FOLDER", alias = "cache_dir")]
+    #[arg(long, value_name = "FOLDER", alias = "cache_dir", value_parser = text_path())]
     cache_dir: Option<PathBuf>,
 }
 
@@ -307,7 +308,26 @@ fn parse_pair(text: &str) -> std::result::Result<Pair, String> {
 
 /// The settings of one group of flags: those that were given, by name.
 pub fn table(flags: &impl Serialize) -> Result<Table> {
-    Table::try_from(flags).map_err(|e| Error::config("flags", e.to_string()))
+    Table::try_from(flags).map_err(|e| too_large(flags).unwrap_or_else(|| Error::config("flags", e.to_string())))
+}
+
+/// The flag with a number that TOML cannot hold.
+fn too_large(flags: &impl Serialize) -> Option<Error> {
+    let all = serde_json::to_value(flags).ok()?;
+    let is_large = |value: &serde_json::Value| value.as_u64().is_some_and(|number| i64::try_from(number).is_err());
+    let (key, value) = all.as_object()?.iter().find_map(|(key, value)| {
+        let numbers = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        Some((key, numbers.iter().find(|number| is_large(number))?))
+    })?;
+    Some(Error::config(key.replace('_', "-"), format!("{value} is above {}", i64::MAX)))
+}
+
+/// A path that stands in settings, which are text.
+pub fn text_path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| {
+        let problem = "settings are text, and this is no UTF-8; rename it, or make a link to it with another name";
+        if path.to_str().is_some() { Ok(path) } else { Err(problem) }
+    })
 }
 
 /// Refuses a seed that a TOML file cannot hold.

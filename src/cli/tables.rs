@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::spelling::one_line;
+
 /// Characters of a line for people.
 pub const LINE: usize = 80;
 
@@ -19,22 +21,27 @@ impl Table {
     /// all rows share stands above it; in one that still is, the words of a row are a line of their own, and what then does not fit goes
     /// on in the next line.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(one_line).collect()).collect();
+        self.text_of(&rows)
+    }
+
+    fn text_of(&self, rows: &[Vec<String>]) -> Result<String, std::fmt::Error> {
         let heads: Vec<String> = self.columns.iter().map(|name| name.to_string()).collect();
-        let width = |column: usize| self.rows.iter().chain([&heads]).map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let width = |column: usize| rows.iter().chain([&heads]).map(|line| line[column].chars().count()).max().unwrap_or(0);
         let wide = |columns: &[usize], gap: usize| columns.iter().map(|&column| width(column) + gap).sum::<usize>().saturating_sub(gap);
         let mut shown: Vec<usize> = (0..self.columns.len()).collect();
         let mut shared = Vec::new();
-        let is_shared = |column: usize| self.rows.len() == 1 || self.rows.iter().all(|row| row[column] == self.rows[0][column]);
+        let is_shared = |column: usize| rows.len() == 1 || rows.iter().all(|row| row[column] == rows[0][column]);
         if wide(&shown, 1) > LINE {
             // All of a single row is shared, and as much of it stands above as has to.
-            (shared, shown) = shown.into_iter().partition(|&column| self.rows.len() > 1 && is_shared(column));
-            while self.rows.len() == 1 && wide(&shown, 1) > LINE {
+            (shared, shown) = shown.into_iter().partition(|&column| rows.len() > 1 && is_shared(column));
+            while rows.len() == 1 && wide(&shown, 1) > LINE {
                 shared.push(shown.remove(0));
             }
         }
         let mut out = format!("{}\n", fitted(&self.title));
         if !shared.is_empty() {
-            let facts = shared.iter().map(|&column| format!("{} {}", self.columns[column], self.rows[0][column]));
+            let facts = shared.iter().map(|&column| format!("{} {}", self.columns[column], rows[0][column]));
             writeln!(out, "{}", fitted(&format!("all rows: {}", facts.collect::<Vec<_>>().join(", "))))?;
         }
         let is_wide = wide(&shown, 1) > LINE;
@@ -42,7 +49,7 @@ impl Table {
         let indent = if words.is_empty() { "" } else { "  " };
         let gap = if wide(&numbers, 2) + indent.len() > LINE { 1 } else { 2 };
         let mut above = String::new();
-        for line in std::iter::once(&heads).chain(&self.rows) {
+        for line in std::iter::once(&heads).chain(rows) {
             let own = words.iter().map(|&column| line[column].as_str()).collect::<Vec<_>>().join(" ");
             if own != above {
                 writeln!(out, "{}", fitted(&own))?;
@@ -72,10 +79,15 @@ impl Table {
         let mut out = format!("**{}**\n\n| {} |\n", self.title, self.columns.join(" | "));
         writeln!(out, "|{}{}", "---|".repeat(self.words), "--:|".repeat(self.columns.len() - self.words))?;
         for row in &self.rows {
-            writeln!(out, "| {} |", row.join(" | "))?;
+            writeln!(out, "| {} |", row.iter().map(in_table).collect::<Vec<_>>().join(" | "))?;
         }
         Ok(out)
     }
+}
+
+/// A cell of a Markdown table: no bar and no line break of its own ends it.
+pub fn in_table(cell: &String) -> String {
+    one_line(cell).replace('|', "\\|")
 }
 
 /// A number with four significant digits, at least: 0.01234, 1.234, 12345.

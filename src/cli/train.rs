@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::network::ChosenThreshold;
 use crate::ranks::{Cost, Ranks};
 use crate::settings::NeuronKind;
+use crate::spelling::one_line;
 use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
 use crate::training::plan::{Out, plan, run_folders};
@@ -220,7 +221,7 @@ fn quoted(path: &Path) -> String {
 
 fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     let (config, dataset) = (&run.config, &run.dataset);
-    let from = resume.map_or(String::new(), |path| format!(", continuing {}", path.display()));
+    let from = resume.map_or(String::new(), |path| format!(", continuing {}", one_line(path.display())));
     let parameters = run.network.len();
     let what = match config.neuron {
         NeuronKind::Relu => format!("{} parameters, as an ANN with ReLU", parameters - run.network.layers.len()), // without thresholds
@@ -228,7 +229,7 @@ fn headline(run: &Run, out: &Path, resume: Option<&Path>) -> String {
     };
     let (train, test) = (dataset.train.len(), dataset.test.len());
     let held = run.validation.as_ref().map_or(String::new(), |held| format!(", {} more held out for validation", held.test.len()));
-    let (model, title, out) = (config.model_name(), dataset.title(), out.display());
+    let (model, title, out) = (config.model_name(), dataset.title(), one_line(out.display()));
     let gap = if held.is_empty() { ' ' } else { '\n' };
     format!("{model} on {title}{gap}({train} + {test} images{held})\n{what}\nrun folder {out}{from}")
 }
@@ -334,7 +335,7 @@ fn report(global: &Global, run: &Run, folder: &RunFolder, time: Duration) -> any
             run.progress.epoch,
             if run.progress.epoch == 1 { "" } else { "s" },
             time.as_secs_f64(),
-            folder.last().display()
+            one_line(folder.last().display())
         )),
     }
     Ok(())

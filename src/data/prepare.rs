@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::frame_cache::{self, FrameCache};
+use super::own::table;
 use super::picture::DECODERS;
 use super::stream::{Listener, Told};
 use super::{Dataset, Events, MAX_FILE_BYTES, Part, Recordings, Stream, images};
@@ -36,6 +37,10 @@ pub struct Preparation {
 /// [`Error::File`] for more unreadable files than allowed, or a recording that makes no frames; what the cache folder refuses; that of
 /// `tell`, which ends the work.
 pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
+    prepared(dataset, root, preparation, tell).map_err(|error| table::named(root, error))
+}
+
+fn prepared(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell: Listener) -> Result<()> {
     if let Some(note) = dataset.own.as_ref().and_then(|own| own.note.as_ref()) {
         tell(Told::Note(note))?;
     }
@@ -44,7 +49,8 @@ pub fn prepare(dataset: &mut Dataset, root: &Path, preparation: &Preparation, te
     if dataset.own.is_some() && dataset.classes.len() == 1 {
         let class = dataset.classes[0].replace(char::is_control, "?");
         let problem = format!("{} has a single class, '{class}', so that every prediction is right", dataset.label());
-        tell(Told::Note(&format!("warning: {problem}; is --data-dir the folder of the class folders?")))?;
+        let hint = if dataset.name == "arrays" { "look at its labels" } else { "is --data-dir the folder of the class folders?" };
+        tell(Told::Note(&format!("warning: {problem}; {hint}")))?;
     }
     let Some(stream) = dataset.stream.as_mut().filter(|stream| !matches!(stream, Stream::Values(_))) else { return Ok(()) };
     stream.notes().iter().try_for_each(|note| tell(Told::Note(note)))?;

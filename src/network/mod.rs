@@ -240,14 +240,20 @@ impl Network {
         self.values.len()
     }
 
-    /// The parameters of the last layer, whose shape is that of the classes: weights, biases, threshold; indices.
+    /// The parameters of the last layer, whose shape is that of the classes: weights, biases, those of its batch norms, threshold; indices.
     pub fn head(&self) -> Vec<usize> {
         let Some(last) = self.layers.last() else { return Vec::new() };
         let of_connection = |connection: &Connection| match connection.kind {
             Kind::Conv { weight, bias } => [Some(weight), bias],
             Kind::Identity => [None, None],
         };
-        last.connections.iter().flat_map(of_connection).flatten().chain(last.threshold).collect()
+        let of_norms = self.head_norms().into_iter().flat_map(|index| [self.norms[index].weight, self.norms[index].bias]);
+        last.connections.iter().flat_map(of_connection).flatten().chain(of_norms).chain(last.threshold).collect()
+    }
+
+    /// The batch norms of the last layer, whose channels are the classes; indices.
+    pub fn head_norms(&self) -> Vec<usize> {
+        self.layers.last().map_or(Vec::new(), |last| last.connections.iter().filter_map(|c| c.norm).chain(last.norm).collect())
     }
 
     /// Whether the network has no parameter.

@@ -15,6 +15,25 @@ const MAX_BATCH: usize = 1 << 20;
 /// Pixels.
 pub(super) const MAX_SIDE: usize = 4096;
 
+/// Thresholds that the equations have room for: they are squared, divided by, and multiplied by 255 steps.
+const THRESHOLDS: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
+
+/// A number as it may be given, in a few digits where it is very large or small.
+pub fn number(value: f64) -> String {
+    let is_short = value == 0.0 || !value.is_finite() || (1e-5..1e16).contains(&value.abs());
+    if is_short { value.to_string() } else { format!("{value:e}") }
+}
+
+/// Whether the engine, which computes with 32 bits, can hold a positive number.
+fn is_held(value: f64) -> bool {
+    let float = value as f32;
+    float > 0.0 && float.is_finite()
+}
+
+fn out_of_range(value: f64) -> String {
+    format!("{} is not a positive number of 32 bits, which go from 1e-45 to 3.4e38", number(value))
+}
+
 impl Config {
     /// Refuses settings that no run can have.
     ///
@@ -22,12 +41,24 @@ impl Config {
     /// [`Error::Config`] naming the setting, its value and what it may be.
     pub fn check(&self) -> Result<()> {
         let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
+        let in_range = |name: &str, value: f64| require(is_held(value), name, out_of_range(value));
         let positive = |name: &str, value: f64| {
-            let float = value as f32; // what the engine computes with
-            require(float > 0.0 && float.is_finite(), name, format!("{value} is not a positive number"))
+            require(value > 0.0 && value.is_finite(), name, format!("{} is not a positive number", number(value)))?;
+            in_range(name, value)
         };
-        let at_least_0 = |name: &str, value: f64| require(value >= 0.0 && value.is_finite(), name, format!("{value} is not a number ≥ 0"));
-        let share = |name: &str, value: f64| require((0.0..1.0).contains(&value), name, format!("{value} is not in 0 ≤ {name} < 1"));
+        let threshold = |name: &str, value: f64| {
+            positive(name, value)?;
+            let problem = format!("{} is not in 1e-9..=1e9: products of such thresholds are no numbers", number(value));
+            require(THRESHOLDS.contains(&value), name, problem)
+        };
+        let at_least_0 = |name: &str, value: f64| {
+            require(value >= 0.0 && value.is_finite(), name, format!("{} is not a number ≥ 0", number(value)))?;
+            require(value == 0.0 || is_held(value), name, out_of_range(value))
+        };
+        let share = |name: &str, value: f64| {
+            require((0.0..1.0).contains(&value), name, format!("{} is not in 0 ≤ {name} < 1", number(value)))?;
+            require((value as f32) < 1.0, name, format!("{value} is 1 in 32 bits, which the engine computes with, and has to be below 1"))
+        };
         let at_most = |name: &str, value: usize, most: usize| require(value <= most, name, format!("{value} is above {most}"));
         let count =
             |name: &str, value: usize, most: usize| require((1..=most).contains(&value), name, format!("{value} is not in 1..={most}"));
@@ -41,13 +72,13 @@ impl Config {
         )?;
         let has_thresholds = self.neuron != NeuronKind::Relu || self.threshold_init == ThresholdInit::Fixed;
         require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it away".into())?;
-        positive("vth", self.vth)?;
-        positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
-        positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
+        threshold("vth", self.vth)?;
+        threshold("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
+        threshold("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
         positive("alpha", self.alpha)?;
         positive("tau", self.tau)?;
         positive("delta-t", self.delta_t)?;
-        positive("vth-bound", self.vth_bound)?;
+        threshold("vth-bound", self.vth_bound)?;
         at_least_0("threshold-grad-scale", self.threshold_grad_scale)?;
         require(matches!(self.weight_bits, 8 | 16), "weight-bits", format!("{} is neither 16 nor 8", self.weight_bits))?;
         share("momentum", self.momentum)?;
@@ -62,23 +93,22 @@ impl Config {
         let rising = !milestones.is_empty() && milestones.iter().all(|&m| inside(m)) && milestones.is_sorted_by(|a, b| a < b);
         require(rising, "milestones", format!("{milestones:?} are not rising shares of the run, such as 0.5,0.75"))?;
         require(is_multi_step || are_usual(milestones), "milestones", "only --schedule multi-step has them".into())?;
-        require(0.0 < self.gamma && self.gamma <= 1.0, "gamma", format!("{} is not in 0 < gamma ≤ 1", self.gamma))?;
+        require(0.0 < self.gamma && self.gamma <= 1.0, "gamma", format!("{} is not in 0 < gamma ≤ 1", number(self.gamma)))?;
         require(is_multi_step || self.gamma == GAMMA, "gamma", "only --schedule multi-step has it".into())?;
-        require(inside(self.peak_share), "peak-share", format!("{} is not in 0 < peak-share < 1", self.peak_share))?;
+        require(inside(self.peak_share), "peak-share", format!("{} is not in 0 < peak-share < 1", number(self.peak_share)))?;
         let has_peak = self.schedule == ScheduleKind::OneCycle || self.peak_share == PEAK_SHARE;
         require(has_peak, "peak-share", "only --schedule one-cycle has it".into())?;
         let held = self.val_share.is_none_or(inside);
-        require(held, "val-share", format!("{} is not in 0 < val-share < 1", self.val_share.unwrap_or_default()))?;
+        require(held, "val-share", format!("{} is not in 0 < val-share < 1", number(self.val_share.unwrap_or_default())))?;
         at_least_0("weight-decay", self.weight_decay)?;
         let frozen = self.freeze_thresholds;
         let has_thresholds = !frozen || self.neuron != NeuronKind::Relu;
         require(has_thresholds, "freeze-thresholds", "with --neuron relu there are none; leave it away".into())?;
         let has_gradients = !frozen || self.threshold_grad_scale == Config::default().threshold_grad_scale;
         require(has_gradients, "threshold-grad-scale", "with --freeze-thresholds they have no gradients; leave one of them away".into())?;
-        let clip = self.clip_norm.unwrap_or(1.0);
-        require(clip as f32 > 0.0 && (clip as f32).is_finite(), "clip-norm", format!("{clip} is not a positive number"))?;
+        positive("clip-norm", self.clip_norm.unwrap_or(1.0))?;
         let ema = self.ema.unwrap_or(0.5);
-        require(inside(ema) && (ema as f32) < 1.0, "ema", format!("{ema} is not in 0 < ema < 1, such as 0.999"))?;
+        require(inside(ema) && (ema as f32) < 1.0, "ema", format!("{} is not in 0 < ema < 1, such as 0.999", number(ema)))?;
         at_most("warmup", self.warmup, MAX_WARMUP)?;
         count("epochs", self.epochs, MAX_EPOCHS)?;
         count("batch", self.batch, MAX_BATCH)?;

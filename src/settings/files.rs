@@ -1,7 +1,7 @@
 //! How samples are made from files.
 
 use super::Config;
-use super::check::MAX_SIDE;
+use super::check::{MAX_SIDE, number};
 use super::config::COLOUR;
 use crate::data::{
     ArrayReading, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading, RecordingReading,
@@ -90,7 +90,7 @@ impl Config {
         require(resized, "image-resize", format!("{} is not in {}..={MAX_SIDE}: from image-size on", self.image_resize, self.image_size))?;
         let [smallest, largest] = self.crop_scale;
         let scales = 0.0 < smallest && smallest <= largest && largest <= 1.0;
-        require(scales, "crop-scale", format!("{smallest},{largest} is not 0 < smallest ≤ largest ≤ 1"))?;
+        require(scales, "crop-scale", format!("{},{} is not 0 < smallest ≤ largest ≤ 1", number(smallest), number(largest)))?;
         let (is_images, is_arrays) = (self.dataset == "images", self.dataset == "arrays");
         let padded = self.crop_pad > 0 && (self.dataset == "imagenet" || is_images && self.takes_part());
         require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
@@ -114,7 +114,7 @@ impl Config {
         elsewhere("flip-y", !self.flip_y, of_recordings, whose)?;
         elsewhere("transpose", !self.transpose, of_recordings, whose)?;
         let ms = self.frame_ms.unwrap_or(1.0);
-        require((0.001..=MAX_FRAME_MS).contains(&ms), "frame-ms", format!("{ms} is not in 0.001..={MAX_FRAME_MS}"))?;
+        require((0.001..=MAX_FRAME_MS).contains(&ms), "frame-ms", format!("{} is not in 0.001..={MAX_FRAME_MS}", number(ms)))?;
         for (name, size) in [("sensor", self.sensor), ("frame-size", self.frame_size)] {
             let Some(Size([height, width])) = size else { continue };
             let inside = [height, width].iter().all(|side| (1..=MAX_SENSOR).contains(side));

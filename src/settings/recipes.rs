@@ -73,7 +73,11 @@ pub struct Layer {
 pub fn parse(text: &str, origin: &str) -> Result<Layer> {
     let mut flat: Table = toml::from_str(text).map_err(|e| {
         let line = e.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        Error::config(origin, format!("line {line}: {}", e.message().replace('\n', ": ")))
+        // Of a value that is none, the message does not say whose it is.
+        let is_key = |key: &&str| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let key = text.lines().nth(line - 1).and_then(|text| text.split_once('=')).map(|(key, _)| key.trim()).filter(is_key);
+        let of = key.map_or(String::new(), |key| format!("{key}: "));
+        Error::config(origin, format!("line {line}: {of}{}", e.message().replace('\n', ": ")))
     })?;
     let mut neurons = Table::new();
     for kind in NeuronKind::value_variants().iter().map(|kind| kind.name()) {

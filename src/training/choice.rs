@@ -10,7 +10,7 @@ use crate::data::{has_recordings, is_own};
 use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::recipes::{self, Layer};
-use crate::settings::{Config, ReadoutKind, models};
+use crate::settings::{Config, NeuronKind, ReadoutKind, models};
 
 /// Bytes that the settings of a run folder may have.
 const MOST_BYTES: u64 = 1 << 20;
@@ -147,6 +147,26 @@ pub fn division_note(path: &Path, config: &Config) -> Result<Option<String>> {
         let (file, theirs, ours) = (path.display(), told(&trained), told(config));
         format!("note: {file} was trained with {theirs}: by {ours}, samples may be tested on that it was trained on")
     }))
+}
+
+/// Refuses flags, given one by one, that the neurons of a new run have no use for: an ANN has neither thresholds nor time, and IF neurons
+/// do not leak.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag.
+pub fn refuse_idle(flags: &Table, config: &Config) -> Result<()> {
+    const OF_SPIKES: [&str; 7] = ["vth", "vth_pooled", "vth_logits", "vth_bound", "alpha", "threshold_grad_scale", "weight_gradient"];
+    const OF_LEAK: [&str; 2] = ["tau", "delta_t"];
+    let (idle, why): (Vec<&str>, &str) = match config.neuron {
+        NeuronKind::Lif => return Ok(()),
+        NeuronKind::If => (OF_LEAK.into(), "neurons of --neuron if do not leak"),
+        NeuronKind::Relu => {
+            (OF_SPIKES.into_iter().chain(OF_LEAK).collect(), "with --neuron relu the network is an ANN, which has no spikes")
+        }
+    };
+    let Some(key) = idle.into_iter().find(|key| flags.contains_key(*key)) else { return Ok(()) };
+    let flag = key.replace('_', "-");
+    Err(Error::config(&flag, format!("has no effect here: {why}; leave --{flag} away")))
 }
 
 /// Refuses flags for the files of other kinds of sets; those that a file may name for every set are refused by [`Config::check`].

@@ -1,5 +1,6 @@
 //! The training loop. A run is a function of configuration and data; stopping and resuming it changes nothing.
 
+mod best;
 pub mod checkpoint;
 pub mod choice;
 pub mod curves;
@@ -216,28 +217,9 @@ pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> 
     if !folder.last().exists() || (is_other && !is_done) {
         save(run, folder, &folder.last())?;
     }
-    if !folder.best().exists() && run.progress.epoch > 0 {
-        take_best(run, folder, path)?;
-    }
+    best::keep(run, folder, path)?;
     let settings = if is_done && folder.has_settings() { None } else { Some(run.config.to_complete_toml()?) };
     folder.restore(settings.as_deref(), &run.progress.metrics)
-}
-
-/// Brings the best checkpoint of the run in whose folder `path` lies, if it is that of this run.
-fn take_best(run: &Run, folder: &RunFolder, path: &Path) -> Result<()> {
-    let theirs = path.with_file_name(run_folder::BEST);
-    let history = |metrics: &[EpochMetrics]| metrics.iter().map(|m| (m.train_loss.to_bits(), m.test_loss.to_bits())).collect::<Vec<_>>();
-    let is_ours = checkpoint::progress(&theirs).is_ok_and(|best| {
-        let Progress { seed, best_accuracy, metrics, .. } = &run.progress;
-        best.seed == *seed
-            && best.best_accuracy == *best_accuracy
-            && metrics.get(..best.epoch).is_some_and(|earlier| history(earlier) == history(&best.metrics))
-    });
-    if is_ours && theirs != folder.best() {
-        return folder.copy(&theirs, &folder.best());
-    }
-    folder.note(&format!("{} is missing, and comes back when the accuracy improves", folder.best().display()));
-    Ok(())
 }
 
 /// Steps of one epoch; the last one may be smaller than the others.

@@ -122,6 +122,30 @@ pub struct Plan<'a> {
     pub seed: u64,
 }
 
+/// Names of all ops: those of the CPU, and further ones of CUDA devices.
+pub const OPS: [&str; 20] = [
+    "conv_real",
+    "quantize_weights",
+    "spike_conv",
+    "pool",
+    "identity",
+    "rate_counts",
+    "unpool",
+    "data_gradient",
+    "weight_gradient",
+    "statistics",
+    "neuron",
+    "clamp_mapping_backward",
+    "batch_norm_backward",
+    "readout",
+    "optimizer",
+    "transpose_weights",
+    "spike_conv_sums",
+    "spike_conv_statistics",
+    "spike_conv_neurons",
+    "readout_current",
+];
+
 /// Additions that spikes cause in a convolution: each meets the weights of all outputs that read it.
 fn additions(geometry: &Geometry, spikes: &Spikes) -> u64 {
     let readers = readers(geometry);
@@ -135,6 +159,7 @@ fn additions(geometry: &Geometry, spikes: &Spikes) -> u64 {
 
 impl Plan<'_> {
     fn wants(&self, name: &str) -> bool {
+        debug_assert!(OPS.contains(&name), "{name} is not listed");
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
     }
 

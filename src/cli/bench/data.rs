@@ -16,7 +16,7 @@ use crate::bench::data::{Pass, images, time_passes};
 use crate::bench::times::Times;
 use crate::cli::numbers::count;
 use crate::cli::progress::Progress;
-use crate::cli::settings::{ChangeFlags, ReadingFlags};
+use crate::cli::settings::{ChangeFlags, ReadingFlags, text_path};
 use crate::cli::tables::{Table, four_digits, milli, optional};
 use crate::cli::{Global, Unused, dataset, settings, stop, use_threads};
 use crate::data;
@@ -41,7 +41,7 @@ pub struct DataArgs {
     #[arg(short = 'd', long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = recipes::DEFAULT_DATASET)]
     dataset: Vec<String>,
     /// Folder, archive or list of a data set that is not shipped.
-    #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir")]
+    #[arg(long, value_name = "PATH", visible_alias = "path", alias = "data_dir", value_parser = text_path())]
     data_dir: Option<PathBuf>,
     /// Splits.
     #[arg(long, value_enum, value_name = "SPLIT,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "train,test")]

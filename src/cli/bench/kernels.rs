@@ -8,7 +8,7 @@ use super::axes::{self, Axes, Setting};
 use super::baseline::BaselineFlags;
 use super::latency::LimitFlags;
 use super::report::{Entry, Report};
-use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, Plan, copy_bytes_per_s, on_cpu, on_cuda};
+use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, OPS, Plan, copy_bytes_per_s, on_cpu, on_cuda};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work, peaks};
 use crate::cli::progress::Progress;
@@ -105,6 +105,9 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
     if !(0.0..=1.0).contains(&args.rate) {
         return Err(Error::config("rate", format!("{} is not in 0..=1", args.rate)).into());
     }
+    if let Some(part) = args.op.iter().find(|part| !OPS.iter().any(|name| name.contains(part.as_str()))) {
+        return Err(Error::config("op", format!("no op has '{}' in its name; known are {}", part.escape_debug(), OPS.join(", "))).into());
+    }
     let mut settings = axes::settings(global, &args.axes, Settings::new(), 8)?;
     // Widths of weights are an axis of the ops that read them, not of the others.
     let mut widths: Vec<u8> = settings.iter().map(|setting| setting.config.weight_bits).collect();
@@ -151,6 +154,10 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         measure(args, setting, &widths, &limits, &of_device, &mut entries)?;
     }
     drop(progress);
+    if entries.is_empty() && !stop::is_asked() {
+        let problem = format!("{} is not in this network, or not alone on this device; give another part of a name", args.op.join(","));
+        return Err(Error::config("op", problem).into());
+    }
     let notes = vec![
         format!("ms a run: of n runs after {} warm-up runs; share: of the peak that bounds the op", limits.warmup),
         peaks_in_words(&plan),

@@ -11,6 +11,7 @@ use crate::device::machine::Machine;
 use crate::device::{driver, kernels};
 use crate::error::{Error, Result};
 use crate::settings::Config;
+use crate::spelling::one_line;
 
 /// Version of the JSON, as `docs/bench.schema.json` describes it.
 pub const VERSION: u32 = 1;
@@ -244,7 +245,7 @@ fn table(comparison: &Comparison) -> Table {
         vec![own(name), ms(compared.old_median_s), ms(compared.new_median_s), change, ms(compared.spread_s), verdict.into()]
     });
     let commit = comparison.commit.as_ref().map_or(String::new(), |commit| format!(", commit {commit}"));
-    let (path, percent) = (comparison.baseline.display(), 100.0 * comparison.fail_over);
+    let (path, percent) = (one_line(comparison.baseline.display()), 100.0 * comparison.fail_over);
     let title = format!("Medians against {path}{commit}; slower: by more than {percent}% and than the spread");
     let columns = vec!["case", "old ms", "new ms", "change", "spread", "verdict"];
     Table { title, columns, words: 1, rows: rows.collect() }
@@ -264,7 +265,7 @@ fn verdict(comparison: &Comparison) -> u8 {
         return DONE;
     }
     let Comparison { compared, baseline, fail_over, .. } = comparison;
-    let (of, path, percent) = (compared.len(), baseline.display(), 100.0 * fail_over);
+    let (of, path, percent) = (compared.len(), one_line(baseline.display()), 100.0 * fail_over);
     complain(&format!("error: {slower} of {of} cases are slower than in {path}, by more than {percent}% and than the spread"));
     FAILED
 }

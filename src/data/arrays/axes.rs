@@ -24,19 +24,29 @@ pub struct Axes {
     bytes: Vec<u8>,
 }
 
-impl Axes {
-    /// Finds out what the axes of an array are.
+/// What the sizes of an array say, before any of its values is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Meaning {
+    /// Number of samples.
+    pub samples: usize,
+    frames: usize,
+    shape: [usize; 3],
+    /// Channels come before rows.
+    is_first: bool,
+}
+
+impl Meaning {
+    /// Finds out what the axes of an array of these sizes are.
     ///
     /// # Errors
-    /// [`Error::File`] for sizes that are no images, or could be several, and for values that are none.
-    pub fn of(path: &Path, array: Array, layout: Layout) -> Result<Axes> {
-        let Array { kind, sizes, bytes } = array;
+    /// [`Error::File`] for sizes that are no images, or could be several, and for values of a type that is none.
+    pub fn of(path: &Path, kind: Kind, sizes: &[usize], layout: Layout) -> Result<Meaning> {
         let bad = |problem: String| Err(Error::file(path, problem));
         if let Kind::Int(..) = kind {
             return bad("has integers of several bytes, or with a sign; images are u8, f32 or f64 (save array.astype('uint8'))".into());
         }
         let is_channels = |size: &usize| CHANNELS.contains(size);
-        let first = match (layout, &sizes[..]) {
+        let first = match (layout, sizes) {
             (Layout::Auto | Layout::Nhwc | Layout::Nchw, [_, _, _]) | (Layout::Nthw, [_, _, _, _]) => false,
             (Layout::Nhwc, [_, _, _, _] | [_, _, _, _, _]) => false,
             (Layout::Nchw, [_, _, _, _] | [_, _, _, _, _]) => true,
@@ -50,7 +60,7 @@ impl Axes {
             },
             _ => return bad(format!("has sizes {sizes:?}; images are [N][H][W], [N][H][W][C] or [N][C][H][W], frames have T behind N")),
         };
-        let (samples, frames, [a, b, c]) = match (layout, &sizes[..]) {
+        let (samples, frames, [a, b, c]) = match (layout, sizes) {
             (Layout::Nthw, &[n, t, h, w]) => (n, t, [h, w, 1]),
             (_, &[n, h, w]) => (n, 1, [h, w, 1]),
             (_, &[n, a, b, c]) => (n, 1, [a, b, c]),
@@ -67,7 +77,18 @@ impl Axes {
                 shape[0], shape[1], shape[2]
             ));
         }
-        let bytes = if first { channels_last(&bytes, shape, kind.bytes()) } else { bytes };
+        Ok(Meaning { samples, frames, shape, is_first: first })
+    }
+}
+
+impl Axes {
+    /// The samples of an array whose sizes have been understood.
+    ///
+    /// # Errors
+    /// [`Error::File`] for values that are no numbers.
+    pub fn of(path: &Path, array: Array, meaning: Meaning) -> Result<Axes> {
+        let (Array { kind, bytes, .. }, Meaning { samples, frames, shape, is_first }) = (array, meaning);
+        let bytes = if is_first { channels_last(&bytes, shape, kind.bytes()) } else { bytes };
         let axes = Axes { samples, frames, shape, kind, bytes };
         axes.check_numbers(path)?;
         Ok(axes)

@@ -18,7 +18,7 @@ use super::hold_out::drawn;
 use super::own::{self, Own};
 use super::{Dataset, Images, Reading, Split, Stream, cifar};
 use crate::error::{Error, Result};
-use axes::Axes;
+use axes::{Axes, Meaning};
 use store::{Found, Store};
 
 pub use values::{Spread, Values};
@@ -117,15 +117,17 @@ pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Datase
         return Ok(Dataset { own: Some(own), ..Dataset::new(name, names, train, test, u8::MAX)? });
     }
     let store = Store::open(place)?;
-    let Found { train, test, left_out } = store.find()?;
+    let Found { train, test, left_out } = store.find(place)?;
     let read = |[images, labels]: &[String; 2]| {
-        let path = store.path(images);
-        let images = Part { axes: Axes::of(&path, store.read(images)?, reading.arrays.layout)?, labels: labels_of(&store, labels)? };
-        if images.axes.samples != images.labels.len() {
-            let problem = format!("has {} samples, and {} has {} labels", images.axes.samples, labels, images.labels.len());
-            return Err(Error::file(path, problem));
+        let (path, (kind, sizes)) = (store.path(images), store.head(images)?);
+        // All that headers tell is looked at before any value is unpacked.
+        let meaning = Meaning::of(&path, kind, &sizes, reading.arrays.layout)?;
+        let (kind, sizes) = store.head(labels)?;
+        check_labels(&store.path(labels), kind, &sizes)?;
+        if meaning.samples != sizes[0] {
+            return Err(Error::file(path, format!("has {} samples, and {labels} has {} labels", meaning.samples, sizes[0])));
         }
-        Ok(images)
+        Ok(Part { axes: Axes::of(&path, store.read(images)?, meaning)?, labels: labels_of(&store, labels)? })
     };
     let train_part = read(&train)?;
     let (share, parts) = match &test {
@@ -194,30 +196,38 @@ impl Part {
     }
 }
 
-/// The labels of an array: integers from 0 on, one per sample.
-fn labels_of(store: &Store, key: &str) -> Result<Vec<u32>> {
-    let (path, array) = (store.path(key), store.read(key)?);
-    let Array { kind, sizes, bytes } = array;
+/// Refuses labels that are not one integer per sample; says whether they have a sign.
+fn check_labels(path: &Path, kind: Kind, sizes: &[usize]) -> Result<bool> {
     if sizes.iter().skip(1).any(|&size| size != 1) || sizes.is_empty() {
         return Err(Error::file(
             path,
             format!("has labels of {sizes:?}; expected is one integer per sample (of one-hot rows, save argmax)"),
         ));
     }
-    let signed = match kind {
-        Kind::U8 => false,
-        Kind::Int(signed, _) => signed,
-        Kind::F32 | Kind::F64 => {
-            return Err(Error::file(path, "has labels with a point; save integers (labels.astype('int64'))"));
-        }
-    };
+    match kind {
+        Kind::U8 => Ok(false),
+        Kind::Int(signed, _) => Ok(signed),
+        Kind::F32 | Kind::F64 => Err(Error::file(path, "has labels with a point; save integers (labels.astype('int64'))")),
+    }
+}
+
+/// The labels of an array: integers from 0 on, one per sample.
+fn labels_of(store: &Store, key: &str) -> Result<Vec<u32>> {
+    let (path, array) = (store.path(key), store.read(key)?);
+    let Array { kind, sizes, bytes } = array;
+    let signed = check_labels(&path, kind, &sizes)?;
     let label = |(index, value): (usize, &[u8])| {
-        let mut wide = [if signed && value.last().is_some_and(|&high| high >= 0x80) { 0xff } else { 0 }; 8];
-        wide[..value.len()].copy_from_slice(value);
-        let number = i64::from_le_bytes(wide);
+        let number = wide(signed, value);
         u32::try_from(number).map_err(|_| Error::file(&path, format!("sample {index} has label {number}; labels are 0, 1, 2, …")))
     };
     bytes.chunks_exact(kind.bytes()).enumerate().map(label).collect()
+}
+
+/// An integer of up to 8 bytes, whatever its sign.
+pub(super) fn wide(signed: bool, value: &[u8]) -> i128 {
+    let mut wide = [if signed && value.last().is_some_and(|&high| high >= 0x80) { 0xff } else { 0 }; 16];
+    wide[..value.len()].copy_from_slice(value);
+    i128::from_le_bytes(wide)
 }
 
 /// How many classes labels name. Each has a sample to train on: labels that begin with 1 or leave one out are taken for a mistake, and a

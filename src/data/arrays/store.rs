@@ -115,73 +115,99 @@ impl Store {
             Store::Tensors(path, bytes) => {
                 let found = tensors(path, bytes)?;
                 let tensor = found.tensor(key).map_err(|e| Error::file(&shown, format!("cannot be read ({e}); get it again")))?;
-                let kind = match tensor.dtype() {
-                    Dtype::U8 => Kind::U8,
-                    Dtype::I8 => Kind::Int(true, 1),
-                    Dtype::I16 => Kind::Int(true, 2),
-                    Dtype::I32 => Kind::Int(true, 4),
-                    Dtype::I64 => Kind::Int(true, 8),
-                    Dtype::U16 => Kind::Int(false, 2),
-                    Dtype::U32 => Kind::Int(false, 4),
-                    Dtype::U64 => Kind::Int(false, 8),
-                    Dtype::F32 => Kind::F32,
-                    Dtype::F64 => Kind::F64,
-                    other => {
-                        let problem = format!("has values of the type {other:?}; images are u8, f32 or f64, labels integers");
-                        return Err(Error::file(shown, problem));
-                    }
-                };
-                Ok(Array { kind, sizes: tensor.shape().to_vec(), bytes: tensor.data().to_vec() })
+                Ok(Array { kind: kind_of(&shown, tensor.dtype())?, sizes: tensor.shape().to_vec(), bytes: tensor.data().to_vec() })
             }
         }
     }
 
-    /// Type and sizes of an array of an archive, without its values.
+    /// Type and sizes of an array, without its values.
     ///
     /// # Errors
-    /// What [`npy::head`] finds wrong.
-    pub fn head(path: &Path, key: &str) -> Result<(Kind, Vec<usize>)> {
-        let shown = path.join(format!("{key}.npy"));
-        guarded(&shown, || {
-            let mut archive = archive(path)?;
-            let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
-            npy::head(&shown, BufReader::new(entry)).map(|(kind, sizes, _)| (kind, sizes))
-        })
+    /// What [`npy::head`] finds wrong; [`Error::File`] for another type.
+    pub fn head(&self, key: &str) -> Result<(Kind, Vec<usize>)> {
+        let shown = self.path(key);
+        match self {
+            Store::Npz(path) => guarded(&shown, || {
+                let mut archive = archive(path)?;
+                let entry = archive.by_name(&format!("{key}.npy")).map_err(|e| damaged(&shown, &e))?;
+                npy::head(&shown, BufReader::new(entry)).map(|(kind, sizes, _)| (kind, sizes))
+            }),
+            Store::Folder(_) => npy::head(&shown, BufReader::new(regular_file::open(&shown)?)).map(|(kind, sizes, _)| (kind, sizes)),
+            Store::Tensors(path, bytes) => {
+                let found = tensors(path, bytes)?;
+                let tensor = found.tensor(key).map_err(|e| Error::file(&shown, format!("cannot be read ({e}); get it again")))?;
+                Ok((kind_of(&shown, tensor.dtype())?, tensor.shape().to_vec()))
+            }
+        }
     }
 
-    /// Finds images and labels by their names.
+    /// Finds images and labels by their names; errors name `place`, as it was opened.
     ///
     /// # Errors
-    /// [`Error::File`] with the names that there are.
-    pub fn find(&self) -> Result<Found> {
+    /// [`Error::File`] with the names that there are, or with two that mean the same.
+    pub fn find(&self, place: &Path) -> Result<Found> {
         let keys = self.keys()?;
-        find(&keys).ok_or_else(|| {
+        let found = find(&keys).map_err(|[one, other]| {
+            let [one, other] = [one, other].map(|key| key.chars().take(24).collect::<String>().replace(char::is_control, "?"));
+            let problem =
+                format!("has \"{one}\" and \"{other}\", and one of them is wanted: give the other one another name, or leave it out");
+            Error::file(place, problem)
+        })?;
+        found.ok_or_else(|| {
             let mut shown = keys.iter().take(8).map(|key| key.chars().take(24).collect::<String>()).collect::<Vec<_>>().join(", ");
             shown = shown.replace(char::is_control, "?");
             let expected =
                 "expected are x_train and y_train (or train_images and train_labels), x_test and y_test, or x and y; see docs/data.md";
-            Error::file(self.path(""), format!("has no images and labels by name (it has: {shown}); {expected}"))
+            let of_one = if matches!(self, Store::Folder(_)) && !place.is_dir() { " in its folder" } else { "" };
+            Error::file(place, format!("has no images and labels by name{of_one} (it has: {shown}); {expected}"))
         })
     }
 }
 
-/// Images and labels of each split, by the names that people give them.
-pub(super) fn find(keys: &[String]) -> Option<Found> {
+/// Images and labels of each split, by the names that people give them; two arrays that would be the same of a split are the error.
+pub(super) fn find(keys: &[String]) -> std::result::Result<Option<Found>, [String; 2]> {
     const IMAGES: [&str; 8] = ["x", "images", "image", "data", "frames", "inputs", "imgs", "arr_0"];
     const LABELS: [&str; 7] = ["y", "labels", "label", "targets", "target", "classes", "arr_1"];
     let plain = |key: &str| key.to_ascii_lowercase().replace(['-', '.', '/', ' '], "_");
     let named = |words: &[&str], split: &str| {
-        let forms = words.iter().flat_map(|word| match split {
+        let form = |word: &&str| match split {
             "" => vec![word.to_string()],
             _ => vec![format!("{word}_{split}"), format!("{split}_{word}"), format!("{word}{split}"), format!("{split}{word}")],
-        });
-        forms.into_iter().find_map(|form| keys.iter().find(|key| plain(key) == form)).cloned()
+        };
+        let forms: Vec<String> = words.iter().flat_map(form).collect();
+        keys.iter().filter(|key| forms.contains(&plain(key))).cloned().collect::<Vec<String>>()
     };
-    let pair = |split: &str| Some([named(&IMAGES, split)?, named(&LABELS, split)?]);
-    let train = pair("train").or_else(|| pair(""))?;
+    // Names of several splits: of which there are images and labels.
+    let pair = |split: &str| Some([named(&IMAGES, split), named(&LABELS, split)]).filter(|of| of.iter().all(|keys| !keys.is_empty()));
+    let single = |of: [Vec<String>; 2]| match of.iter().find(|keys| keys.len() > 1) {
+        Some(keys) => Err([keys[0].clone(), keys[1].clone()]),
+        None => Ok(of.map(|keys| keys.into_iter().next().unwrap_or_default())),
+    };
+    let Some(train) = pair("train").or_else(|| pair("")) else { return Ok(None) };
+    let train = single(train)?;
     let mut tests = TESTS.iter().filter_map(|split| pair(split));
-    let test = tests.next();
-    Some(Found { train, test, left_out: tests.map(|[images, _]| images).collect() })
+    let test = tests.next().map(single).transpose()?;
+    let mut left_out: Vec<String> = tests.flat_map(|[images, _]| images).collect();
+    left_out.extend(pair("").into_iter().flat_map(|[images, _]| images).filter(|images| *images != train[0]));
+    Ok(Some(Found { train, test, left_out }))
+}
+
+fn kind_of(path: &Path, dtype: Dtype) -> Result<Kind> {
+    Ok(match dtype {
+        Dtype::U8 => Kind::U8,
+        Dtype::I8 => Kind::Int(true, 1),
+        Dtype::I16 => Kind::Int(true, 2),
+        Dtype::I32 => Kind::Int(true, 4),
+        Dtype::I64 => Kind::Int(true, 8),
+        Dtype::U16 => Kind::Int(false, 2),
+        Dtype::U32 => Kind::Int(false, 4),
+        Dtype::U64 => Kind::Int(false, 8),
+        Dtype::F32 => Kind::F32,
+        Dtype::F64 => Kind::F64,
+        other => {
+            return Err(Error::file(path, format!("has values of the type {other:?}; images are u8, f32 or f64, labels integers")));
+        }
+    })
 }
 
 fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>> {

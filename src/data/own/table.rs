@@ -5,6 +5,8 @@ use std::path::Path;
 use super::part_of;
 use crate::data::Part;
 use crate::error::{Error, Result};
+use crate::regular_file;
+use crate::spelling::one_line;
 
 /// Bytes that a list may have.
 pub const MOST_BYTES: u64 = 1 << 28;
@@ -36,15 +38,24 @@ pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text));
     let damaged = |e: csv::Error| Error::file(path, format!("is no CSV file ({}); mend it", e.to_string().replace(char::is_control, " ")));
     let heads = reader.headers().map_err(damaged)?.clone();
-    let place = |names: &[&str]| heads.iter().position(|head| names.iter().any(|name| head.eq_ignore_ascii_case(name)));
+    let place = |names: &[&str]| {
+        let mut found = heads.iter().enumerate().filter(|(_, head)| names.iter().any(|name| head.eq_ignore_ascii_case(name)));
+        match (found.next(), found.next()) {
+            (Some((_, one)), Some((_, other))) => {
+                let problem = format!("its first row names a column {one} and a column {other}, and one of them is wanted");
+                Err(Error::file(path, format!("{problem}: give the other one another name, or leave it out")))
+            }
+            (first, _) => Ok(first.map(|(at, _)| at)),
+        }
+    };
     let needed = |names: &[&str]| {
         let shown: Vec<&str> = heads.iter().take(8).collect();
         let shown = shown.join(",").chars().take(80).collect::<String>().replace(char::is_control, "?");
         let problem = format!("its first row \"{shown}\" names no column {}; begin it with path,label or path,label,split", names[0]);
-        place(names).ok_or_else(|| Error::file(path, problem))
+        place(names)?.ok_or_else(|| Error::file(path, problem))
     };
-    let (path_at, label_at, split_at) = (needed(&PATH)?, needed(&LABEL)?, place(&SPLIT));
-    let others: Vec<Option<usize>> = others.iter().map(|name| place(&[name])).collect();
+    let (path_at, label_at, split_at) = (needed(&PATH)?, needed(&LABEL)?, place(&SPLIT)?);
+    let others: Vec<Option<usize>> = others.iter().map(|name| place(&[name])).collect::<Result<_>>()?;
     let mut rows = Vec::new();
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(damaged)? {
@@ -71,6 +82,21 @@ pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
         return Err(Error::file(path, "has no rows below its first one; name a file with samples"));
     }
     Ok(rows)
+}
+
+/// The error of a file that is not there, with the line of the list at `place` that names it, if a list does.
+pub fn named(place: &Path, error: Error) -> Error {
+    let (Error::Io { path, .. } | Error::Missing { path, .. }) = &error else { return error };
+    let is_list = error.is_missing() && place.is_file() && place.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+    let root = place.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let text = if is_list { regular_file::read(place, MOST_BYTES).unwrap_or_default() } else { Vec::new() };
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&text[..]);
+    let names_it = |row: &csv::StringRecord| row.iter().any(|cell| root.join(cell) == *path);
+    let Some(row) = reader.records().flatten().find(names_it) else { return error };
+    let line = row.position().map_or(0, csv::Position::line);
+    let problem =
+        format!("does not exist, and line {line} of {} names it: mend the list, or give --skip-unreadable N", one_line(place.display()));
+    Error::missing(path, problem)
 }
 
 /// File and class of each line of Tiny-ImageNet's `val_annotations.txt`, which is parted by tabs; what comes behind is a box.

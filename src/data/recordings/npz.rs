@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::{ALWAYS, Content, MAX_EVENTS, Recording};
 use crate::data::arrays::store::Store;
-use crate::data::arrays::{Array, Kind};
-use crate::data::camera::{Event, Sensor, inside, sensor};
+use crate::data::arrays::{Array, Kind, wide};
+use crate::data::camera::{Event, Sensor, sensor};
 use crate::device::room::{Bytes, Room};
 use crate::error::{Error, Result};
 use crate::regular_file;
@@ -26,7 +26,7 @@ pub(super) fn read(path: &Path, told: Option<Sensor>, when: Range<i64>) -> Resul
     let keys = store.keys()?;
     let has = |key: &str| keys.iter().any(|found| found == key);
     if EVENTS.iter().all(|key| has(key)) {
-        check(path)?;
+        check(path, &store)?;
         let mut arrays = Vec::new();
         for key in EVENTS {
             arrays.push((store.path(key), store.read(key)?));
@@ -38,7 +38,8 @@ pub(super) fn read(path: &Path, told: Option<Sensor>, when: Range<i64>) -> Resul
             let problem = "has frames, which have no times: start and end of a list are for events; list it once, or save parts as files";
             return Err(Error::file(path, problem));
         }
-        let (_, sizes) = Store::head(path, FRAMES)?;
+        let (_, sizes) = store.head(FRAMES)?;
+        frames_of(&store.path(FRAMES), &sizes)?;
         if values_of(&sizes) > MAX_EVENTS {
             let problem = format!("has sizes {sizes:?}, more than the {MAX_EVENTS} values that are taken at once; save fewer frames");
             return Err(Error::file(store.path(FRAMES), problem));
@@ -55,8 +56,8 @@ fn values_of(sizes: &[usize]) -> usize {
 }
 
 /// Refuses arrays of events by what their headers promise: different lengths, more than are taken at once, or than there is memory for.
-fn check(path: &Path) -> Result<()> {
-    let heads: Vec<(Kind, Vec<usize>)> = EVENTS.iter().map(|key| Store::head(path, key)).collect::<Result<_>>()?;
+fn check(path: &Path, store: &Store) -> Result<()> {
+    let heads: Vec<(Kind, Vec<usize>)> = EVENTS.iter().map(|key| store.head(key)).collect::<Result<_>>()?;
     let lengths: Vec<usize> = heads.iter().map(|(_, sizes)| values_of(sizes)).collect();
     if lengths.iter().any(|&length| length != lengths[0]) {
         return Err(Error::file(path, format!("has t, x, y, p of {lengths:?} values, and they are of the same events; get it again")));
@@ -85,10 +86,28 @@ fn events(path: &Path, arrays: &[(PathBuf, Array)], told: Option<Sensor>, when: 
     let mut events = Vec::new();
     for index in 0..values_of(&t.1.sizes) {
         let of = |(path, array): &(PathBuf, Array)| integer(path, array, index);
-        let (time, places, polarity) = (of(t)?, [of(x)?, of(y)?], of(p)?);
-        let [x, y] = inside(path, index, index, places.map(|place| u32::try_from(place).unwrap_or(u32::MAX)), sensor)?;
+        let (time, [x, y], polarity) = (of(t)?, [of(x)?, of(y)?], of(p)?);
+        let time = i64::try_from(time).map_err(|_| {
+            Error::file(
+                &t.0,
+                format!("event {index} has the time {time}, more than {} microseconds; times are counted from any start", i64::MAX),
+            )
+        })?;
+        let [height, width] = sensor;
+        let (true, Ok(x), Ok(y)) = ((0..width as i128).contains(&x) && (0..height as i128).contains(&y), x.try_into(), y.try_into()) else {
+            let problem = format!("event {index} is at column {x}, row {y}, outside the camera's {height}x{width} pixels");
+            return Err(Error::file(path, format!("{problem}; get it again, or see --sensor")));
+        };
+        let polarity = match polarity {
+            1 => 1,
+            0 | -1 => 0, // both are in use
+            _ => {
+                let problem = format!("event {index} has the polarity {polarity}; 1 is meant for brighter, 0 or -1 for darker: save it so");
+                return Err(Error::file(&p.0, problem));
+            }
+        };
         if when.contains(&time) {
-            events.push(Event { time, x, y, polarity: u8::from(polarity > 0) }); // some write −1 for darker
+            events.push(Event { time, x, y, polarity });
         }
     }
     if events.is_empty() {
@@ -99,32 +118,30 @@ fn events(path: &Path, arrays: &[(PathBuf, Array)], told: Option<Sensor>, when: 
 }
 
 /// A value of an array; times in seconds are no integers and are refused.
-fn integer(path: &Path, Array { kind, bytes, .. }: &Array, index: usize) -> Result<i64> {
+fn integer(path: &Path, Array { kind, bytes, .. }: &Array, index: usize) -> Result<i128> {
     let wrong = || Error::file(path, format!("value {index} is no whole number; times are microseconds, places pixels"));
     let value = bytes.get(index * kind.bytes()..(index + 1) * kind.bytes()).ok_or_else(wrong)?;
     let float = match kind {
         Kind::F32 => value.try_into().ok().map(|value| f64::from(f32::from_le_bytes(value))),
         Kind::F64 => value.try_into().ok().map(f64::from_le_bytes),
-        Kind::U8 => return Ok(i64::from(value[0])),
-        Kind::Int(is_signed, _) => {
-            // The lowest 64 bits, with the sign in the bits above where there is one.
-            let fill = if *is_signed && value.last().is_some_and(|byte| byte >> 7 == 1) { 0xff } else { 0 };
-            let mut wide = [fill; 8];
-            wide[..value.len()].copy_from_slice(value);
-            let number = i64::from_le_bytes(wide);
-            return if !is_signed && number < 0 { Err(wrong()) } else { Ok(number) };
-        }
+        Kind::U8 => return Ok(i128::from(value[0])),
+        Kind::Int(is_signed, _) => return Ok(wide(*is_signed, value)),
     };
     let whole = float.filter(|value| value.fract() == 0.0 && value.abs() < 9e15).ok_or_else(wrong)?;
-    Ok(whole as i64)
+    Ok(whole as i128)
+}
+
+/// Number and size of frames of these sizes.
+fn frames_of(path: &Path, sizes: &[usize]) -> Result<(usize, Sensor)> {
+    let [frames, 2, height, width] = *sizes else {
+        return Err(Error::file(path, format!("has sizes {sizes:?}, and [T, 2, height, width] are wanted")));
+    };
+    Ok((frames, sensor(path, Some([height, width]), None)?))
 }
 
 /// Frames `[T][2][H][W]`.
 fn frames(path: &Path, array: Array) -> Result<Content> {
-    let [frames, 2, height, width] = array.sizes[..] else {
-        return Err(Error::file(path, format!("has sizes {:?}, and [T, 2, height, width] are wanted", array.sizes)));
-    };
-    let sensor = sensor(path, Some([height, width]), None)?;
+    let (frames, sensor) = frames_of(path, &array.sizes)?;
     let values: Vec<f32> = match array.kind {
         Kind::F32 => array.bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect(),
         _ => (0..values_of(&array.sizes)).map(|index| Ok(integer(path, &array, index)? as f32)).collect::<Result<_>>()?,

@@ -31,12 +31,12 @@ pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer
 pub struct Started {
     /// False for the file of an ANN: the thresholds are those of the new network.
     pub has_thresholds: bool,
-    /// Parameters of the last layer that were left as they start.
+    /// Tensors of the last layer, running statistics among them, that were left as they start.
     pub new: Vec<String>,
 }
 
 /// Reads the parameters that a new run starts from, as [`load`]; a file of an ANN leaves the thresholds of `network` as they are, and
-/// `new_head` the parameters of its last layer.
+/// `new_head` those of its last layer, with its batch norm.
 ///
 /// # Errors
 /// As [`load`].
@@ -87,8 +87,12 @@ fn read(
     if new_run.is_some() && !started.has_thresholds {
         places.retain(|name, _| !thresholds.contains(name.as_str()));
     }
-    let head = network.head();
-    let is_head = |place: &Place| matches!(place, Place::Parameter(index) if head.contains(index));
+    let (head, head_norms) = (network.head(), network.head_norms());
+    let is_head = |place: &Place| match place {
+        Place::Parameter(index) => head.contains(index),
+        Place::RunningMean(index) | Place::RunningVar(index) | Place::Batches(index) => head_norms.contains(index),
+        _ => false,
+    };
     if new_run == Some(true) {
         let (left, kept) = places.into_iter().partition(|(_, (_, place))| is_head(place));
         places = kept;
@@ -263,6 +267,16 @@ pub fn progress(path: &Path) -> Result<Progress> {
     } else {
         Err(Error::file(path, "holds parameters but no training state"))
     }
+}
+
+/// The same of a whole file: its tensors are read, too, and have the checksum that was written.
+///
+/// # Errors
+/// As [`progress`], and of a file that has changed since.
+pub fn check(path: &Path) -> Result<Progress> {
+    let progress = progress(path)?;
+    Opened::open(path)?.tensors(|opened, data| check_sum(path, opened, data))?;
+    Ok(progress)
 }
 
 fn progress_of(path: &Path, opened: &Opened) -> Result<Progress> {

@@ -1,0 +1,131 @@
+//! Numbers and paths that no setting can hold: the flag is named, the number is shown as it was given, and the reason is the true one.
+//! The real binary.
+
+#[path = "support/command.rs"]
+mod command;
+
+use std::fs;
+
+use command::{dsr, ok};
+use tempfile::tempdir;
+
+#[test]
+fn a_number_that_is_refused_is_named_and_short() {
+    let folder = tempdir().unwrap();
+    let bits = "is not a positive number of 32 bits, which go from 1e-45 to 3.4e38";
+    let products = "is not in 1e-9..=1e9: products of such thresholds are no numbers";
+    for (flags, words) in [
+        ("--warmup 18446744073709551615", "warmup: 18446744073709551615 is above 9223372036854775807"),
+        ("--widths 4,18446744073709551615 --blocks 1,1", "widths: 18446744073709551615 is above 9223372036854775807"),
+        ("--lr 1e-300", &format!("lr: 1e-300 {bits}")),
+        ("--lr 1e308", &format!("lr: 1e308 {bits}")),
+        ("--lr=-1e-300", "lr: -1e-300 is not a positive number"),
+        ("--vth 1e39", &format!("vth: 1e39 {bits}")),
+        ("--vth 1e38", &format!("vth: 1e38 {products}")),
+        ("--vth-bound 1e-30", &format!("vth-bound: 1e-30 {products}")),
+        ("--eps 1e308", &format!("eps: 1e308 {bits}")),
+        ("--weight-decay 1e300", &format!("weight-decay: 1e300 {bits}")),
+        ("--clip-norm 1e300", &format!("clip-norm: 1e300 {bits}")),
+        ("--momentum 1e300", "momentum: 1e300 is not in 0 ≤ momentum < 1"),
+        ("--dropout 0.99999999", "dropout: 0.99999999 is 1 in 32 bits, which the engine computes with, and has to be below 1"),
+        ("--mixup 1e300", "mixup: 1e300 is neither 0 nor in"),
+        ("--gamma 1e300 --schedule multi-step", "gamma: 1e300 is not in 0 < gamma ≤ 1"),
+    ] {
+        let output = dsr(folder.path(), &format!("train --dry-run -d digits-8x8 {flags}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.starts_with(&format!("error: {words}")), "{flags}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    for flags in ["--dropout 0.9999", "--vth 1e9", "--vth-bound 1e-9", "--lr 1e-30", "--weight-decay 0"] {
+        ok(folder.path(), &format!("train --dry-run -d digits-8x8 {flags}"));
+    }
+    fs::write(folder.path().join("c.toml"), "lr = 0.1\nwarmup = 18446744073709551616\n").unwrap();
+    let output = dsr(folder.path(), "train --dry-run -d digits-8x8 --config c.toml");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && stderr.starts_with("error: c.toml: line 2: warmup: "), "{stderr}");
+}
+
+/// A flag that changes nothing is a mistake of somebody who waits for its effect.
+#[test]
+fn flags_that_the_neurons_have_no_use_for_are_refused() {
+    let folder = tempdir().unwrap();
+    for (flags, flag) in [
+        ("--neuron relu --weight-gradient unrolled", "weight-gradient"),
+        ("--neuron relu --vth 1", "vth"),
+        ("--neuron relu --vth-bound 0.1", "vth-bound"),
+        ("--neuron relu --tau 2", "tau"),
+        ("--neuron relu --alpha 0.3", "alpha"),
+        ("--neuron relu --threshold-grad-scale 2", "threshold-grad-scale"),
+        ("--neuron if --tau 2", "tau"),
+        ("--neuron if --delta-t 2", "delta-t"),
+    ] {
+        let output = dsr(folder.path(), &format!("train --dry-run -d digits-8x8 {flags}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let is_said =
+            stderr.starts_with(&format!("error: {flag}: has no effect here: ")) && stderr.contains(&format!("leave --{flag} away"));
+        assert!(output.status.code() == Some(2) && is_said, "{flags}: {stderr}");
+    }
+    ok(folder.path(), "train --dry-run -d digits-8x8 --neuron lif --tau 2 --delta-t 0.1");
+    // A file of settings may serve several networks.
+    fs::write(folder.path().join("c.toml"), "tau = 2.0\nvth = 1.0\n").unwrap();
+    ok(folder.path(), "train --dry-run -d digits-8x8 --neuron relu --config c.toml");
+}
+
+/// Settings are text, and a path in them is, too.
+#[cfg(unix)]
+#[test]
+fn a_path_that_is_no_text_is_refused_by_its_flag() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let path = OsStr::from_bytes(b"a\xffb");
+    for (line, flag) in [
+        ("train -d images --data-dir", "--data-dir"),
+        ("data info -d images --data-dir", "--data-dir"),
+        ("bench data -d images --data-dir", "--data-dir"),
+        ("train -d images --data-dir x --cache-dir", "--cache-dir"),
+    ] {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("dsr"));
+        let output = command.args(line.split_whitespace()).arg(path).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let is_said = stderr.contains(flag) && stderr.contains("this is no UTF-8; rename it, or make a link to it with another name");
+        assert!(output.status.code() == Some(2) && is_said, "{line}: {stderr}");
+    }
+}
+
+/// What the system says of a file comes with what to do.
+#[cfg(unix)]
+#[test]
+fn errors_of_the_system_say_what_to_do() {
+    use std::os::unix::fs::symlink;
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    symlink("nowhere", at.join("link")).unwrap();
+    for class in ["a", "b"] {
+        fs::create_dir_all(at.join("set").join(class)).unwrap();
+        for index in 0..4 {
+            image::RgbImage::new(8, 8).save(at.join(format!("set/{class}/{index}.png"))).unwrap();
+        }
+    }
+    let list = |name: &str| format!("path,label\na/0.png,a\na/1.png,a\n{name},b\nb/1.png,b\n");
+    fs::write(at.join("set/list.csv"), list("b/none.png")).unwrap();
+    let info = "data info -d images --image-size 8 --val-share 0.5 --data-dir";
+    let tiny = "train -d digits-8x8 --widths 4 --blocks 1 -T 1 --epochs 1 --device cpu";
+    let dead = "it is a link that leads to nothing: mend it, or name another";
+    for (line, words) in [
+        (format!("{info} set/list.csv"), "set/b/none.png: does not exist, and line 4 of set/list.csv names it: mend the list"),
+        (format!("{tiny} --config nope.toml"), "nope.toml: No such file or directory (os error 2); check the path"),
+        (format!("{tiny} --config link"), dead),
+        (format!("{tiny} --out link"), dead),
+        ("bench latency --widths 4 --blocks 1 -T 1 --image 8x8x1 --baseline nope.json".into(), "nope.json: No such file"),
+    ] {
+        let output = dsr(at, &line);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let error = stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(matches!(output.status.code(), Some(1 | 2)) && error.contains(words), "{line}: {stderr}");
+        assert!(error.contains(':') && (error.contains("check") || error.contains("mend")), "{line}: {stderr}");
+    }
+    symlink("nothing.png", at.join("set/a/dead.png")).unwrap();
+    let output = dsr(at, &format!("{info} set"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("dead.png") && stderr.contains(dead), "{stderr}");
+}
