@@ -37,10 +37,10 @@ impl Config {
         require(
             one,
             "time-steps",
-            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
+            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T out", self.time_steps),
         )?;
         let has_thresholds = self.neuron != NeuronKind::Relu || self.threshold_init == ThresholdInit::Fixed;
-        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it away".into())?;
+        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it out".into())?;
         positive("vth", self.vth)?;
         positive("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
         positive("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
@@ -72,9 +72,9 @@ impl Config {
         at_least_0("weight-decay", self.weight_decay)?;
         let frozen = self.freeze_thresholds;
         let has_thresholds = !frozen || self.neuron != NeuronKind::Relu;
-        require(has_thresholds, "freeze-thresholds", "with --neuron relu there are none; leave it away".into())?;
+        require(has_thresholds, "freeze-thresholds", "with --neuron relu there are none; leave it out".into())?;
         let has_gradients = !frozen || self.threshold_grad_scale == Config::default().threshold_grad_scale;
-        require(has_gradients, "threshold-grad-scale", "with --freeze-thresholds they have no gradients; leave one of them away".into())?;
+        require(has_gradients, "threshold-grad-scale", "with --freeze-thresholds they have no gradients; leave one of them out".into())?;
         let clip = self.clip_norm.unwrap_or(1.0);
         require(clip as f32 > 0.0 && (clip as f32).is_finite(), "clip-norm", format!("{clip} is not a positive number"))?;
         let ema = self.ema.unwrap_or(0.5);
