@@ -160,6 +160,9 @@ fn no_checkpoint_is_overwritten_and_unknown_networks_are_named() {
             "holds parameters but no training state: start a new run with --init-from",
         ),
         ("export --checkpoint best.safetensors --seed 1".to_string(), "dsr export has no use for it"),
+        ("export --checkpoint best.safetensors --out a.pth".to_string(), "out: a.pth: .pth means a pickle, such as PyTorch's, and what"),
+        ("export --checkpoint best.safetensors --out a.CSV".to_string(), "call it a.safetensors"),
+        ("eval --checkpoint best.safetensors --predictions p.npz".to_string(), ".npz means NumPy's arrays, and what is written is csv"),
     ] {
         let output = dsr(at, &line);
         let stderr = String::from_utf8(output.stderr).unwrap();

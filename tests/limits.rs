@@ -83,13 +83,13 @@ fn flags_without_an_effect_are_refused() {
         ("info --kernels --device cuda", "device", "dsr info --kernels"),
         ("info --kernels --threads 1", "threads", "dsr info --kernels"),
         ("check --config digits.toml", "config", "dsr check"),
-        ("eval --checkpoint tiny.safetensors --seed 1", "seed", "dsr eval"),
+        ("eval --checkpoint tiny.safetensors --seed 1", "seed", "has a test split of its own"),
         ("data info --seed 1", "seed", "dsr data"),
         ("data sheet --device cuda:1", "device", "dsr data"),
         ("bench data --device cuda", "device", "dsr bench data"),
     ];
     for (line, flag, command) in cases {
-        refused(folder.path(), line, 2, &[&format!("error: {flag}: "), command, &format!("leave --{flag} away")]);
+        refused(folder.path(), line, 2, &[&format!("error: {flag}: "), command, &format!("leave --{flag} out")]);
     }
     // The CPU is where these work, so to ask for it is right.
     ok(folder.path(), "data info --device cpu");

@@ -228,9 +228,9 @@ fn wrong_settings_are_named() {
     let folder = sets();
     let cases = [
         ("train -d images", 2, "data-dir: images is read from disk: name its folder"),
-        ("train -d images --data-dir heap", 2, "val-share: heap says of no pictures that they are for testing: give --val-share 0.2"),
+        ("train -d images --data-dir heap", 2, "val-share: heap has no test split: give --val-share 0.2"),
         ("train -d images --data-dir photos --channels 2", 2, "channels: 2 is neither 1 (grey) nor 3 (colour)"),
-        ("train --channels 1", 2, "channels: fashion-mnist-3k has no such setting, only images has; leave --channels away"),
+        ("train --channels 1", 2, "channels: fashion-mnist-3k has no such setting, only images has; leave --channels out"),
         ("train -d images --data-dir photos --layout nhwc", 2, "layout: images has no such setting, only arrays has"),
         ("train --mean 0.5 --std 1", 2, "mean: fashion-mnist-3k has no such setting, only a set of your own has"),
         ("train -d images --data-dir photos --mean 0.5", 2, "std: 0 numbers, --mean has 1; give one a channel to each"),

@@ -50,9 +50,12 @@ fn loaders_are_timed_with_the_flags_of_training() {
         assert_eq!(found, samples.map(|n| (Value::from(image), Value::from(n))).each_ref().map(|(image, n)| (image, n)), "{flags}");
     }
     let refused = [
-        ("-d images --data-dir heap", "val-share: heap says of no pictures that they are for testing"),
+        (
+            "-d images --data-dir heap",
+            "val-share: heap has no test split: give --val-share 0.2 to test on a fifth of the pictures of each class",
+        ),
         ("-d images --data-dir photos --val-share 0.2", "val-share: has no effect here: images photos has a test split of its own"),
-        ("-d digits-8x8 --sensor 34x34", "sensor: digits-8x8 has no such setting, only events has; leave --sensor away"),
+        ("-d digits-8x8 --sensor 34x34", "sensor: digits-8x8 has no such setting, only events has; leave --sensor out"),
         ("-d images,digits-8x8 --data-dir photos --channels 1", "channels: digits-8x8 has no such setting, only images has"),
         ("-d images --data-dir photos --image-size 8 --crop-pad 9", "crop-pad: a padding of 9 pixels could cut an image of 8x8 away"),
     ];
@@ -95,6 +98,39 @@ fn a_share_to_test_on_can_be_said_to_every_command() {
         let (code, _, stderr) = dsr(root, &format!("{line} --val-share 0.2 --device cpu"));
         assert!(code == 2 && stderr.contains("val-share: has no effect here: digits-8x8 has a test split of its own"), "{line}: {stderr}");
     }
+}
+
+/// A file without settings does not say by which seed a heap was divided; and what a network was chosen on is a matter of its run, not
+/// of the data that it is measured on.
+#[test]
+fn a_seed_counts_where_it_divides_a_set() {
+    let folder = pictures();
+    let root = folder.path();
+    let set = "-d images --data-dir heap --val-share 0.25";
+    ok(root, &format!("train {set} {TINY} --seed 3 -q --out run"));
+    without_settings(&root.join("run/last.safetensors"), &root.join("plain.safetensors"));
+    fs::write(root.join("seed.toml"), "seed = 3\n").unwrap();
+    let files = |line: &str| {
+        ok(root, &format!("eval {line} --device cpu -q --predictions tested.csv"));
+        fs::read_to_string(root.join("tested.csv")).unwrap()
+    };
+    let plain = format!("--checkpoint plain.safetensors {set} --image-size 12 --widths 4,8 --blocks 1,1 -T 4");
+    let trained = files("--checkpoint run/last.safetensors");
+    assert_eq!(files(&format!("{plain} --seed 3")), trained);
+    assert_eq!(files(&format!("{plain} --config seed.toml")), trained);
+    assert_eq!(files("--checkpoint run/last.safetensors --seed 3"), trained);
+    assert!(files(&format!("{plain} --seed 4")) != trained, "the seed has no effect");
+    let (code, _, stderr) = dsr(root, "eval --checkpoint run --data-dir photos --seed 4 --device cpu");
+    assert!(code == 2 && in_one_line(&stderr).contains("seed: has no effect here: images photos has a test split of its own"), "{stderr}");
+
+    for data in ["", "--data-dir photos"] {
+        let result = json(&ok(root, &format!("eval --checkpoint run {data} --device cpu -o json")).0);
+        assert_eq!(result["chosen_on"], "test", "{data}");
+    }
+    ok(root, &format!("train -d images --data-dir photos --val-share 0.25 {TINY} -q --out other"));
+    assert_eq!(json(&ok(root, "eval --checkpoint other --device cpu -o json").0)["chosen_on"], "validation");
+    let result = json(&ok(root, "eval --checkpoint other --data-dir heap --device cpu -o json").0);
+    assert_eq!(result["chosen_on"], "validation");
 }
 
 /// What a network was tested on by one seed it may have learned by another.
@@ -145,7 +181,7 @@ fn lengths_and_numbers_of_frames_are_not_both_said() {
     twins(root);
     let set = "-d events --data-dir events/one --val-share 0.25 -T 4";
     let (code, _, stderr) = dsr(root, &format!("data info {set} --frame-ms 1 --event-frames time"));
-    let problem = "frame-ms: says where frames end by their length, and --event-frames by their number; leave one of them away";
+    let problem = "frame-ms: says where frames end by their length, and --event-frames by their number; leave one of them out";
     assert!(code == 2 && stderr.contains(problem), "{stderr}");
     ok(root, &format!("data info {set} --frame-ms 0 --event-frames time"));
     ok(root, &format!("train {set} --frame-ms 1 --widths 4,8 --blocks 1,1 --epochs 1 -b 4 --device cpu -q --out run"));
@@ -155,7 +191,7 @@ fn lengths_and_numbers_of_frames_are_not_both_said() {
     ok(root, "eval --checkpoint run --config run/config.toml --device cpu");
 }
 
-/// What a checkpoint says of one kind of set is not asked of another, which nobody could leave away.
+/// What a checkpoint says of one kind of set is not asked of another, which nobody could leave out.
 #[test]
 fn settings_of_a_kind_stay_with_it() {
     let folder = pictures();
@@ -193,10 +229,7 @@ fn flags_of_other_kinds_are_refused() {
     ok(root, &format!("train -d images --data-dir photos {TINY} -q --out run"));
     let events = "-d events --data-dir events --val-share 0.25 --sensor 34x34";
     let cases = [
-        (
-            format!("train {events} --event-size 16"),
-            "event-size: events has no such setting, only dvs-cifar10 has; leave --event-size away",
-        ),
+        (format!("train {events} --event-size 16"), "event-size: events has no such setting, only dvs-cifar10 has; leave --event-size out"),
         (format!("data info {events} --event-split dsr"), "event-split: events has no such setting, only dvs-cifar10 has"),
         (format!("bench data {events} --image-size 16"), "image-size: events has no such setting, only imagenet and images have"),
         ("train -d digits-8x8 --image-size 16".into(), "image-size: digits-8x8 has no such setting, only imagenet and images have"),

@@ -289,7 +289,7 @@ fn arrays_of_numbers_are_described() {
     let line = |set: &str, more: &str| ok(root, &format!("data info -d arrays --data-dir {set} {more}")).0;
     let text = in_one_line(&line("floats.npz", ""));
     for part in [
-        "arrays floats.npz: images of 2x2, 1 channel, numbers with a point, 2 classes normalised by mean 4.3750, std 3.4633",
+        "arrays floats.npz: images of 2x2, 1 channel, floating-point numbers, 2 classes normalised by mean 4.3750, std 3.4633",
         "train 12 samples, mean 4.3750, std 3.4633 from -1.5 to 10.25 test 12 samples, mean 4.3750",
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -144,7 +144,7 @@ fn a_run_keeps_its_readout() {
     for (line, words) in [
         (
             format!("train {TINY} --init-from if --readout spikes --out a"),
-            &["readout: spikes", "readout by current", "leave --readout away"][..],
+            &["readout: spikes", "readout by current", "leave --readout out"][..],
         ),
         (format!("train {TINY} --init-from spikes --readout current --out b"), &["readout: current", "readout by spikes"]),
         ("eval --checkpoint if --readout spikes --device cpu".into(), &["readout: spikes", "part of its network"]),

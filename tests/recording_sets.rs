@@ -304,7 +304,7 @@ fn wrong_settings_are_named() {
     fs::create_dir(root.join("gestures/none")).unwrap();
     let cases = [
         ("train -d events", 2, "data-dir: events is read from disk"),
-        ("train -d events --data-dir heap --sensor 34x34", 2, "val-share: heap says of no recordings that they are for testing"),
+        ("train -d events --data-dir heap --sensor 34x34", 2, "val-share: heap has no test split: give --val-share 0.2"),
         (
             "data info -d events --data-dir heap --val-share 0.2",
             1,

@@ -175,7 +175,7 @@ fn another_folder_gets_both_checkpoints() {
     assert!(best("third") == best("run"));
 }
 
-/// An epoch that was begun is not left away.
+/// An epoch that was begun is not left out.
 #[test]
 fn fewer_epochs_than_begun_are_refused() {
     let folder = tempdir().unwrap();
@@ -274,7 +274,7 @@ fn a_line_with_init_from_can_be_queued_again() {
     assert_eq!(stopped.status.code(), Some(1), "{}", String::from_utf8_lossy(&stopped.stderr));
     let (_, stderr) = ok(folder.path(), line);
     assert!(stderr.contains("continuing tuned/last.safetensors"), "{stderr}");
-    fails(folder.path(), "train --resume run/last.safetensors --init-from run --out x", 2, &["init-from", "leave --init-from away"]);
+    fails(folder.path(), "train --resume run/last.safetensors --init-from run --out x", 2, &["init-from", "leave --init-from out"]);
 }
 
 /// A run that lost its folder stops before it writes, also if the one that took it is done and gone by then.

@@ -244,8 +244,8 @@ fn what_cannot_be_is_one_line() {
     for (flags, code, expected) in [
         ("--devices cuda:0-2 --slices 2", 2, "error: slices: 2: 3 processes need at least 3 slices; set --slices 3, or start fewer"),
         ("--devices cuda:0,9", 1, "error: cuda:9: there is no such device; the driver lists 4 (dsr info)"),
-        ("--devices cuda:0,1 --device cuda:0", 2, "error: device: --devices says where each process computes; leave --device away"),
-        ("--devices cuda:0 --device cpu", 2, "error: device: --devices says where each process computes; leave --device away"),
+        ("--devices cuda:0,1 --device cuda:0", 2, "error: device: --devices says where each process computes; leave --device out"),
+        ("--devices cuda:0 --device cpu", 2, "error: device: --devices says where each process computes; leave --device out"),
     ] {
         let stderr = ended(folder.path(), &format!("{TINY} {flags}"), code);
         assert_eq!(stderr.lines().filter(|line| line.contains("error: ")).collect::<Vec<_>>(), [expected], "{flags}");

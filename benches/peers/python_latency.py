@@ -26,6 +26,7 @@ def network(case):
     if config.pop("model") != "preact-resnet":
         config["depth"] = int(case["model"].rpartition("resnet")[2])
         config.pop("widths", None), config.pop("blocks", None)
+    config.setdefault("readout", "spikes")  # which is what the program leaves out
     height, width, channels = map(int, case["image"].split("x"))
     net = dsr.preact_resnet(input_shape=(channels, height, width), **config)
     images = numpy.random.default_rng(0).standard_normal((case["batch"], channels, height, width), dtype=numpy.float32)

@@ -33,7 +33,7 @@ pub fn directory() -> &'static Path {
 }
 
 /// The folder of `libnccl.so.2`: put it into `LD_LIBRARY_PATH` of child processes as well, and they have collectives; a folder of its
-/// own, so that a test may leave it away.
+/// own, so that a test may leave it out.
 pub fn nccl_directory() -> &'static Path {
     Path::new(env!("STANDIN_NCCL"))
 }

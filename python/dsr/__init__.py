@@ -29,6 +29,20 @@ from .models import build, conv, identity, imagenet_resnet, layer, linear, preac
 
 Network.build = staticmethod(build)
 
+
+def __getattr__(name):
+    """`dsr.torch` without an import of its own: PyTorch is imported where it is used first, and need not be there before."""
+    if name == "torch":
+        import importlib
+
+        return importlib.import_module(".torch", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), "torch"})
+
+
 __all__ = [
     "SGD",
     "Adam",

@@ -69,7 +69,7 @@ class Network:
         classes: int | Sequence[str],
         neuron: Literal["if", "lif", "relu"] = "if",
         time_steps: int | None = None,
-        threshold: float = 1.0,
+        threshold: float | None = None,
         alpha: float = 0.5,
         tau: float = 1.0,
         delta_t: float = 0.05,
@@ -93,6 +93,7 @@ class Network:
     def copy(self) -> Network: ...
     def graph(self) -> dict[str, Any]: ...
     def _parameters(self) -> list[tuple[str, list[int]]]: ...
+    def _choose_once(self, images: Array, layout: Layout = "NCHW") -> bool: ...
     def _changes(self) -> int: ...
     def _train_forward(
         self, images: Array, seed: int, layout: Layout = "NCHW"

@@ -9,6 +9,18 @@ def _about(input_shape, classes, mean=None, std=None):
     return {"input_shape": tuple(input_shape), "classes": classes, "mean": mean, "std": std}
 
 
+def _network(about, settings, dataset):
+    """A network of these settings; without a data set of the caller's, of the recipe of `dataset` and of what learns on any data."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if "dataset" not in given:
+        given["dataset"] = dataset
+        if "vth_logits" not in given:  # which a readout by current has not
+            given.setdefault("readout", "current")
+        if given.get("neuron") != "relu" and not {"vth", "vth_pooled", "vth_logits"} & given.keys():
+            given.setdefault("threshold_init", "auto")
+    return _dsr._network(about, given)
+
+
 def preact_resnet(widths=None, blocks=None, *, depth=None, classes=10, input_shape=(3, 32, 32), mean=None, std=None, **settings):
     """A PreAct-ResNet for small images, with parameters drawn from `seed`.
 
@@ -26,7 +38,9 @@ def preact_resnet(widths=None, blocks=None, *, depth=None, classes=10, input_sha
         Of each channel, in units of 255: what uint8 images are normalised with [default: 0 and 1].
     **settings
         Every setting of the command line by its name: `neuron="lif"`, `time_steps=4`, `readout="current"`, `weight_bits=8`,
-        `seed=1`, … What is left away is as in the paper for CIFAR-10 with this neuron and number of steps.
+        `seed=1`, … With `dataset`, what is left out is as in the recipe of that data set. Without it, the readout is by current,
+        `threshold_init` is "auto" unless a threshold is given: the first `train_step` chooses thresholds from its batch, as
+        `choose_thresholds` does. All else is then as in the paper for CIFAR-10 with this neuron and number of steps.
 
     Returns
     -------
@@ -44,7 +58,7 @@ def preact_resnet(widths=None, blocks=None, *, depth=None, classes=10, input_sha
     else:
         settings["widths"] = [16, 32, 64] if widths is None else widths
         settings["blocks"] = [1] * len(settings["widths"]) if blocks is None else blocks
-    return _dsr._network(_about(input_shape, classes, mean, std), settings)
+    return _network(_about(input_shape, classes, mean, std), settings, "cifar10")
 
 
 def vgg(depth=11, *, classes=10, input_shape=(2, 48, 48), mean=None, std=None, **settings):
@@ -52,8 +66,7 @@ def vgg(depth=11, *, classes=10, input_shape=(2, 48, 48), mean=None, std=None, *
 
     Images are `[B, C, H, W]`, or `[B, T, C, H, W]` with a frame for each time step. The input must shrink to 1×1 by five pools of 2.
     """
-    settings.setdefault("dataset", "dvs-cifar10")
-    return _dsr._network(_about(input_shape, classes, mean, std), {**settings, "model": f"vgg{depth}"})
+    return _network(_about(input_shape, classes, mean, std), {**settings, "model": f"vgg{depth}"}, "dvs-cifar10")
 
 
 def imagenet_resnet(depth=18, *, classes=1000, input_shape=(3, 224, 224), mean=None, std=None, **settings):
@@ -61,11 +74,10 @@ def imagenet_resnet(depth=18, *, classes=1000, input_shape=(3, 224, 224), mean=N
 
     The default normalisation is that of ImageNet.
     """
-    settings.setdefault("dataset", "imagenet")
     if input_shape[0] == 3:
         mean = [0.485, 0.456, 0.406] if mean is None else mean
         std = [0.229, 0.224, 0.225] if std is None else std
-    return _dsr._network(_about(input_shape, classes, mean, std), {**settings, "model": f"imagenet-resnet{depth}"})
+    return _network(_about(input_shape, classes, mean, std), {**settings, "model": f"imagenet-resnet{depth}"}, "imagenet")
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ def build(
     classes,
     neuron="if",
     time_steps=None,
-    threshold=1.0,
+    threshold=None,
     alpha=0.5,
     tau=1.0,
     delta_t=0.05,
@@ -176,8 +188,11 @@ def build(
     neuron : {"if", "lif", "relu"}
     time_steps : int
         T, 1 to 255 [default: 8, and 1 for relu, which is an ANN and has no other].
-    threshold, threshold_bound : float
-        Where every threshold starts, and its lower bound; `net.choose_thresholds(images)` takes better ones from data.
+    threshold : float
+        Where every threshold starts [default: the first `train_step` chooses them from its batch, as `choose_thresholds` does; 1.0 until
+        then].
+    threshold_bound : float
+        Lower bound of every threshold.
     alpha : float
         Share of the threshold at which a neuron fires.
     tau, delta_t : float

@@ -81,7 +81,8 @@ class Module(nn.Module):
 
     What `net.train_step`, `net.load` and other calls have changed is in the tensors from the next call, `state_dict` or
     `load_state_dict` of the module on; a tensor that was changed since the last one stays as it is, and goes to the network. Thresholds
-    that the settings of the network freeze need no gradient, so optimisers leave them alone.
+    that the settings of the network freeze need no gradient, so optimisers leave them alone. A network that was made without thresholds
+    of the caller's chooses them in the first forward pass in training mode, as the first `net.train_step` would.
     """
 
     def __init__(self, net: Network):
@@ -139,10 +140,13 @@ class Module(nn.Module):
 
     def _bring(self):
         """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back."""
-        if not self._changed():
+        changed = self._changed()
+        if not changed:
             return
         tensors = self._tensors()
-        self.net.load_state_dict({name: tensors[name].detach().cpu() for name in self._names + self._buffer_names})
+        # Thresholds that nobody has set are left for the first batch to choose.
+        names = [name for name in self._names + self._buffer_names if name in changed or not name.endswith(".Vth")]
+        self.net.load_state_dict({name: tensors[name].detach().cpu() for name in names}, strict=False)
         self._changes = self.net._changes()
         self._fetch([name for name in self._names if name.endswith(".Vth")])
         self._held = self._copies()
@@ -162,6 +166,8 @@ class Module(nn.Module):
             out = self.net(images)
             self.rates = dict(out.rates)
             return _taken(out.logits_on_device or out.logits, images.device)
+        if self.net._choose_once(images.detach()):
+            self._changed()  # which takes the thresholds
         self._passes += 1
         tensors = dict(self.named_parameters())
         logits = _Logits.apply(images, self, *(tensors[name] for name in self._names))

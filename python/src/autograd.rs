@@ -52,6 +52,7 @@ pub fn forward<'py>(
         }
         Ok((forward.logits, on_device, forward.rates, engine.classes, number))
     })?;
+    net.note_silence(py, &rates, samples.batch)?;
     let logits = match on_device {
         Some(array) => Bound::new(py, array)?.into_any(),
         None => shaped(py, &[samples.batch, classes], logits)?.into_any(),

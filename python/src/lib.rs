@@ -17,6 +17,7 @@ mod optimizer;
 mod paths;
 mod samples;
 mod settings;
+mod start;
 mod state;
 mod threads;
 mod train;

@@ -14,6 +14,7 @@ use crate::arrays::listed;
 use crate::errors::{raised, wrong};
 use crate::network::Network;
 use crate::paths::UserPath;
+use crate::start::Start;
 use crate::{settings, threads};
 
 /// Loads a trained network from a run folder (its best checkpoint), a checkpoint, or what `dsr export` has written.
@@ -113,12 +114,12 @@ pub fn _network(py: Python<'_>, about: &Bound<'_, PyDict>, given: &Bound<'_, PyD
     let about: About = about.extract()?;
     let [channels, height, width] = about.input_shape;
     check_shape([channels, height, width])?;
-    let mut table = settings::table(Some(given))?;
-    table.entry("dataset").or_insert_with(|| "cifar10".into());
+    let table = settings::table(Some(given))?;
     let config = choice::fresh(None, settings::layers(&table)).map_err(raised)?;
     let card = card([height, width, channels], 1, &about)?;
     let engine = threads::work(py, || config.network(card.shape, card.classes.len()))?;
-    Ok(Network::new(engine, Some(config), card, None))
+    let start = Start::of(&config);
+    Ok(Network::new(engine, Some(config), card, None).starting(start))
 }
 
 /// A connection, as `dsr.conv`, `dsr.linear` and `dsr.identity` describe it.
@@ -152,7 +153,8 @@ struct LayerOf {
 struct Constants {
     neuron: String,
     time_steps: Option<usize>,
-    threshold: f32,
+    /// None to choose them from the first batch.
+    threshold: Option<f32>,
     alpha: f32,
     tau: f32,
     delta_t: f32,
@@ -185,7 +187,7 @@ pub fn _build(
         return Err(wrong("weight_bits", format!("{weight_bits} is neither 16 nor 8")));
     }
     let card = card([height, width, channels], 1, &about)?;
-    let mut builder = Builder::new(card.shape, threshold);
+    let mut builder = Builder::new(card.shape, threshold.unwrap_or(1.0));
     let layers: Vec<LayerOf> = layers
         .iter()
         .map(|layer| layer.extract())
@@ -211,7 +213,8 @@ pub fn _build(
         engine.prepare();
         Ok(engine)
     })?;
-    Ok(Network::new(engine, None, card, None))
+    let start = Start::open(threshold.is_none() && !neuron.is_real());
+    Ok(Network::new(engine, None, card, None).starting(start))
 }
 
 fn add(builder: &mut Builder, layer: &LayerOf) -> PyResult<()> {

@@ -20,6 +20,7 @@ use crate::errors::{raised, wrong};
 use crate::forward::{self, Output};
 use crate::optimizer::Optimizer;
 use crate::paths::UserPath;
+use crate::start::{self, Start};
 use crate::{autograd, settings, state, threads};
 
 /// Networks of this process so far.
@@ -40,12 +41,19 @@ pub struct Network {
     /// A number that no other network of the process has.
     number: u64,
     pub(crate) changes: Changes,
+    pub(crate) start: Start,
 }
 
 impl Network {
+    /// A network that has its thresholds; [`Network::starting`] is of one that may have to choose them.
     pub fn new(engine: Engine, config: Option<Config>, card: DataCard, folder: Option<PathBuf>) -> Self {
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
-        Network { engine: Mutex::new(engine), config, card, folder, number, changes: Changes::default() }
+        let (changes, start) = (Changes::default(), Start::default());
+        Network { engine: Mutex::new(engine), config, card, folder, number, changes, start }
+    }
+
+    pub fn starting(self, start: Start) -> Self {
+        Network { start, ..self }
     }
 
     pub fn number(&self) -> u64 {
@@ -111,6 +119,9 @@ impl Network {
 
     /// Takes one training step: forward with batch statistics, cross-entropy, backward, update.
     ///
+    /// The first step of a network that was made without thresholds of the caller's (`threshold_init="auto"`) chooses them from its
+    /// batch, as `choose_thresholds` does. Layers without a spike are named in a warning, once for a network.
+    ///
     /// Parameters
     /// ----------
     /// images : numpy.ndarray or torch.Tensor
@@ -146,8 +157,10 @@ impl Network {
         let samples = self.samples(py, images, layout)?;
         let classes = self.engine(py)?.classes;
         let labels = arrays::labels(labels, samples.batch, classes)?;
+        optimizer.get().check(self)?;
         let (gradient, seed) = (self.gradient(), self.seed());
-        self.work_with(py, optimizer.get(), |engine, rule, lr| {
+        let before = self.choose_once(py, images, layout)?;
+        let done = self.work_with(py, optimizer.get(), |engine, rule, lr| {
             samples.check(engine, &self.card)?;
             self.changes.count();
             let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
@@ -156,7 +169,7 @@ impl Network {
             let step = engine.finish_step(rule)?;
             engine.synchronize(rule)?;
             match step.not_finite {
-                None => Ok(step.loss),
+                None => Ok(step),
                 Some(layer) => {
                     // Forward has taken the batch into the running statistics already.
                     engine.norms = norms;
@@ -164,7 +177,12 @@ impl Network {
                     Err(dsr::Error::NotFinite { step: number, layer, checkpoint: None })
                 }
             }
-        })
+        });
+        match (done, before) {
+            (Ok(step), _) => self.note_silence(py, &step.rates, samples.batch).map(|()| step.loss),
+            (Err(raised), None) => Err(raised),
+            (Err(raised), Some(before)) => self.unchoose(py, &before).and(Err(raised)),
+        }
     }
 
     /// Chooses the threshold of every layer from images, so that none starts silent.
@@ -182,16 +200,7 @@ impl Network {
     ///     Layer name to its threshold.
     #[pyo3(signature = (images, layout = "NCHW"))]
     fn choose_thresholds<'py>(&self, py: Python<'py>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<Bound<'py, PyDict>> {
-        let samples = self.samples_at(None, py, images, layout)?; // on the CPU, wherever the network computes
-        let seed = dropout_seed(self.seed(), 0);
-        let chosen = self.work(py, |engine| {
-            self.changes.count();
-            let device = engine.device();
-            engine.place(&Device::Cpu)?;
-            let chosen = samples.all().on_the_cpu().and_then(|input| engine.choose_thresholds(input, seed));
-            engine.place(&device)?;
-            chosen
-        })?;
+        let chosen = self.choose(py, images, layout)?;
         let thresholds = PyDict::new(py);
         chosen.iter().try_for_each(|of_layer| thresholds.set_item(&of_layer.layer, of_layer.threshold))?;
         Ok(thresholds)
@@ -228,7 +237,11 @@ impl Network {
             self.changes.count();
             taken.put(engine);
             Ok(())
-        })
+        })?;
+        if start::has_thresholds(state) {
+            self.start.close();
+        }
+        Ok(())
     }
 
     /// Writes a checkpoint, which `dsr.load`, `dsr eval` and `dsr train --init-from` read.
@@ -272,7 +285,9 @@ impl Network {
         self.work(py, |engine| {
             self.changes.count();
             checkpoint::load(&path, engine, None).map(drop)
-        })
+        })?;
+        self.start.close();
+        Ok(())
     }
 
     /// Computes on this device from now on: `cpu`, `cuda`, `cuda:N` or `auto`.
@@ -294,7 +309,7 @@ impl Network {
     /// A copy with parameters of its own.
     fn copy(&self, py: Python<'_>) -> PyResult<Network> {
         let engine = self.work(py, |engine| Ok(engine.clone()))?;
-        Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()))
+        Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()).starting(self.start.of_copy()))
     }
 
     /// Number of time steps T, 1 to 255; may be set.
@@ -402,6 +417,12 @@ impl Network {
     /// Names, shapes of the trainable tensors, in the order of `_grads`.
     fn _parameters(&self, py: Python<'_>) -> PyResult<Vec<(String, Vec<usize>)>> {
         Ok(self.engine(py)?.parameters.iter().map(|p| (p.name.clone(), p.shape.clone())).collect())
+    }
+
+    /// Chooses thresholds as the first `train_step` does; whether it had to.
+    #[pyo3(signature = (images, layout = "NCHW"))]
+    fn _choose_once(&self, py: Python<'_>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<bool> {
+        Ok(self.choose_once(py, images, layout)?.is_some())
     }
 
     /// How often the network was changed; forward passes in training mode change running statistics.

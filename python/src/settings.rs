@@ -19,7 +19,7 @@ const PATHS: [&str; 2] = ["data_dir", "cache_dir"];
 /// The flag of the command line that is called otherwise than its setting.
 const SHORT: [(&str, &str); 2] = [("wd", "weight_decay"), ("T", "time_steps")];
 
-/// Keyword arguments as a table; those that are None are left away.
+/// Keyword arguments as a table; those that are None are left out.
 ///
 /// # Errors
 /// `ValueError` naming an unknown setting, or a value that none takes.

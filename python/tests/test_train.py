@@ -207,7 +207,7 @@ def test_a_bound_of_0_is_none():
 
 def test_a_network_of_ones_own_is_the_one_that_has_a_name():
     """The layers of a small PreAct-ResNet, one by one, with the same parameters: the same logits."""
-    named = dsr.preact_resnet([8, 16], [1, 1], classes=10, input_shape=(1, 8, 8), time_steps=4, vth=1.0)
+    named = dsr.preact_resnet([8, 16], [1, 1], classes=10, input_shape=(1, 8, 8), time_steps=4, vth=1.0, readout="spikes")
     own = dsr.Network.build(
         [
             dsr.layer("layer1.0.relu1", dsr.conv("conv1", "input", 8), norm="layer1.0.bn1"),

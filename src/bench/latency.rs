@@ -52,7 +52,7 @@ pub struct Latency {
     pub host: Vec<f64>,
     /// On a CUDA device, between marks before the first and behind the last kernel; empty on the CPU. Runs of their own.
     pub device: Vec<f64>,
-    /// Spikes a neuron and step.
+    /// Spikes per neuron and step.
     pub mean_firing_rate: f32,
 }
 

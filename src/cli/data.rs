@@ -294,7 +294,7 @@ fn text(dataset: &Dataset, summary: &Summary) -> String {
         stream => {
             let what = if summary.frames > 1 { format!("samples of {} frames", summary.frames) } else { "images".into() };
             let values = match (stream, summary.max_value) {
-                (Some(Stream::Values(_)), 1) => "numbers with a point".to_string(),
+                (Some(Stream::Values(_)), 1) => "floating-point numbers".to_string(),
                 (Some(Stream::Values(_)), most) => format!("bytes in units of {most}"),
                 (_, most) => format!("values 0..={most}"),
             };

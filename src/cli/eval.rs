@@ -27,7 +27,7 @@ use crate::training::run_folder::BEST;
 use super::confusion;
 use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, Unused, complain, dataset, outputs, say, say_lines};
+use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
 
 /// Measures a trained network on the test split.
 ///
@@ -91,7 +91,6 @@ struct Measured {
 /// # Errors
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
-    global.refuse("eval", &[Unused::Seed])?;
     let path = match &args.checkpoint {
         Some(path) => settings::checkpoint_file(path),
         None => newest_best(Path::new("runs"))?,
@@ -99,6 +98,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if let Some(file) = &args.predictions {
         outputs::check("predictions", file)?;
         outputs::check_earlier("predictions", file, b"index,label,prediction")?;
+        outputs::check_ending("predictions", file, "csv")?;
     }
     let mut flags = settings::table(&args.network)?;
     let network_flags = flags.clone();
@@ -121,7 +121,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         return Err(Error::config("predictions", format!("{} numbers of time steps; give one -T", steps.len())).into());
     }
     if args.confusion && (args.rates || args.per_class) && matches!(global.output, Output::Csv | Output::Md) {
-        return Err(Error::config("confusion", "csv and md hold one table; leave --rates and --per-class away, or give -o json").into());
+        return Err(Error::config("confusion", "csv and md hold one table; leave --rates and --per-class out, or give -o json").into());
     }
     if args.rates {
         settings::check_spiking(&config, "--rates")?;
@@ -129,13 +129,14 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.ties == Ties::Current {
         settings::check_spiking(&config, "--ties current")?;
         if config.readout == ReadoutKind::Current {
-            let problem = "current has no effect on a readout by current, whose logits are the currents; leave it away";
+            let problem = "current has no effect on a readout by current, whose logits are the currents; leave it out";
             return Err(Error::config("ties", problem).into());
         }
     }
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
     settings::refuse_idle_share(&network_flags, &dataset)?;
+    refuse_idle_seed(global, &dataset)?;
     let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
     for &time_steps in &steps {
         let frames = if dataset.has_frames() { time_steps } else { 1 };
@@ -175,6 +176,14 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         output => say(shown.records(&results).shown(output)?.trim_end()),
     }
     Ok(DONE)
+}
+
+/// Refuses a seed where the test split is as it is: none has drawn it.
+fn refuse_idle_seed(global: &Global, dataset: &Dataset) -> Result<()> {
+    if global.seed.is_none() || dataset.is_divided() {
+        return Ok(());
+    }
+    Err(Error::config("seed", format!("has no effect here: {} has a test split of its own; leave --seed out", dataset.label())))
 }
 
 /// What a user should know about predictions that only the number of a class decided.
@@ -227,11 +236,11 @@ impl Shown<'_> {
         if self.network.classes > 5 { vec![1, 5] } else { vec![1] }
     }
 
-    /// The split on which the checkpoint was chosen among the epochs of its run; none if it was not chosen.
+    /// The split on which the checkpoint was chosen among the epochs of its run, as its own records say; none if it was not chosen.
     fn chosen_on(&self) -> Option<&'static str> {
-        let is_chosen = self.path.ends_with(BEST) && checkpoint::progress(self.path).is_ok();
-        let has_validation = self.config.val_share.is_some() && !self.dataset.is_divided();
-        is_chosen.then_some(if has_validation { "validation" } else { "test" })
+        let progress = self.path.ends_with(BEST).then(|| checkpoint::progress(self.path).ok()).flatten()?;
+        let last = progress.metrics.last()?;
+        Some(if last.val_accuracy.is_some() { "validation" } else { "test" })
     }
 
     fn json(&self, results: &[Measured]) -> Result<Value> {

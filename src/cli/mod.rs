@@ -156,7 +156,7 @@ impl Global {
                 Unused::Config => ("config", self.config.is_some()),
             };
             if is_given {
-                return Err(Error::config(name, format!("dsr {command} has no use for it; leave --{name} away")));
+                return Err(Error::config(name, format!("dsr {command} has no use for it; leave --{name} out")));
             }
         }
         Ok(())

@@ -88,12 +88,9 @@ pub fn single_note(run: &Run) -> Option<String> {
     })
 }
 
-/// Samples of a first batch that say something of a layer: of a single one, a small layer may be silent by chance.
-const FEWEST: u64 = 8;
-
 /// What a user should know about layers that were silent in the first training step.
 pub fn silence_note(run: &Run) -> Option<String> {
-    if run.progress.sums.seen < FEWEST {
+    if run.progress.sums.seen < watch::FEWEST as u64 {
         return None;
     }
     let warnings = watch::warnings(&run.config, &run.network, &training::layer_metrics(run));

@@ -9,6 +9,34 @@ use crate::error::{Error, Result};
 use crate::training::run_folder::{BEST, CONFIG, CSV, CURVES, JSONL, LAST, LOCK, THRESHOLDS};
 use crate::training::tensorboard::EVENTS;
 
+/// Endings by which other programs take a file for what it is.
+const FORMATS: [(&[&str], &str); 9] = [
+    (&["csv"], "CSV"),
+    (&["safetensors"], "safetensors"),
+    (&["pt", "pth", "ckpt", "pkl", "pickle"], "a pickle, such as PyTorch's"),
+    (&["npz", "npy"], "NumPy's arrays"),
+    (&["json", "jsonl"], "JSON"),
+    (&["onnx"], "ONNX"),
+    (&["h5", "hdf5"], "HDF5"),
+    (&["parquet", "feather", "arrow"], "a table of Arrow"),
+    (&["xlsx", "xls", "ods"], "a spreadsheet"),
+];
+
+/// Refuses a name whose ending means another format than the one that is written.
+///
+/// # Errors
+/// [`Error::Config`] naming the flag, the file and a name for it.
+pub fn check_ending(flag: &str, path: &Path, writes: &str) -> Result<()> {
+    let Some(ending) = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase) else { return Ok(()) };
+    let Some((endings, what)) = FORMATS.iter().find(|(endings, _)| endings.contains(&ending.as_str())) else { return Ok(()) };
+    if endings.contains(&writes) {
+        return Ok(());
+    }
+    let fitting = path.with_extension(writes);
+    let problem = format!("{}: .{ending} means {what}, and what is written is {writes}: call it {}", path.display(), fitting.display());
+    Err(Error::config(flag, problem))
+}
+
 /// Refuses to write results to `path`, as the flag `flag` asks, where a checkpoint or a file of a run is.
 ///
 /// # Errors

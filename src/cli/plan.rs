@@ -14,8 +14,8 @@ use crate::training::plan::Asked;
 
 /// Trains a network and keeps a run folder: config.toml, metrics, curves, last.safetensors and best.safetensors.
 ///
-/// `best` is the highest accuracy of an epoch on the validation split (--val-share). Without one it is chosen on the test split, so it
-/// says more than the network can do.
+/// `best` is the highest accuracy of an epoch on the validation split (--val-share). Without one it is chosen on the test split, and
+/// its accuracy there is optimistic.
 ///
 /// Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 finishes the step, writes last.safetensors and exits with 1; `--resume auto` then continues to the
 /// same bits. A second one ends the program at once.

@@ -43,7 +43,7 @@ impl Drop for Processes {
 pub fn run(devices: &[(usize, String)]) -> anyhow::Result<u8> {
     if let Some(launch) = launched()? {
         let problem =
-            format!("{} has started {} processes, each of which would start its own; leave --devices away", launch.launcher, launch.size);
+            format!("{} has started {} processes, each of which would start its own; leave --devices out", launch.launcher, launch.size);
         return Err(Error::config("devices", problem).into());
     }
     nccl::load()?; // told once, and not by each process

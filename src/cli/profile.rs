@@ -98,7 +98,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     config.check()?;
     if let Some(ranks) = args.ranks.filter(|&ranks| ranks > 1) {
         let problem = match args.mode {
-            Work::Infer => format!("{ranks}: GPUs exchange nothing in an inference; leave it away, or take --mode train"),
+            Work::Infer => format!("{ranks}: GPUs exchange nothing in an inference; leave it out, or take --mode train"),
             Work::Train => format!("{ranks} GPUs cannot share a batch of {}; give a larger -b, or fewer", config.batch),
         };
         if args.mode == Work::Infer || ranks > config.batch {

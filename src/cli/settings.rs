@@ -42,7 +42,7 @@ pub struct NetworkFlags {
     #[arg(long, value_name = "NAME", visible_alias = "arch")]
     model: Option<String>,
     /// Neuron model; with relu the network is an ANN.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     neuron: Option<NeuronKind>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -60,8 +60,9 @@ pub struct NetworkFlags {
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = FILES)]
 pub struct ReadingFlags {
-    /// Share of each class of images, arrays or events to test on, where they have no test split. Of other sets training holds it out as a
-    /// validation split, on which the best epoch is then chosen; without it the test split chooses, so that its accuracy says too much.
+    /// Of images, arrays or events without a test split: the share of each class that is the test split, on which the best epoch is chosen,
+    /// too. Of other sets: the share of training samples held out as a validation split, on which the best epoch is then chosen; without
+    /// it the test split chooses, and its accuracy is optimistic.
     #[arg(long, value_name = "X", alias = "val_share")]
     val_share: Option<f64>,
     /// Recordings of dvs-cifar10 to test on: the last tenth of each class (dsr) or the first (spikingjelly).
@@ -148,7 +149,7 @@ pub struct LayerFlags {
     /// The same for the last layer only, whose representation is the logits [default: as --vth].
     #[arg(long, value_name = "X", alias = "vth_logits")]
     vth_logits: Option<f64>,
-    /// Share of the threshold at which a neuron fires.
+    /// A neuron fires at alpha * Vth, alpha times its threshold.
     #[arg(long, value_name = "X")]
     alpha: Option<f64>,
     /// Membrane time constant (lif).
@@ -343,7 +344,7 @@ pub fn checked_seed(seed: u64) -> Result<u64> {
 pub fn layers(global: &Global, mut flags: Table) -> Result<Vec<Layer>> {
     let has_length = flags.get("frame_ms").and_then(toml::Value::as_float).is_some_and(|ms| ms != 0.0);
     if has_length && flags.contains_key("event_frames") {
-        let problem = "says where frames end by their length, and --event-frames by their number; leave one of them away";
+        let problem = "says where frames end by their length, and --event-frames by their number; leave one of them out";
         return Err(Error::config("frame-ms", problem));
     }
     if let Some(seed) = global.seed {
@@ -380,7 +381,7 @@ pub fn refuse_idle_share(flags: &Table, dataset: &Dataset) -> Result<()> {
     if !flags.contains_key("val_share") || dataset.is_divided() {
         return Ok(());
     }
-    Err(Error::config("val-share", format!("has no effect here: {} has a test split of its own; leave --val-share away", dataset.label())))
+    Err(Error::config("val-share", format!("has no effect here: {} has a test split of its own; leave --val-share out", dataset.label())))
 }
 
 /// Tells of a network in a file that was trained on another division of the set.
@@ -412,5 +413,5 @@ pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) 
         key if THRESHOLDS.contains(&key) => "the thresholds are those of the checkpoint",
         _ => "only training samples are cropped so",
     };
-    Err(Error::config(&flag, format!("has no effect on a trained network: {reason}; leave --{flag} away")))
+    Err(Error::config(&flag, format!("has no effect on a trained network: {reason}; leave --{flag} out")))
 }

@@ -36,7 +36,7 @@ pub fn run(global: &Global, args: TrainArgs) -> anyhow::Result<u8> {
     match (&args.devices, args.rank) {
         (_, Some(_)) => processes::obey()?,
         (Some(_), None) if global.device != Wanted::Auto => {
-            return Err(Error::config("device", "--devices says where each process computes; leave --device away").into());
+            return Err(Error::config("device", "--devices says where each process computes; leave --device out").into());
         }
         (Some(wanted), None) => match &resolved(wanted)?[..] {
             [(device, _)] => {

@@ -326,7 +326,7 @@ impl Entry {
         let classes: Vec<String> = self.classes.iter().map(ToString::to_string).collect();
         if let (Source::BuiltInIdx(_) | Source::BuiltInCifar { .. }, Some(folder)) = (&self.source, data_dir) {
             let problem =
-                format!("{name} is built in and reads no folder: leave --data-dir {} away, or choose another --dataset", folder.display());
+                format!("{name} is built in and reads no folder: leave --data-dir {} out, or choose another --dataset", folder.display());
             return Err(Error::config("data-dir", problem));
         }
         // Names the files of a built-in set in errors; only a damaged source tree could bring them up.

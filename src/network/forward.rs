@@ -49,7 +49,7 @@ pub struct Forward {
     pub logits: Vec<f32>,
     /// Spikes of each layer; only those asked for, and none of an ANN.
     pub spikes: Vec<Option<Spikes>>,
-    /// Mean firing rate of each layer, spikes a neuron and step; of an ANN, the share of outputs above 0.
+    /// Mean firing rate of each layer, spikes per neuron and step; of an ANN, the share of outputs above 0.
     pub rates: Vec<f32>,
 }
 

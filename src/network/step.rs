@@ -15,7 +15,7 @@ pub struct Step {
     pub loss: f64,
     /// Samples whose largest logit is that of their class.
     pub correct: u64,
-    /// Mean firing rate of each layer, spikes a neuron and step.
+    /// Mean firing rate of each layer, spikes per neuron and step.
     pub rates: Vec<f32>,
     /// First place with a value that is no number: a parameter or `the logits`. Then nothing was updated.
     pub not_finite: Option<String>,

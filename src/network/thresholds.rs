@@ -13,7 +13,7 @@ pub struct ChosenThreshold {
     pub layer: String,
     /// The threshold, not below the network's bound.
     pub threshold: f32,
-    /// Spikes a neuron and step with it, over the samples it was chosen from.
+    /// Spikes per neuron and step with it, over the samples it was chosen from.
     pub firing_rate: f32,
 }
 

@@ -64,7 +64,7 @@ pub struct OnLink {
     pub seconds: Vec<f64>,
     /// Of these, what backward hides: weight gradients on their way while it goes on.
     pub hidden_s: f64,
-    /// Seconds of a step with all exchanges, and with those that are hidden left away.
+    /// Seconds of a step with all exchanges, and with those that are hidden left out.
     pub step_s: [f64; 2],
     /// One GPU's time for the whole batch, over ranks times that of these steps.
     pub efficiency: [f64; 2],

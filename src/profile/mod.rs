@@ -58,7 +58,7 @@ pub struct LayerRow {
     pub forward_ns: u64,
     pub backward_ns: u64,
     pub share: f64,
-    /// Spikes a neuron and step.
+    /// Spikes per neuron and step.
     pub firing_rate: f64,
     /// Spikes a neuron at each step.
     pub rates_by_step: Vec<f64>,

@@ -37,7 +37,7 @@ impl Config {
             require(
                 is_off || !other,
                 name,
-                format!("{set} has no such changes, only events and the sets like it have; leave --{name} away"),
+                format!("{set} has no such changes, only events and the sets like it have; leave --{name} out"),
             )?;
         }
         require(self.cutout <= MAX_SIDE, "cutout", format!("{} is above {MAX_SIDE}", self.cutout))?;

@@ -68,10 +68,10 @@ impl Config {
         require(
             one,
             "time-steps",
-            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T away", self.time_steps),
+            format!("{}: with --neuron relu the network is an ANN and has no steps; leave -T out", self.time_steps),
         )?;
         let has_thresholds = self.neuron != NeuronKind::Relu || self.threshold_init == ThresholdInit::Fixed;
-        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it away".into())?;
+        require(has_thresholds, "threshold-init", "auto: with --neuron relu there are no thresholds to choose; leave it out".into())?;
         threshold("vth", self.vth)?;
         threshold("vth-pooled", self.vth_pooled.unwrap_or(self.vth))?;
         threshold("vth-logits", self.vth_logits.unwrap_or(self.vth))?;
@@ -103,9 +103,9 @@ impl Config {
         at_least_0("weight-decay", self.weight_decay)?;
         let frozen = self.freeze_thresholds;
         let has_thresholds = !frozen || self.neuron != NeuronKind::Relu;
-        require(has_thresholds, "freeze-thresholds", "with --neuron relu there are none; leave it away".into())?;
+        require(has_thresholds, "freeze-thresholds", "with --neuron relu there are none; leave it out".into())?;
         let has_gradients = !frozen || self.threshold_grad_scale == Config::default().threshold_grad_scale;
-        require(has_gradients, "threshold-grad-scale", "with --freeze-thresholds they have no gradients; leave one of them away".into())?;
+        require(has_gradients, "threshold-grad-scale", "with --freeze-thresholds they have no gradients; leave one of them out".into())?;
         positive("clip-norm", self.clip_norm.unwrap_or(1.0))?;
         let ema = self.ema.unwrap_or(0.5);
         require(inside(ema) && (ema as f32) < 1.0, "ema", format!("{} is not in 0 < ema < 1, such as 0.999", number(ema)))?;

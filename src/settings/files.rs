@@ -96,7 +96,7 @@ impl Config {
         require(!padded, "crop-pad", format!("{}: photos are cropped by --crop-scale, set it to 0", self.crop_pad))?;
         require(matches!(self.channels, 1 | 3), "channels", format!("{} is neither 1 (grey) nor 3 (colour)", self.channels))?;
         let elsewhere = |name: &str, usual: bool, of: bool, whose: &str| {
-            require(usual || of, name, format!("{} has no such setting, only {whose} has; leave --{name} away", self.dataset))
+            require(usual || of, name, format!("{} has no such setting, only {whose} has; leave --{name} out", self.dataset))
         };
         elsewhere("channels", self.channels == COLOUR, is_images, "images")?;
         elsewhere("image-fit", self.image_fit == ImageFit::Crop, is_images, "images")?;
@@ -104,7 +104,7 @@ impl Config {
         elsewhere("mean", self.mean.is_empty(), is_own(&self.dataset), "a set of your own")?;
         elsewhere("std", self.std.is_empty(), is_own(&self.dataset), "a set of your own")?;
         let counts = self.dataset == "events" && !(self.mean.is_empty() && self.std.is_empty());
-        require(!counts, "mean", "frames of events are counts and not normalised; leave --mean and --std away".into())?;
+        require(!counts, "mean", "frames of events are counts and not normalised; leave --mean and --std out".into())?;
         let of_recordings = has_recordings(&self.dataset) && self.dataset != "dvs-cifar10";
         let whose = "events and the sets like it";
         elsewhere("sensor", self.sensor.is_none(), self.dataset == "events", "events")?;

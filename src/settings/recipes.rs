@@ -150,7 +150,7 @@ pub fn last<'a>(layers: &'a [Layer], key: &str) -> Option<&'a Value> {
     layers.iter().rev().find_map(|layer| layer.flat.get(key))
 }
 
-/// Takes away what belongs to the data set so far and not to the one that `settings` name: nobody can leave away what a checkpoint says.
+/// Takes away what belongs to the data set so far and not to the one that `settings` name: nobody can leave out what a checkpoint says.
 fn leave_behind(table: &mut Table, settings: &Table) {
     let Some(dataset) = settings.get("dataset").and_then(Value::as_str) else { return };
     if table.get("dataset").and_then(Value::as_str) != Some(dataset) {
@@ -164,7 +164,7 @@ fn refuse_idle_ends(table: &Table, settings: &Table) -> Result<()> {
     let length = table.get("frame_ms").and_then(Value::as_float).filter(|ms| *ms != 0.0);
     match length {
         Some(ms) if settings.contains_key("event_frames") && !settings.contains_key("frame_ms") => {
-            let problem = format!("has no effect on frames of {ms} ms (--frame-ms): give --frame-ms 0 with it, or leave it away");
+            let problem = format!("has no effect on frames of {ms} ms (--frame-ms): give --frame-ms 0 with it, or leave it out");
             Err(Error::config("event-frames", problem))
         }
         _ => Ok(()),

@@ -86,7 +86,7 @@ impl Config {
         unwritten().into_iter().chain([("vth_pooled", vth.clone()), ("vth_logits", vth)]).chain(off).chain(none).collect()
     }
 
-    /// Settings that say what is so without them are left away, so that one run has one configuration.
+    /// Settings that say what is so without them are left out, so that one run has one configuration.
     pub(super) fn normal(self) -> Self {
         let unless = |value: Option<f64>, usual: f64| value.filter(|&value| value != usual);
         Config {

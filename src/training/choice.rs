@@ -73,7 +73,7 @@ pub fn refuse_other_readout(config: &Config, path: &Path) -> Result<()> {
     let (wanted, trained) = (config.readout.name(), trained.name());
     Err(Error::config(
         "readout",
-        format!("{wanted}: the checkpoint has a readout by {trained}, which is part of its network; leave --readout away"),
+        format!("{wanted}: the checkpoint has a readout by {trained}, which is part of its network; leave --readout out"),
     ))
 }
 
@@ -83,7 +83,7 @@ pub fn refuse_other_readout(config: &Config, path: &Path) -> Result<()> {
 /// [`Error::Config`] naming the flag.
 pub fn refuse_without_output_neurons(flags: &Table, config: &Config) -> Result<()> {
     if config.readout == ReadoutKind::Current && flags.contains_key("vth_logits") {
-        return Err(Error::config("vth-logits", "a readout by current has no output neurons; leave it away"));
+        return Err(Error::config("vth-logits", "a readout by current has no output neurons; leave it out"));
     }
     Ok(())
 }
@@ -112,7 +112,7 @@ pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
             if is_divided_alike(&trained, &config) && trained.seed != config.seed {
                 let (set, file, ours, theirs) = (&config.dataset, path.display(), config.seed, trained.seed);
                 let problem = format!(
-                    "{ours} would divide {set} anew, and {file} was trained on what seed {theirs} left: leave --seed away, or samples are \
+                    "{ours} would divide {set} anew, and {file} was trained on what seed {theirs} left: leave --seed out, or samples are \
                      tested that it has learned"
                 );
                 return Err(Error::config("seed", problem));
@@ -183,7 +183,7 @@ pub fn refuse_foreign(flags: &Table, config: &Config) -> Result<()> {
     for (_, whose, keys) in owners.iter().filter(|(has, ..)| !has) {
         if let Some(key) = keys.iter().find(|key| flags.contains_key(**key)) {
             let flag = key.replace('_', "-");
-            return Err(Error::config(&flag, format!("{name} has no such setting, only {whose}; leave --{flag} away")));
+            return Err(Error::config(&flag, format!("{name} has no such setting, only {whose}; leave --{flag} out")));
         }
     }
     Ok(())

@@ -92,7 +92,7 @@ pub struct Warning {
     pub layer: String,
     /// What is wrong with it.
     pub state: State,
-    /// Spikes a neuron and step over the training samples of the epoch.
+    /// Spikes per neuron and step over the training samples of the epoch.
     pub firing_rate: f64,
     /// What to change.
     pub advice: String,

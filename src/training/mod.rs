@@ -169,7 +169,7 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
 /// What processes on the CPU do with a batch that those on devices do not do yet.
 fn not_on_devices(config: &Config) -> Result<()> {
     if config.sync_batch_norm == SyncBatchNorm::Slice {
-        let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it away";
+        let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it out";
         return Err(Error::config("sync-batch-norm", problem));
     }
     Ok(())

@@ -58,7 +58,7 @@ pub fn plan(asked: &Asked) -> Result<Plan> {
     let source = match &asked.resume {
         None => None,
         Some(file) if file != Path::new("auto") && asked.init_from.is_some() => {
-            let problem = format!("{} goes on with parameters of its own: leave --init-from away", file.display());
+            let problem = format!("{} goes on with parameters of its own: leave --init-from out", file.display());
             return Err(Error::config("init-from", problem));
         }
         Some(file) if file != Path::new("auto") => Some(file.clone()),

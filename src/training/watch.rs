@@ -1,7 +1,7 @@
 //! Looks after every epoch whether each layer still works: one that never fires, or always does, carries nothing.
 
 use super::metrics::{LayerMetrics, State, Warning};
-use crate::network::Network;
+use crate::network::{Network, SpikingLayer};
 use crate::settings::{Config, ThresholdInit};
 
 /// Below this firing rate a layer is silent.
@@ -10,6 +10,20 @@ const SILENT: f64 = 0.001;
 const SILENT_CLASS: f64 = 0.1;
 /// Above this firing rate a layer is saturated.
 const SATURATED: f64 = 0.95;
+
+/// Samples of a batch that say something of a layer: of a single one, a small layer may be silent by chance.
+pub const FEWEST: usize = 8;
+
+/// What a forward pass in training mode has measured of each layer, by its firing rates.
+pub fn of_rates(config: &Config, network: &Network, rates: &[f32]) -> Vec<Warning> {
+    let measured = |(layer, &rate): (&SpikingLayer, &f32)| LayerMetrics {
+        name: layer.name.clone(),
+        threshold: layer.threshold.filter(|_| !network.neuron.is_real()).map(|threshold| f64::from(network.value(threshold)[0])),
+        firing_rate: f64::from(rate),
+    };
+    let layers: Vec<LayerMetrics> = network.firing_layers().zip(rates).map(measured).collect();
+    warnings(config, network, &layers)
+}
 
 /// The layers of `network` that were silent or saturated over an epoch; `layers` is what was measured of each, in the same order.
 pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> Vec<Warning> {
@@ -38,7 +52,7 @@ pub fn warnings(config: &Config, network: &Network, layers: &[LayerMetrics]) -> 
                 format!("raise {flag} (the threshold is {threshold:.4}), or start with --threshold-init auto")
             }
             (Some(threshold), _, ThresholdInit::Auto) if config.freeze_thresholds => {
-                format!("its threshold, chosen from data, stays at {threshold:.4}: leave --freeze-thresholds away")
+                format!("its threshold, chosen from data, stays at {threshold:.4}: leave --freeze-thresholds out")
             }
             (Some(threshold), _, ThresholdInit::Auto) => {
                 format!("its threshold, chosen from data, has come to {threshold:.4}: lower --lr")

@@ -86,7 +86,7 @@ def graph(net: Network, form: Form = "exact", *, dialect: Dialect = "nir") -> An
     if dialect not in DIALECTS:
         raise ValueError(f"dialect: {dialect!r} is none of {', '.join(DIALECTS)}")
     if form == "exact" and dialect != "nir":
-        raise ValueError(f"dialect: the exact form is NIR's own, and no importer's; leave {dialect!r} away, or take form='shifted'")
+        raise ValueError(f"dialect: the exact form is NIR's own, and no importer's; leave {dialect!r} out, or take form='shifted'")
     about = net.graph()
     layers = folded(about)
     writer = _Writer(nir, form, DIALECTS[dialect], about)

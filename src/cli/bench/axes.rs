@@ -21,7 +21,7 @@ pub struct Axes {
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, visible_alias = "arch", conflicts_with_all = ["widths", "blocks"])]
     pub model: Option<Vec<String>>,
     /// Neuron models [default: if].
-    #[arg(long, value_enum, value_name = "NEURON,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1)]
+    #[arg(long, value_enum, ignore_case = true, value_name = "NEURON,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1)]
     pub neuron: Option<Vec<NeuronKind>>,
     /// Widths of the weights in the forward pass, such as 16,8 [default: 16; kernels: 16,8].
     #[arg(long, value_name = "BITS,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, alias = "weight_bits")]

@@ -139,7 +139,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<u8> {
     }
     drop(progress);
     let notes = vec![
-        format!("ms a pass of all loaders through the split: of n passes after {} warm-up passes", limits.warmup),
+        format!("ms per pass of all loaders through the split: of n passes after {} warm-up passes", limits.warmup),
         "loaders of files read with all threads, others with one; load: the set, once".into(),
     ];
     let columns =

@@ -159,7 +159,7 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         return Err(Error::config("op", problem).into());
     }
     let notes = vec![
-        format!("ms a run: of n runs after {} warm-up runs; share: of the peak that bounds the op", limits.warmup),
+        format!("ms per run: of n runs after {} warm-up runs; share: of the peak that bounds the op", limits.warmup),
         peaks_in_words(&plan),
         "Gop/s: operations that were carried out; dense: what a dense evaluation needs; layers: that have it".into(),
     ];

@@ -155,7 +155,7 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
     drop(progress);
     let notes = vec![
         format!("ms from a batch in memory to its logits, all T steps: of n runs after {} warm-up runs", limits.warmup),
-        "ms/sample: median / batch; ms/step: median / T; kernels: median on a CUDA device; rate: spikes a neuron and step".into(),
+        "ms/sample: median / batch; ms/step: median / T; kernels: median on a CUDA device; rate: spikes per neuron and step".into(),
     ];
     let tables = tables(&entries);
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)

@@ -105,7 +105,7 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
     drop(progress);
     let (n, warmup) = (args.repeats, args.warmup);
     let notes =
-        vec![format!("seconds a step: median, min and max of n = {n} after {warmup} warm-up steps; rate: spikes a neuron and step")];
+        vec![format!("seconds per step: median, min and max of n = {n} after {warmup} warm-up steps; rate: spikes per neuron and step")];
     let tables = tables(&entries);
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)
 }

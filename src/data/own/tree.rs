@@ -241,11 +241,8 @@ fn heap(found: Found, root: &Path) -> Tree {
 /// A set of one heap, of which a share of each class is tested on.
 fn divided(found: Found, kinds: &Kinds, place: &Path, root: &Path, reading: &OwnReading) -> Result<Tree> {
     let Some(share) = reading.share else {
-        let problem = format!(
-            "{} says of no {} that they are for testing: give --val-share 0.2 to test on a fifth of each class",
-            place.display(),
-            kinds.what
-        );
+        let problem =
+            format!("{} has no test split: give --val-share 0.2 to test on a fifth of the {} of each class", place.display(), kinds.what);
         return Err(Error::config("val-share", problem));
     };
     let tree = heap(found, root);

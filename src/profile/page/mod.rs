@@ -158,7 +158,7 @@ fn rates(profile: &Profile) -> String {
         [label.clone(), format!("{:.4}", mean(rates))].into_iter().chain(rates.iter().map(|rate| format!("{rate:.4}"))).collect()
     };
     let numbers: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    let chart = bars("rates", "Firing rate by layer", "Spikes a neuron and step, mean over all steps.", &means);
+    let chart = bars("rates", "Firing rate by layer", "Spikes per neuron and step, mean over all steps.", &means);
     let map = heatmap(
         "steps",
         "Firing rate by layer and step",
@@ -170,8 +170,8 @@ fn rates(profile: &Profile) -> String {
             "<h3>By time step</h3><p>The darkest colour is a rate of {largest:.4}; the first steps show how long spikes take to reach deeper layers.</p>"
         )
         + &figure(&map, "")
-        + &table("Spikes a neuron and step", &heads, &numbers);
-    section("Firing rates", "Spikes a neuron and step, in an inference with the network as it was before the steps.", &content)
+        + &table("Spikes per neuron and step", &heads, &numbers);
+    section("Firing rates", "Spikes per neuron and step, in an inference with the network as it was before the steps.", &content)
 }
 
 fn potentials(profile: &Profile) -> String {

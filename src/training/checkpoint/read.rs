@@ -17,7 +17,7 @@ use crate::settings::{Config, Use, recipes};
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
 ///
 /// An ANN takes the weights of a spiking network and leaves the thresholds. Of a plain `state_dict` only the network is read, and the
-/// result is none; what all of its names have in front (`module.`, `_orig_mod.`, …) is left away, and counters of batches may be missing.
+/// result is none; what all of its names have in front (`module.`, `_orig_mod.`, …) is left out, and counters of batches may be missing.
 ///
 /// # Errors
 /// [`Error::File`] if the file is damaged, by a later version, of another network, or holds values that are not finite;
@@ -173,7 +173,7 @@ pub fn load_average(path: &Path, network: &mut Network) -> Result<()> {
     let tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
     let places = places(network, None, true);
     if !network.parameters.iter().any(|parameter| tensors.has(&averaged(&parameter.name))) {
-        return Err(Error::file(path, "holds no average of its weights: leave --ema away, or train with --ema DECAY"));
+        return Err(Error::file(path, "holds no average of its weights: leave --ema out, or train with --ema DECAY"));
     }
     // The network is left as it is until all has been looked at.
     for (name, (shape, place)) in &places {
