@@ -62,7 +62,7 @@ fn flags_that_the_neurons_have_no_use_for_are_refused() {
         let output = dsr(folder.path(), &format!("train --dry-run -d digits-8x8 {flags}"));
         let stderr = String::from_utf8(output.stderr).unwrap();
         let is_said =
-            stderr.starts_with(&format!("error: {flag}: has no effect here: ")) && stderr.contains(&format!("leave --{flag} away"));
+            stderr.starts_with(&format!("error: {flag}: has no effect here: ")) && stderr.contains(&format!("leave --{flag} out"));
         assert!(output.status.code() == Some(2) && is_said, "{flags}: {stderr}");
     }
     ok(folder.path(), "train --dry-run -d digits-8x8 --neuron lif --tau 2 --delta-t 0.1");

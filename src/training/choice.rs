@@ -166,7 +166,7 @@ pub fn refuse_idle(flags: &Table, config: &Config) -> Result<()> {
     };
     let Some(key) = idle.into_iter().find(|key| flags.contains_key(*key)) else { return Ok(()) };
     let flag = key.replace('_', "-");
-    Err(Error::config(&flag, format!("has no effect here: {why}; leave --{flag} away")))
+    Err(Error::config(&flag, format!("has no effect here: {why}; leave --{flag} out")))
 }
 
 /// Refuses flags for the files of other kinds of sets; those that a file may name for every set are refused by [`Config::check`].
