@@ -44,6 +44,12 @@ fn two_arrays_for_one_role_are_refused() {
         fs::write(root.join("a.npz"), npz(&[(keys[0], x.clone()), (keys[1], y.clone()), (keys[2], third)], true)).unwrap();
         refused(root, &format!("{info} a.npz"), &format!("a.npz: {words}, and one of them is wanted: give the other one another name"));
     }
+    // Beside labels `classes` are their names, else they are the labels.
+    let names = npy("<U3", &[3], "asholmfir".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect::<Vec<u8>>().as_slice());
+    fs::write(root.join("a.npz"), npz(&[("x", x.clone()), ("y", y.clone()), ("classes", names)], true)).unwrap();
+    let (with_names, _) = ok(root, &format!("{info} a.npz"));
+    fs::write(root.join("a.npz"), npz(&[("x", x.clone()), ("classes", y.clone())], true)).unwrap();
+    assert_eq!(ok(root, &format!("{info} a.npz")).0, with_names);
     let mut with_plain = arrays();
     with_plain.extend([("x", again), ("y", y)]);
     fs::write(root.join("a.npz"), npz(&with_plain, true)).unwrap();

@@ -167,7 +167,8 @@ impl Store {
 /// Images and labels of each split, by the names that people give them; two arrays that would be the same of a split are the error.
 pub(super) fn find(keys: &[String]) -> std::result::Result<Option<Found>, [String; 2]> {
     const IMAGES: [&str; 8] = ["x", "images", "image", "data", "frames", "inputs", "imgs", "arr_0"];
-    const LABELS: [&str; 7] = ["y", "labels", "label", "targets", "target", "classes", "arr_1"];
+    const LABELS: [&str; 6] = ["y", "labels", "label", "targets", "target", "arr_1"];
+    const ELSE: [&str; 1] = ["classes"]; // beside labels they are names
     let plain = |key: &str| key.to_ascii_lowercase().replace(['-', '.', '/', ' '], "_");
     let named = |words: &[&str], split: &str| {
         let form = |word: &&str| match split {
@@ -178,7 +179,8 @@ pub(super) fn find(keys: &[String]) -> std::result::Result<Option<Found>, [Strin
         keys.iter().filter(|key| forms.contains(&plain(key))).cloned().collect::<Vec<String>>()
     };
     // Names of several splits: of which there are images and labels.
-    let pair = |split: &str| Some([named(&IMAGES, split), named(&LABELS, split)]).filter(|of| of.iter().all(|keys| !keys.is_empty()));
+    let labels = |split: &str| Some(named(&LABELS, split)).filter(|keys| !keys.is_empty()).unwrap_or_else(|| named(&ELSE, split));
+    let pair = |split: &str| Some([named(&IMAGES, split), labels(split)]).filter(|of| of.iter().all(|keys| !keys.is_empty()));
     let single = |of: [Vec<String>; 2]| match of.iter().find(|keys| keys.len() > 1) {
         Some(keys) => Err([keys[0].clone(), keys[1].clone()]),
         None => Ok(of.map(|keys| keys.into_iter().next().unwrap_or_default())),
