@@ -123,11 +123,12 @@ pub struct Plan<'a> {
 }
 
 /// Names of all ops: those of the CPU, and further ones of CUDA devices.
-pub const OPS: [&str; 20] = [
+pub const OPS: [&str; 21] = [
     "conv_real",
     "quantize_weights",
     "spike_conv",
     "pool",
+    "pool_counts",
     "identity",
     "rate_counts",
     "unpool",
