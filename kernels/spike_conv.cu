@@ -133,7 +133,7 @@ __device__ __forceinline__ void neurons_body(const Outputs& to, const Inputs& fr
             return part.begin < part.end;
         };
         if (!meet(parts, tiles, p.tile_positions * p.tile_steps, convolutions_of(p.layer), has_part)) return;
-        run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first);
+        run_neurons(to, from, p, reinterpret_cast<const int*>(tiles), reinterpret_cast<NeuronState*>(shared), first, blockIdx.y);
     }
 }
 

@@ -15,7 +15,7 @@ use backward_case::{Case, IF, LIF, THRESHOLD_GRAD_SCALE, assert_rounded, bits_of
 use dsr::device::{Gpu, Isa, Slice};
 use dsr::ops::batch_norm;
 use dsr::ops::batch_norm::cuda::DeviceInner;
-use dsr::ops::neuron::cuda::{NeuronGradients, OwnMeans};
+use dsr::ops::neuron::cuda::{NeuronGradients, OwnMeans, positions_of_warp};
 use dsr::ops::neuron::{
     self, Currents, DeviceNeurons, LANES, Neuron, NeuronArgs, NeuronInputs, NeuronOut, NeuronOutputs, cuda, drop_spikes, neuron_at,
 };
@@ -64,9 +64,13 @@ fn neurons_have_the_bits_of_the_cpu() {
 #[test]
 fn neurons_of_many_positions_have_the_bits_of_the_cpu() {
     let gpu = device::gpu();
-    for (kind, [first, second]) in [["sums", "bits"], ["real", ""], ["bits", "sums"]].into_iter().enumerate() {
-        let positions = 8 * 32 * gpu.multiprocessors() as usize / 4 + 3;
-        check_neurons(&gpu, [IF, LIF][kind % 2], [positions, 3, 100], [first, second], kind != 1);
+    // T, positions of a warp
+    let cases = [(2, 8), (3, 8), (4, 8), (5, 4), (8, 4), (9, 2), (13, 2), (16, 2)];
+    let kinds = [["sums", "bits"], ["real", ""], ["bits", "sums"], ["sums", ""]];
+    for (n, (time_steps, at_once)) in cases.into_iter().enumerate() {
+        let positions = at_once * 32 * gpu.multiprocessors() as usize / 4 + 3;
+        assert_eq!(positions_of_warp(positions, 100, time_steps, gpu.multiprocessors()), at_once, "T = {time_steps}");
+        check_neurons(&gpu, [IF, LIF][n % 2], [positions, time_steps, 100], kinds[n % 4], n % 4 != 1);
     }
 }
 

@@ -78,14 +78,24 @@ fn a_run_ends_in_the_same_bytes() {
     assert!(ends[0] == ends[1], "other bytes");
 }
 
-/// What `dsr check` says on a pretended Hopper, with kernels in which `new` stands for `old`.
-fn check(old: &str, new: &str) -> (i32, String) {
+/// What `dsr check` says on a pretended Hopper so small that blocks take two groups of channels, with kernels in which `new` stands for
+/// `old` in a file.
+fn check_of(file: &str, old: &str, new: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
-    changed_kernels::change(Path::new("kernels"), folder.path(), "include/spike_hopper.cuh", old, new);
+    changed_kernels::change(Path::new("kernels"), folder.path(), file, old, new);
     let library = compiled(folder.path(), folder.path());
-    let variables = [("DSR_STANDIN_CAPABILITY", "9.0"), ("DSR_STANDIN_ORDER", "lifo")];
+    let variables = [
+        ("DSR_STANDIN_CAPABILITY", "9.0"),
+        ("DSR_STANDIN_MULTIPROCESSORS", "1"),
+        ("DSR_STANDIN_ORDER", "lifo"),
+        ("DSR_STANDIN_LAUNCHES", "1"),
+    ];
     let (code, stdout, stderr) = dsr(folder.path(), &variables, Some(&library), "check --size small --device cuda");
     (code, stdout + &stderr)
+}
+
+fn check(old: &str, new: &str) -> (i32, String) {
+    check_of("include/spike_hopper.cuh", old, new)
 }
 
 #[test]
@@ -94,7 +104,7 @@ fn a_check_of_such_a_device_has_them() {
         return;
     }
     let (code, said) = check("// spike_hopper.cuh", "// the same");
-    assert!(code == 0 && said.contains("spike_conv neurons by wgmma"), "{said}");
+    assert!(code == 0 && said.contains("spike_conv neurons by wgmma") && said.contains("spike_conv_neurons_8_pairs_hopper"), "{said}");
 }
 
 #[test]
@@ -121,5 +131,23 @@ fn upper_bytes_with_another_weight() {
         return;
     }
     let (code, said) = check("sum[i] * 256u", "sum[i] * 255u");
+    assert!(code == 1 && ["FAULT", "by wgmma"].iter().all(|words| said.contains(words)), "{said}");
+}
+
+#[test]
+fn a_second_group_with_weights_of_the_first() {
+    if !has_nvcc() {
+        return;
+    }
+    let (code, said) = check("weights + i * of_all, OF_GROUP", "weights, OF_GROUP");
+    assert!(code == 1 && ["FAULT", "by wgmma"].iter().all(|words| said.contains(words)), "{said}");
+}
+
+#[test]
+fn a_second_convolution_of_another_group() {
+    if !has_nvcc() {
+        return;
+    }
+    let (code, said) = check_of("spike_conv_hopper.cu", "group, p.layer.second.geometry", "2 * blockIdx.y, p.layer.second.geometry");
     assert!(code == 1 && ["FAULT", "by wgmma"].iter().all(|words| said.contains(words)), "{said}");
 }

@@ -41,7 +41,7 @@ int attribute(int number) {
         case 11: return 2147483647;                  // pitch
         case 12: case 82: return 65536;              // registers of a block, of a multiprocessor
         case 13: return 1410000;                     // clock, kHz
-        case 16: return 108;                         // multiprocessors
+        case 16: return settings().multiprocessors;
         case 19: case 31: case 41: return 1;         // maps host memory, concurrent kernels, unified addresses
         case 36: return 1215000;                     // memory clock, kHz
         case 37: return 5120;                        // memory bus, bits

@@ -228,7 +228,7 @@ DRIVER_CALL cuOccupancyMaxPotentialBlockSize(int* grid, int* block, void* handle
     const Function& function = *function_of(handle);
     *block = static_cast<int>(function.entry->block);
     if (limit > 0) *block = std::min(*block, limit);
-    *grid = 108 * static_cast<int>(blocks_per_multiprocessor(function, static_cast<unsigned>(*block), dynamic_bytes));
+    *grid = settings().multiprocessors * static_cast<int>(blocks_per_multiprocessor(function, static_cast<unsigned>(*block), dynamic_bytes));
     return CUDA_OK;
 }
 

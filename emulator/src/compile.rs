@@ -66,13 +66,13 @@ impl Kind {
     }
 }
 
-/// Makes an object of a source.
+/// Makes an object of a source, with further flags behind those of its kind.
 ///
 /// # Errors
 /// The compiler's command and words.
-pub fn compile(compiler: &str, kind: Kind, includes: &[PathBuf], source: &Path, object: &Path) -> Result<(), String> {
+pub fn compile(compiler: &str, kind: Kind, flags: &[&str], includes: &[PathBuf], source: &Path, object: &Path) -> Result<(), String> {
     let mut command = Command::new(compiler);
-    command.args(kind.flags());
+    command.args(kind.flags()).args(flags);
     for include in includes {
         command.arg("-I").arg(include);
     }

@@ -98,7 +98,7 @@ pub fn make(engine: &Engine, check: Check, root: &Path, driver: &Path) -> Result
         if library.is_file() && fs::read_to_string(&stamp).is_ok_and(|old| old == hash) {
             return Ok(());
         }
-        library_of(engine, check, root, &kernels, source, driver, &library)?;
+        library_of(engine, check, root, &kernels, source, driver, &[], &library)?;
         fs::write(&stamp, hash).map_err(|e| format!("{}: {e}", stamp.display()))
     })?;
     for library in files(&folder, "so") {
@@ -149,6 +149,7 @@ pub fn library_of(
     kernels: &Path,
     source: &Path,
     driver: &Path,
+    flags: &[&str],
     library: &Path,
 ) -> Result<(), String> {
     let translated = library.with_extension("cpp");
@@ -162,7 +163,7 @@ pub fn library_of(
         }
     };
     let (object, includes) = (library.with_extension("o"), [root.join("emulator/src"), kernels.to_path_buf()]);
-    compile::compile(env!("STANDIN_CXX"), kind(engine, check), &includes, unit, &object)?;
+    compile::compile(env!("STANDIN_CXX"), kind(engine, check), flags, &includes, unit, &object)?;
     compile::link(env!("STANDIN_CXX"), &[&object, &driver.join("libcuda.so.1")], library, &["-Wl,-z,defs"])
 }
 

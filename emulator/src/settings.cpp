@@ -100,6 +100,7 @@ Settings read() {
     s.capability_major = 8;
     s.capability_minor = 0;
     if (const char* capability = variable("DSR_STANDIN_CAPABILITY")) sscanf(capability, "%d.%d", &s.capability_major, &s.capability_minor);
+    s.multiprocessors = static_cast<int>(number("DSR_STANDIN_MULTIPROCESSORS", 108));
     s.report_leaks = number("DSR_STANDIN_LEAKS", 0) != 0;
     s.report_launches = number("DSR_STANDIN_LAUNCHES", 0) != 0;
     s.streams = streams();

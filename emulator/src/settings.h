@@ -22,6 +22,7 @@ struct Settings {
     int devices;
     int driver_version;
     int capability_major, capability_minor;
+    int multiprocessors;
     bool report_leaks;
     bool report_launches;                  // the first of each kernel
     Streams streams;

@@ -1,4 +1,4 @@
-// geometry.cuh: shapes of a connection, field for field `DeviceGeometry` in src/ops/spike_conv/cuda.rs.
+// geometry.cuh: shapes of a connection, field for field `DeviceGeometry` in src/ops/spike_conv/device.rs.
 #pragma once
 
 // An average pool over the source ([1, 1, 0] for none), then a convolution; a linear layer is one that covers its input.

@@ -13,7 +13,7 @@
 // Costs      of one K step with 16-bit weights, in place of those of spike_tile.cuh (8 bits: half the tensor cycles):
 //              tensor   256 mma.m16n8k16 = 512 cycles of an SM of sm_80, twice those of integers; where mma.sync reaches 942 multiply-adds
 //                       a cycle, as cost.rs assumes for 10.x, 557, and integers at a thirtieth of the rate of FP8 take 1920
-//              issue    350 of a scheduler by the SASS of sm_80 (8 bits: 226; of counts: 511): 64 mma, 112 to widen weights (7 for 4
+//              issue    350 of a scheduler by the SASS of sm_80 (8 bits: 227; of counts: 511): 64 mma, 112 to widen weights (7 for 4
 //                       bytes; two warps widen the same ones), 56 to expand bits
 //              memory   the same bytes, from L2 and in shared memory
 //            On sm_80 the tensor cores are the limit; on 10.x, with its neurons, a tile takes four fifths of their time to issue.

@@ -1,9 +1,11 @@
-// spike_hopper.cuh: one tile of the spiking convolution on sm_90a: 128 rows (position, step) times 64 output channels, by two warpgroups.
+// spike_hopper.cuh: a tile of the spiking convolution on sm_90a: 128 rows (position, step) times one or two groups of 64 output channels, by
+// two warpgroups.
 //
 // Equation   as in spike_tile.cuh; the sums are the same integers. A spike is -1 here, and weights are negated
 // Shapes     a warpgroup has 64 rows, a K step is 32 channels of a tap; a stage is four K steps and four wgmma of m64n128k32 (16-bit weights:
-//            hi and lo of the 64 channels side by side) or m64n64k32 (8 bits), each with 8 channels of every step: see Bits. A last stage of
-//            one or two steps has two wgmma. Weights in blocks (order_spike_weights in spike_conv_hopper.cu), 16 (8) KiB a stage
+//            hi and lo of the 64 channels, eight and eight side by side), m64n64k32 (8 bits), or m64n128k32 (8 bits, two groups), each with 8
+//            channels of every step: see Bits. A last stage of one or two steps has two wgmma. Weights in blocks (order_spike_weights in
+//            spike_conv_hopper.cu), 16 (8) KiB a stage and group
 // Pipeline   weights: 4 stages, each one range of memory that one thread has copied as a whole. Spikes: lane 4*g + j loads the words of step j
 //            of a stage, of rows g and g + 8 of its warp, straight into registers, a stage ahead; where they are comes from a list of the
 //            steps in shared memory. The products of a stage run while its warpgroup comes to the next one; one barrier a stage says that all
@@ -20,6 +22,7 @@
 //              shared   392 cycles (200): 256 (128) to read weights, each warpgroup all of them, 128 (64) for what is copied, 8 for the list
 //              L2       weights at 32 bytes a cycle and SM at this rate, more than mma.sync lets it ask for, and spikes at 4 (8), of which the
 //                       first cache has what neighbours read: about what its L2 gives. Tiles of 256 rows would halve the weights
+//            Two groups take twice of all but what is issued: 67 instructions of a warp, too, and 33 more in that of thread 0.
 //            Around its stages a warp issues about 550 instructions: where rows and steps are, the tile of sums, constants of the neurons.
 //            docs/predict.md has what both come to for the layers of PreAct-ResNet-18.
 #pragma once
@@ -34,11 +37,12 @@ __device__ __forceinline__ int channel_of_byte(int e, int b) { return e < 6 ? e 
 
 constexpr int HOPPER_STAGES = 4;                     // two more than are under way, so that ^ 2 is the one after the next
 
-template <int WEIGHT_BITS>
+// Weights of a stage: [8 columns of the product][wgmma: 4][256 bytes], so that those of a second group follow the first one's.
+template <int WEIGHT_BITS, int GROUPS>
 struct HopperStage {
-    static constexpr int PRODUCT_COLUMNS = COLUMNS * WEIGHT_BITS / 8;
-    static constexpr int STEP = PRODUCT_COLUMNS * 32;
-    static constexpr int BYTES = 4 * STEP;
+    static constexpr int PRODUCT_COLUMNS = GROUPS * COLUMNS * WEIGHT_BITS / 8;
+    static constexpr int OF_PRODUCT = 256;           // from one wgmma's to the next one's
+    static constexpr int BYTES = PRODUCT_COLUMNS / 8 * 4 * OF_PRODUCT;
 };
 
 // A K step: bytes from where a row's position begins to what it reads, and the bit of its tap among those inside of the image.
@@ -159,15 +163,16 @@ __device__ __forceinline__ HopperStages make_stages(HopperShared* shared) {
     return {shared, 0};
 }
 
-// All K steps of one summand; when it returns, the block has done with the stages, which begin at `memory`. The list of
-// steps is behind these, and behind a tile, which others may still read when it is written.
-template <int WEIGHT_BITS>
-__device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BITS>::PRODUCT_COLUMNS / 2], unsigned char* memory,
-                                                HopperStages& stages, const unsigned char* source, const unsigned char* weights,
+// All K steps of one summand, for the groups of 64 output channels from `group` on; when it returns, the block has done with the stages,
+// which begin at `memory`. The list of steps is behind these, and behind as many tiles, which others may still read when it is written.
+template <int WEIGHT_BITS, int GROUPS>
+__device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BITS, GROUPS>::PRODUCT_COLUMNS / 2], unsigned char* memory,
+                                                HopperStages& stages, const unsigned char* source, const unsigned char* weights, int group,
                                                 const Geometry& g, Row row, int time_steps) {
-    using Size = HopperStage<WEIGHT_BITS>;
+    using Size = HopperStage<WEIGHT_BITS, GROUPS>;
+    constexpr int OF_GROUP = Size::BYTES / GROUPS;
     const int count = (steps_of(g) + 3) / 4;         // stages, of which the last one may be half
-    HopperStep* steps = reinterpret_cast<HopperStep*>(memory + max(TILE_BYTES, HOPPER_STAGES * Size::BYTES));
+    HopperStep* steps = reinterpret_cast<HopperStep*>(memory + max(GROUPS * TILE_BYTES, HOPPER_STAGES * Size::BYTES));
     list_steps(steps, g, time_steps);
     fence_async_proxy();                             // what was stored and read here before comes before the copies
     __syncthreads();
@@ -177,19 +182,23 @@ __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BI
     uint32_t begun = 0;                              // one in all lanes: what the compiler knows of a ballot keeps descriptors out of vectors
 #pragma unroll
     for (int bit = 0; bit < 3; ++bit) begun |= __ballot_sync(0xffffffffu, stages.begun >> bit & 1) & 1u << bit;
-    weights += (size_t)blockIdx.y * count * Size::BYTES;
+    const size_t of_all = (size_t)count * OF_GROUP;  // a group's bytes
+    weights += group * of_all;
     const bool copies = threadIdx.x == 0;
     auto copy = [&](uint32_t place) {
         barrier_expect(full + place * 8, Size::BYTES);
-        copy_bulk(memory + place * Size::BYTES, weights, Size::BYTES, full + place * 8);
-        weights += Size::BYTES;
+#pragma unroll
+        for (int i = 0; i < GROUPS; ++i) {
+            copy_bulk(memory + place * Size::BYTES + i * OF_GROUP, weights + i * of_all, OF_GROUP, full + place * 8);
+        }
+        weights += OF_GROUP;
     };
     for (int ahead = 0; ahead < 2 && ahead < count && copies; ++ahead) copy((begun + ahead) % HOPPER_STAGES);
     const SpikeRows rows(source, g, row, time_steps);
     const HopperStep* next = steps + threadIdx.x % 4;
     uint32_t words[2];
     rows.load(words, *next);
-    uint64_t first = matrix_descriptor(memory, SWIZZLE_NONE, 128, 256);
+    uint64_t first = matrix_descriptor(memory, SWIZZLE_NONE, 128, 4 * Size::OF_PRODUCT);
     settle(first);
 #pragma unroll
     for (int& sum : acc) sum = 0, settle(sum);
@@ -199,7 +208,7 @@ __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BI
     };
     auto multiply = [&](int stage, int k, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3) {
         const uint32_t a[4] = {a0, a1, a2, a3};
-        wgmma_s8s8(acc, a, first + (begun + stage) % HOPPER_STAGES * (Size::BYTES / 16) + k * (Size::STEP / 16), true);
+        wgmma_s8s8(acc, a, first + (begun + stage) % HOPPER_STAGES * (Size::BYTES / 16) + k * (Size::OF_PRODUCT / 16), true);
     };
 #pragma unroll 1
     for (int stage = 0; stage < whole; ++stage) {
@@ -236,14 +245,15 @@ __device__ __forceinline__ void convolve_hopper(int (&acc)[HopperStage<WEIGHT_BI
     __syncthreads();
 }
 
-// Combines hi and lo and writes the tile [128][PITCH].
-template <int WEIGHT_BITS>
-__device__ __forceinline__ void store_tile_hopper(int* tile, const int (&acc)[HopperStage<WEIGHT_BITS>::PRODUCT_COLUMNS / 2]) {
+// Combines hi and lo and writes the tile [128][PITCH] of each group, one behind the other.
+template <int WEIGHT_BITS, int GROUPS>
+__device__ __forceinline__ void store_tile_hopper(int* tile, const int (&acc)[HopperStage<WEIGHT_BITS, GROUPS>::PRODUCT_COLUMNS / 2]) {
     const int lane = threadIdx.x % 32;
     int* of_lane = tile + (threadIdx.x / 32 * 16 + lane / 4) * PITCH + lane % 4 * 2;
     constexpr int APART = WEIGHT_BITS / 2;           // registers from eight channels to the next eight
 #pragma unroll
-    for (int eight = 0; eight < COLUMNS / 8; ++eight) {
+    for (int eight = 0; eight < GROUPS * (COLUMNS / 8); ++eight) {
+        int* of_group = of_lane + eight / (COLUMNS / 8) * (TILE_BYTES / 4) + eight % (COLUMNS / 8) * 8;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             uint32_t sum[2];
@@ -252,7 +262,7 @@ __device__ __forceinline__ void store_tile_hopper(int* tile, const int (&acc)[Ho
                 sum[i] = (uint32_t)acc[eight * APART + 2 * h + i];
                 if (WEIGHT_BITS == 16) sum[i] = sum[i] * 256u + (uint32_t)acc[eight * APART + APART / 2 + 2 * h + i];
             }
-            *reinterpret_cast<int2*>(of_lane + h * 8 * PITCH + eight * 8) = make_int2((int)sum[0], (int)sum[1]);
+            *reinterpret_cast<int2*>(of_group + h * 8 * PITCH) = make_int2((int)sum[0], (int)sum[1]);
         }
     }
 }

@@ -102,17 +102,17 @@ struct TileCurrents {
     }
 };
 
-// Runs the neurons of a tile from step `first` on. A warp takes one word of 32 channels, and half of the positions (of 256 threads: a
+// Runs the neurons of a tile, which are group `group` of 64 channels, from step `first` on. A warp takes one word of 32 channels, and half of the positions (of 256 threads: a
 // quarter), which follow one another where the tile has all of their steps.
 __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
-                                            NeuronState* carried, int first) {
+                                            NeuronState* carried, int first, int group) {
     const SpikeConv& layer = p.layer;
     const int time_steps = layer.time_steps;
     const int end = min(first + p.tile_steps, time_steps);
     const int first_position = blockIdx.x * p.tile_positions;
     const int positions = min(p.tile_positions, layer.positions - first_position);
     const int column = settled(threadIdx.x % COLUMNS);   // or what follows from it is computed before the products of a tile
-    const int c = blockIdx.y * COLUMNS + column;
+    const int c = group * COLUMNS + column;
     const int word = c / 32;
     const int words = (layer.channels + 31) / 32;
     if (word >= words) return;

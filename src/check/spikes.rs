@@ -95,6 +95,8 @@ fn layers(size: Size) -> Vec<Layer> {
         layer([conv3(32, [3, 5]), Kind::Bits], [3, 5], 32, 5, 1, 16),
         lif(dropped(layer([Kind::Bits, conv3(33, [3, 3])], [3, 3], 70, 5, 1, 16))),
         layer([Kind::Pooled, conv3(16, [2, 2])], [2, 2], 16, 33, 3, 16),
+        // two groups of 64 channels, of two convolutions
+        lif(layer([window(33, [7, 9], 3, 2, 1), window(16, [7, 9], 1, 2, 0)], [4, 5], 70, 20, 1, 8)),
         // an odd number of steps of the product, and a second tile of channels behind it
         layer([conv3(31, [4, 3]), none], [4, 3], 70, 5, 1, 16),
         // linear layers cover their input; pools are counted
@@ -107,7 +109,9 @@ fn layers(size: Size) -> Vec<Layer> {
     if size == Size::Full {
         layers.extend([
             layer([conv3(64, [32, 32]), Kind::Bits], [32, 32], 64, 5, 4, 16),
-            lif(layer([window(64, [32, 32], 3, 2, 1), window(64, [32, 32], 1, 2, 0)], [16, 16], 128, 5, 4, 8)),
+            // so many tiles that a block of Hopper's kernel takes two groups of channels
+            lif(layer([window(64, [32, 32], 3, 2, 1), window(64, [32, 32], 1, 2, 0)], [16, 16], 128, 5, 32, 8)),
+            layer([conv3(128, [16, 16]), Kind::Bits], [16, 16], 128, 5, 32, 8),
             lif(layer([conv3(256, [8, 8]), none], [8, 8], 256, 20, 2, 16)),
             dropped(layer([conv3(512, [4, 4]), Kind::Bits], [4, 4], 512, 33, 2, 8)),
             layer([pooled(512, [4, 4], [4, 4, 0], 1, 1, 0), none], [1, 1], 1000, 20, 8, 16),

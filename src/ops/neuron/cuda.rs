@@ -22,6 +22,13 @@ struct Place {
 /// Warps that a multiprocessor should have before one runs several positions.
 const WARPS: usize = 32;
 
+/// Positions that a warp of [`neurons`] runs one after the other, of B·P: one where they are few, since warps that fill the device serve
+/// better.
+pub fn positions_of_warp(positions: usize, channels: usize, time_steps: usize, multiprocessors: u32) -> usize {
+    let at_once = positions_at_once(time_steps);
+    if positions * channels.div_ceil(32) < at_once * WARPS * multiprocessors as usize { 1 } else { at_once }
+}
+
 /// Neurons of a layer from stored summands; `positions` = B·P.
 ///
 /// # Errors
@@ -99,10 +106,8 @@ fn launch_neurons(
     }
     let frames = if let Summand::Real { frames, .. } = summands[0] { frames as i32 } else { layer.time_steps };
     let (first, second) = (StoredSummand::new(OP, &summands[0], channels)?, StoredSummand::integers(OP, &summands[1], channels)?);
-    let at_once = if frames == 1 || means.is_some() { 1 } else { positions_at_once(layer.time_steps as usize) };
-    // Where there are few positions, warps that fill the device serve better.
-    let few = positions * words < at_once * WARPS * gpu.multiprocessors() as usize;
-    let at_once = if few { 1 } else { at_once };
+    let one = frames == 1 || means.is_some(); // of T = 1, too: telling it from a static image takes registers that the kernel has not
+    let at_once = if one { 1 } else { positions_of_warp(positions, channels, time_steps, gpu.multiprocessors()) };
     let place = Place { positions: positions as i32, frames, at_once: at_once as i32 };
     let grid = [(positions.div_ceil(at_once) * words).div_ceil(8) as u32, 1, 1];
     let own = means.map(|means| OwnMeansArgs {

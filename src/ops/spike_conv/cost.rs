@@ -96,7 +96,7 @@ pub struct Code {
 /// What nvcc 13.0 made for sm_80, where a build has no code for the device.
 const SM_80: [Code; 2] = [of_sm_80(178.0), of_sm_80(219.0)];
 /// The same with products in bf16.
-const SM_80_BF16: [Code; 2] = [of_sm_80(451.0), of_sm_80(699.0)];
+const SM_80_BF16: [Code; 2] = [of_sm_80(453.0), of_sm_80(699.0)];
 
 const fn of_sm_80(stage: f64) -> Code {
     Code { stage, step: 13.0, training_step: 15.0 }
@@ -312,6 +312,16 @@ mod tests {
     /// 64 to 64 channels on 32x32 positions, batch 128, T = 20.
     fn wide(k_steps: usize) -> LayerWork {
         LayerWork { positions: 128 * 1024, time_steps: 20, channels: 64, k_steps, convolutions: 1, weight_bits: 16 }
+    }
+
+    #[test]
+    fn the_code_of_sm_80_is_that_of_a_build_by_this_nvcc() {
+        if !kernels::NVCC.is_some_and(|version| version.starts_with("13.0.")) || !kernels::TARGETS.contains(&"sm_80") {
+            println!("skipped: this build has no kernels by nvcc 13.0 for sm_80");
+            return;
+        }
+        assert_eq!(Code::of((8, 0), Products::Integer), SM_80);
+        assert_eq!(Code::of((8, 0), Products::Bf16), SM_80_BF16);
     }
 
     #[test]

@@ -2,79 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Geometry, PackedWeights, PartsRoom, cuda_hopper, products};
-use crate::device::{Gpu, Products, Slice, scalars};
+use super::{DeviceGeometry, Geometry, PackedWeights, PartsRoom, cuda_hopper, products};
+use crate::device::{Gpu, Products, Slice, kernels, scalars};
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::Normalizer;
 use crate::ops::batch_norm::cuda::{BatchConstants, Finish};
 use crate::ops::neuron::{DeviceNeurons, LANES, NeuronInputs, NeuronOutputs};
 use crate::ops::rate::cuda::DeviceReadout;
-
-/// Field for field `struct Geometry` in `kernels/include/geometry.cuh`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct DeviceGeometry {
-    pub cin: i32,
-    pub cout: i32,
-    pub source_h: i32,
-    pub source_w: i32,
-    pub pool: i32,
-    pub pool_stride: i32,
-    pub pool_pad: i32,
-    pub pooled_h: i32,
-    pub pooled_w: i32,
-    pub kernel_h: i32,
-    pub kernel_w: i32,
-    pub stride: i32,
-    pub pad: i32,
-    pub out_h: i32,
-    pub out_w: i32,
-}
-const _: () = assert!(size_of::<DeviceGeometry>() == 60);
-
-impl From<&Geometry> for DeviceGeometry {
-    fn from(geometry: &Geometry) -> Self {
-        let ([pooled_h, pooled_w], [out_h, out_w]) = (geometry.pooled().map(|n| n as i32), geometry.out().map(|n| n as i32));
-        let [pool, pool_stride, pool_pad] = geometry.pool.map(|n| n as i32);
-        DeviceGeometry {
-            cin: geometry.cin as i32,
-            cout: geometry.cout as i32,
-            source_h: geometry.source[0] as i32,
-            source_w: geometry.source[1] as i32,
-            pool,
-            pool_stride,
-            pool_pad,
-            pooled_h,
-            pooled_w,
-            kernel_h: geometry.kernel[0] as i32,
-            kernel_w: geometry.kernel[1] as i32,
-            stride: geometry.stride as i32,
-            pad: geometry.pad as i32,
-            out_h,
-            out_w,
-        }
-    }
-}
-
-/// Normalizer of a layer on the device: `[6][padded]` f32 = factor0, factor1, offset, gamma, beta, scale; padded = C rounded up to 64.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeviceNormalizer {
-    pub values: Slice<f32>,
-    pub padded: usize,
-}
-
-impl DeviceNormalizer {
-    /// The constants on the host, [`Normalizer::scale`] padded as the others are.
-    ///
-    /// # Errors
-    /// [`crate::error::Error::Device`] if the copy fails.
-    pub fn download(&self, gpu: &Gpu) -> Result<Normalizer> {
-        let mut values = vec![0.0; 6 * self.padded];
-        gpu.download(self.values, &mut values)?;
-        let row = |k: usize| values[k * self.padded..(k + 1) * self.padded].to_vec();
-        Ok(Normalizer { factors: [row(0), row(1)], offset: row(2), gamma: row(3), beta: row(4), scale: row(5) })
-    }
-}
 
 /// One summand of a layer's current.
 #[derive(Clone, Copy, Debug)]
@@ -397,17 +330,22 @@ pub fn neurons_in_parts(
     expect_unless_none(OP, "weighted means", of_layer * layer.channels, to.weighted_normed)?;
     let (tiles, shared_parts) = layer.cut(OP, prepared.k_steps, parts, room)?;
     let carried = if tiles.steps < layer.time_steps { tiles.positions * CARRIED_BYTES } else { 0 };
-    let grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, parts as u32];
+    let mut grid = [of_layer.div_ceil(tiles.positions) as u32, layer.channels.div_ceil(TILE[1]) as u32, parts as u32];
+    let in_pairs = cuda_hopper::in_pairs(layer, prepared.bits, (grid[0] * grid[1]) as usize, gpu.multiprocessors());
+    let of_warpgroups = carried * if in_pairs { 2 } else { 1 } + cuda_hopper::shared(layer, in_pairs);
     let products = match layer.products(gpu.products()) {
         Products::Warpgroup if parts > 1 => Products::Integer, // whose kernel alone has parts
-        Products::Warpgroup if carried + cuda_hopper::shared(layer) > gpu.shared_limit() => Products::Integer,
+        Products::Warpgroup if of_warpgroups > gpu.shared_limit() => Products::Integer,
         products => products,
     };
-    let (weights, shared) = match products {
-        Products::Warpgroup => (cuda_hopper::weights(layer), cuda_hopper::shared(layer)),
-        _ => (prepared.weights, prepared.shared),
+    let (kernel, weights, shared) = match products {
+        Products::Warpgroup if in_pairs => {
+            grid[1] /= 2;
+            (&kernels::SPIKE_CONV_NEURONS_8_PAIRS_HOPPER, cuda_hopper::weights(layer), of_warpgroups)
+        }
+        Products::Warpgroup => (products::of_neurons(prepared.bits, products), cuda_hopper::weights(layer), of_warpgroups),
+        _ => (products::of_neurons(prepared.bits, products), prepared.weights, carried + prepared.shared),
     };
-    let kernel = products::of_neurons(prepared.bits, products);
     let ([first, second], [first_weights, second_weights]) = (prepared.sources, weights);
     let of_neurons = SpikeConvNeurons {
         layer: prepared.scalars,
@@ -418,7 +356,7 @@ pub fn neurons_in_parts(
     gpu.launch(
         kernel,
         grid,
-        carried + shared,
+        shared,
         &[
             &to.spikes,
             &to.counts,

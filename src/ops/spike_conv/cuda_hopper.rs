@@ -47,22 +47,35 @@ pub(super) fn takes(layer: &LayerSums) -> bool {
     })
 }
 
+/// Whether a block takes two groups of 64 channels, with 8-bit weights: where they come in pairs, and pairs still give every multiprocessor
+/// the two blocks of which one multiplies while the other runs its neurons. `tiles` are those of 64 channels.
+pub(super) fn in_pairs(layer: &LayerSums, bits: u8, tiles: usize, multiprocessors: u32) -> bool {
+    bits == 8 && layer.channels.div_ceil(TILE[1]).is_multiple_of(2) && tiles / 2 >= 2 * multiprocessors as usize
+}
+
 /// The weights that it reads of each summand.
 pub(super) fn weights(layer: &LayerSums) -> [Slice<u32>; 2] {
     layer.summands.map(|summand| if let Summand::Conv { weights, .. } = summand { weights.blocks } else { Slice::NONE })
 }
 
-/// Bytes of its tiles and stages, and behind the last tile and these a list of the K steps, with those of a stage more.
-pub(super) fn shared(layer: &LayerSums) -> usize {
-    let of_convolution = |summand: &Summand| match summand {
-        Summand::Conv { weights, geometry, .. } => {
-            let stage = STEPS * TILE[1] * 32 * usize::from(weights.bits) / 8;
-            Some(TILE_BYTES.max(STAGES * stage) + (steps(geometry).next_multiple_of(STEPS) + STEPS) * STEP_BYTES)
-        }
-        _ => None,
+/// Bytes of its tiles and stages, and behind the last tile and these a list of the K steps, with those of a stage more. In pairs, a second
+/// convolution is of one group at a time, behind the two tiles of the first.
+pub(super) fn shared(layer: &LayerSums, in_pairs: bool) -> usize {
+    let of_convolution = |groups: usize, bits: u8, geometry: &Geometry| {
+        let stage = STEPS * TILE[1] * 32 * usize::from(bits) / 8;
+        groups * TILE_BYTES.max(STAGES * stage) + (steps(geometry).next_multiple_of(STEPS) + STEPS) * STEP_BYTES
     };
-    let each: Vec<usize> = layer.summands.iter().filter_map(of_convolution).collect();
-    each.len().saturating_sub(1) * TILE_BYTES + each.into_iter().max().unwrap_or(TILE_BYTES)
+    let convolutions = layer.summands.iter().filter_map(|summand| match summand {
+        Summand::Conv { weights, geometry, .. } => Some((weights.bits, geometry)),
+        _ => None,
+    });
+    let last = convolutions.clone().count().saturating_sub(1);
+    let bytes_of = |(index, (bits, geometry))| match (in_pairs, index) {
+        (false, _) => last * TILE_BYTES + of_convolution(1, bits, geometry),
+        (true, 0) => of_convolution(2, bits, geometry),
+        (true, _) => 2 * TILE_BYTES + of_convolution(1, bits, geometry),
+    };
+    convolutions.enumerate().map(bytes_of).max().unwrap_or(TILE_BYTES)
 }
 
 /// Puts packed weights into blocks.
@@ -107,15 +120,28 @@ mod tests {
     #[test]
     fn shared_memory_fits_hopper() {
         const LARGEST: usize = 227 << 10;
-        let conv = |cin| {
+        let conv = |bits, cin| {
             let geometry = Geometry { cin, cout: 64, source: [3, 3], pool: [1, 1, 0], kernel: [1, 1], stride: 1, pad: 0 };
-            Summand::Conv { source: Source::Bits(Slice::NONE), weights: PackedWeights { bits: 16, ..PackedWeights::default() }, geometry }
+            Summand::Conv { source: Source::Bits(Slice::NONE), weights: PackedWeights { bits, ..PackedWeights::default() }, geometry }
         };
         let layer = |summands| LayerSums { summands, batch: 1, positions: 9, time_steps: 1, channels: 64 };
-        let most = shared(&layer([conv(1 << 16), conv(1 << 16)]));
+        let most = shared(&layer([conv(16, 1 << 16), conv(16, 1 << 16)]), false);
         assert_eq!(most, TILE_BYTES + 65_536 + 2052 * 8);
         assert!(most + 8 * 1024 <= LARGEST, "{most} bytes");
         // Two blocks of a layer with two convolutions share a multiprocessor; the system takes a KiB of each.
-        assert!(2 * (shared(&layer([conv(512), conv(256)])) + 256 + 1024) <= 228 << 10);
+        for (bits, in_pairs) in [(16, false), (8, false), (8, true)] {
+            let layer = layer([conv(bits, 9 * 512), conv(bits, 256)]);
+            assert!(2 * (shared(&layer, in_pairs) + 256 + 1024) <= 228 << 10, "{bits} bits, in pairs: {in_pairs}");
+        }
+    }
+
+    #[test]
+    fn in_pairs_where_they_fill_the_device() {
+        let layer = |channels| LayerSums { summands: [Summand::None; 2], batch: 1, positions: 9, time_steps: 1, channels };
+        // channels, bits, tiles of 64 channels
+        let cases = [((128, 8, 528), true), ((128, 8, 527), false), ((128, 16, 528), false), ((64, 8, 528), false), ((130, 8, 792), false)];
+        for ((channels, bits, tiles), expected) in cases {
+            assert_eq!(in_pairs(&layer(channels), bits, tiles, 132), expected, "{channels} channels, {bits} bits, {tiles} tiles");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod cpu_weights;
 mod cuda;
 mod cuda_hopper;
 mod cuda_weights;
+mod device;
 mod events;
 pub mod parts;
 mod products;
@@ -20,11 +21,11 @@ use std::ops::Range;
 use crate::device::lines::Line;
 pub use cpu::{add_scaled, conv_at, identity_at, positions_together, rows_together, spike_outer};
 pub use cuda::{
-    DeviceGeometry, DeviceNormalizer, LayerSums, Source, Summand, has_few_blocks, neurons, neurons_in_parts, statistics, sums,
-    sums_and_constants, sums_and_constants_in,
+    LayerSums, Source, Summand, has_few_blocks, neurons, neurons_in_parts, statistics, sums, sums_and_constants, sums_and_constants_in,
 };
 pub(crate) use cuda_weights::rounded_pieces;
 pub use cuda_weights::{BF16, PackedWeights, WeightSource, WeightTable, quantize_weights, round_weights, transpose_weights};
+pub use device::{DeviceGeometry, DeviceNormalizer};
 pub use events::{Events, for_each_in_window};
 pub use parts::PartsRoom;
 pub use tiles::Tiles;
