@@ -283,6 +283,11 @@ pub fn is_built_in(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && is_inside(&entry.source))
 }
 
+/// Height, width and channels of the images of a published set, where no setting says them.
+pub fn published_shape(name: &str) -> Option<[usize; 3]> {
+    CATALOGUE.iter().find(|entry| entry.name == name)?.published.as_ref()?.shape
+}
+
 /// Whether the samples of a set are recordings of an event camera.
 pub fn has_recordings(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && matches!(entry.source, Source::Events | Source::Recordings))

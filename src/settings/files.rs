@@ -5,7 +5,7 @@ use super::check::{MAX_SIDE, number};
 use super::config::COLOUR;
 use crate::data::{
     ArrayReading, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading, RecordingReading,
-    Size, Stream, has_recordings, is_built_in, is_own,
+    Size, Stream, has_recordings, is_built_in, is_own, published_shape,
 };
 use crate::error::{Error, Result};
 
@@ -58,6 +58,15 @@ impl Config {
             transpose: self.transpose,
         };
         Reading { events, photos, arrays, recordings, own }
+    }
+
+    /// Height, width and channels of the samples, where name and settings tell them without any file.
+    pub fn known_shape(&self) -> Option<[usize; 3]> {
+        match self.dataset.as_str() {
+            "imagenet" | "images" => Some(self.reading().photos.shape()),
+            "dvs-cifar10" => Some([self.event_size, self.event_size, 2]),
+            other => published_shape(other),
+        }
     }
 
     /// What is done with the files of a data set before a run.
