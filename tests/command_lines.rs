@@ -206,7 +206,7 @@ struct Tried {
     is_slow: bool,
 }
 
-const COMMANDS: [Tried; 18] = [
+const COMMANDS: [Tried; 19] = [
     Tried {
         words: "train",
         quick: "--dataset digits-8x8 --widths 4 --blocks 1 -T 1 -b 300 --epochs 1",
@@ -232,6 +232,20 @@ const COMMANDS: [Tried; 18] = [
         is_slow: false,
     },
     Tried {
+    Tried {
+        words: "classify .",
+        quick: "--checkpoint good.safetensors",
+        flags: &[&[
+            ("--checkpoint", File),
+            ("-T", Number(&["1", "255"])),
+            ("-b", Number(&["1", "7"])),
+            ("--top", Number(&["1", "1000000"])),
+            ("--ties", Word(&["first", "current"])),
+            ("--ema", Switch),
+        ]],
+        weight: 2,
+        is_slow: false,
+    },
         words: "calibrate",
         quick: "--checkpoint ann.safetensors --out calibrated",
         flags: &[

@@ -37,6 +37,7 @@ pub mod recordings;
 pub mod resample;
 mod stream;
 mod summary;
+pub mod unlabelled;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
