@@ -195,6 +195,7 @@ const LIMITS: Flags = &[
     ("--fail-over", Number(&["5%", "0"])),
     ("--force", Switch),
 ];
+const TRAINED: Flags = &[("--checkpoint", File)];
 const IMAGE: Flags = &[("--image", Number(&["8x8x1", "4x9x33", "1x1x1", "4096x4096x4096"])), ("--devices", Word(&["cpu", "cpu,cuda:1"]))];
 
 /// A command: its words, flags that make it quick, and all its flags; how often it is drawn, and whether it takes a second if it is right.
@@ -232,7 +233,6 @@ const COMMANDS: [Tried; 19] = [
         is_slow: false,
     },
     Tried {
-    Tried {
         words: "classify .",
         quick: "--checkpoint good.safetensors",
         flags: &[&[
@@ -246,6 +246,7 @@ const COMMANDS: [Tried; 19] = [
         weight: 2,
         is_slow: false,
     },
+    Tried {
         words: "calibrate",
         quick: "--checkpoint ann.safetensors --out calibrated",
         flags: &[
@@ -259,14 +260,14 @@ const COMMANDS: [Tried; 19] = [
     Tried {
         words: "bench throughput",
         quick: "--widths 4 --blocks 1 -T 1 -b 1 --image 8x8x1 --repeats 1 --warmup 0",
-        flags: &[NETWORK, IMAGE, LIMITS, &[("--mode", Word(&["train", "infer"])), ("--lr", Number(&["0.1"]))]],
+        flags: &[NETWORK, IMAGE, LIMITS, TRAINED, &[("--mode", Word(&["train", "infer"])), ("--lr", Number(&["0.1"]))]],
         weight: 3,
         is_slow: false,
     },
     Tried {
         words: "bench latency",
         quick: "--widths 4 --blocks 1 -T 1 -b 1 --image 8x8x1 --repeats 1 --warmup 0",
-        flags: &[NETWORK, IMAGE, LIMITS],
+        flags: &[NETWORK, IMAGE, LIMITS, TRAINED],
         weight: 3,
         is_slow: false,
     },

@@ -10,7 +10,7 @@ use super::latency::LimitFlags;
 use super::report::{Entry, Report};
 use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, OPS, Plan, copy_bytes_per_s, on_cpu, on_cuda};
 use crate::bench::times::{Limits, Times};
-use crate::bench::{Case, Work, peaks};
+use crate::bench::{Work, peaks};
 use crate::cli::progress::Progress;
 use crate::cli::settings::check_spiking;
 use crate::cli::tables::{Table, four_digits, milli, percent};
@@ -125,8 +125,8 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         let plain = |s: &Setting| crate::settings::Config { weight_bits: 16, ..s.config.clone() };
         plain(a) == plain(b) && a.shape == b.shape && a.device.to_string() == b.device.to_string()
     });
-    for Setting { config, shape, device } in &settings {
-        let case = Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() };
+    for setting in &settings {
+        let (case, config) = (setting.case(Work::Infer), &setting.config);
         case.check()?;
         case.check_memory(Use::Ops)?;
         check_spiking(config, "kernel of spikes")?;
@@ -214,8 +214,8 @@ fn measure(
     peaks: &KnownPeaks,
     entries: &mut Vec<Entry<Key, Results>>,
 ) -> Result<()> {
-    let Setting { config, shape, device } = setting;
-    let case = Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() };
+    let Setting { config, shape, device, .. } = setting;
+    let case = setting.case(Work::Infer);
     let network = config.network(*shape, case.classes())?;
     let plan = Plan {
         network: &network,
