@@ -213,11 +213,11 @@ fn a_trained_network_is_timed_as_it_is() {
             assert!((rate - expected).abs() < 1e-6, "{rate}, eval {expected}"); // means in 32 and 64 bits
         }
     }
-    let throughput = json_in(folder, "bench throughput --checkpoint run/last.safetensors -b 360,400 --warmup 0 --repeats 1");
-    assert_eq!(throughput["header"]["checkpoint"], "run/last.safetensors");
+    let throughput = json_in(folder, "bench throughput --checkpoint run/best.safetensors -b 360,400 --warmup 0 --repeats 1");
+    assert_eq!(throughput["header"]["checkpoint"], "run/best.safetensors");
     let modes: Vec<&Value> = column(&throughput, "mode");
     assert_eq!(modes, ["train", "infer", "train", "infer"]);
-    assert!((number(&cases(&throughput)[1], "mean_firing_rate") - rate_of_eval(2)).abs() < 1e-6, "as last as best: {throughput}");
+    assert!((number(&cases(&throughput)[1], "mean_firing_rate") - rate_of_eval(2)).abs() < 1e-6, "{throughput}");
     let text = ok_in(folder, &format!("bench latency --checkpoint run {FEW}"));
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("the network is that of run/best.safetensors, the images are the first test samples of digits-8x8"), "{text}");
