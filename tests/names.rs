@@ -5,7 +5,7 @@ mod command;
 
 use std::fs;
 
-use command::dsr;
+use command::{dsr, ok};
 use tempfile::tempdir;
 
 #[test]
@@ -46,5 +46,7 @@ fn a_wrong_name_brings_the_one_that_was_meant() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && stderr.starts_with(start) && stderr.lines().count() == 1, "dsr {line}: {stderr}");
     }
+    // Names as they are, in any case where flags take any.
+    ok(folder.path(), "train -d fashion-mnist --neuron LIF --dry-run");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), files.len(), "nothing was begun");
 }
