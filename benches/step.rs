@@ -14,7 +14,7 @@ fn step(criterion: &mut Criterion) {
         for time_steps in [5, 20] {
             let config = Config { vth: 2.0, batch: 8, time_steps, ..Config::default() };
             group.throughput(Throughput::Elements(config.batch as u64));
-            let mut bench = Bench::new(&Case { work, config, shape: [32, 32, 3], device: Device::Cpu }).unwrap();
+            let mut bench = Bench::new(&Case { work, config, shape: [32, 32, 3], device: Device::Cpu, trained: None }).unwrap();
             group.bench_function(format!("T = {time_steps}"), |bencher| bencher.iter(|| bench.step().unwrap()));
         }
     }

@@ -217,7 +217,7 @@ fn wrong_lines_say_what_is_wrong() {
 fn case(work: Work, neuron: NeuronKind) -> Case {
     let config = Config { model: "preact-resnet".into(), widths: vec![8, 16], blocks: vec![1, 1], neuron, batch: 6, ..Config::default() };
     let vth = if neuron == NeuronKind::If { 2.0 } else { 0.1 };
-    Case { work, config: Config { vth, time_steps: 5, ..config }, shape: [12, 12, 3], device: Device::Cpu }
+    Case { work, config: Config { vth, time_steps: 5, ..config }, shape: [12, 12, 3], device: Device::Cpu, trained: None }
 }
 
 /// An untrained network would be silent, or fire all the time, with the running statistics that it starts with.
@@ -248,11 +248,11 @@ fn networks_get_the_images_of_their_paper() {
     for (model, expected) in shapes {
         assert_eq!(usual_shape(model), expected);
         let config = Config { model: model.into(), ..Config::default() };
-        Case { work: Work::Train, config, shape: usual_shape(model), device: Device::Cpu }.check().unwrap();
+        Case { work: Work::Train, config, shape: usual_shape(model), device: Device::Cpu, trained: None }.check().unwrap();
     }
     // Events: a frame a step.
     let config = Config { model: "vgg11".into(), time_steps: 2, batch: 1, ..Config::default() };
-    let timing = time_steps(&Case { work: Work::Infer, config, shape: [48, 48, 2], device: Device::Cpu }, 0, 1).unwrap();
+    let timing = time_steps(&Case { work: Work::Infer, config, shape: [48, 48, 2], device: Device::Cpu, trained: None }, 0, 1).unwrap();
     assert!(timing.mean_firing_rate > 0.0 && timing.kept_bytes == 0);
 }
 

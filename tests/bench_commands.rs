@@ -3,6 +3,8 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/recordings.rs"]
+mod recordings;
 #[path = "support/schema.rs"]
 mod schema;
 
@@ -191,6 +193,87 @@ fn decisions_have_the_accuracy_of_eval_at_every_step() {
         let n: Vec<u64> = column(&result, "n").iter().map(|n| n.as_u64().unwrap()).collect();
         assert!(n[0] == 0 && n[1] > 0 && n[2] == 0 && n[3] > 0, "{n:?}: times where they were asked for");
     }
+}
+
+/// The firing rate is that of `eval` on the same samples; a new network has another.
+#[test]
+fn a_trained_network_is_timed_as_it_is() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    ok_in(folder, "train -d digits-8x8 --widths 4,8 --blocks 1,1 -T 2 -b 64 --epochs 2 -q --out run");
+    let eval: Value = serde_json::from_str(&ok_in(folder, "eval --checkpoint run -T 1,2 -o json")).unwrap();
+    let rate_of_eval = |steps: usize| number(&eval["results"][steps - 1], "mean_firing_rate");
+    let latency = json_in(folder, &format!("bench latency --checkpoint run {FEW} -T 1,2 -b 1,360 --weight-bits 16,8"));
+    assert_eq!((&latency["header"]["checkpoint"], cases(&latency).len()), (&json!("run/best.safetensors"), 8));
+    for case in cases(&latency) {
+        let named = ["dataset", "model", "image", "neuron"].map(|key| case[key].as_str().unwrap());
+        assert_eq!(named, ["digits-8x8", "preact-resnet-4-8", "8x8x1", "if"]);
+        if (&case["batch"], &case["weight_bits"]) == (&json!(360), &json!(16)) {
+            let (rate, expected) = (number(case, "mean_firing_rate"), rate_of_eval(case["time_steps"].as_u64().unwrap() as usize));
+            assert!((rate - expected).abs() < 1e-6, "{rate}, eval {expected}"); // means in 32 and 64 bits
+        }
+    }
+    let throughput = json_in(folder, "bench throughput --checkpoint run/best.safetensors -b 360,400 --warmup 0 --repeats 1");
+    assert_eq!(throughput["header"]["checkpoint"], "run/best.safetensors");
+    let modes: Vec<&Value> = column(&throughput, "mode");
+    assert_eq!(modes, ["train", "infer", "train", "infer"]);
+    assert!((number(&cases(&throughput)[1], "mean_firing_rate") - rate_of_eval(2)).abs() < 1e-6, "{throughput}");
+    let text = ok_in(folder, &format!("bench latency --checkpoint run {FEW}"));
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("the network is that of run/best.safetensors, the images are the first test samples of digits-8x8"), "{text}");
+    let csv = ok_in(folder, "bench throughput --checkpoint run --mode infer -b 3 --repeats 1 -o csv");
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let row: std::collections::BTreeMap<String, String> = reader.deserialize().next().unwrap().unwrap();
+    assert_eq!((row["checkpoint"].as_str(), row["dataset"].as_str()), ("run/best.safetensors", "digits-8x8"));
+    // Beside the result of a new network, it is another case.
+    std::fs::write(folder.join("new.json"), ok_in(folder, &format!("bench latency {NETWORK} {FEW} -T 2 -o json"))).unwrap();
+    let compared = json_in(folder, &format!("bench latency --checkpoint run {FEW} --baseline new.json"));
+    let count = |list: &str| compared["comparison"][list].as_array().unwrap().len();
+    assert_eq!(["compared", "only_here", "only_in_baseline"].map(count), [0, 1, 1]);
+
+    ok_in(folder, "train -d digits-8x8 --neuron relu --widths 4 --blocks 1 -b 64 --epochs 1 -q --out ann");
+    let refused = [
+        ("--model vgg11", "error: model: network and images are those of the checkpoint; leave --model out"),
+        ("--widths 4", "error: widths: "),
+        ("--blocks 1", "error: blocks: "),
+        ("--image 8x8x1", "error: image: "),
+        ("--vth 1", "error: vth: has no effect on a trained network"),
+        ("--tau 1", "error: tau: has no effect on a trained network"),
+        ("--readout spikes", "error: readout: spikes: the checkpoint has a readout by current"),
+        ("--data-dir .", "digits-8x8 is built in and reads no folder"),
+        ("--checkpoint ann", "error: neuron: relu: an ANN has no spikes"),
+        ("--checkpoint ann --neuron if", "error: ann/best.safetensors: "),
+        ("--checkpoint none", "error: none: there is no such checkpoint"),
+    ];
+    for (flags, start) in refused {
+        let output = dsr(folder, &format!("bench latency --checkpoint run {flags}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() != Some(0) && stderr.contains(start) && stderr.lines().count() == 1, "{flags}: {stderr}");
+    }
+    ok_in(folder, "bench throughput --checkpoint ann -b 3 --repeats 1 --warmup 0");
+}
+
+/// Recordings have as many frames as steps, so samples are others for another T.
+#[test]
+fn a_trained_network_of_recordings_is_timed_with_every_number_of_steps() {
+    let folder = tempdir().unwrap();
+    let folder = folder.path();
+    for (class, name) in ["ball", "cup"].iter().enumerate() {
+        for split in ["train", "test"] {
+            let inside = folder.join("tree").join(split).join(name);
+            std::fs::create_dir_all(&inside).unwrap();
+            for seed in 0..4 {
+                let events = recordings::of_class(class, seed, 200, [16, 16]);
+                std::fs::write(inside.join(format!("{seed}.dat")), recordings::dat([16, 16], &events)).unwrap();
+            }
+        }
+    }
+    ok_in(folder, "train -d events --data-dir tree --widths 4 --blocks 1 -T 2 -b 4 --epochs 1 -q --out run");
+    std::fs::rename(folder.join("tree"), folder.join("moved")).unwrap();
+    assert_eq!(dsr(folder, "bench latency --checkpoint run").status.code(), Some(1));
+    let result = json_in(folder, &format!("bench latency --checkpoint run --data-dir moved {FEW} -T 1,2,3 -b 2"));
+    assert_eq!(column(&result, "image"), ["16x16x2"; 3]);
+    assert!(column(&result, "dataset").iter().all(|dataset| **dataset == "events moved"), "{result}");
 }
 
 #[test]

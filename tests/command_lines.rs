@@ -195,6 +195,7 @@ const LIMITS: Flags = &[
     ("--fail-over", Number(&["5%", "0"])),
     ("--force", Switch),
 ];
+const TRAINED: Flags = &[("--checkpoint", File)];
 const IMAGE: Flags = &[("--image", Number(&["8x8x1", "4x9x33", "1x1x1", "4096x4096x4096"])), ("--devices", Word(&["cpu", "cpu,cuda:1"]))];
 
 /// A command: its words, flags that make it quick, and all its flags; how often it is drawn, and whether it takes a second if it is right.
@@ -206,7 +207,7 @@ struct Tried {
     is_slow: bool,
 }
 
-const COMMANDS: [Tried; 18] = [
+const COMMANDS: [Tried; 19] = [
     Tried {
         words: "train",
         quick: "--dataset digits-8x8 --widths 4 --blocks 1 -T 1 -b 300 --epochs 1",
@@ -232,6 +233,20 @@ const COMMANDS: [Tried; 18] = [
         is_slow: false,
     },
     Tried {
+        words: "classify .",
+        quick: "--checkpoint good.safetensors",
+        flags: &[&[
+            ("--checkpoint", File),
+            ("-T", Number(&["1", "255"])),
+            ("-b", Number(&["1", "7"])),
+            ("--top", Number(&["1", "1000000"])),
+            ("--ties", Word(&["first", "current"])),
+            ("--ema", Switch),
+        ]],
+        weight: 2,
+        is_slow: false,
+    },
+    Tried {
         words: "calibrate",
         quick: "--checkpoint ann.safetensors --out calibrated",
         flags: &[
@@ -245,14 +260,14 @@ const COMMANDS: [Tried; 18] = [
     Tried {
         words: "bench throughput",
         quick: "--widths 4 --blocks 1 -T 1 -b 1 --image 8x8x1 --repeats 1 --warmup 0",
-        flags: &[NETWORK, IMAGE, LIMITS, &[("--mode", Word(&["train", "infer"])), ("--lr", Number(&["0.1"]))]],
+        flags: &[NETWORK, IMAGE, LIMITS, TRAINED, &[("--mode", Word(&["train", "infer"])), ("--lr", Number(&["0.1"]))]],
         weight: 3,
         is_slow: false,
     },
     Tried {
         words: "bench latency",
         quick: "--widths 4 --blocks 1 -T 1 -b 1 --image 8x8x1 --repeats 1 --warmup 0",
-        flags: &[NETWORK, IMAGE, LIMITS],
+        flags: &[NETWORK, IMAGE, LIMITS, TRAINED],
         weight: 3,
         is_slow: false,
     },

@@ -54,6 +54,12 @@ fn a_run_can_be_stopped_resumed_and_evaluated() {
     let on_cuda = numbers("cuda");
     assert!(on_cuda.to_string().contains("top1"), "{on_cuda}");
     assert_eq!(on_cuda, numbers("cpu"), "the same bits give the same table");
+    ok(folder, "data sheet -d digits-8x8 --out sheet.png");
+    let classified = |device: &str| {
+        json(&ok(folder, &format!("classify sheet.png --checkpoint whole/last.safetensors --top 10 --device {device} -o json")))["pictures"]
+            .take()
+    };
+    assert_eq!(classified("cuda"), classified("cpu"), "and of a picture the same logits");
 }
 
 /// As an ANN: the same bytes after a stop, the accuracy of the CPU, thresholds from the activations, and its throughput.

@@ -33,7 +33,7 @@ fn cases() -> Vec<(Config, [usize; 3])> {
 }
 
 fn run(usage: Use, config: Config, shape: [usize; 3]) {
-    let case = |work| Case { work, config: config.clone(), shape, device: Device::Cpu };
+    let case = |work| Case { work, config: config.clone(), shape, device: Device::Cpu, trained: None };
     match usage {
         Use::Train => {
             let mut bench = Bench::new(&case(Work::Train)).unwrap();
@@ -70,7 +70,7 @@ fn what_is_needed_is_a_little_below_what_is_taken() {
         return println!("bytes taken: {}", peak_rss().unwrap() - before);
     }
     for (index, (config, shape)) in cases().into_iter().enumerate() {
-        let case = Case { work: Work::Train, config: config.clone(), shape, device: Device::Cpu };
+        let case = Case { work: Work::Train, config: config.clone(), shape, device: Device::Cpu, trained: None };
         for (at, usage) in USES.into_iter().enumerate() {
             let needed = config.demand(usage, shape, case.classes(), [config.batch, case.frames()]).unwrap().written;
             let taken = taken(index * USES.len() + at);

@@ -16,6 +16,10 @@ fn ties_go_to_the_class_of_lower_number() {
     let evaluation = Evaluation { logits, labels: vec![0, 1, 2, 2], classes: 3, ..Evaluation::default() };
     assert_eq!([0, 1, 2, 3].map(|index| evaluation.rank(index)), [0, 1, 2, 0]);
     assert_eq!([0, 1, 2, 3].map(|index| evaluation.prediction(index)), [0, 0, 0, 2]);
+    assert_eq!([0, 1, 2, 3].map(|index| evaluation.first(index, 2)), [[0, 1], [0, 1], [0, 1], [2, 1]]);
+    assert_eq!((evaluation.first(3, 9), evaluation.first(3, 0)), (vec![2, 1, 0], vec![]));
+    let (softmax, sum) = (evaluation.softmax(3), (-4f64).exp() + (-1f64).exp() + 1.0);
+    assert!(softmax.iter().zip([-4f64, -1.0, 0.0]).all(|(share, power)| (share - power.exp() / sum).abs() < 1e-15), "{softmax:?}");
     assert_eq!([1, 2, 3].map(|k| evaluation.correct(k)), [2, 3, 4]);
     assert_eq!(evaluation.accuracy(), 0.5);
     assert_eq!(evaluation.per_class(), [[1, 1], [1, 0], [2, 1]]);
@@ -32,6 +36,7 @@ fn ties_go_to_the_larger_current() {
     let evaluation = Evaluation { logits, currents, labels: vec![0, 1, 2, 2], classes: 3, ..Evaluation::default() };
     assert_eq!([0, 1, 2, 3].map(|index| evaluation.rank(index)), [1, 1, 0, 2]);
     assert_eq!([0, 1, 2, 3].map(|index| evaluation.prediction(index)), [1, 0, 2, 0]);
+    assert_eq!([0, 1, 2, 3].map(|index| evaluation.first(index, 3)), [[1, 0, 2], [0, 1, 2], [2, 1, 0], [0, 1, 2]]);
     assert_eq!((evaluation.ties(), evaluation.correct(1)), (3, 1));
 }
 

@@ -8,10 +8,11 @@ use std::path::Path;
 use command::{dsr, ok};
 use tempfile::tempdir;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "",
     "train",
     "eval",
+    "classify",
     "calibrate",
     "bench",
     "bench throughput",

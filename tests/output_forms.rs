@@ -35,7 +35,7 @@ fn every_result_has_every_form() {
     let folder = trained();
     let at = folder.path();
     // A line, and columns of its CSV.
-    let cases: [(&str, &[&str]); 15] = [
+    let cases: [(&str, &[&str]); 16] = [
         ("train --resume auto --out run --epochs 1", &["test_accuracy", "commit", "checkpoint"]),
         ("train --dry-run", &["lr", "neuron"]),
         ("eval --checkpoint run", &["top1", "top1_low", "top5", "top5_high", "tied", "ties", "commit"]),
@@ -47,6 +47,7 @@ fn every_result_has_every_form() {
         ("data verify -d digits-8x8", &["ok", "problems", "train_crc32c"]),
         ("data convert -d digits-8x8", &["dataset", "train"]),
         ("data sheet -d digits-8x8 --out sheet.png", &["sheet"]),
+        ("classify sheet.png --checkpoint run --top 2", &["path", "class", "softmax_2", "error", "checkpoint", "commit"]),
         ("info", &["what", "value"]),
         ("recipe list", &["name", "source"]),
         ("recipe show mnist", &["name", "source", "flip"]),

@@ -69,6 +69,21 @@ fn a_dry_run_resolves_and_touches_nothing() {
     assert!(toml.contains("neuron = \"lif\"") && toml.contains("delta_t = 0.25"), "{toml}");
     let wrong = dsr(folder.path(), "train --dry-run --lr -1");
     assert_eq!(wrong.status.code(), Some(2), "wrong settings are refused all the same");
+    // With or without --dry-run, before any file is looked at.
+    let cases = [
+        ("-d imagenet --data-dir nowhere --slices 8 -b 7", "error: slices: 8 is above 7: "),
+        ("-d imagenet --data-dir nowhere --cutout 225", "error: cutout: 225 is "),
+        ("-d cifar10 --data-dir nowhere --cutout 33", "error: cutout: 33 is "),
+        ("-d images --data-dir nowhere --image-size 64 --model vgg11", "error: input size: [64, 64]: "),
+    ];
+    for (flags, problem) in cases {
+        for dry in ["--dry-run", ""] {
+            let output = dsr(folder.path(), &format!("train {flags} {dry}"));
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            let is_early = stderr.starts_with(problem) && !stderr.contains("nowhere") && stderr.lines().count() == 1;
+            assert!(output.status.code() == Some(2) && is_early, "train {flags} {dry}: {stderr}");
+        }
+    }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

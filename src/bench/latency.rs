@@ -56,7 +56,7 @@ pub struct Latency {
     pub mean_firing_rate: f32,
 }
 
-/// Times inferences of a case's network on random images.
+/// Times inferences of a case's network on its images.
 ///
 /// # Errors
 /// What [`Bench::new`] refuses, and [`crate::error::Error::Device`] if the device fails.

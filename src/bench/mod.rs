@@ -10,6 +10,8 @@ pub mod latency;
 pub mod peaks;
 mod throughput;
 pub mod times;
+mod trained;
 
 pub(crate) use throughput::settle_batch_norm;
 pub use throughput::{Bench, Case, RandomImages, Timing, Work, time_steps, usual_shape};
+pub use trained::Trained;

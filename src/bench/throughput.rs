@@ -1,5 +1,6 @@
-//! Times training steps and inferences of a network on random images.
+//! Times training steps and inferences: of a new network on random images, or of a trained one on samples of its data.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
@@ -8,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::times::Times;
+use super::trained::Trained;
 use crate::device::Device;
 use crate::device::machine::{forget_peak_rss, peak_rss};
 use crate::device::room::{Bytes, Room};
@@ -17,6 +19,7 @@ use crate::ops::batch_norm::MOMENTUM;
 use crate::ops::optimizer::Optimizer;
 use crate::settings::models;
 use crate::settings::{Config, Use};
+use crate::training::checkpoint;
 
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -45,10 +48,12 @@ pub struct Case {
     pub work: Work,
     /// Network, neuron, T, batch and, for training, the update rule. The data set is not read.
     pub config: Config,
-    /// Height, width, channels of the random images.
+    /// Height, width, channels of the images.
     pub shape: [usize; 3],
     /// Where to compute.
     pub device: Device,
+    /// The trained network that is measured, and what it is shown; none for a new one on random images.
+    pub trained: Option<Arc<Trained>>,
 }
 
 /// What came out.
@@ -85,14 +90,25 @@ pub fn usual_shape(model: &str) -> [usize; 3] {
 }
 
 impl Case {
-    /// Classes of the paper's data set.
+    /// Classes of the paper's data set, or of that of the trained network.
     pub fn classes(&self) -> usize {
+        if let Some(trained) = &self.trained {
+            return trained.classes;
+        }
         if self.config.model.starts_with("imagenet") { 1000 } else { 10 }
     }
 
     /// Frames of a sample: VGG reads events, a frame a step.
     pub fn frames(&self) -> usize {
+        if let Some(trained) = &self.trained {
+            return trained.frames;
+        }
         if self.config.model.starts_with("vgg") { self.config.time_steps } else { 1 }
+    }
+
+    /// What the network is used for; a trained one has its statistics.
+    pub fn usage(&self) -> Use {
+        if self.work == Work::Infer && self.trained.is_some() { Use::Evaluate } else { self.work.usage() }
     }
 
     /// Refuses what cannot be measured, without allocating a network.
@@ -113,7 +129,7 @@ impl Case {
     }
 }
 
-/// A case ready to run: a new network, and images and labels drawn from the seed.
+/// A case ready to run: a new network, and images and labels drawn from the seed, or a trained one with samples of its data.
 pub struct Bench {
     case: Case,
     network: Network,
@@ -126,23 +142,35 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Makes network and images. An inference gets the batch-norm statistics of its own images, so that it fires as training does.
+    /// Makes network and images. An inference of a new network gets the batch-norm statistics of its own images, so that it fires as
+    /// training does.
     ///
     /// # Errors
-    /// What [`Case::check`] refuses; [`Error::Config`] for a batch that does not fit into memory.
+    /// What [`Case::check`] refuses; [`Error::Config`] for a batch that does not fit into memory; what is wrong with a checkpoint.
     pub fn new(case: &Case) -> Result<Bench> {
         case.check()?;
-        case.check_memory(case.work.usage())?;
+        case.check_memory(case.usage())?;
         let Config { batch, seed, .. } = case.config;
         let mut network = case.config.network(case.shape, case.classes())?;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let data = random_images(batch, case.frames() * case.shape.iter().product::<usize>(), &mut rng)?;
-        let labels = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
+        let values = case.frames() * case.shape.iter().product::<usize>();
+        let (data, labels) = match &case.trained {
+            Some(trained) => {
+                checkpoint::load(&trained.path, &mut network, None)?;
+                check_room(batch, values)?;
+                trained.batch(batch)
+            }
+            None => {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                let data = random_images(batch, values, &mut rng)?;
+                let labels = (0..batch).map(|_| rng.random_range(0..network.classes as u32)).collect();
+                (data, labels)
+            }
+        };
         let optimizer = match case.work {
             Work::Train => Some(case.config.optimizer(&network)),
             Work::Infer => None,
         };
-        if case.work == Work::Infer {
+        if case.work == Work::Infer && case.trained.is_none() {
             settle_batch_norm(&mut network, &Input { data: &data, batch, frames: case.frames() })?;
         }
         network.place(&case.device)?;
@@ -228,10 +256,15 @@ impl RandomImages {
     }
 }
 
+/// Refuses more images than fit into memory, `samples` times `values`.
+fn check_room(samples: usize, values: usize) -> Result<()> {
+    let bytes = (samples as u64).saturating_mul(values as u64).saturating_mul(4);
+    Room::now().check(Bytes { written: bytes, reserved: 0 }, &format!("{samples} images"), "take fewer, or smaller ones")
+}
+
 /// Normal random values, `samples` times `values`.
 fn random_images(samples: usize, values: usize, rng: &mut ChaCha8Rng) -> Result<Vec<f32>> {
-    let bytes = (samples as u64).saturating_mul(values as u64).saturating_mul(4);
-    Room::now().check(Bytes { written: bytes, reserved: 0 }, &format!("{samples} images"), "take fewer, or smaller ones")?;
+    check_room(samples, values)?;
     let mut data = vec![0.0; samples * values];
     Init::Normal(1.0).fill(&mut data, rng);
     Ok(data)

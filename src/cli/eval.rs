@@ -126,13 +126,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if args.rates {
         settings::check_spiking(&config, "--rates")?;
     }
-    if args.ties == Ties::Current {
-        settings::check_spiking(&config, "--ties current")?;
-        if config.readout == ReadoutKind::Current {
-            let problem = "current has no effect on a readout by current, whose logits are the currents; leave it out";
-            return Err(Error::config("ties", problem).into());
-        }
-    }
+    check_ties(args.ties, &config)?;
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
     settings::refuse_idle_share(&network_flags, &dataset)?;
@@ -167,7 +161,11 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         atomic_file::write_result(file, &table)?;
     }
     if !global.quiet && args.ties == Ties::First {
-        results.iter().filter_map(|measured| ties_note(measured, &config)).for_each(|note| complain(&note));
+        let note = |measured: &Measured| {
+            let evaluation = &measured.evaluation;
+            ties_note([evaluation.ties(), evaluation.labels.len()], measured.time_steps, &config)
+        };
+        results.iter().filter_map(note).for_each(|note| complain(&note));
     }
     let shown = Shown { args: &args, path: &path, config: &config, dataset: &dataset, network: &network };
     match global.output {
@@ -186,17 +184,32 @@ fn refuse_idle_seed(global: &Global, dataset: &Dataset) -> Result<()> {
     Err(Error::config("seed", format!("has no effect here: {} has a test split of its own; leave --seed out", dataset.label())))
 }
 
-/// What a user should know about predictions that only the number of a class decided.
-fn ties_note(measured: &Measured, config: &Config) -> Option<String> {
-    let (ties, n) = (measured.evaluation.ties(), measured.evaluation.labels.len());
+/// Refuses currents between equal logits where there are none, or nothing else.
+///
+/// # Errors
+/// [`Error::Config`] naming `neuron` or `ties`.
+pub(super) fn check_ties(ties: Ties, config: &Config) -> Result<()> {
+    if ties == Ties::First {
+        return Ok(());
+    }
+    settings::check_spiking(config, "--ties current")?;
+    if config.readout == ReadoutKind::Current {
+        let problem = "current has no effect on a readout by current, whose logits are the currents; leave it out";
+        return Err(Error::config("ties", problem));
+    }
+    Ok(())
+}
+
+/// What a user should know where only the number of a class decided `ties` of `n` predictions.
+pub(super) fn ties_note([ties, n]: [usize; 2], time_steps: usize, config: &Config) -> Option<String> {
     (config.neuron != NeuronKind::Relu && config.readout == ReadoutKind::Spikes && ties * 50 > n).then(|| {
         let share = 100.0 * ties as f64 / n as f64;
-        format!("note: T = {}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart", measured.time_steps)
+        format!("note: T = {time_steps}: {share:.1} % of the predictions are ties of logits; --ties current tells them apart")
     })
 }
 
 /// The best checkpoint written last.
-fn newest_best(runs: &Path) -> Result<PathBuf> {
+pub(super) fn newest_best(runs: &Path) -> Result<PathBuf> {
     let folders = std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path().join(BEST));
     let newest = folders.filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path))).max();
     newest

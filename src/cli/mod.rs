@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod calibrate;
 pub mod check;
+pub mod classify;
 mod confusion;
 pub mod data;
 pub mod dataset;
@@ -62,6 +63,7 @@ struct Cli {
 enum Command {
     Train(Box<train::TrainArgs>),
     Eval(Box<eval::EvalArgs>),
+    Classify(classify::ClassifyArgs),
     Calibrate(Box<calibrate::CalibrateArgs>),
     Export(export::ExportArgs),
     Bench(bench::BenchArgs),
@@ -267,6 +269,7 @@ fn error_line(error: &anyhow::Error) -> String {
 fn run(cli: Cli) -> anyhow::Result<u8> {
     let alone = match &cli.command {
         Command::Eval(_) => Some("eval"),
+        Command::Classify(_) => Some("classify"),
         Command::Calibrate(_) => Some("calibrate"),
         Command::Bench(_) => Some("bench"),
         Command::Profile(_) => Some("profile"),
@@ -278,6 +281,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Train(args) => train::run(&cli.global, *args),
         Command::Eval(args) => eval::run(&cli.global, *args),
+        Command::Classify(args) => classify::run(&cli.global, &args),
         Command::Calibrate(args) => calibrate::run(&cli.global, *args),
         Command::Export(args) => export::run(&cli.global, &args),
         Command::Bench(args) => bench::run(&cli.global, args),

@@ -64,6 +64,9 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     let asked_for = asked(global, &args)?;
     let mut planned = plan(&asked_for)?;
     settings::refuse_foreign(&asked_for.given, &planned.config)?;
+    // Told before data are read.
+    training::share_of(&planned.config, ranks.clone())?;
+    training::check_known(&planned.config)?;
     if args.dry_run {
         planned.config.check()?;
         if !is_first {
@@ -71,7 +74,6 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         }
         return recipe::print_settings(global.output, &planned.config).map(|()| DONE);
     }
-    training::share_of(&planned.config, ranks.clone())?; // told before data are read
     ranks.meet("plan of the run")?;
     // A run that goes on is taken before anything else is done, and its settings are read again: until now it was somebody else's.
     let taken = match &planned.out {
@@ -91,6 +93,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
         Some(nccl) => Device::Cuda(nccl.communicator().gpu().clone()),
         None => global.open_device()?,
     };
+    training::check_device(&planned.config, &device)?;
     let init_from = args.init_from.as_deref().map(settings::checkpoint_file).unwrap_or_default();
     if planned.resume.is_none() && args.init_from.is_some() {
         // A wrong file is told before a large data set is listed or converted.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Dataset, Events, Photos, Reading, Stream, arrays, cifar, events, idx, images, own, recordings};
 use crate::error::{Error, Result};
+use crate::spelling::unknown;
 
 /// What is known about a set before it is read.
 pub(super) struct Entry {
@@ -282,6 +283,11 @@ pub fn is_built_in(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && is_inside(&entry.source))
 }
 
+/// Height, width and channels of the images of a published set, where no setting says them.
+pub fn published_shape(name: &str) -> Option<[usize; 3]> {
+    CATALOGUE.iter().find(|entry| entry.name == name)?.published.as_ref()?.shape
+}
+
 /// Whether the samples of a set are recordings of an event camera.
 pub fn has_recordings(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && matches!(entry.source, Source::Events | Source::Recordings))
@@ -289,9 +295,8 @@ pub fn has_recordings(name: &str) -> bool {
 
 /// What is known about the set called `name`.
 pub(super) fn find(name: &str) -> Result<&'static Entry> {
-    let known = || names().join(", ");
-    let unknown = || Error::config("dataset", format!("there is none called {name:?}; choose from {}", known()));
-    CATALOGUE.iter().find(|entry| entry.name == name).ok_or_else(unknown)
+    let none = || Error::config("dataset", unknown("data set", name, names()));
+    CATALOGUE.iter().find(|entry| entry.name == name).ok_or_else(none)
 }
 
 pub(super) fn open(name: &str, data_dir: Option<&Path>, reading: &Reading) -> Result<Dataset> {

@@ -37,6 +37,7 @@ pub mod recordings;
 pub mod resample;
 mod stream;
 mod summary;
+pub mod unlabelled;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
 pub use camera::{MAX_SENSOR, Size};
-pub use catalogue::{has_recordings, is_built_in, is_own, names};
+pub use catalogue::{has_recordings, is_built_in, is_own, names, published_shape};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::augment::{below, uniform};
-use super::images::{ImageFit, square};
+use super::images::ImageFit;
 use super::own::told::{self, Used};
 use super::own::tree::Tree;
 use super::resample::{Area, bilinear, bilinear_part};
-use super::{Part, class_folders, picture};
+use super::{Part, class_folders, picture, unlabelled};
 use crate::error::{Error, Result};
 
 /// What is taken for a photo.
@@ -201,9 +201,7 @@ impl Photos {
     /// # Errors
     /// What [`picture::read`] finds wrong.
     pub(super) fn whole(&self, part: Part, index: usize) -> Result<Vec<u8>> {
-        let image = picture::read(&self.path(part, index))?;
-        let (width, height) = image.dimensions();
-        Ok(square(image.as_raw(), [height as usize, width as usize], &self.reading))
+        unlabelled::read(&self.path(part, index), &self.reading)
     }
 }
 
@@ -223,7 +221,7 @@ impl PhotoReading {
     }
 }
 
-fn not_read(pictures: usize) -> String {
+pub(super) fn not_read(pictures: usize) -> String {
     format!("{pictures} pictures of kinds that are not read (.{})", NOT_READ.join(", ."))
 }
 

@@ -53,6 +53,25 @@ impl Evaluation {
         (1..self.classes).fold(0, |best, class| if self.is_before(index, class, best) { class } else { best })
     }
 
+    /// The classes that come first for sample `index`, `k` of them or all that there are: the prediction, then the next.
+    pub fn first(&self, index: usize, k: usize) -> Vec<usize> {
+        let mut left: Vec<usize> = (0..self.classes).collect();
+        let mut next = || {
+            let first = (1..left.len()).fold(0, |best, at| if self.is_before(index, left[at], left[best]) { at } else { best });
+            left.remove(first)
+        };
+        (0..k.min(self.classes)).map(|_| next()).collect()
+    }
+
+    /// Softmax of the logits of sample `index`, as the loss takes it: shares of the classes, which add up to 1.
+    pub fn softmax(&self, index: usize) -> Vec<f64> {
+        let logits = &self.logits[index * self.classes..][..self.classes];
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
+        let sum: f64 = powers.iter().sum();
+        powers.into_iter().map(|power| power / sum).collect()
+    }
+
     /// How many samples have several classes with the largest logit.
     pub fn ties(&self) -> usize {
         let has_tie = |logits: &&[f32]| {

@@ -239,10 +239,10 @@ impl Network {
         Ok(())
     }
 
-    /// Mean firing rate over all neurons, from that of each layer.
+    /// Mean firing rate over all neurons, from that of each layer; a readout by current has none.
     pub fn mean_rate(&self, rates: &[f32]) -> f32 {
-        let neurons: usize = self.layers.iter().map(super::SpikingLayer::neurons).sum();
-        let spikes: f64 = self.layers.iter().zip(rates).map(|(l, &r)| l.neurons() as f64 * f64::from(r)).sum();
+        let neurons: usize = self.firing_layers().map(super::SpikingLayer::neurons).sum();
+        let spikes: f64 = self.firing_layers().zip(rates).map(|(l, &r)| l.neurons() as f64 * f64::from(r)).sum();
         (spikes / neurons as f64) as f32
     }
 }

@@ -4,8 +4,8 @@ use super::Config;
 use super::check::{MAX_SIDE, number};
 use super::config::COLOUR;
 use crate::data::{
-    ArrayReading, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading, RecordingReading,
-    Size, Stream, has_recordings, is_built_in, is_own,
+    ArrayReading, DataCard, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading,
+    RecordingReading, Size, Stream, has_recordings, is_built_in, is_own, published_shape,
 };
 use crate::error::{Error, Result};
 
@@ -58,6 +58,41 @@ impl Config {
             transpose: self.transpose,
         };
         Reading { events, photos, arrays, recordings, own }
+    }
+
+    /// How a picture of the user's becomes a sample of a network that was trained with these settings, on data of this `card`: as
+    /// pictures of imagenet and images do; for other sets its shorter side is resized and the middle cut out.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming `checkpoint` for a network that takes no pictures, or none that are squares.
+    pub fn picture_reading(&self, card: &DataCard) -> Result<PhotoReading> {
+        let ([height, width, channels], frames, name) = (card.shape, card.frames, &card.name);
+        let size = format!("{height}x{width}x{channels}");
+        let refuse = |takes: String| Err(Error::config("checkpoint", format!("its network takes {takes}, and pictures are none ({name})")));
+        if has_recordings(&self.dataset) {
+            return refuse(format!("recordings of an event camera, {frames} frames of {size}"));
+        }
+        if frames > 1 {
+            return refuse(format!("samples of {frames} frames of {size}"));
+        }
+        if card.max_value == 1 {
+            return refuse(format!("arrays of numbers with a point, {size}"));
+        }
+        if height != width || !matches!(channels, 1 | 3) {
+            return refuse(format!("samples of {size}, no squares of 1 or 3 channels"));
+        }
+        let photos = self.reading().photos;
+        let is_of_photos = matches!(self.dataset.as_str(), "imagenet" | "images") && photos.shape() == card.shape;
+        Ok(if is_of_photos { photos } else { PhotoReading { size: height, resize: height, channels, ..PhotoReading::default() } })
+    }
+
+    /// Height, width and channels of the samples, where name and settings tell them without any file.
+    pub fn known_shape(&self) -> Option<[usize; 3]> {
+        match self.dataset.as_str() {
+            "imagenet" | "images" => Some(self.reading().photos.shape()),
+            "dvs-cifar10" => Some([self.event_size, self.event_size, 2]),
+            other => published_shape(other),
+        }
     }
 
     /// What is done with the files of a data set before a run.

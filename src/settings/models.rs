@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::network::{Builder, check_stages, imagenet_resnet, photo_resnet, preact_resnet, vgg};
+use crate::spelling::unknown;
 
 /// A CIFAR PreAct-ResNet: name, widths and blocks of its stages.
 ///
@@ -67,7 +68,7 @@ pub struct Architecture<'a> {
 pub fn check(architecture: &Architecture) -> Result<()> {
     let Architecture { model, widths, blocks, dropout, .. } = *architecture;
     if !names().contains(&model) {
-        return Err(Error::config("model", format!("unknown network '{model}'; known are {}", names().join(", "))));
+        return Err(Error::config("model", unknown("network", model, &names())));
     }
     if model == CUSTOM {
         check_stages(widths, blocks)?;

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::settings::files::foreign;
 use crate::settings::models;
 use crate::settings::{Config, NeuronKind};
+use crate::spelling::unknown;
 
 /// Name and text of every built-in recipe.
 const BUILT_IN: [(&str, &str); 33] = [
@@ -90,6 +91,10 @@ pub fn parse(text: &str, origin: &str) -> Result<Layer> {
             None => {}
         }
     }
+    if let Some((name, _)) = flat.iter().find(|(_, value)| value.is_table()) {
+        let known: Vec<&str> = NeuronKind::value_variants().iter().map(|kind| kind.name()).collect();
+        return Err(Error::config(origin, unknown("section", name, &known)));
+    }
     Config::from_table(flat.clone(), origin)?; // names unknown keys and wrong types here, where the file is known
     Ok(Layer { recipe: None, flat, neurons })
 }
@@ -122,7 +127,7 @@ pub fn recipe(name: &str) -> Result<Layer> {
 pub fn text(name: &str) -> Result<&'static str> {
     match BUILT_IN.iter().find(|r| r.0 == name) {
         Some((_, text)) => Ok(text),
-        None => Err(Error::config("recipe", format!("unknown recipe '{name}'; known are {}", names().join(", ")))),
+        None => Err(Error::config("recipe", unknown("recipe", name, &names()))),
     }
 }
 

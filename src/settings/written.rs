@@ -6,6 +6,7 @@ use super::Config;
 use super::config::{COLOUR, GAMMA, MILESTONES, PEAK_SHARE};
 use crate::data::Size;
 use crate::error::{Error, Result};
+use crate::spelling::unknown;
 
 /// Settings that are not written where they are these.
 fn unwritten() -> [(&'static str, String); 24] {
@@ -107,7 +108,7 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] naming an unknown key or a value of the wrong type.
     pub fn from_table(table: toml::Table, origin: &str) -> Result<Config> {
-        table.try_into().map_err(|e: toml::de::Error| Error::config(origin, e.to_string().trim().replace('\n', ": ")))
+        table.try_into().map_err(|e: toml::de::Error| Error::config(origin, in_words(e.to_string().trim())))
     }
 
     /// Refuses to continue a run of `self` with `wanted` if that would be another run.
@@ -129,4 +130,21 @@ impl Config {
         let problem = "drop these flags, or start a new run with --init-from";
         Err(Error::config("resume", format!("the checkpoint was trained with {}; {problem}", differences.join(", "))))
     }
+}
+
+/// What serde says of settings, in a line; of a name that is none of those it expects, the nearest of them.
+fn in_words(problem: &str) -> String {
+    // unknown field `a`, expected one of `b`, `c`: in `d`
+    let (first, rest) = problem.split_once('\n').unwrap_or((problem, ""));
+    let mut names = first.split('`').skip(1).step_by(2);
+    let what = if first.starts_with("unknown field `") {
+        "setting"
+    } else if first.starts_with("unknown variant `") {
+        "name"
+    } else {
+        return problem.replace('\n', ": ");
+    };
+    let (name, known) = (names.next().unwrap_or_default(), names.collect::<Vec<&str>>());
+    let place = rest.trim().trim_start_matches("in ").trim_matches('`');
+    if place.is_empty() { unknown(what, name, &known) } else { format!("{place}: {}", unknown(what, name, &known)) }
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 use crate::settings::recipes::{self, Layer};
 use crate::settings::{Config, NeuronKind, ReadoutKind, models};
+use crate::spelling::unknown;
 
 /// Bytes that the settings of a run folder may have.
 const MOST_BYTES: u64 = 1 << 20;
@@ -34,7 +35,7 @@ pub fn fresh_on(network: Table, recipe: Option<&str>, mut layers: Vec<Layer>) ->
         None => {
             let known = crate::data::names();
             if !known.contains(&dataset.as_str()) {
-                return Err(Error::config("dataset", format!("unknown data set '{dataset}'; known are {}", known.join(", "))));
+                return Err(Error::config("dataset", unknown("data set", &dataset, known)));
             }
             recipes::name_for(&dataset, &layers)
         }

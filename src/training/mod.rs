@@ -29,7 +29,7 @@ use crate::evaluation::{Evaluation, Ties, evaluate};
 use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer, Staged};
 use crate::ops::optimizer::Optimizer;
 use crate::ranks::{Cost, Ranks, Share};
-use crate::settings::{Config, LrDecay, SyncBatchNorm, ThresholdInit, Use};
+use crate::settings::{Config, LrDecay, SyncBatchNorm, ThresholdInit, Use, models};
 
 /// A run in memory: what a checkpoint holds, and the data.
 pub struct Run {
@@ -130,13 +130,7 @@ pub fn start_as(config: Config, dataset: Arc<Dataset>, device: &Device, origin: 
         Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,
         Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, new: Vec::new() },
     };
-    if config.slices > config.batch {
-        let problem = format!("{} is above {}: a slice has at least one sample of a batch", config.slices, config.batch);
-        return Err(Error::config("slices", problem));
-    }
-    if !matches!(device, Device::Cpu) {
-        not_on_devices(&config)?;
-    }
+    check_device(&config, device)?;
     let optimizer = config.optimizer(&network);
     let chosen = match (config.threshold_init, &origin) {
         (ThresholdInit::Auto, Origin::Seed | Origin::Parameters { .. }) => choose_thresholds(&config, &dataset, &mut network)?,
@@ -166,20 +160,39 @@ fn choose_thresholds(config: &Config, dataset: &Arc<Dataset>, network: &mut Netw
     network.choose_thresholds(&input, dropout_seed(config.seed, 0))
 }
 
-/// What processes on the CPU do with a batch that those on devices do not do yet.
-fn not_on_devices(config: &Config) -> Result<()> {
-    if config.sync_batch_norm == SyncBatchNorm::Slice {
+/// Refuses what processes on the CPU do with a batch and those on devices do not do yet.
+///
+/// # Errors
+/// [`Error::Config`] naming `sync-batch-norm`.
+pub fn check_device(config: &Config, device: &Device) -> Result<()> {
+    if !matches!(device, Device::Cpu) && config.sync_batch_norm == SyncBatchNorm::Slice {
         let problem = "slice: on a device batch norm has the statistics of the whole batch, so far; take --device cpu, or leave it out";
         return Err(Error::config("sync-batch-norm", problem));
     }
     Ok(())
 }
 
+/// Refuses a network, or changes of samples, that do not suit the size of the samples, where settings alone tell it: before files are
+/// listed or converted.
+///
+/// # Errors
+/// [`Error::Config`] naming the setting.
+pub fn check_known(config: &Config) -> Result<()> {
+    const CLASSES: usize = 10; // any number suits every network
+    let Some(shape) = config.known_shape() else { return Ok(()) };
+    config.augment().check(shape)?;
+    models::build(&config.architecture(), shape, CLASSES).map(drop)
+}
+
 /// The part of each batch that is this process's.
 ///
 /// # Errors
-/// [`Error::Config`] if the run has fewer slices than there are ranks.
+/// [`Error::Config`] if the run has fewer slices than there are ranks, or more than a batch has samples.
 pub fn share_of(config: &Config, ranks: Ranks) -> Result<Share> {
+    if config.slices > config.batch {
+        let problem = format!("{} is above {}: a slice has at least one sample of a batch", config.slices, config.batch);
+        return Err(Error::config("slices", problem));
+    }
     let share = Share::new(ranks, config.batch, config.slices)?;
     Ok(share.with_norms_by_slice(config.sync_batch_norm == SyncBatchNorm::Slice))
 }

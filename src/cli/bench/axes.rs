@@ -1,16 +1,18 @@
 //! Flags with lists: all combinations of them are measured.
 
+use std::sync::Arc;
+
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::bench::usual_shape;
+use crate::bench::{Case, Trained, Work, usual_shape};
 use crate::cli::progress::Progress;
 use crate::cli::settings::{self, LayerFlags};
 use crate::cli::{Global, Wanted, parse_device, stop};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::settings::recipes;
+use crate::settings::recipes::{self, Layer};
 use crate::settings::{Config, NeuronKind, ReadoutKind};
 
 /// Networks, their settings and devices.
@@ -37,14 +39,14 @@ pub struct Axes {
     #[arg(long, value_name = "DEVICE,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, value_parser = parse_device)]
     devices: Option<Vec<Wanted>>,
     #[command(flatten)]
-    layers: LayerFlags,
+    pub layers: LayerFlags,
     /// Size of the images instead of the usual one of the network, such as 28x28x1.
     #[arg(long, value_name = "HxWxC", value_parser = parse_shape)]
-    image: Option<Shape>,
+    pub image: Option<Shape>,
 }
 
 #[derive(Clone, Debug)]
-struct Shape([usize; 3]);
+pub struct Shape([usize; 3]);
 
 fn parse_shape(text: &str) -> std::result::Result<Shape, String> {
     let numbers: Option<Vec<usize>> = text.split('x').map(|n| n.parse().ok().filter(|n| (1..=4096).contains(n))).collect();
@@ -59,6 +61,16 @@ pub struct Setting {
     /// Height, width, channels.
     pub shape: [usize; 3],
     pub device: Device,
+    /// The trained network that is measured; none for a new one.
+    pub trained: Option<Arc<Trained>>,
+}
+
+impl Setting {
+    /// What is measured of it.
+    pub fn case(&self, work: Work) -> Case {
+        let Setting { config, shape, device, trained } = self.clone();
+        Case { work, config, shape, device, trained }
+    }
 }
 
 /// What every case says about its network; a part of the key by which cases are found again.
@@ -103,6 +115,28 @@ impl NetworkKey {
 
 /// All combinations of the lists, each with its settings resolved: recipe, then `--config`, then flags; `more` are further flags.
 pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow::Result<Vec<Setting>> {
+    let configs = configs(global, axes, more, batch, |mut layers| {
+        let neuron = recipes::last(&layers, "neuron").and_then(Value::as_str).unwrap_or("if");
+        layers.insert(0, recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?);
+        recipes::resolve(&Config::default(), &layers)
+    })?;
+    let shape = |config: &Config| axes.image.as_ref().map_or_else(|| usual_shape(&config.model), |shape| shape.0);
+    on_devices(global, axes, |device| {
+        configs
+            .iter()
+            .map(|config| Setting { shape: shape(config), config: config.clone(), device: device.clone(), trained: None })
+            .collect()
+    })
+}
+
+/// The configuration of each combination, as `resolved` makes it of layers: batch, `--config`, flags.
+pub fn configs(
+    global: &Global,
+    axes: &Axes,
+    more: Table,
+    batch: u32,
+    resolved: impl Fn(Vec<Layer>) -> Result<Config>,
+) -> Result<Vec<Config>> {
     let mut flags = settings::table(&axes.layers)?;
     if let (Some(Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
         let two = vec![Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18
@@ -118,27 +152,25 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
         ("time_steps", numbers(&axes.time_steps)),
         ("batch", numbers(&axes.batch)),
     ];
-    let devices = axes.devices.as_deref().unwrap_or(std::slice::from_ref(&global.device));
-    check_combinations(&lists.iter().map(|list| list.1.len().max(1)).chain([devices.len()]).collect::<Vec<usize>>())?;
+    let devices = axes.devices.as_ref().map_or(1, Vec::len);
+    check_combinations(&lists.iter().map(|list| list.1.len().max(1)).chain([devices]).collect::<Vec<usize>>())?;
     let batch = Table::from_iter([("batch".into(), batch.into())]);
     let configs = product(&lists).into_iter().map(|settings| {
         let mut layers = vec![recipes::given(batch.clone())];
         layers.extend(given.iter().cloned());
         layers.push(recipes::given(settings));
-        let neuron = recipes::last(&layers, "neuron").and_then(Value::as_str).unwrap_or("if");
-        layers.insert(0, recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?);
-        recipes::resolve(&Config::default(), &layers)
+        resolved(layers)
     });
     let configs = configs.collect::<Result<Vec<Config>>>()?;
     configs.iter().try_for_each(|config| settings::refuse_without_output_neurons(&flags, config))?;
+    Ok(configs)
+}
+
+/// What is measured on each of the devices that were asked for, one device after the other.
+pub fn on_devices(global: &Global, axes: &Axes, on: impl Fn(&Device) -> Vec<Setting>) -> anyhow::Result<Vec<Setting>> {
     let mut all = Vec::new();
-    for &wanted in devices {
-        let device = global.open(wanted)?;
-        all.extend(configs.iter().map(|config| Setting {
-            shape: axes.image.as_ref().map_or_else(|| usual_shape(&config.model), |shape| shape.0),
-            config: config.clone(),
-            device: device.clone(),
-        }));
+    for &wanted in axes.devices.as_deref().unwrap_or(std::slice::from_ref(&global.device)) {
+        all.extend(on(&global.open(wanted)?));
     }
     Ok(all)
 }

@@ -13,14 +13,13 @@ use super::report::{Entry, Report};
 use crate::bench::decision::{AfterStep, Decisions};
 use crate::bench::latency::{Latency, Path, of_network};
 use crate::bench::times::{Limits, Times};
-use crate::bench::{Case, RandomImages, Work, usual_shape};
+use crate::bench::{Case, RandomImages, Trained, Work, usual_shape};
 use crate::cli::dataset;
 use crate::cli::numbers::count;
 use crate::cli::progress::Progress;
 use crate::cli::settings::{self, NetworkFlags};
 use crate::cli::tables::{Table, four_digits, milli, optional, percent};
 use crate::cli::{Global, stop, use_threads};
-use crate::data::Loader;
 use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
@@ -228,27 +227,14 @@ fn of_checkpoint(global: &Global, args: &DecisionArgs, config: &Config, device: 
     config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(path, &mut network, None)?;
-    let (mut images, mut labels, mut frames) = (Vec::new(), Vec::new(), 1);
-    let wanted = args.samples.unwrap_or(usize::MAX).min(dataset.test.len());
-    let mut loader = Loader::test(Arc::clone(&dataset), AT_ONCE);
-    for batch in &mut loader {
-        images.extend_from_slice(&batch.data);
-        labels.extend_from_slice(&batch.labels);
-        frames = batch.frames;
-        if labels.len() >= wanted {
-            break;
-        }
-    }
-    loader.outcome()?;
-    labels.truncate(wanted);
-    images.truncate(wanted * frames * dataset.shape.iter().product::<usize>());
+    let Trained { images, labels, frames, .. } = Trained::first(path, &dataset, args.samples.unwrap_or(usize::MAX))?;
     Ok(Shown { network, dataset: Some(dataset.label()), shape: dataset.shape, images, frames, labels })
 }
 
 /// A new network, and random images.
 fn random(config: &Config, samples: usize) -> Result<Shown> {
     let shape = usual_shape(&config.model);
-    let case = Case { work: Work::Infer, config: config.clone(), shape, device: Device::Cpu };
+    let case = Case { work: Work::Infer, config: config.clone(), shape, device: Device::Cpu, trained: None };
     case.check()?;
     case.check_memory(Use::Evaluate)?;
     let RandomImages { network, images, frames } = RandomImages::new(&case, samples)?;

@@ -10,7 +10,7 @@ use super::latency::LimitFlags;
 use super::report::{Entry, Report};
 use crate::bench::kernels::{Bound, Cache, KnownPeaks, Measured, OPS, Plan, copy_bytes_per_s, on_cpu, on_cuda};
 use crate::bench::times::{Limits, Times};
-use crate::bench::{Case, Work, peaks};
+use crate::bench::{Work, peaks};
 use crate::cli::progress::Progress;
 use crate::cli::settings::check_spiking;
 use crate::cli::tables::{Table, four_digits, milli, percent};
@@ -19,6 +19,7 @@ use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
 use crate::settings::Use;
+use crate::spelling::nearest;
 
 const SCHEMA: &str = "dsr-bench-kernels";
 /// Seconds that each peak is measured for.
@@ -106,7 +107,9 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         return Err(Error::config("rate", format!("{} is not in 0..=1", args.rate)).into());
     }
     if let Some(part) = args.op.iter().find(|part| !OPS.iter().any(|name| name.contains(part.as_str()))) {
-        return Err(Error::config("op", format!("no op has '{}' in its name; known are {}", part.escape_debug(), OPS.join(", "))).into());
+        let meant = nearest(part, &OPS).map_or(String::new(), |op| format!("did you mean '{op}'? "));
+        let problem = format!("no op has '{}' in its name; {meant}known are {}", part.escape_debug(), OPS.join(", "));
+        return Err(Error::config("op", problem).into());
     }
     let mut settings = axes::settings(global, &args.axes, Settings::new(), 8)?;
     // Widths of weights are an axis of the ops that read them, not of the others.
@@ -122,8 +125,8 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         let plain = |s: &Setting| crate::settings::Config { weight_bits: 16, ..s.config.clone() };
         plain(a) == plain(b) && a.shape == b.shape && a.device.to_string() == b.device.to_string()
     });
-    for Setting { config, shape, device } in &settings {
-        let case = Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() };
+    for setting in &settings {
+        let (case, config) = (setting.case(Work::Infer), &setting.config);
         case.check()?;
         case.check_memory(Use::Ops)?;
         check_spiking(config, "kernel of spikes")?;
@@ -211,8 +214,8 @@ fn measure(
     peaks: &KnownPeaks,
     entries: &mut Vec<Entry<Key, Results>>,
 ) -> Result<()> {
-    let Setting { config, shape, device } = setting;
-    let case = Case { work: Work::Infer, config: config.clone(), shape: *shape, device: device.clone() };
+    let Setting { config, shape, device, .. } = setting;
+    let case = setting.case(Work::Infer);
     let network = config.network(*shape, case.classes())?;
     let plan = Plan {
         network: &network,

@@ -6,14 +6,15 @@ use serde::Serialize;
 use super::axes::{self, Axes, NetworkKey};
 use super::baseline::BaselineFlags;
 use super::report::{Entry, Report};
+use super::trained::{Of, TrainedFlags, dataset, note};
 use crate::bench::latency::{Latency, Path, of_case};
 use crate::bench::times::{Limits, Times};
 use crate::bench::{Case, Work};
+use crate::cli::Global;
 use crate::cli::numbers::{MAX_REPEATS, MAX_WARMUP, count, up_to};
 use crate::cli::progress::Progress;
 use crate::cli::settings::check_spiking;
 use crate::cli::tables::{Table, four_digits, milli, optional};
-use crate::cli::{Global, use_threads};
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
 
@@ -28,6 +29,8 @@ const SCHEMA: &str = "dsr-bench-latency";
 /// On a CUDA device every case is run as a recorded graph, as eval does it, and kernel by kernel; beside the time on the host there is
 /// that of the kernels by marks in the device's stream, from runs of their own.
 ///
+/// With --checkpoint the network is a trained one, which fires at other rates than a new one, on samples of its own data.
+///
 /// Every flag with a list is an axis. Timed runs end with --repeats or --seconds, whichever comes first; n says how many there were.
 /// For the prediction after each time step see `dsr bench decision`.
 #[derive(Args)]
@@ -35,6 +38,8 @@ const SCHEMA: &str = "dsr-bench-latency";
 pub struct LatencyArgs {
     #[command(flatten)]
     axes: Axes,
+    #[command(flatten)]
+    trained: TrainedFlags,
     #[command(flatten)]
     limits: LimitFlags,
     #[command(flatten)]
@@ -85,10 +90,12 @@ impl LimitPlan {
     }
 }
 
-/// How the work got to the device.
+/// How the work got to the device, and what it was.
 #[derive(Serialize)]
 struct Way {
     path: Path,
+    /// None for random images.
+    dataset: Option<String>,
 }
 
 type Timed = Entry<(Way, NetworkKey), LatencyResults>;
@@ -131,14 +138,13 @@ impl LatencyResults {
 /// Measures all combinations.
 pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
     let limits = args.limits.limits(100, 5.0)?;
-    let settings = axes::settings(global, &args.axes, toml::Table::new(), 1)?;
-    let case = |s: &axes::Setting| Case { work: Work::Infer, config: s.config.clone(), shape: s.shape, device: s.device.clone() };
-    let cases: Vec<Case> = settings.iter().map(case).collect();
+    let settings = args.trained.settings(global, &args.axes, toml::Table::new(), 1)?;
+    let cases: Vec<Case> = settings.iter().map(|setting| setting.case(Work::Infer)).collect();
     cases.iter().try_for_each(Case::check)?;
-    cases.iter().try_for_each(|case| case.check_memory(case.work.usage()))?;
+    cases.iter().try_for_each(|case| case.check_memory(case.usage()))?;
     cases.iter().try_for_each(|case| check_spiking(&case.config, "latency by step"))?;
-    use_threads(cases.first().map_or(0, |case| case.config.threads))?;
-    let plan = LimitPlan::new(cases.first().map_or(0, |case| case.config.seed), &limits);
+    let limit_plan = LimitPlan::new(cases.first().map_or(0, |case| case.config.seed), &limits);
+    let plan = (limit_plan, Of { checkpoint: args.trained.file() });
     let machine = machine();
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let progress = Progress::new(global, cases.len());
@@ -153,10 +159,11 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
         }
     }
     drop(progress);
-    let notes = vec![
+    let mut notes = vec![
         format!("ms from a batch in memory to its logits, all T steps: of n runs after {} warm-up runs", limits.warmup),
         "ms/sample: median / batch; ms/step: median / T; kernels: median on a CUDA device; rate: spikes per neuron and step".into(),
     ];
+    notes.extend(note(cases.first()));
     let tables = tables(&entries);
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)
 }
@@ -164,7 +171,7 @@ pub fn run(global: &Global, args: &LatencyArgs) -> anyhow::Result<u8> {
 fn entry(case: &Case, path: Path, latency: &Latency, threads: usize) -> Timed {
     let times = Times::of(&latency.host);
     Entry {
-        key: (Way { path }, NetworkKey::new(&case.config, case.shape, &case.device)),
+        key: (Way { path, dataset: dataset(case) }, NetworkKey::new(&case.config, case.shape, &case.device)),
         times,
         results: LatencyResults::new(latency, &times, [case.config.batch, case.config.time_steps], threads),
         config: case.config.clone(),
@@ -181,7 +188,7 @@ fn tables(entries: &[Timed]) -> Vec<Table> {
         .collect()
 }
 
-fn cells(Entry { key: (Way { path }, key), times, results, .. }: &Timed) -> Vec<String> {
+fn cells(Entry { key: (Way { path, .. }, key), times, results, .. }: &Timed) -> Vec<String> {
     vec![
         path.name().into(),
         key.neuron.into(),

@@ -8,6 +8,7 @@ mod kernels;
 mod latency;
 mod report;
 mod throughput;
+mod trained;
 
 use clap::{Args, Subcommand};
 

@@ -7,11 +7,12 @@ use toml::Table as Settings;
 use super::axes::{self, Axes, NetworkKey};
 use super::baseline::BaselineFlags;
 use super::report::{Entry, Report};
+use super::trained::{Of, TrainedFlags, dataset, note};
 use crate::bench::{Case, Timing, Work, time_steps};
+use crate::cli::Global;
 use crate::cli::numbers::{MAX_REPEATS, MAX_WARMUP, count, up_to};
 use crate::cli::progress::Progress;
 use crate::cli::tables::{Table, four_digits, optional};
-use crate::cli::{Global, use_threads};
 use crate::device::machine::machine;
 use crate::settings::Config;
 
@@ -23,7 +24,7 @@ const SCHEMA: &str = "dsr-bench-throughput";
 /// is forward, cross-entropy, backward, update and the weights of the next forward; an inference runs with the batch-norm
 /// statistics of its own images, so that it fires as training does. Constants are those of the recipes cifar10-if and cifar10-lif
 /// unless given; --widths without --blocks has two blocks a stage. Images are 32x32x3, 48x48x2 frames for vgg, 224x224x3 for
-/// imagenet.
+/// imagenet. With --checkpoint the network is a trained one, with its own batch-norm statistics and settings, on samples of its own data.
 ///
 /// Results have median, min and max of the timed steps, and the peak memory of the process during each case: measure one case
 /// a process where that number matters.
@@ -32,11 +33,13 @@ const SCHEMA: &str = "dsr-bench-throughput";
 pub struct ThroughputArgs {
     #[command(flatten)]
     axes: Axes,
+    #[command(flatten)]
+    trained: TrainedFlags,
     /// What is timed.
     #[arg(long, value_enum, value_name = "MODE,…", value_delimiter = ',', action = ArgAction::Set, num_args = 1, default_value = "train,infer")]
     #[arg(help_heading = "Measurement")]
     mode: Vec<Work>,
-    /// Learning rate of the training steps [default: 0.1].
+    /// Learning rate of the training steps [default: 0.1, or the checkpoint's].
     #[arg(long, value_name = "X", help_heading = "Measurement")]
     lr: Option<f64>,
     /// Steps before the timed ones.
@@ -59,6 +62,8 @@ struct Plan {
 #[derive(Serialize)]
 struct Mode {
     mode: Work,
+    /// None for random images.
+    dataset: Option<String>,
 }
 
 type Timed = Entry<(Mode, NetworkKey), Results>;
@@ -81,16 +86,12 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
     if let Some(lr) = args.lr {
         flags.insert("lr".into(), lr.into());
     }
-    let settings = axes::settings(global, &args.axes, flags, 32)?;
-    let of_setting = |s: &axes::Setting| {
-        let case = Case { work: Work::Train, config: s.config.clone(), shape: s.shape, device: s.device.clone() };
-        args.mode.iter().map(move |&work| Case { work, ..case.clone() }).collect::<Vec<_>>()
-    };
-    let cases: Vec<Case> = settings.iter().flat_map(of_setting).collect();
+    let settings = args.trained.settings(global, &args.axes, flags, 32)?;
+    let cases: Vec<Case> = settings.iter().flat_map(|setting| args.mode.iter().map(|&work| setting.case(work))).collect();
     cases.iter().try_for_each(Case::check)?;
-    cases.iter().try_for_each(|case| case.check_memory(case.work.usage()))?;
-    use_threads(cases.first().map_or(0, |case| case.config.threads))?;
-    let plan = Plan { seed: cases.first().map_or(0, |case| case.config.seed), warmup: args.warmup };
+    cases.iter().try_for_each(|case| case.check_memory(case.usage()))?;
+    let seed = cases.first().map_or(0, |case| case.config.seed);
+    let plan = (Plan { seed, warmup: args.warmup }, Of { checkpoint: args.trained.file() });
     let machine = machine();
     let against = args.baseline.open(SCHEMA, &machine, &plan)?;
     let progress = Progress::new(global, cases.len());
@@ -104,8 +105,9 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
     }
     drop(progress);
     let (n, warmup) = (args.repeats, args.warmup);
-    let notes =
+    let mut notes =
         vec![format!("seconds per step: median, min and max of n = {n} after {warmup} warm-up steps; rate: spikes per neuron and step")];
+    notes.extend(note(cases.first()));
     let tables = tables(&entries);
     Report { schema: SCHEMA, machine, plan, entries, notes, tables }.print(global, against)
 }
@@ -113,7 +115,7 @@ pub fn run(global: &Global, args: &ThroughputArgs) -> anyhow::Result<u8> {
 fn entry(case: &Case, timing: &Timing, threads: usize) -> Timed {
     let (times, &Config { batch, time_steps, .. }) = (timing.times(), &case.config);
     Entry {
-        key: (Mode { mode: case.work }, NetworkKey::new(&case.config, case.shape, &case.device)),
+        key: (Mode { mode: case.work, dataset: dataset(case) }, NetworkKey::new(&case.config, case.shape, &case.device)),
         times,
         results: Results {
             threads,
@@ -138,7 +140,7 @@ fn tables(entries: &[Timed]) -> Vec<Table> {
         .collect()
 }
 
-fn cells(Entry { key: (Mode { mode }, key), times, results, .. }: &Timed) -> Vec<String> {
+fn cells(Entry { key: (Mode { mode, .. }, key), times, results, .. }: &Timed) -> Vec<String> {
     let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     vec![
         if *mode == Work::Train { "train" } else { "infer" }.into(),

@@ -33,7 +33,9 @@ use crate::ops::optimizer::{Optimizer, Rule};
 use crate::training::metrics::EpochMetrics;
 pub use export::export;
 pub use progress::{EpochSums, Progress};
-pub use read::{Started, check, config, data, is_calibrated, is_exported, is_first, load, load_average, load_start, open, progress};
+pub use read::{
+    Started, check, config, data, described, is_calibrated, is_exported, is_first, load, load_average, load_start, open, progress,
+};
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
 pub const VERSION: u32 = 1;

@@ -229,16 +229,24 @@ pub fn data(path: &Path) -> Result<Option<DataCard>> {
 /// As [`load`]; [`Error::File`] for a file that does not say enough: a plain `state_dict`, or a checkpoint of an earlier version. Build
 /// the network of such a file and [`load`] its parameters.
 pub fn open(path: &Path) -> Result<(Config, DataCard, Network)> {
+    let (config, card) = described(path)?;
+    config.check_memory(Use::Evaluate, card.shape, card.classes.len(), [1, card.frames], &Device::Cpu)?;
+    let mut network = config.network(card.shape, card.classes.len())?;
+    load(path, &mut network, None)?;
+    Ok((config, card, network))
+}
+
+/// The settings of the network in a file, and what it was trained on, without its tensors.
+///
+/// # Errors
+/// As [`open`].
+pub fn described(path: &Path) -> Result<(Config, DataCard)> {
     let (Some(text), Some(card)) = (config(path)?, data(path)?) else {
         let problem = "does not say which network it holds, or of which images: build that network and load the file into it, or give \
                        its settings and data set to a new run, dsr train --init-from, whose checkpoints do";
         return Err(Error::file(path, problem));
     };
-    let config = recipes::trained(path, &text)?;
-    config.check_memory(Use::Evaluate, card.shape, card.classes.len(), [1, card.frames], &Device::Cpu)?;
-    let mut network = config.network(card.shape, card.classes.len())?;
-    load(path, &mut network, None)?;
-    Ok((config, card, network))
+    Ok((recipes::trained(path, &text)?, card))
 }
 
 /// Whether a file is the first checkpoint of a run that has not taken a step.

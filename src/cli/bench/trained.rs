@@ -1,0 +1,129 @@
+//! `--checkpoint` of `dsr bench latency` and `throughput`: a trained network instead of a new one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde::Serialize;
+use toml::Table;
+
+use super::axes::{self, Axes, Setting};
+use crate::bench::{Case, Trained};
+use crate::cli::{self, Global, settings, use_threads};
+use crate::error::{Error, Result};
+use crate::settings::{Config, NeuronKind};
+use crate::spelling::one_line;
+use crate::training::checkpoint;
+
+/// Which trained network is measured.
+#[derive(Args)]
+#[command(next_help_heading = "Trained network")]
+pub struct TrainedFlags {
+    /// Checkpoint or run folder: its network and settings, on the first test samples of its data set, instead of a new network on random images.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Folder or archive of that data set, where it is not where it was [default: the checkpoint's].
+    #[arg(long, value_name = "PATH", requires = "checkpoint", alias = "data_dir", value_parser = settings::text_path())]
+    data_dir: Option<PathBuf>,
+}
+
+impl TrainedFlags {
+    /// The checkpoint that was named.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.checkpoint.as_deref().map(settings::checkpoint_file)
+    }
+
+    /// All combinations of the lists with what they are measured on; also starts the threads that they are measured with.
+    ///
+    /// # Errors
+    /// As [`axes::settings`]; [`Error::Config`] for a flag that contradicts the checkpoint; what is wrong with its file or data.
+    pub fn settings(&self, global: &Global, axes: &Axes, mut more: Table, batch: u32) -> anyhow::Result<Vec<Setting>> {
+        let Some(path) = self.file() else {
+            let all = axes::settings(global, axes, more, batch)?;
+            use_threads(all.first().map_or(0, |setting| setting.config.threads))?;
+            return Ok(all);
+        };
+        refuse_network(axes)?;
+        checkpoint::described(&path)?;
+        if let Some(folder) = &self.data_dir {
+            more.insert("data_dir".into(), folder.display().to_string().into());
+        }
+        let configs = axes::configs(global, axes, more, batch, |layers| settings::of_checkpoint(&path, layers))?;
+        let flags = settings::table(&axes.layers)?;
+        for config in &configs {
+            settings::refuse_untrained(&flags, config, &[])?;
+            settings::refuse_other_readout(config, &path)?;
+        }
+        use_threads(configs.first().map_or(0, |config| config.threads))?;
+        let shown = shown(global, &path, &configs)?;
+        axes::on_devices(global, axes, |device| {
+            let with = |(config, (shape, trained)): (&Config, &([usize; 3], Arc<Trained>))| Setting {
+                config: config.clone(),
+                shape: *shape,
+                device: device.clone(),
+                trained: Some(Arc::clone(trained)),
+            };
+            configs.iter().zip(&shown).map(with).collect()
+        })
+    }
+}
+
+/// Which checkpoint was measured, for the header.
+#[derive(Serialize)]
+pub struct Of {
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// The data set whose samples a case is shown; none for random images.
+pub fn dataset(case: &Case) -> Option<String> {
+    case.trained.as_ref().map(|trained| trained.dataset.clone())
+}
+
+/// What tables say of a trained network.
+pub fn note(case: Option<&Case>) -> Option<String> {
+    let trained = case?.trained.as_ref()?;
+    let (path, dataset) = (one_line(trained.path.display()), one_line(&trained.dataset));
+    Some(format!("the network is that of {path}, the images are the first test samples of {dataset}"))
+}
+
+/// Refuses flags that say which network it is.
+fn refuse_network(axes: &Axes) -> Result<()> {
+    let layers = settings::table(&axes.layers)?;
+    let given = [
+        ("model", axes.model.is_some()),
+        ("widths", layers.contains_key("widths")),
+        ("blocks", layers.contains_key("blocks")),
+        ("image", axes.image.is_some()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Error::config(flag, format!("network and images are those of the checkpoint; leave --{flag} out"))),
+    }
+}
+
+/// Shape and samples that each configuration is measured on; a network that the file does not fit is refused here, before the first case.
+fn shown(global: &Global, path: &Path, configs: &[Config]) -> Result<Vec<([usize; 3], Arc<Trained>)>> {
+    let most = configs.iter().map(|config| config.batch).max().unwrap_or(1);
+    // Of recordings, samples are others for another T.
+    let mut opened: Vec<(Option<usize>, ([usize; 3], Arc<Trained>))> = Vec::new();
+    let mut fitting: Vec<NeuronKind> = Vec::new();
+    let mut all = Vec::new();
+    for config in configs {
+        let known = opened.iter().find(|(steps, _)| steps.is_none_or(|steps| steps == config.time_steps));
+        let shown = match known {
+            Some((_, shown)) => shown.clone(),
+            None => {
+                let dataset = Arc::new(cli::dataset::ready(global, config)?);
+                let shown = (dataset.shape, Arc::new(Trained::first(path, &dataset, most)?));
+                opened.push((dataset.has_frames().then_some(config.time_steps), shown.clone()));
+                shown
+            }
+        };
+        if !fitting.contains(&config.neuron) {
+            checkpoint::load(path, &mut config.network(shown.0, shown.1.classes)?, None)?;
+            fitting.push(config.neuron);
+        }
+        all.push(shown);
+    }
+    Ok(all)
+}

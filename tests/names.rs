@@ -1,0 +1,52 @@
+//! Wrong names of data sets, networks, recipes, settings and operations, by the real binary: one line, with the name that was meant.
+
+#[path = "support/command.rs"]
+mod command;
+
+use std::fs;
+
+use command::{dsr, ok};
+use tempfile::tempdir;
+
+#[test]
+fn a_wrong_name_brings_the_one_that_was_meant() {
+    let folder = tempdir().unwrap();
+    let files = [
+        ("key.toml", "epoch = 3"),
+        ("dash.toml", "vth-bound = 3"),
+        ("section.toml", "[lf]\nvth = 1"),
+        ("keyinside.toml", "[lif]\ndelta = 1"),
+        ("neuron.toml", "neuron = 'fi'"),
+        ("schedule.toml", "schedule = 'cosinus'"),
+        ("set.toml", "dataset = 'digit-8x8'"),
+    ];
+    files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
+    let cases = [
+        ("train -d fashon-mnist", "error: dataset: unknown data set 'fashon-mnist'; did you mean 'fashion-mnist'? known are "),
+        ("train -d CIFAR-10", "error: dataset: unknown data set 'CIFAR-10'; did you mean 'cifar10'? known are "),
+        ("train -d nothing-like-it", "error: dataset: unknown data set 'nothing-like-it'; known are "),
+        ("data info -d minst", "error: dataset: unknown data set 'minst'; did you mean 'mnist'? "),
+        ("bench data -d digit-8x8", "error: dataset: unknown data set 'digit-8x8'; did you mean 'digits-8x8'? "),
+        ("profile -d imagnet", "error: dataset: unknown data set 'imagnet'; did you mean 'imagenet'? "),
+        ("train --model resnet18", "error: model: unknown network 'resnet18'; did you mean 'preact-resnet18'? "),
+        ("bench latency --model vgg-11,vgg1l", "error: model: unknown network 'vgg-11'; did you mean 'vgg11'? "),
+        ("train --recipe cifar10-fst", "error: recipe: unknown recipe 'cifar10-fst'; did you mean 'cifar10-fast'? "),
+        ("recipe show cifar10_lif", "error: recipe: unknown recipe 'cifar10_lif'; did you mean 'cifar10-lif'? "),
+        ("bench kernels --op spikeconv", "error: op: no op has 'spikeconv' in its name; did you mean 'spike_conv'? known are "),
+        ("train --config key.toml", "error: key.toml: unknown setting 'epoch'; did you mean 'epochs'? known are "),
+        ("train --config dash.toml", "error: dash.toml: unknown setting 'vth-bound'; did you mean 'vth_bound'? "),
+        ("train --config section.toml", "error: section.toml: unknown section 'lf'; did you mean 'lif'? known are if, lif, relu"),
+        ("train --config keyinside.toml", "error: keyinside.toml, section [lif]: unknown setting 'delta'; did you mean 'delta_t'? "),
+        ("train --config neuron.toml", "error: neuron.toml: neuron: unknown name 'fi'; did you mean 'if'? known are if, lif, relu"),
+        ("train --config schedule.toml", "error: schedule.toml: schedule: unknown name 'cosinus'; did you mean 'cosine'? "),
+        ("train --config set.toml", "error: dataset: unknown data set 'digit-8x8'; did you mean 'digits-8x8'? "),
+    ];
+    for (line, start) in cases {
+        let output = dsr(folder.path(), line);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.starts_with(start) && stderr.lines().count() == 1, "dsr {line}: {stderr}");
+    }
+    // Names as they are, in any case where flags take any.
+    ok(folder.path(), "train -d fashion-mnist --neuron LIF --dry-run");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), files.len(), "nothing was begun");
+}
