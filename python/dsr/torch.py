@@ -9,8 +9,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    raise type(error)(f"dsr.torch needs PyTorch: {error}; pip install torch", name=error.name) from error
 
 from ._dsr import DeviceArray, Network
 
