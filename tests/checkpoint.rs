@@ -15,7 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 
 const SGD: Rule = Rule::Sgd { momentum: 0.9, nesterov: false };
 const ADAM: Rule = Rule::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-const ABOUT: About = About { config_toml: CONFIG, data: None, is_first: false, is_calibrated: false };
+const ABOUT: About = About { config_toml: CONFIG, data: None, is_first: false, is_calibrated: false, unchosen: &[] };
 const CONFIG: &str = "# settings\nlr = 0.1\nname = \"größe\"\n";
 
 fn network(widths: &[usize], seed: u64) -> Network {

@@ -35,12 +35,20 @@ def __getattr__(name):
     if name == "torch":
         import importlib
 
-        return importlib.import_module(".torch", __name__)
+        try:
+            return importlib.import_module(".torch", __name__)
+        except ImportError as error:
+            # hasattr, inspect and help ask for every name, and take this for a name that is not there.
+            raise AttributeError(str(error)) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), "torch"})
+    import importlib.util
+    import sys
+
+    has_torch = sys.modules.get("torch") is not None or importlib.util.find_spec("torch") is not None
+    return sorted({*globals(), "torch"} if has_torch else globals())
 
 
 __all__ = [

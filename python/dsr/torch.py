@@ -9,8 +9,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    raise type(error)(f"dsr.torch needs PyTorch: {error}; pip install torch", name=error.name) from error
 
 from ._dsr import DeviceArray, Network
 
@@ -90,6 +93,7 @@ class Module(nn.Module):
         self.net = net
         self.rates: dict[str, float] = {}
         self._passes = 0
+        self._loaded: set[str] = set()
         self._layer_names = [layer["name"] for layer in net.graph()["layers"]]
         self._names = [name for name, _ in net._parameters()]
         self._changes = net._changes()
@@ -124,14 +128,15 @@ class Module(nn.Module):
         return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
 
     def _changed(self):
-        """Names of the tensors that somebody has changed; the others are brought up to date with the network.
+        """Names of the tensors that somebody has changed or loaded; the others are brought up to date with the network.
 
         Values are compared: the version of a tensor does not say what was changed through its `.data`.
         """
         changed, same = [], []
         for name, tensor in self._tensors().items():
             self._held[name] = self._held[name].to(tensor)  # a module may go to another device
-            (same if torch.equal(tensor, self._held[name]) else changed).append(name)
+            is_same = name not in self._loaded and torch.equal(tensor, self._held[name])
+            (same if is_same else changed).append(name)
         changes = self.net._changes()
         if changes != self._changes:
             self._fetch(same)
@@ -144,9 +149,10 @@ class Module(nn.Module):
         if not changed:
             return
         tensors = self._tensors()
-        # Thresholds that nobody has set are left for the first batch to choose.
+        # Thresholds that nobody has set or loaded are left for the first batch to choose.
         names = [name for name in self._names + self._buffer_names if name in changed or not name.endswith(".Vth")]
         self.net.load_state_dict({name: tensors[name].detach().cpu() for name in names}, strict=False)
+        self._loaded.clear()
         self._changes = self.net._changes()
         self._fetch([name for name in self._names if name.endswith(".Vth")])
         self._held = self._copies()
@@ -179,7 +185,8 @@ class Module(nn.Module):
         self._changed()
         return super().state_dict(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # What is loaded is a change of what the network has now, even if the tensors had it before.
         self._changed()
-        super()._load_from_state_dict(*args, **kwargs)
+        self._loaded.update(name for name in self._names + self._buffer_names if prefix + name in state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

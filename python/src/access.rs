@@ -51,7 +51,7 @@ impl Network {
 }
 
 /// Work that leaves nothing at work where it fails, so that others may free what they have lent for it.
-fn settled<T>(engine: &mut Engine, work: impl FnOnce(&mut Engine) -> dsr::Result<T>) -> dsr::Result<T> {
+pub fn settled<T>(engine: &mut Engine, work: impl FnOnce(&mut Engine) -> dsr::Result<T>) -> dsr::Result<T> {
     let done = work(engine);
     if let (Err(_), Some(gpu)) = (&done, gpu_of(engine)) {
         let _ = gpu.synchronize(); // a device that fails now works no more

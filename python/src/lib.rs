@@ -19,6 +19,7 @@ mod samples;
 mod settings;
 mod start;
 mod state;
+mod step;
 mod threads;
 mod train;
 

@@ -5,6 +5,7 @@ use dsr::data::DataCard;
 use dsr::device::Device;
 use dsr::network::{Builder, Connection, Conv, Init, NO_POOL, Source};
 use dsr::ops::neuron::Neuron;
+use dsr::settings::ThresholdInit;
 use dsr::training::choice;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -14,7 +15,7 @@ use crate::arrays::listed;
 use crate::errors::{raised, wrong};
 use crate::network::Network;
 use crate::paths::UserPath;
-use crate::start::Start;
+use crate::start::{self, Start};
 use crate::{settings, threads};
 
 /// Loads a trained network from a run folder (its best checkpoint), a checkpoint, or what `dsr export` has written.
@@ -42,15 +43,16 @@ use crate::{settings, threads};
 #[pyo3(signature = (path, device = "cpu", average = false))]
 pub fn load(py: Python<'_>, path: UserPath, device: &str, average: bool) -> PyResult<Network> {
     let path = choice::checkpoint_file(&path.0);
-    let (config, card, engine) = threads::work(py, || {
+    let (config, card, engine, start) = threads::work(py, || {
         let (config, card, mut engine) = checkpoint::open(&path)?;
+        let start = Start::choosing(start::thresholds_called(&engine, &checkpoint::unchosen(&path)?));
         if average {
             checkpoint::load_average(&path, &mut engine)?;
         }
         engine.place(&Device::named(device)?)?;
-        Ok((config, card, engine))
+        Ok((config, card, engine, start))
     })?;
-    Ok(Network::new(engine, Some(config), card, None))
+    Ok(Network::new(engine, Some(config), card, None).starting(start))
 }
 
 /// Names of the classes: as given, or the numbers of so many.
@@ -118,7 +120,9 @@ pub fn _network(py: Python<'_>, about: &Bound<'_, PyDict>, given: &Bound<'_, PyD
     let config = choice::fresh(None, settings::layers(&table)).map_err(raised)?;
     let card = card([height, width, channels], 1, &about)?;
     let engine = threads::work(py, || config.network(card.shape, card.classes.len()))?;
-    let start = Start::of(&config);
+    // Thresholds that are fixed are the caller's, or those of the settings.
+    let is_open = config.threshold_init == ThresholdInit::Auto;
+    let start = if is_open { Start::choosing(start::thresholds(&engine)) } else { Start::default() };
     Ok(Network::new(engine, Some(config), card, None).starting(start))
 }
 
@@ -213,7 +217,7 @@ pub fn _build(
         engine.prepare();
         Ok(engine)
     })?;
-    let start = Start::open(threshold.is_none() && !neuron.is_real());
+    let start = if threshold.is_none() { Start::choosing(start::thresholds(&engine)) } else { Start::default() };
     Ok(Network::new(engine, None, card, None).starting(start))
 }
 

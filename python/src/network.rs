@@ -7,21 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dsr::checkpoint::{self, About, Progress};
 use dsr::data::DataCard;
 use dsr::device::{Device, keeping_current};
-use dsr::network::{Mode, WeightGradient};
-use dsr::training::{choice, dropout_seed};
-use dsr::{Config, Network as Engine};
+use dsr::network::WeightGradient;
+use dsr::training::choice;
+use dsr::{Config, Network as Engine, Optimizer as Rule};
 use numpy::PyArrayDyn;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::access::Changes;
-use crate::arrays;
 use crate::errors::{raised, wrong};
 use crate::forward::{self, Output};
 use crate::optimizer::Optimizer;
 use crate::paths::UserPath;
 use crate::start::{self, Start};
-use crate::{autograd, settings, state, threads};
+use crate::{autograd, settings, state, step};
 
 /// Networks of this process so far.
 static NETWORKS: AtomicU64 = AtomicU64::new(0);
@@ -119,8 +118,9 @@ impl Network {
 
     /// Takes one training step: forward with batch statistics, cross-entropy, backward, update.
     ///
-    /// The first step of a network that was made without thresholds of the caller's (`threshold_init="auto"`) chooses them from its
-    /// batch, as `choose_thresholds` does. Layers without a spike are named in a warning, once for a network.
+    /// The first step of a network that was made without thresholds of the caller's (`threshold_init="auto"`) chooses those that have
+    /// not been given or loaded since from its batch, as `choose_thresholds` does. Layers without a spike are named in a warning, once
+    /// for a network.
     ///
     /// Parameters
     /// ----------
@@ -153,36 +153,7 @@ impl Network {
         optimizer: &Bound<'_, Optimizer>,
         layout: &str,
     ) -> PyResult<f64> {
-        threads::refuse_forked()?;
-        let samples = self.samples(py, images, layout)?;
-        let classes = self.engine(py)?.classes;
-        let labels = arrays::labels(labels, samples.batch, classes)?;
-        optimizer.get().check(self)?;
-        let (gradient, seed) = (self.gradient(), self.seed());
-        let before = self.choose_once(py, images, layout)?;
-        let done = self.work_with(py, optimizer.get(), |engine, rule, lr| {
-            samples.check(engine, &self.card)?;
-            self.changes.count();
-            let mode = Mode::Train { gradient, seed: dropout_seed(seed, rule.steps) };
-            let (number, norms) = (rule.steps + 1, engine.norms.clone());
-            engine.begin_step(rule, lr, &samples.all(), &labels, mode)?;
-            let step = engine.finish_step(rule)?;
-            engine.synchronize(rule)?;
-            match step.not_finite {
-                None => Ok(step),
-                Some(layer) => {
-                    // Forward has taken the batch into the running statistics already.
-                    engine.norms = norms;
-                    engine.prepare();
-                    Err(dsr::Error::NotFinite { step: number, layer, checkpoint: None })
-                }
-            }
-        });
-        match (done, before) {
-            (Ok(step), _) => self.note_silence(py, &step.rates, samples.batch).map(|()| step.loss),
-            (Err(raised), None) => Err(raised),
-            (Err(raised), Some(before)) => self.unchoose(py, &before).and(Err(raised)),
-        }
+        step::take(self, py, images, labels, optimizer.get(), layout)
     }
 
     /// Chooses the threshold of every layer from images, so that none starts silent.
@@ -223,7 +194,8 @@ impl Network {
     /// state : dict
     ///     Name to array or tensor, as `state_dict` gives them; counters of batches may be missing.
     /// strict : bool
-    ///     Whether every tensor has to be there, and no other; without it, those that fit by name are taken.
+    ///     Whether every tensor has to be there, and no other; without it, those that fit by name are taken. Thresholds that are taken
+    ///     stay as they are given: the first training step chooses the others only.
     ///
     /// Raises
     /// ------
@@ -235,16 +207,16 @@ impl Network {
         let taken = state::read(&known, state, strict)?;
         self.work(py, |engine| {
             self.changes.count();
+            self.start.given(taken.places());
             taken.put(engine);
             Ok(())
-        })?;
-        if start::has_thresholds(state) {
-            self.start.close();
-        }
-        Ok(())
+        })
     }
 
     /// Writes a checkpoint, which `dsr.load`, `dsr eval` and `dsr train --init-from` read.
+    ///
+    /// Thresholds that the first training step is still to choose are so in the file, too, and a network that is loaded from it chooses
+    /// them.
     ///
     /// Parameters
     /// ----------
@@ -264,13 +236,15 @@ impl Network {
             Some(config) => config.without_machine().to_toml().map_err(raised)?,
             None => String::new(),
         };
-        let about = About { config_toml: &config_toml, data: Some(&self.card), ..About::default() };
         let progress = Progress { seed: self.seed(), ..Progress::default() };
+        let write = |engine: &Engine, rule: &Rule| {
+            let unchosen = self.start.names(engine);
+            let about = About { config_toml: &config_toml, data: Some(&self.card), unchosen: &unchosen, ..About::default() };
+            checkpoint::save(&path, engine, rule, &progress, about)
+        };
         match optimizer {
-            Some(optimizer) => {
-                self.work_with(py, optimizer.get(), |engine, rule, _| checkpoint::save(&path, engine, rule, &progress, about))
-            }
-            None => self.work(py, |engine| checkpoint::save(&path, engine, &Config::default().optimizer(engine), &progress, about)),
+            Some(optimizer) => self.work_with(py, optimizer.get(), |engine, rule, _| write(engine, rule)),
+            None => self.work(py, |engine| write(engine, &Config::default().optimizer(engine))),
         }
     }
 
@@ -284,10 +258,11 @@ impl Network {
         let path = choice::checkpoint_file(&path.0);
         self.work(py, |engine| {
             self.changes.count();
-            checkpoint::load(&path, engine, None).map(drop)
-        })?;
-        self.start.close();
-        Ok(())
+            let unchosen = checkpoint::unchosen(&path)?;
+            checkpoint::load(&path, engine, None)?;
+            self.start.set(start::thresholds_called(engine, &unchosen));
+            Ok(())
+        })
     }
 
     /// Computes on this device from now on: `cpu`, `cuda`, `cuda:N` or `auto`.
@@ -306,10 +281,10 @@ impl Network {
         Ok(slf)
     }
 
-    /// A copy with parameters of its own.
+    /// A copy with parameters of its own; what the first training step is to choose, the copy's chooses, too.
     fn copy(&self, py: Python<'_>) -> PyResult<Network> {
-        let engine = self.work(py, |engine| Ok(engine.clone()))?;
-        Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()).starting(self.start.of_copy()))
+        let (engine, start) = self.work(py, |engine| Ok((engine.clone(), Start::choosing(self.start.unchosen()))))?;
+        Ok(Network::new(engine, self.config.clone(), self.card.clone(), self.folder.clone()).starting(start))
     }
 
     /// Number of time steps T, 1 to 255; may be set.
@@ -422,7 +397,7 @@ impl Network {
     /// Chooses thresholds as the first `train_step` does; whether it had to.
     #[pyo3(signature = (images, layout = "NCHW"))]
     fn _choose_once(&self, py: Python<'_>, images: &Bound<'_, PyAny>, layout: &str) -> PyResult<bool> {
-        Ok(self.choose_once(py, images, layout)?.is_some())
+        self.choose_once(py, images, layout)
     }
 
     /// How often the network was changed; forward passes in training mode change running statistics.

@@ -34,6 +34,11 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// The places of the parameters that are in it.
+    pub fn places(&self) -> impl Iterator<Item = usize> {
+        self.parameters.iter().map(|(place, _)| *place)
+    }
+
     /// Puts all of it there.
     pub fn put(self, engine: &mut Engine) {
         self.parameters.iter().for_each(|(index, values)| engine.set_parameter(*index, values));

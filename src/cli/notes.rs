@@ -16,9 +16,11 @@ pub fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
         return Ok(None);
     }
     if !run.started.has_thresholds {
-        let note =
-            format!("note: {file} holds an ANN without thresholds: they start as the settings say (--vth); dsr calibrate measures them");
-        return Ok(Some(note));
+        let (holds, advice) = match checkpoint::unchosen(path)?.is_empty() {
+            true => ("an ANN without thresholds", "dsr calibrate measures them"),
+            false => ("thresholds that nobody has chosen", "--threshold-init auto chooses them"),
+        };
+        return Ok(Some(format!("note: {file} holds {holds}: they start as the settings say (--vth); {advice}")));
     }
     let Some(text) = checkpoint::config(path)? else { return Ok(None) };
     let theirs = recipes::trained(path, &text)?;

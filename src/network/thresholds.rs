@@ -34,6 +34,14 @@ impl Network {
     /// # Errors
     /// [`Error::ShapeMismatch`] if the input does not fit the network, or if the network is on a device.
     pub fn choose_thresholds(&mut self, input: &Input, seed: u64) -> Result<Vec<ChosenThreshold>> {
+        self.choose_thresholds_where(input, seed, |_| true)
+    }
+
+    /// The same for those thresholds that `is_wanted` says yes to by their places in [`Network::parameters`]; the others stay.
+    ///
+    /// # Errors
+    /// As [`Network::choose_thresholds`].
+    pub fn choose_thresholds_where(&mut self, input: &Input, seed: u64, is_wanted: impl Fn(usize) -> bool) -> Result<Vec<ChosenThreshold>> {
         self.check_input(input)?;
         if self.session.is_some() {
             return Err(Error::shape("choose_thresholds", "a network on the CPU", "one on a device"));
@@ -46,14 +54,14 @@ impl Network {
             let [height, width, channels] = self.layers[index].shape;
             let neurons = input.batch * height * width * channels;
             let mut spikes = Spikes::reuse(Vec::new(), self.time_steps, input.batch, height * width, channels);
-            self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace)?;
-            let currents = self.mean_currents(index);
-            if let Some(upper) = best_upper(&currents, self.time_steps, self.neuron.alpha()) {
-                let is_last = index + 1 == self.layers.len();
-                let upper = if is_last { with_room(upper, &currents, self.time_steps, self.neuron.alpha()) } else { upper };
-                // The upper end of the clamp mapping is proportional to the threshold.
-                let threshold = (upper / f64::from(self.neuron.upper(1.0))) as f32;
-                if let Some(parameter) = self.layers[index].threshold {
+            if let Some(parameter) = self.layers[index].threshold.filter(|&place| is_wanted(place)) {
+                self.train_layer(index, input, &sources, &mut spikes, WeightGradient::Rate, seed, &mut workspace)?;
+                let currents = self.mean_currents(index);
+                if let Some(upper) = best_upper(&currents, self.time_steps, self.neuron.alpha()) {
+                    let is_last = index + 1 == self.layers.len();
+                    let upper = if is_last { with_room(upper, &currents, self.time_steps, self.neuron.alpha()) } else { upper };
+                    // The upper end of the clamp mapping is proportional to the threshold.
+                    let threshold = (upper / f64::from(self.neuron.upper(1.0))) as f32;
                     self.set_parameter(parameter, &[threshold.max(self.threshold_bound)]);
                 }
             }

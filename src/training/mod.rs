@@ -215,6 +215,10 @@ pub fn begin(run: &mut Run, folder: &RunFolder) -> Result<()> {
 pub fn resume(run: &mut Run, folder: &mut RunFolder, path: &Path) -> Result<()> {
     let progress = checkpoint::load(path, &mut run.network, Some(&mut run.optimizer))?
         .ok_or_else(|| Error::file(path, "holds parameters but no training state: start a new run with --init-from"))?;
+    if !checkpoint::unchosen(path)?.is_empty() {
+        let problem = "has thresholds that nobody has chosen yet, so no run has begun: start a new run with --init-from";
+        return Err(Error::file(path, problem));
+    }
     if let Some(differs) = checkpoint::data(path)?.and_then(|card| card.classes_differ(&run.dataset)) {
         return Err(Error::file(path, format!("{differs}; name its data set by --data-dir, or start a new run with --init-from")));
     }

@@ -34,7 +34,7 @@ use crate::training::metrics::EpochMetrics;
 pub use export::export;
 pub use progress::{EpochSums, Progress};
 pub use read::{
-    Started, check, config, data, described, is_calibrated, is_exported, is_first, load, load_average, load_start, open, progress,
+    Started, check, config, data, described, is_calibrated, is_exported, is_first, load, load_average, load_start, open, progress, unchosen,
 };
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.
@@ -52,6 +52,9 @@ const FIRST: &str = "first";
 
 /// Metadata of what `dsr calibrate` has written.
 const CALIBRATED: &str = "calibrated";
+
+/// Metadata of a network whose thresholds the first batch is to choose: their names.
+const UNCHOSEN: &str = "unchosen";
 
 /// Metadata of what `dsr export` has written: whether batch norms are kept or folded.
 const NORMS: &str = "norms";
@@ -148,6 +151,8 @@ pub struct About<'a> {
     pub is_first: bool,
     /// Whether its thresholds were calibrated and nothing has been trained since.
     pub is_calibrated: bool,
+    /// Names of the thresholds that nobody has given or chosen yet: the first batch that the network is trained on does.
+    pub unchosen: &'a [String],
 }
 
 /// Writes a checkpoint, tensor by tensor, in place of an older one.
@@ -164,6 +169,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     let state = OptimizerState { rule: optimizer.rule, steps: optimizer.steps };
     let state = serde_json::to_string(&state).map_err(json_error)?;
     let data = about.data.map_or(Ok(String::new()), serde_json::to_string).map_err(json_error)?;
+    let unchosen = if about.unchosen.is_empty() { String::new() } else { serde_json::to_string(about.unchosen).map_err(json_error)? };
     let config_toml = about.config_toml;
     let version = VERSION.to_string();
 
@@ -184,6 +190,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
         ("data", &data),
         (FIRST, if about.is_first { "true" } else { "" }),
         (CALIBRATED, if about.is_calibrated { "true" } else { "" }),
+        (UNCHOSEN, &unchosen),
         (CHECKSUM, &checksum),
     ];
     let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();

@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::header::{Opened, Tensors};
-use super::{CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, VERSION, averaged, check_lengths, checksum, places};
+use super::{
+    CALIBRATED, CHECKSUM, FIRST, NORMS, OptimizerState, Place, Progress, UNCHOSEN, VERSION, averaged, check_lengths, checksum, places,
+};
 use crate::data::DataCard;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -29,14 +31,14 @@ pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer
 /// What a new run took from a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Started {
-    /// False for the file of an ANN: the thresholds are those of the new network.
+    /// False for the file of an ANN, or of a network that has not chosen any: the thresholds are those of the new network.
     pub has_thresholds: bool,
     /// Tensors of the last layer, running statistics among them, that were left as they start.
     pub new: Vec<String>,
 }
 
-/// Reads the parameters that a new run starts from, as [`load`]; a file of an ANN leaves the thresholds of `network` as they are, and
-/// `new_head` those of its last layer, with its batch norm.
+/// Reads the parameters that a new run starts from, as [`load`]; a file of an ANN leaves the thresholds of `network` as they are, a file
+/// of a spiking network those that nobody had chosen, and `new_head` the parameters of its last layer, with its batch norm.
 ///
 /// # Errors
 /// As [`load`].
@@ -71,6 +73,7 @@ fn read(
         }
         steps = state.steps;
     }
+    let unchosen: BTreeSet<String> = unchosen_of(path, &opened)?.into_iter().collect();
     let mut tensors = opened.tensors(|opened, data| check_sum(path, opened, data))?;
     // The first checkpoint of a run has no average yet.
     let has_average = steps > 0 && optimizer.as_ref().is_some_and(|optimizer| optimizer.average.is_some());
@@ -83,9 +86,11 @@ fn read(
     let thresholds: BTreeSet<&str> =
         network.layers.iter().filter_map(|layer| Some(network.parameters[layer.threshold?].name.as_str())).collect();
     check_readout(path, network, &tensors)?;
-    let mut started = Started { has_thresholds: thresholds.iter().any(|name| tensors.has(name)), new: Vec::new() };
-    if new_run.is_some() && !started.has_thresholds {
-        places.retain(|name, _| !thresholds.contains(name.as_str()));
+    let is_chosen = |name: &str| tensors.has(name) && !unchosen.contains(name);
+    let mut started = Started { has_thresholds: thresholds.iter().any(|name| is_chosen(name)), new: Vec::new() };
+    if new_run.is_some() {
+        let is_left = |name: &str| thresholds.contains(name) && (!started.has_thresholds || unchosen.contains(name));
+        places.retain(|name, _| !is_left(name));
     }
     let (head, head_norms) = (network.head(), network.head_norms());
     let is_head = |place: &Place| match place {
@@ -257,6 +262,18 @@ pub fn is_first(path: &Path) -> bool {
 /// Whether `dsr calibrate` has written a file.
 pub fn is_calibrated(path: &Path) -> bool {
     Opened::open(path).is_ok_and(|opened| opened.meta(CALIBRATED).is_some())
+}
+
+/// Names of the thresholds that nobody had given or chosen when the file was written: the first batch is to. Most files have none.
+///
+/// # Errors
+/// As [`load`], of the header.
+pub fn unchosen(path: &Path) -> Result<Vec<String>> {
+    unchosen_of(path, &Opened::open(path)?)
+}
+
+fn unchosen_of(path: &Path, opened: &Opened) -> Result<Vec<String>> {
+    if !check_version(path, opened)? || opened.meta(UNCHOSEN).is_none() { Ok(Vec::new()) } else { json_meta(path, opened, UNCHOSEN) }
 }
 
 /// Whether `dsr export` has written a file.
