@@ -160,7 +160,7 @@ pub(crate) fn refused(path: &Path, source: io::Error) -> Error {
             Error::file(path, format!("cannot be written ({source}): choose another folder, or allow writing to this one"))
         }
         ErrorKind::NotFound => Error::missing(path, "cannot be written: its folder does not exist"),
-        _ => Error::Io { path: path.to_path_buf(), source },
+        _ => Error::io_of_write(path, source),
     }
 }
 

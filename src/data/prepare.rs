@@ -285,11 +285,11 @@ fn squares(dataset: &Dataset, root: &Path, cache: &Cache, converts: bool, tell: 
 fn lock(folder: &Path, tell: Listener) -> Result<File> {
     let path = folder.join("lock");
     let file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
-    match file_lock::attempt(&file).map_err(Error::io(&path))? {
+    match file_lock::attempt(&file).map_err(|e| refused(&path, e))? {
         Attempt::Taken => {}
         Attempt::Busy => {
             tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())))?;
-            file.lock().map_err(Error::io(&path))?;
+            file.lock().map_err(|e| refused(&path, e))?;
         }
         // Two processes may do the same work here; each file is still written whole, so none may take another's away.
         Attempt::Unknown => {
