@@ -105,7 +105,6 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let (ann_config, config, held) = configs(global, &args, &path)?;
     let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
     outputs::check_network("out", &out, "calibrate", checkpoint::is_calibrated)?;
-    outputs::check_ending("out", &out, "safetensors")?;
     super::use_threads(ann_config.threads)?;
     global.tell_settings(&config)?;
     let device = global.open_device()?;

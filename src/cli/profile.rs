@@ -22,6 +22,7 @@ use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
 
 use super::numbers::{MAX_WARMUP, count, up_to};
+use super::outputs::Written;
 use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
@@ -89,9 +90,10 @@ enum By {
 /// # Errors
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
-    for (flag, file, begins) in [("trace", &args.trace, &b"{\"displayTimeUnit\""[..]), ("html", &args.html, b"<!DOCTYPE html>")] {
-        file.iter().try_for_each(|file| outputs::check(flag, file).and_then(|()| outputs::check_earlier(flag, file, begins)))?;
-    }
+    let trace = Written { flag: "trace", ending: "json", begins: b"{\"displayTimeUnit\"" };
+    let html = Written { flag: "html", ending: "html", begins: b"<!DOCTYPE html>" };
+    args.trace.iter().try_for_each(|file| trace.check(file))?;
+    args.html.iter().try_for_each(|file| html.check(file))?;
     outputs::check_apart(&[("html", args.html.as_deref()), ("trace", args.trace.as_deref())])?;
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
