@@ -186,6 +186,7 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     if config.neuron == NeuronKind::Relu {
         return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));
     }
+    settings::refuse_idle(&flags, std::slice::from_ref(&config))?;
     // Of another data set nothing was held out.
     let run = trained.as_ref().unwrap_or(&ann);
     let held = run.val_share.filter(|_| run.dataset == ann.dataset).map(|share| (share, run.seed));

@@ -185,18 +185,21 @@ fn config(global: &Global, args: &ProfileArgs, checkpoint: Option<&std::path::Pa
     if flags.contains_key("dataset") {
         let config = settings::fresh(None, settings::layers(global, flags.clone())?)?;
         settings::refuse_foreign(&flags, &config)?;
+        settings::refuse_idle(&flags, std::slice::from_ref(&config))?;
         return Ok((config, false));
     }
     if let (Some(toml::Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
         let two = vec![toml::Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18
         flags.insert("blocks".into(), toml::Value::Array(two));
     }
-    let mut layers = settings::layers(global, flags)?;
+    let mut layers = settings::layers(global, flags.clone())?;
     let neuron = recipes::last(&layers, "neuron").and_then(toml::Value::as_str).unwrap_or("if");
     let recipe = recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?;
     layers.insert(0, recipes::given(toml::Table::from_iter([("batch".into(), 32.into())])));
     layers.insert(0, recipe);
-    Ok((recipes::resolve(&Config::default(), &layers)?, true))
+    let config = recipes::resolve(&Config::default(), &layers)?;
+    settings::refuse_idle(&flags, std::slice::from_ref(&config))?;
+    Ok((config, true))
 }
 
 fn milliseconds(nanoseconds: u64) -> String {

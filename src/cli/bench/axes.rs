@@ -131,6 +131,8 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
     });
     let configs = configs.collect::<Result<Vec<Config>>>()?;
     configs.iter().try_for_each(|config| settings::refuse_without_output_neurons(&flags, config))?;
+    let listed = lists.iter().filter(|list| !list.1.is_empty()).map(|(key, _)| (key.to_string(), Value::from(true)));
+    settings::refuse_idle(&flags.into_iter().chain(listed).collect(), &configs)?;
     let mut all = Vec::new();
     for &wanted in devices {
         let device = global.open(wanted)?;
