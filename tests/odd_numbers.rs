@@ -76,7 +76,8 @@ fn flags_that_the_neurons_have_no_use_for_are_refused() {
     for flag in ["weight-bits 8", "alpha 0.3", "vth-bound 0.1", "tau 3", "vth 2"] {
         let output = dsr(folder.path(), &format!("eval --checkpoint run --{flag}"));
         let stderr = String::from_utf8(output.stderr).unwrap();
-        let words = "has no effect on a trained network: with --neuron relu the network is an ANN, which has no spikes; leave --";
+        let words =
+            "has no effect on a trained network: with --neuron relu the network is an ANN, which has no spikes and no thresholds; leave --";
         assert!(output.status.code() == Some(2) && stderr.contains(words) && stderr.lines().count() == 1, "{flag}: {stderr}");
     }
     for (flags, flag) in [
@@ -164,8 +165,8 @@ fn errors_of_the_system_say_what_to_do() {
     ] {
         fs::write(at.join("set").join(name), text).unwrap();
     }
-    let events = "data info -d events --val-share 0.5 --sensor 8x8 --data-dir";
-    fs::write(at.join("set/events.csv"), "path,label\r\na.dat,a\r\nb.dat,b\r\nc.dat,a\r\nd.dat,b\r\n").unwrap();
+    let events = "data info -d events --sensor 8x8 --data-dir";
+    fs::write(at.join("set/events.csv"), "path,label,split\r\na.dat,a,train\r\nb.dat,b,train\r\nc.dat,a,test\r\nd.dat,b,test\r\n").unwrap();
     let line_2 = "set/a.dat: does not exist, and line 2 of set/events.csv names it: mend the list, or give --skip-unreadable N";
     ok(at, &format!("{events} set/events.csv --skip-unreadable 4"));
     for (line, words) in [
@@ -176,7 +177,7 @@ fn errors_of_the_system_say_what_to_do() {
         (format!("{info} set/old.csv"), "line 3 has no label; mend it"),
         (format!("{events} set/events.csv"), line_2),
         (format!("{events} set/events.csv --skip-unreadable 3"), line_2),
-        ("data info -d events --val-share 0.5 --data-dir set/events.csv".into(), line_2),
+        ("data info -d events --data-dir set/events.csv".into(), line_2),
         (format!("{info} set/list.csv"), "set/b/none.png: does not exist, and line 4 of set/list.csv names it: mend the list"),
         (format!("{tiny} --config nope.toml"), "nope.toml: No such file or directory (os error 2); check the path"),
         (format!("{tiny} --config link"), dead),

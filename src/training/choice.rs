@@ -170,7 +170,7 @@ pub fn idle(neuron: NeuronKind) -> (&'static [&'static str], &'static str) {
     match neuron {
         NeuronKind::Lif => (&[], ""),
         NeuronKind::If => (&NO_LEAK, "neurons of --neuron if do not leak"),
-        NeuronKind::Relu => (&NO_SPIKES, "with --neuron relu the network is an ANN, which has no spikes"),
+        NeuronKind::Relu => (&NO_SPIKES, "with --neuron relu the network is an ANN, which has no spikes and no thresholds"),
     }
 }
 
