@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::streams::{self, Stream};
 
 /// Replaces the file at `path` by `bytes`.
 ///
@@ -30,7 +31,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<(
 /// the shell has opened, the bytes go as they are.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write`]; [`Error::File`] for an open file that is not this process's, or not open for writing.
 pub fn write_result(path: &Path, bytes: &[u8]) -> Result<()> {
     match place(path)? {
         Place::File(target) => replace(path, &target, |out| out.write_all(bytes)),
@@ -41,15 +42,31 @@ pub fn write_result(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Whether a result at `path` would go into a stream, which has nothing that could be lost.
-pub fn is_stream(path: &Path) -> bool {
-    matches!(place(path), Ok(Place::Stream(_)))
+/// What a result at a path would do to the files that are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// The file that the bytes go to, whatever links lead there; none for pipes and devices, and where nothing can be written.
+    pub file: Option<PathBuf>,
+    /// Whether the bytes go as they are into what is open or no regular file.
+    pub is_stream: bool,
+    /// Whether what that file holds now would be lost: all of it, or what lies behind the place where a shell has opened it.
+    pub replaces: bool,
 }
 
-/// The file that a result at `path` is written to, whatever links lead there; none for a stream or where nothing can be written.
-pub fn target(path: &Path) -> Option<PathBuf> {
-    let Ok(Place::File(target)) = place(path) else { return None };
-    Some(folder_of(&target).canonicalize().ok()?.join(target.file_name()?))
+/// Looks where a result at `path` would go; nothing is written.
+///
+/// # Errors
+/// As [`write_result`], as far as that is known before.
+pub fn touched(path: &Path) -> Result<Touched> {
+    Ok(match place(path)? {
+        Place::File(target) => Touched { file: whole(&target), is_stream: false, replaces: true },
+        Place::Stream(stream) => Touched { replaces: stream.replaces(), file: stream.file(), is_stream: true },
+    })
+}
+
+/// A path without links in its folder.
+fn whole(target: &Path) -> Option<PathBuf> {
+    Some(folder_of(target).canonicalize().ok()?.join(target.file_name()?))
 }
 
 /// Where bytes go.
@@ -60,16 +77,6 @@ enum Place {
     Stream(Stream),
 }
 
-enum Stream {
-    /// A pipe or a device.
-    Named(PathBuf),
-    /// An open file of a process, under its number: its end, behind what others have written there.
-    Opened(PathBuf),
-    /// Those of this process, with the position that its other output has.
-    Stdout,
-    Stderr,
-}
-
 /// Links that lead on, as many as Linux follows.
 const MAX_LINKS: usize = 40;
 
@@ -77,7 +84,7 @@ const MAX_LINKS: usize = 40;
 fn place(path: &Path) -> Result<Place> {
     let mut target = path.to_path_buf();
     for _ in 0..=MAX_LINKS {
-        if let Some(stream) = opened_stream(&target) {
+        if let Some(stream) = streams::opened(&target).map_err(|problem| Error::file(path, problem))? {
             return Ok(Place::Stream(stream));
         }
         match fs::symlink_metadata(&target) {
@@ -91,42 +98,6 @@ fn place(path: &Path) -> Result<Place> {
         }
     }
     Err(Error::file(path, "is a link that leads back to itself: choose another path"))
-}
-
-/// An open file by its number: `/proc/self/fd/1`, which `/dev/stdout` and `/dev/fd/1` are links to.
-fn opened_stream(path: &Path) -> Option<Stream> {
-    let number: u32 = path.file_name()?.to_str()?.parse().ok()?;
-    let folder = folder_of(path).canonicalize().ok()?;
-    if !folder.starts_with("/proc") || !folder.ends_with("fd") || !path.exists() {
-        return None;
-    }
-    let is_own = folder == Path::new("/proc").join(std::process::id().to_string()).join("fd");
-    Some(match number {
-        1 if is_own => Stream::Stdout,
-        2 if is_own => Stream::Stderr,
-        _ => Stream::Opened(path.to_path_buf()),
-    })
-}
-
-impl Stream {
-    #[cfg(unix)]
-    fn open(self) -> io::Result<File> {
-        use std::os::fd::AsFd;
-        match self {
-            Stream::Named(path) => OpenOptions::new().write(true).open(path),
-            Stream::Opened(path) => OpenOptions::new().append(true).open(path),
-            Stream::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-            Stream::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn open(self) -> io::Result<File> {
-        match self {
-            Stream::Named(path) | Stream::Opened(path) => OpenOptions::new().write(true).open(path),
-            Stream::Stdout | Stream::Stderr => Err(ErrorKind::Unsupported.into()),
-        }
-    }
 }
 
 /// Replaces `target`, which errors call `path`.
@@ -160,11 +131,11 @@ pub(crate) fn refused(path: &Path, source: io::Error) -> Error {
             Error::file(path, format!("cannot be written ({source}): choose another folder, or allow writing to this one"))
         }
         ErrorKind::NotFound => Error::missing(path, "cannot be written: its folder does not exist"),
-        _ => Error::Io { path: path.to_path_buf(), source },
+        _ => Error::io_of_write(path, source),
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -317,7 +288,7 @@ mod tests {
         }
         assert_eq!((names(folder.path()), names(&at("deep"))), (["a", "c", "deep"].map(String::from).into(), vec!["b".into()]));
         assert!(at("a").is_symlink() && at("deep/b").is_symlink());
-        assert_eq!(target(&at("a")), target(&at("c")));
+        assert_eq!(touched(&at("a")).unwrap(), touched(&at("c")).unwrap());
         symlink("loop", at("loop")).unwrap();
         assert!(write(&at("loop"), b"x").unwrap_err().to_string().contains("leads back to itself"));
         symlink("absent/x", at("nowhere")).unwrap();

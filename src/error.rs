@@ -1,5 +1,6 @@
 //! One error type: what happened, where, and what to do.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::spelling::one_line;
@@ -8,20 +9,20 @@ use crate::spelling::one_line;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting is outside what it may be.
-    #[error("{name}: {problem}")]
+    #[error("{}: {}", one_line(name), one_line(problem))]
     Config { name: String, problem: String },
     /// An operation got a shape that it cannot work on.
     #[error("{op}: expected {expected}, got {got}")]
     ShapeMismatch { op: String, expected: String, got: String },
     /// A data or checkpoint file is not what it should be.
-    #[error("{}: {problem}", one_line(path.display()))]
+    #[error("{}: {}", one_line(path.display()), one_line(problem))]
     File { path: PathBuf, problem: String },
     /// A file or folder that was named is not there.
-    #[error("{}: {problem}", one_line(path.display()))]
+    #[error("{}: {}", one_line(path.display()), one_line(problem))]
     Missing { path: PathBuf, problem: String },
     /// The operating system refused a file.
-    #[error("{}: {source}{}", one_line(path.display()), hint(path, source))]
-    Io { path: PathBuf, r#source: std::io::Error }, // written so, it is not told a second time as the cause
+    #[error("{}: {source}{hint}", one_line(path.display()))]
+    Io { path: PathBuf, r#source: std::io::Error, hint: &'static str }, // written so, it is not told a second time as the cause
     /// A CUDA device, its driver or a kernel failed.
     #[error("{device}: {problem}")]
     Device { device: String, problem: String },
@@ -33,14 +34,17 @@ pub enum Error {
     NotFinite { step: u64, layer: String, checkpoint: Option<PathBuf> },
 }
 
-/// What to do about an error of the system, where that is known.
-fn hint(path: &Path, source: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind;
-    let is_dead_link = || path.is_symlink() && !path.exists();
+const DEAD_LINK: &str = "; it is a link that leads to nothing: mend it, or name another";
+
+/// Whether a link leads to nothing, where the system says that there is nothing, or that a name is taken.
+fn is_dead_link(path: &Path, source: &std::io::Error) -> bool {
+    matches!(source.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) && path.is_symlink() && !path.exists()
+}
+
+/// What to do about a file that the system did not let be read, where that is known.
+fn reading_hint(path: &Path, source: &std::io::Error) -> &'static str {
     match source.kind() {
-        ErrorKind::NotFound | ErrorKind::AlreadyExists if is_dead_link() => {
-            "; it is a link that leads to nothing: mend it, or name another"
-        }
+        _ if is_dead_link(path, source) => DEAD_LINK,
         ErrorKind::NotFound => "; check the path",
         ErrorKind::PermissionDenied => "; allow reading it, or name another",
         _ => "",
@@ -100,14 +104,51 @@ impl Error {
     pub fn is_missing(&self) -> bool {
         match self {
             Error::Missing { .. } => true,
-            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Error::Io { source, .. } => source.kind() == ErrorKind::NotFound,
             _ => false,
         }
     }
 
-    /// Adds the path to an operating-system error.
+    /// Adds the path, and what to do, to an error of the system about what was to be read. What to do is what holds now, not when the error
+    /// is shown.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |source| Error::Io { hint: reading_hint(&path, &source), path, source }
+    }
+
+    /// The same about what was to be written, of which the system's own words say what to do, but for a link to nothing.
+    pub(crate) fn io_of_write(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        let path = path.into();
+        Error::Io { hint: if is_dead_link(&path, &source) { DEAD_LINK } else { "" }, path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_to_do_is_told_as_it_was_when_it_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("nothing", &link).unwrap();
+        let missing = || std::io::Error::from(ErrorKind::NotFound);
+        let errors = [Error::io(&link)(missing()), Error::io_of_write(&link, ErrorKind::AlreadyExists.into())];
+        std::fs::remove_file(&link).unwrap();
+        assert!(errors.iter().all(|error| error.to_string().ends_with(DEAD_LINK)), "{errors:?}");
+        assert!(Error::io(&link)(missing()).to_string().ends_with("; check the path"));
+        // Of what is to be written nobody has to allow the reading.
+        let denied = || std::io::Error::from(ErrorKind::PermissionDenied);
+        assert!(Error::io(&link)(denied()).to_string().contains("allow reading it"));
+        assert!(!Error::io_of_write(&link, denied()).to_string().contains("reading"));
+    }
+
+    #[test]
+    fn every_name_is_one_line() {
+        let name = "a\nb";
+        for error in [Error::config(name, name), Error::file(name, name), Error::missing(name, name)] {
+            assert_eq!(error.to_string(), "a\\nb: a\\nb");
+        }
     }
 }

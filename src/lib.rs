@@ -99,6 +99,7 @@ mod atomic_file;
 mod file_lock;
 mod regular_file;
 mod spelling;
+mod streams;
 
 // The commands of the program and what only they use; public for the binary, the tests and the benchmarks, which are crates of their own.
 #[doc(hidden)]

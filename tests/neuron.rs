@@ -278,6 +278,7 @@ fn constants_that_the_equations_do_not_take_are_refused() {
         (lif(0.0, 0.05), "tau"),
         (lif(f32::INFINITY, 0.05), "tau"),
         (lif(1.0, -0.05), "delta_t"),
+        (lif(1.0, 1e-9), "delta_t"), // nothing leaks, and nothing comes in
     ] {
         let message = neuron.check().unwrap_err().to_string();
         assert!(message.starts_with(name), "{neuron:?}: {message}");

@@ -69,6 +69,23 @@ fn tables_and_messages_keep_their_lines() {
     let output = dsr(at, "eval --checkpoint", &["no\nsuch"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.starts_with("error: no\\nsuch: ") && stderr.lines().count() == 1, "{stderr}");
+    // A name in a setting is the name that was given, too.
+    for (line, more, words) in [
+        ("eval --device cpu --checkpoint", &[run, "--predictions", "x\ny.json"][..], "x\\ny.json: .json means JSON"),
+        ("export --checkpoint", &[run, "--out", "x\ny.csv"], "x\\ny.csv: .csv means CSV"),
+        ("profile --device cpu --trace", &["x\ty.npz"], "x\\ty.npz: .npz means NumPy's arrays"),
+        ("train -d", &["digits\n8x8"], "unknown data set 'digits\\n8x8'"),
+        ("train -d digits-8x8 --recipe", &["a\nb"], "a\\nb"),
+        ("train -d digits-8x8 --data-dir", &["a\nb"], "error: "),
+        ("data info -d images --data-dir", &["set\nx"], "set\\nx"),
+        ("data info -d images --image-size 12 --data-dir", &["set"], "set has no test split"),
+        ("train --out new --resume", &["a\nrun/last.safetensors", "--init-from", "x"], "a\\nrun/last.safetensors goes on"),
+    ] {
+        let output = dsr(at, line, more);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "dsr {line}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(words) && stderr.lines().count() == 1, "dsr {line}: {stderr}");
+    }
     let [stdout, _] = ok(at, "export --checkpoint", &[run, "--out", "x\ny.safetensors"]);
     assert!(stdout.starts_with("wrote x\\ny.safetensors: "), "{stdout}");
     let [json, _] = ok(at, "eval --device cpu -o json --checkpoint", &[run]);

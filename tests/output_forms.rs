@@ -64,7 +64,7 @@ fn every_result_has_every_form() {
     }
 }
 
-/// A build without nvcc has no kernels: a table without rows.
+/// A build without nvcc has no kernels, and its table no rows; of one with nvcc a unit test of `Records` shows that.
 #[test]
 fn a_table_without_rows_has_its_columns() {
     let folder = tempdir().unwrap();

@@ -55,6 +55,39 @@ fn an_archive_of_unusable_sizes_is_not_unpacked() {
     }
 }
 
+/// Those of the test split, too, and what the settings say of both.
+#[test]
+fn an_archive_is_not_unpacked_for_what_its_headers_tell() {
+    let folder = scratch();
+    let labels = |n: usize| (0..n).flat_map(|at| [(at % 2) as u8, 0, 0, 0, 0, 0, 0, 0]).collect::<Vec<u8>>();
+    let x = saved("|u1", &[4, 2000, 2000], &vec![0; 4 * 2000 * 2000]);
+    let frames = saved("|u1", &[4, 5, 900, 900, 1], &vec![0; 4 * 5 * 900 * 900]);
+    let y = saved("<i8", &[4], &labels(4));
+    let no_point = saved("<f8", &[4], &labels(4));
+    let small = saved("|u1", &[4, 20, 20], &[0; 4 * 20 * 20]);
+    let jump = saved("<i8", &[4], &labels(4).iter().map(|&value| 3 * value).collect::<Vec<u8>>());
+    let set = |train: &[u8], of_train: &[u8], test: Option<[&[u8]; 2]>| {
+        let mut arrays = vec![("x_train", train.to_vec()), ("y_train", of_train.to_vec())];
+        arrays.extend(test.into_iter().flat_map(|[x, y]| [("x_test", x.to_vec()), ("y_test", y.to_vec())]));
+        npz(&arrays, true)
+    };
+    let two = saved("<i8", &[2], &labels(2));
+    for (file, words) in [
+        (set(&x, &y, Some([&x, &no_point])), "has labels with a point"),
+        (set(&x, &y, Some([&x, &two])), "has 4 samples, and y_test has 2 labels"),
+        (set(&x, &y, Some([&small, &y])), "has samples of 1 frames of 20x20x1, bytes, the training samples are 1 frames of 2000x2000x1"),
+        (set(&x, &y, None), "has no test split: give --val-share"),
+        (set(&frames, &y, Some([&frames, &y])), "have 5 frames, one per step; give -T 5"),
+        (set(&x, &jump, Some([&x, &y])), "has no training sample of class 1"),
+    ] {
+        let path = folder.path().join("bomb.npz");
+        std::fs::write(&path, &file).unwrap();
+        let (result, most) = peak(|| open("arrays", Some(&path), &Reading::default()));
+        let error = result.err().unwrap().to_string();
+        assert!(error.contains(words) && most < archive_bound(0), "{error}: {most} bytes");
+    }
+}
+
 /// Opens each damaged file as a set.
 fn sets(what: &str, ending: &str, n: u64, good: &[u8], bound: impl Fn(usize) -> usize + Sync) {
     let folder = scratch();

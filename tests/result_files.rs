@@ -108,3 +108,81 @@ fn two_results_do_not_share_a_file() {
     ok(at, &format!("{PROFILE} --html x --trace y"));
     ok(at, &format!("{PROFILE} --html /dev/null --trace /dev/null"));
 }
+
+/// What the shell has opened is written to as it is open: not where it was opened for reading, nor where something would be lost.
+#[test]
+fn open_files_are_written_to_as_they_are_open() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    run(at);
+    fs::write(at.join("precious"), "all my notes").unwrap();
+    symlink("/proc/self/fd/0", at.join("link")).unwrap();
+    let eval = "dsr eval --checkpoint run --device cpu -q --predictions";
+    let files = ["precious", "run/best.safetensors", "run/metrics.csv"];
+    let contents = || files.map(|name| fs::read(at.join(name)).unwrap());
+    let before = contents();
+    let (reading, theirs) =
+        ("is open for reading only: open it for writing", "is a file that another process has open: name the file itself");
+    for (line, code, words) in [
+        (format!("{eval} /dev/fd/5 5<run/best.safetensors"), 1, format!("/dev/fd/5: {reading} (such as by 5>FILE), or name a file")),
+        (format!("{eval} /dev/stdin <precious"), 1, format!("/dev/stdin: {reading}")),
+        ("dsr data sheet -d digits-8x8 --out /dev/fd/3 3<precious".into(), 1, format!("/dev/fd/3: {reading}")),
+        (format!("dsr {PROFILE} --html link <precious"), 1, format!("link: {reading}")),
+        (format!("dsr {PROFILE} --trace /proc/self/fd/0 <precious"), 1, format!("/proc/self/fd/0: {reading}")),
+        (format!("echo | {eval} /dev/stdin"), 1, format!("/dev/stdin: {reading}")),
+        (format!("{eval} /dev/fd/99"), 1, "/dev/fd/99: is not open: open it for writing".into()),
+        (format!("exec 5>>precious; {eval} /proc/$$/fd/5; exit $?"), 1, theirs.into()),
+        (format!("{eval} /dev/fd/5 5>>run/best.safetensors"), 2, "is a checkpoint, which would be lost".into()),
+        (format!("{eval} /dev/fd/5 5>>run/metrics.csv"), 2, "belongs to the run in its folder".into()),
+        (format!("{eval} /dev/fd/5 5<>precious"), 2, "is there already, and is no earlier result of this".into()),
+        (format!("dsr {PROFILE} --html precious --trace /dev/fd/5 5>>precious"), 2, "is there already".into()),
+        (format!("dsr {PROFILE} --html new --trace /dev/fd/5 5>new"), 2, "is the file of --html, too".into()),
+    ] {
+        let output = shell(at, &line);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let is_said = stderr.starts_with("error: ") && stderr.contains(&words) && stderr.lines().count() == 1;
+        assert!(output.status.code() == Some(code) && is_said, "{line}: {stderr}");
+        assert!(contents() == before, "{line}");
+    }
+    // The shell goes on behind the result, and a file that was there keeps what it had.
+    let line = format!("(echo before >&7; {eval} /dev/fd/7; echo after >&7) 7>seven && (echo more >&7; {eval} /dev/fd/7) 7>>seven");
+    assert!(shell(at, &line).status.success());
+    let text = fs::read_to_string(at.join("seven")).unwrap();
+    let parts: Vec<&str> = text.split("index,label,prediction").collect();
+    assert!(parts.len() == 3 && parts[0] == "before\n" && parts[1].ends_with("\nafter\nmore\n"), "{text}");
+}
+
+/// The name says what a file is, also that of the file that a link leads to; what is no file has no ending.
+#[test]
+fn an_ending_that_means_something_else_is_refused() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    run(at);
+    fs::remove_file(at.join("run/curves.svg")).unwrap();
+    for (link, to) in [("page", "run/curves.svg"), ("table", "run/best.safetensors"), ("plain", "new.json")] {
+        symlink(to, at.join(link)).unwrap();
+    }
+    let eval = "eval --checkpoint run --device cpu -q --predictions";
+    for (line, words) in [
+        ("data sheet -d digits-8x8 --out s.csv", "out: s.csv: .csv means CSV, and what is written is png: call it s.png"),
+        ("data sheet -d digits-8x8 --out s.jpg", "out: s.jpg: .jpg means a JPEG picture"),
+        (&format!("{PROFILE} --html p.csv"), "html: p.csv: .csv means CSV, and what is written is html"),
+        (&format!("{PROFILE} --html t.json"), "html: t.json: .json means JSON"),
+        (&format!("{PROFILE} --trace p.npz"), "trace: p.npz: .npz means NumPy's arrays"),
+        (&format!("{eval} p.png"), "predictions: p.png: .png means a PNG picture"),
+        (&format!("{eval} p.html"), "predictions: p.html: .html means a web page"),
+        (&format!("{eval} plain"), "new.json: .json means JSON"),
+        (&format!("{PROFILE} --html page"), "html: page belongs to the run in its folder"),
+        (&format!("{eval} page"), "predictions: page belongs to the run in its folder"),
+        (&format!("{eval} table"), "predictions: table is a checkpoint"),
+        ("export --checkpoint run --out page", "out: page belongs to the run in its folder"),
+    ] {
+        let output = dsr(at, line);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(words) && stderr.lines().count() == 1, "dsr {line}: {stderr}");
+    }
+    assert!(!at.join("run/curves.svg").exists() && !at.join("new.json").exists());
+    ok(at, &format!("{PROFILE} --html p.htm --trace t.json"));
+    let output = shell(at, &format!("mkfifo q.json; cat q.json > got & dsr {eval} q.json; wait"));
+    assert!(output.status.success() && fs::read_to_string(at.join("got")).unwrap().starts_with("index,label,prediction"));
+}

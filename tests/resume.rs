@@ -149,6 +149,40 @@ fn a_best_checkpoint_that_cannot_be_read_is_noticed() {
     assert!(!stderr.contains("best.safetensors"), "{stderr}");
 }
 
+/// A whole checkpoint in the place of the best one is that only if it is of this run.
+#[test]
+fn a_best_checkpoint_of_another_run_is_noticed() {
+    let folder = trained();
+    let at = folder.path();
+    ok(at, &format!("{TINY} --epochs 2 --seed 6 --out seed -q"));
+    ok(at, &format!("{TINY} --epochs 2 --seed 5 --lr 0.01 --out rate -q"));
+    ok(at, "train -d digits-8x8 --widths 4 --blocks 1 -T 2 --epochs 2 --seed 5 --out network -q");
+    let best = at.join("run/best.safetensors");
+    let own = fs::read(&best).unwrap();
+    for other in ["seed", "rate", "network"] {
+        fs::copy(at.join(other).join("best.safetensors"), &best).unwrap();
+        let (_, stderr) = ok(at, "train --resume auto --out run");
+        let is_said = stderr.contains("note: run/best.safetensors is of another run, and ");
+        let is_anew = stderr.contains("is made anew: the last epoch is the best");
+        assert!(is_said && (!is_anew || fs::read(&best).unwrap() == own), "{other}: {stderr}");
+        // In a new folder that is no best checkpoint either.
+        let (_, stderr) = ok(at, &format!("train --resume run/last.safetensors --out of-{other}"));
+        assert!(is_anew || stderr.contains("is missing, and "), "{other}: {stderr}");
+    }
+    fs::write(&best, &own).unwrap();
+    let (_, stderr) = ok(at, "train --resume auto --out run");
+    assert!(!stderr.contains("best.safetensors"), "{stderr}");
+    // Killed between the two checkpoints of an epoch, the best one is ahead of the newest.
+    ok(at, &format!("{TINY} --epochs 1 --seed 5 --out first -q"));
+    let (first, second) = (at.join("first/best.safetensors"), at.join("ahead"));
+    ok(at, "train --resume first/last.safetensors --epochs 2 --out ahead -q");
+    if fs::read(second.join("best.safetensors")).unwrap() != fs::read(&first).unwrap() {
+        fs::copy(second.join("best.safetensors"), &first).unwrap();
+        let (_, stderr) = ok(at, "train --resume auto --out first");
+        assert!(!stderr.contains("best.safetensors"), "{stderr}");
+    }
+}
+
 /// A run that goes on in another folder has both checkpoints there, and the records of all its epochs.
 #[test]
 fn another_folder_gets_both_checkpoints() {

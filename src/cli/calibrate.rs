@@ -105,7 +105,6 @@ pub fn run(global: &Global, args: CalibrateArgs) -> anyhow::Result<u8> {
     let (ann_config, config, held) = configs(global, &args, &path)?;
     let out = args.out.clone().unwrap_or_else(|| path.with_file_name("calibrated.safetensors"));
     outputs::check_network("out", &out, "calibrate", checkpoint::is_calibrated)?;
-    outputs::check_ending("out", &out, "safetensors")?;
     super::use_threads(ann_config.threads)?;
     global.tell_settings(&config)?;
     let device = global.open_device()?;
@@ -187,6 +186,7 @@ fn configs(global: &Global, args: &CalibrateArgs, path: &Path) -> Result<(Config
     if config.neuron == NeuronKind::Relu {
         return Err(Error::config("neuron", "relu: name the neurons of the spiking network, if or lif"));
     }
+    settings::refuse_idle(&flags, std::slice::from_ref(&config))?;
     // Of another data set nothing was held out.
     let run = trained.as_ref().unwrap_or(&ann);
     let held = run.val_share.filter(|_| run.dataset == ann.dataset).map(|share| (share, run.seed));

@@ -13,6 +13,7 @@ use crate::settings::Config;
 use crate::spelling::one_line;
 
 use super::numbers::count;
+use super::outputs::Written;
 use super::records::Records;
 use super::settings::{self, ReadingFlags};
 use super::{Global, Output, Unused, complain, dataset, outputs, use_threads};
@@ -113,8 +114,7 @@ pub fn run(global: &Global, args: &DataArgs) -> anyhow::Result<()> {
             let png = data::contact_sheet(&dataset, *split, *per_class)?;
             let usual = format!("{}-{part}.png", dataset.name);
             let path = out.clone().unwrap_or_else(|| PathBuf::from(&usual));
-            outputs::check("out", &path)?;
-            outputs::check_earlier("out", &path, b"\x89PNG\r\n\x1a\n")?;
+            Written { flag: "out", ending: "png", begins: b"\x89PNG\r\n\x1a\n" }.check(&path)?;
             let samples = dataset.stream.iter().flat_map(|stream| {
                 let of = |part: Part| (0..dataset.split(part).labels.len()).map(move |index| stream.path(part, index));
                 of(Part::Train).chain(of(Part::Test))

@@ -1,5 +1,7 @@
 //! The data set of a configuration, with progress on stderr while it is made ready.
 
+use std::path::Path;
+
 use crate::data::{self, Dataset, Preparation, Stream, Told};
 use crate::error::Result;
 use crate::regular_file;
@@ -21,13 +23,16 @@ pub fn open(config: &Config) -> Result<Dataset> {
     data::open(&config.dataset, config.data_dir.as_deref(), &config.reading())
 }
 
-/// The same, and what to know of its files is told, which [`ready`] does, too.
+/// The same, and what to know of its files is told, which [`ready`] does, too; those of a list have to be there.
 ///
 /// # Errors
-/// As [`open`].
+/// As [`open`] and [`data::look_for_listed`].
 pub fn told(global: &Global, config: &Config) -> Result<Dataset> {
     let dataset = open(config)?;
-    let mut notes = dataset.own.iter().filter_map(|own| own.note.clone()).chain(dataset.stream.iter().flat_map(Stream::notes));
+    let place = config.data_dir.as_deref().unwrap_or(Path::new(""));
+    let missing = data::look_for_listed(&dataset, place, config.skip_unreadable)?;
+    let mut notes =
+        dataset.own.iter().filter_map(|own| own.note.clone()).chain(dataset.stream.iter().flat_map(Stream::notes)).chain(missing);
     with_progress(global, |tell| notes.try_for_each(|note| tell(Told::Note(&note))))?;
     Ok(dataset)
 }

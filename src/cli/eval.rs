@@ -25,9 +25,10 @@ use crate::training::checkpoint;
 use crate::training::run_folder::BEST;
 
 use super::confusion;
+use super::outputs::Written;
 use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
-use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
+use super::{DONE, Global, Output, complain, dataset, say, say_lines};
 
 /// Measures a trained network on the test split.
 ///
@@ -96,9 +97,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         None => newest_best(Path::new("runs"))?,
     };
     if let Some(file) = &args.predictions {
-        outputs::check("predictions", file)?;
-        outputs::check_earlier("predictions", file, b"index,label,prediction")?;
-        outputs::check_ending("predictions", file, "csv")?;
+        Written { flag: "predictions", ending: "csv", begins: b"index,label,prediction" }.check(file)?;
     }
     let mut flags = settings::table(&args.network)?;
     let network_flags = flags.clone();

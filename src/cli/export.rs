@@ -46,7 +46,6 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
         return Err(Error::file(out, "is a checkpoint: choose another --out").into());
     }
     outputs::check_network("out", &out, "export", checkpoint::is_exported)?;
-    outputs::check_ending("out", &out, "safetensors")?;
     let (config, card, mut network) = checkpoint::open(&path)?;
     if args.ema {
         checkpoint::load_average(&path, &mut network)?;

@@ -22,6 +22,7 @@ use crate::settings::{Config, OptimizerKind};
 use crate::settings::{models, recipes};
 
 use super::numbers::{MAX_WARMUP, count, up_to};
+use super::outputs::Written;
 use super::progress::Progress;
 use super::settings::{self, NetworkFlags};
 use super::{DONE, Global, Output, complain, dataset, outputs, say, say_lines};
@@ -89,9 +90,10 @@ enum By {
 /// # Errors
 /// One line that says what is wrong with settings, data or checkpoint.
 pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
-    for (flag, file, begins) in [("trace", &args.trace, &b"{\"displayTimeUnit\""[..]), ("html", &args.html, b"<!DOCTYPE html>")] {
-        file.iter().try_for_each(|file| outputs::check(flag, file).and_then(|()| outputs::check_earlier(flag, file, begins)))?;
-    }
+    let trace = Written { flag: "trace", ending: "json", begins: b"{\"displayTimeUnit\"" };
+    let html = Written { flag: "html", ending: "html", begins: b"<!DOCTYPE html>" };
+    args.trace.iter().try_for_each(|file| trace.check(file))?;
+    args.html.iter().try_for_each(|file| html.check(file))?;
     outputs::check_apart(&[("html", args.html.as_deref()), ("trace", args.trace.as_deref())])?;
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
     let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
@@ -183,18 +185,21 @@ fn config(global: &Global, args: &ProfileArgs, checkpoint: Option<&std::path::Pa
     if flags.contains_key("dataset") {
         let config = settings::fresh(None, settings::layers(global, flags.clone())?)?;
         settings::refuse_foreign(&flags, &config)?;
+        settings::refuse_idle(&flags, std::slice::from_ref(&config))?;
         return Ok((config, false));
     }
     if let (Some(toml::Value::Array(widths)), None) = (flags.get("widths"), flags.get("blocks")) {
         let two = vec![toml::Value::Integer(2); widths.len()]; // as in PreAct-ResNet-18
         flags.insert("blocks".into(), toml::Value::Array(two));
     }
-    let mut layers = settings::layers(global, flags)?;
+    let mut layers = settings::layers(global, flags.clone())?;
     let neuron = recipes::last(&layers, "neuron").and_then(toml::Value::as_str).unwrap_or("if");
     let recipe = recipes::recipe(if neuron == "lif" { "cifar10-lif" } else { "cifar10-if" })?;
     layers.insert(0, recipes::given(toml::Table::from_iter([("batch".into(), 32.into())])));
     layers.insert(0, recipe);
-    Ok((recipes::resolve(&Config::default(), &layers)?, true))
+    let config = recipes::resolve(&Config::default(), &layers)?;
+    settings::refuse_idle(&flags, std::slice::from_ref(&config))?;
+    Ok((config, true))
 }
 
 fn milliseconds(nanoseconds: u64) -> String {

@@ -86,6 +86,14 @@ fn cell(value: &Value) -> String {
 mod tests {
     use super::*;
 
+    /// Such as that of the kernels of a build without nvcc.
+    #[test]
+    fn a_table_without_rows_has_its_columns() {
+        let empty = Records::like(&serde_json::json!({ "kernel": "", "registers": 0 }), &[]);
+        assert_eq!(empty.shown(Output::Csv).unwrap(), "kernel,registers\n");
+        assert_eq!(empty.shown(Output::Md).unwrap(), "| kernel | registers |\n|---|---|");
+    }
+
     #[test]
     fn a_table_has_a_cell_a_column() {
         let mut records = Records::new(["name", "n", "seed"]);

@@ -17,7 +17,7 @@ use toml::Table;
 use super::{Global, complain};
 use crate::training::choice;
 pub use crate::training::choice::{
-    checkpoint_file, fresh, of_checkpoint, refuse_foreign, refuse_other_readout, refuse_without_output_neurons,
+    checkpoint_file, fresh, of_checkpoint, refuse_foreign, refuse_idle, refuse_other_readout, refuse_without_output_neurons,
 };
 
 /// Bytes that a file of settings may have.
@@ -403,13 +403,13 @@ pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
 /// # Errors
 /// [`Error::Config`] naming the flag.
 pub fn refuse_untrained(flags: &Table, config: &Config, only_training: &[&str]) -> Result<()> {
-    let no_leak: &[&str] = if config.neuron == NeuronKind::Lif { &[] } else { &["tau", "delta_t"] };
-    let Some(key) = THRESHOLDS.iter().chain(no_leak).chain(only_training).find(|key| flags.contains_key(**key)) else {
+    let (idle, why) = choice::idle(config.neuron);
+    let Some(key) = idle.iter().chain(&THRESHOLDS).chain(only_training).find(|key| flags.contains_key(**key)) else {
         return Ok(());
     };
     let flag = key.replace('_', "-");
     let reason = match *key {
-        "tau" | "delta_t" => "its neurons do not leak",
+        key if idle.contains(&key) => why,
         key if THRESHOLDS.contains(&key) => "the thresholds are those of the checkpoint",
         _ => "only training samples are cropped so",
     };

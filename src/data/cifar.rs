@@ -336,6 +336,6 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
             // The crate quotes bytes of headers as they are.
             Error::file(path, format!("is damaged ({}); download it again", error.to_string().replace(char::is_control, " ")))
         }
-        _ => Error::Io { path: path.to_path_buf(), source: error },
+        _ => Error::io(path)(error),
     }
 }

@@ -173,6 +173,6 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         ErrorKind::InvalidData | ErrorKind::InvalidInput => {
             Error::file(path, format!("is damaged: its gzip stream cannot be read ({error}); download it again"))
         }
-        _ => Error::Io { path: path.to_path_buf(), source: error },
+        _ => Error::io(path)(error),
     }
 }

@@ -58,7 +58,7 @@ pub use mixup::Mix;
 pub use moments::moments;
 pub use own::{Own, OwnReading};
 pub use photos::{PhotoReading, Photos};
-pub use prepare::{CACHE_FOLDER, Preparation, prepare};
+pub use prepare::{CACHE_FOLDER, Preparation, look_for_listed, prepare};
 pub use published::{PublishedFile, published_files};
 pub use recordings::{EventChange, RecordingReading, Recordings};
 pub use stream::{Listener, Part, Stream, Told};
@@ -334,5 +334,9 @@ pub fn load(name: &str, data_dir: Option<&Path>) -> Result<Dataset> {
 /// [`Error::Config`] for an unknown name, or a `data_dir` that is missing or not wanted; [`Error::File`] or [`Error::Io`] for a
 /// file that is missing or is not what it should be.
 pub fn open(name: &str, data_dir: Option<&Path>, reading: &Reading) -> Result<Dataset> {
-    catalogue::open(name, data_dir, reading)
+    let opened = catalogue::open(name, data_dir, reading);
+    opened.map_err(|error| match data_dir {
+        Some(place) => own::table::named(place, error),
+        None => error,
+    })
 }

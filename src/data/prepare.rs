@@ -86,6 +86,28 @@ fn prepared(dataset: &mut Dataset, root: &Path, preparation: &Preparation, tell:
     images::normalise(dataset, tell)
 }
 
+/// Looks whether the files are there that a list at `place` names, without reading one. What to know, where up to `allowed` are not.
+///
+/// # Errors
+/// [`Error::Missing`] with the line of the first of more than that.
+pub fn look_for_listed(dataset: &Dataset, place: &Path, allowed: usize) -> Result<Option<String>> {
+    let Some(stream) = dataset.stream.as_ref().filter(|stream| place.is_file() && !matches!(stream, Stream::Values(_))) else {
+        return Ok(None);
+    };
+    let path = |at: usize| {
+        let (part, index) = stream.at(at);
+        stream.path(part, index)
+    };
+    let (_, missing) = digest(root_of(place), 0, (0..stream.len(Part::Train) + stream.len(Part::Test)).map(path));
+    let files = stream.files_of(&missing.iter().map(|(at, _)| *at).collect::<Vec<usize>>());
+    match missing.into_iter().next() {
+        Some((_, first)) if files > allowed => Err(table::named(place, first)),
+        first => {
+            Ok(first.map(|(_, first)| format!("note: {files} files of {} are left out in training, such as {first}", place.display())))
+        }
+    }
+}
+
 /// The folder that files of a set at `place` begin at: that of a list, if it is one.
 fn root_of(place: &Path) -> &Path {
     if place.is_file() { place.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new(".")) } else { place }
@@ -263,11 +285,11 @@ fn squares(dataset: &Dataset, root: &Path, cache: &Cache, converts: bool, tell: 
 fn lock(folder: &Path, tell: Listener) -> Result<File> {
     let path = folder.join("lock");
     let file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
-    match file_lock::attempt(&file).map_err(Error::io(&path))? {
+    match file_lock::attempt(&file).map_err(|e| refused(&path, e))? {
         Attempt::Taken => {}
         Attempt::Busy => {
             tell(Told::Note(&format!("waiting for another dsr that works in {}", folder.display())))?;
-            file.lock().map_err(Error::io(&path))?;
+            file.lock().map_err(|e| refused(&path, e))?;
         }
         // Two processes may do the same work here; each file is still written whole, so none may take another's away.
         Attempt::Unknown => {

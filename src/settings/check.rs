@@ -5,6 +5,7 @@ use super::kinds::{NeuronKind, OptimizerKind, ScheduleKind, ThresholdInit};
 use super::{Config, models};
 use crate::device::threads::MAX_THREADS;
 use crate::error::{Error, Result};
+use crate::ops::neuron::Neuron;
 
 /// Passes over the training split.
 const MAX_EPOCHS: usize = 1_000_000;
@@ -34,7 +35,43 @@ fn out_of_range(value: f64) -> String {
     format!("{} is not a positive number of 32 bits, which go from 1e-45 to 3.4e38", number(value))
 }
 
+/// A number of the engine in a few digits.
+fn shown(value: f32) -> String {
+    format!("{value:.1e}")
+}
+
 impl Config {
+    /// Refuses constants of neurons from which the engine, which computes with 32 bits, makes no numbers, or none to go on with.
+    fn check_neuron(&self) -> Result<()> {
+        let neuron = self.neuron();
+        let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
+        let is_in_range = |value: f32| THRESHOLDS.contains(&f64::from(value));
+        let thresholds = [("vth", Some(self.vth)), ("vth-pooled", self.vth_pooled), ("vth-logits", self.vth_logits)];
+        let thresholds = thresholds.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        if matches!(neuron, Neuron::Lif { .. }) {
+            let problem = || format!("{}: 1 / tau is {} and has to be in 1e-9..=1e9", number(self.tau), shown(neuron.slope()));
+            require(is_in_range(neuron.slope()), "tau", problem())?;
+            let problem =
+                || format!("{} is too short beside a tau of {}: nothing would change in a step", number(self.delta_t), number(self.tau));
+            require(neuron.charge() > 0.0, "delta-t", problem())?;
+            for (name, value) in thresholds.clone() {
+                let spike = neuron.spike_value(value as f32);
+                let problem = || format!("{}: {name} / delta-t is {} and has to be in 1e-9..=1e9", number(self.delta_t), shown(spike));
+                require(is_in_range(spike), "delta-t", problem())?;
+                let upper = neuron.upper(value as f32);
+                let problem =
+                    || format!("{}: {name} * tau / delta-t is {} and has to be in 1e-9..=1e9", number(self.delta_t), shown(upper));
+                require(is_in_range(upper), "delta-t", problem())?;
+            }
+        }
+        for (name, value) in thresholds.chain([("vth-bound", self.vth_bound)]) {
+            let level = neuron.alpha() * value as f32;
+            let problem = || format!("{}: alpha * {name} is {} in 32 bits, and no potential gets there", number(self.alpha), shown(level));
+            require(neuron == Neuron::Relu || (level > 0.0 && level.is_finite()), "alpha", problem())?;
+        }
+        Ok(())
+    }
+
     /// Refuses settings that no run can have.
     ///
     /// # Errors
@@ -79,6 +116,7 @@ impl Config {
         positive("tau", self.tau)?;
         positive("delta-t", self.delta_t)?;
         threshold("vth-bound", self.vth_bound)?;
+        self.check_neuron()?;
         at_least_0("threshold-grad-scale", self.threshold_grad_scale)?;
         require(matches!(self.weight_bits, 8 | 16), "weight-bits", format!("{} is neither 16 nor 8", self.weight_bits))?;
         share("momentum", self.momentum)?;

@@ -14,19 +14,20 @@ use crate::error::Result;
 /// # Errors
 /// [`crate::error::Error`] with the path of a file that cannot be read or written.
 pub(super) fn keep(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()> {
-    let own = folder.best();
-    let found = checkpoint::check(&own);
-    if run.progress.epoch == 0 || !folder.is_ours() || found.is_ok() {
+    if run.progress.epoch == 0 || !folder.is_ours() {
         return Ok(());
     }
+    let own = folder.best();
+    let what = match checkpoint::check(&own) {
+        Ok(found) if is_of(run, &found) => return Ok(()),
+        Ok(_) => "is of another run",
+        Err(error) if error.is_missing() => "is missing",
+        Err(_) => "is damaged",
+    };
     let theirs = path.with_file_name(run_folder::BEST);
-    if theirs != own && is_of(run, &theirs) {
+    if theirs != own && checkpoint::check(&theirs).is_ok_and(|theirs| is_of(run, &theirs)) {
         return folder.copy(&theirs, &own);
     }
-    let what = match found {
-        Err(error) if !error.is_missing() => "is damaged",
-        _ => "is missing",
-    };
     let (own_shown, last) = (own.display(), folder.last());
     let best = 100.0 * run.progress.best_accuracy;
     if ends_with_best(&run.progress) {
@@ -39,15 +40,13 @@ pub(super) fn keep(run: &mut Run, folder: &RunFolder, path: &Path) -> Result<()>
     Ok(())
 }
 
-/// Whether the file holds an earlier state, or this one, of `run`.
-fn is_of(run: &Run, file: &Path) -> bool {
-    let history = |metrics: &[EpochMetrics]| metrics.iter().map(|m| (m.train_loss.to_bits(), m.test_loss.to_bits())).collect::<Vec<_>>();
-    let Progress { seed, best_accuracy, metrics, .. } = &run.progress;
-    checkpoint::check(file).is_ok_and(|best| {
-        best.seed == *seed
-            && best.best_accuracy == *best_accuracy
-            && metrics.get(..best.epoch).is_some_and(|earlier| history(earlier) == history(&best.metrics))
-    })
+/// Whether `best` is the best state that `run` has had, or that of its next epoch: a process may be killed when it has written that and not
+/// yet the newest state.
+fn is_of(run: &Run, best: &Progress) -> bool {
+    let loss = |m: &EpochMetrics| (m.train_loss.to_bits(), m.test_loss.to_bits());
+    let Progress { seed, epoch, best_accuracy, metrics, .. } = &run.progress;
+    let is_at_best = if best.epoch <= *epoch { best.best_accuracy == *best_accuracy } else { best.epoch == epoch + 1 };
+    best.seed == *seed && is_at_best && metrics.iter().map(loss).zip(best.metrics.iter().map(loss)).all(|(ours, theirs)| ours == theirs)
 }
 
 /// Whether the run stands behind its best epoch, so that its state is what the best checkpoint holds.

@@ -150,22 +150,40 @@ pub fn division_note(path: &Path, config: &Config) -> Result<Option<String>> {
     }))
 }
 
-/// Refuses flags, given one by one, that the neurons of a new run have no use for: an ANN has neither thresholds nor time, and IF neurons
-/// do not leak.
+/// Settings that neurons of a kind have no use for, and why: an ANN has neither thresholds nor time nor rounded weights, and IF neurons do
+/// not leak.
+pub fn idle(neuron: NeuronKind) -> (&'static [&'static str], &'static str) {
+    const NO_LEAK: [&str; 2] = ["tau", "delta_t"];
+    const NO_SPIKES: [&str; 12] = [
+        "vth",
+        "vth_pooled",
+        "vth_logits",
+        "vth_bound",
+        "alpha",
+        "tau",
+        "delta_t",
+        "threshold_init",
+        "threshold_grad_scale",
+        "freeze_thresholds",
+        "weight_bits",
+        "weight_gradient",
+    ];
+    match neuron {
+        NeuronKind::Lif => (&[], ""),
+        NeuronKind::If => (&NO_LEAK, "neurons of --neuron if do not leak"),
+        NeuronKind::Relu => (&NO_SPIKES, "with --neuron relu the network is an ANN, which has no spikes and no thresholds"),
+    }
+}
+
+/// Refuses flags, given one by one, that the neurons of none of the networks have a use for. Files of settings may serve others, too.
 ///
 /// # Errors
 /// [`Error::Config`] naming the flag.
-pub fn refuse_idle(flags: &Table, config: &Config) -> Result<()> {
-    const OF_SPIKES: [&str; 7] = ["vth", "vth_pooled", "vth_logits", "vth_bound", "alpha", "threshold_grad_scale", "weight_gradient"];
-    const OF_LEAK: [&str; 2] = ["tau", "delta_t"];
-    let (idle, why): (Vec<&str>, &str) = match config.neuron {
-        NeuronKind::Lif => return Ok(()),
-        NeuronKind::If => (OF_LEAK.into(), "neurons of --neuron if do not leak"),
-        NeuronKind::Relu => {
-            (OF_SPIKES.into_iter().chain(OF_LEAK).collect(), "with --neuron relu the network is an ANN, which has no spikes")
-        }
-    };
-    let Some(key) = idle.into_iter().find(|key| flags.contains_key(*key)) else { return Ok(()) };
+pub fn refuse_idle(flags: &Table, configs: &[Config]) -> Result<()> {
+    let Some((first, others)) = configs.split_first() else { return Ok(()) };
+    let (keys, why) = idle(first.neuron);
+    let is_idle = |key: &str| flags.contains_key(key) && others.iter().all(|other| idle(other.neuron).0.contains(&key));
+    let Some(key) = keys.iter().find(|key| is_idle(key)) else { return Ok(()) };
     let flag = key.replace('_', "-");
     Err(Error::config(&flag, format!("has no effect here: {why}; leave --{flag} out")))
 }

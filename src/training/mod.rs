@@ -4,6 +4,7 @@ mod best;
 pub mod checkpoint;
 pub mod choice;
 pub mod curves;
+mod measure;
 pub mod metrics;
 pub mod plan;
 mod replicas;
@@ -19,14 +20,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use self::checkpoint::{About, EpochSums, Progress, Started};
-use self::metrics::{EpochMetrics, LayerMetrics};
+pub(crate) use self::measure::layer_metrics;
+use self::measure::{measure, measure_average};
+use self::metrics::EpochMetrics;
 use self::replicas::check_replicas;
 use self::run_folder::RunFolder;
 use crate::data::{Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::evaluation::{Evaluation, Ties, evaluate};
-use crate::network::{ChosenThreshold, Forward, Input, Mode, Network, Samples, SpikingLayer, Staged};
+use crate::evaluation::Evaluation;
+use crate::network::{ChosenThreshold, Input, Mode, Network, Samples, Staged};
 use crate::ops::optimizer::Optimizer;
 use crate::ranks::{Cost, Ranks, Share};
 use crate::settings::{Config, LrDecay, SyncBatchNorm, ThresholdInit, Use, models};
@@ -345,55 +348,6 @@ pub fn train(run: &mut Run, folder: &mut RunFolder, hooks: Hooks) -> Result<End>
         (hooks.epoch)(&metrics, Duration::try_from_secs_f64(metrics.seconds * left).unwrap_or(Duration::MAX))?;
     }
     Ok(End::Done)
-}
-
-/// Of the validation split, if there is one, and of the test split.
-type Measured = (Option<Evaluation>, Evaluation);
-
-/// The same as [`measure`] of the moving average of the parameters; an inner none if there is no such average.
-fn measure_average(run: &mut Run, stop: &AtomicBool, tell: Measuring) -> Result<Option<Option<Measured>>> {
-    if run.optimizer.average.is_none() {
-        return Ok(Some(None));
-    }
-    run.network.exchange_with_average(&mut run.optimizer)?;
-    let measured = measure(run, stop, tell);
-    run.network.exchange_with_average(&mut run.optimizer)?;
-    Ok(measured?.map(Some))
-}
-
-/// The network on the validation split, if there is one, and on the test split; nothing if `stop` says so.
-fn measure(run: &mut Run, stop: &AtomicBool, tell: Measuring) -> Result<Option<Measured>> {
-    let (network, batch, progress) = (&mut run.network, run.config.batch, &run.progress);
-    let mut pass = |dataset: &Arc<Dataset>, split: &'static str| {
-        let (mut seen, mut heard) = (0, Ok(()));
-        let visit = &mut |_: &Network, _: &Forward, part: &Batch| {
-            seen += part.labels.len();
-            heard = tell(progress, split, [seen, dataset.test.len()]);
-            heard.is_ok() && !stop.load(Ordering::Relaxed)
-        };
-        let measured = evaluate(network, dataset, batch, Ties::First, false, visit)?;
-        heard.map(|()| measured)
-    };
-    let validation = match &run.validation {
-        None => None,
-        Some(held) => match pass(held, "validation")? {
-            None => return Ok(None),
-            measured => measured,
-        },
-    };
-    let test = pass(&run.dataset, "test")?;
-    Ok(test.map(|test| (validation, test)))
-}
-
-/// What the steps of the epoch at work have measured of each layer.
-pub(crate) fn layer_metrics(run: &Run) -> Vec<LayerMetrics> {
-    let sums = &run.progress.sums;
-    let measured = |(layer, sum): (&SpikingLayer, &f64)| LayerMetrics {
-        name: layer.name.clone(),
-        threshold: layer.threshold.filter(|_| !run.network.neuron.is_real()).map(|threshold| f64::from(run.network.value(threshold)[0])),
-        firing_rate: sum / sums.seen as f64,
-    };
-    run.network.firing_layers().zip(&sums.rates).map(measured).collect()
 }
 
 /// Of step `step` of this epoch, which is iteration `iteration` of the run.

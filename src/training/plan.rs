@@ -71,7 +71,7 @@ pub fn plan(asked: &Asked) -> Result<Plan> {
         let network = asked.init_from.as_deref().map_or(Ok(toml::Table::new()), choice::network_of)?;
         let config = choice::fresh_on(network, asked.recipe.as_deref(), layers)?;
         choice::refuse_without_output_neurons(&asked.given, &config)?;
-        choice::refuse_idle(&asked.given, &config)?;
+        choice::refuse_idle(&asked.given, std::slice::from_ref(&config))?;
         if let Some(path) = &asked.init_from {
             choice::refuse_other_readout(&config, &choice::checkpoint_file(path))?;
         }

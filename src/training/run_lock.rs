@@ -67,7 +67,7 @@ impl Lock {
         loop {
             check_ours(&path)?;
             let mut file = file_lock::open(&path).map_err(|e| refused(&path, e))?;
-            let attempt = file_lock::attempt(&file).map_err(Error::io(&path))?;
+            let attempt = file_lock::attempt(&file).map_err(|e| refused(&path, e))?;
             let Some(text) = read(&mut file, &path)? else { continue }; // given back just now: the name is another file's or nobody's
             let holder = Holder::of(&text);
             let is_theirs = match attempt {
@@ -90,7 +90,7 @@ impl Lock {
             }
             wait_until_stale(folder, &path, &holder, access)?;
             // A new file in the place of the stale one: a holder that was only asleep then finds that it has lost its lock.
-            if is_at(&file, &path).map_err(Error::io(&path))? {
+            if is_at(&file, &path).map_err(|e| refused(&path, e))? {
                 fs::remove_file(&path).map_err(|e| refused(&path, e))?;
             }
         }
@@ -106,7 +106,7 @@ impl Lock {
             return Err(refused(&path, e));
         }
         let (stop, stopped) = channel();
-        let (mut own, beat_path, beat_text) = (file.try_clone().map_err(Error::io(&path))?, path.clone(), text.clone());
+        let (mut own, beat_path, beat_text) = (file.try_clone().map_err(|e| refused(&path, e))?, path.clone(), text.clone());
         let beats = thread::Builder::new().name("run lock".into()).spawn(move || beat(&mut own, &beat_path, &beat_text, &stopped));
         let beats = beats.map_err(|e| {
             let _ = fs::remove_file(&path); // nobody holds it
@@ -234,7 +234,7 @@ impl Holder {
 /// Waits until the lock of another machine has not been touched for [`STALE`].
 fn wait_until_stale(folder: &Path, path: &Path, holder: &Holder, access: &Access) -> Result<()> {
     let touched = || fs::metadata(path).and_then(|metadata| metadata.modified());
-    let first = touched().map_err(Error::io(path))?;
+    let first = touched().map_err(|e| refused(path, e))?;
     let (mut told, begin) = (false, Instant::now());
     loop {
         // A clock that was set back may say that the file is of tomorrow: what was seen here counts as well.
@@ -258,7 +258,7 @@ fn wait_until_stale(folder: &Path, path: &Path, holder: &Holder, access: &Access
             Ok(time) if time == first => {}
             Ok(_) => return Err(in_use(folder, holder, Some(Duration::ZERO))),
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(Error::io(path)(e)),
+            Err(e) => return Err(refused(path, e)),
         }
     }
 }
@@ -269,7 +269,7 @@ fn now_there(folder: &Path) -> Result<SystemTime> {
     let (temporary, file) = atomic_file::temporary_beside(&path).map_err(|e| refused(&path, e))?;
     let time = (&file).write_all(b"\n").and_then(|()| file.metadata()).and_then(|metadata| metadata.modified());
     let _ = fs::remove_file(&temporary); // a leftover does no harm
-    time.map_err(Error::io(&path))
+    time.map_err(|e| refused(&path, e))
 }
 
 fn in_use(folder: &Path, holder: &Holder, age: Option<Duration>) -> Error {

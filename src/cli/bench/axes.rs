@@ -163,6 +163,8 @@ pub fn configs(
     });
     let configs = configs.collect::<Result<Vec<Config>>>()?;
     configs.iter().try_for_each(|config| settings::refuse_without_output_neurons(&flags, config))?;
+    let listed = lists.iter().filter(|list| !list.1.is_empty()).map(|(key, _)| (key.to_string(), Value::from(true)));
+    settings::refuse_idle(&flags.into_iter().chain(listed).collect(), &configs)?;
     Ok(configs)
 }
 

@@ -216,7 +216,9 @@ fn config(global: &Global, args: &DecisionArgs, path: Option<&File>) -> Result<C
         return Err(Error::config("dataset", "an untrained network has no accuracy; give --checkpoint, or no data set for random images"));
     }
     let is_lif = recipes::last(&layers, "neuron").and_then(toml::Value::as_str) == Some("lif");
-    settings::fresh(Some(if is_lif { "cifar10-lif" } else { "cifar10-if" }), layers)
+    let config = settings::fresh(Some(if is_lif { "cifar10-lif" } else { "cifar10-if" }), layers)?;
+    settings::refuse_idle(&network_flags, std::slice::from_ref(&config))?;
+    Ok(config)
 }
 
 /// The network of a checkpoint and the first samples of the test split of its data set.

@@ -13,12 +13,7 @@ const MOST_SIDE: usize = 4096;
 /// An array of samples.
 #[derive(Clone, Debug)]
 pub struct Axes {
-    /// Number of samples.
-    pub samples: usize,
-    /// Images of a sample.
-    pub frames: usize,
-    /// Height, width, channels.
-    pub shape: [usize; 3],
+    samples: usize,
     kind: Kind,
     /// `[samples][frames][H][W][C]`.
     bytes: Vec<u8>,
@@ -29,8 +24,11 @@ pub struct Axes {
 pub struct Meaning {
     /// Number of samples.
     pub samples: usize,
-    frames: usize,
-    shape: [usize; 3],
+    /// Images of a sample.
+    pub frames: usize,
+    /// Height, width, channels.
+    pub shape: [usize; 3],
+    kind: Kind,
     /// Channels come before rows.
     is_first: bool,
 }
@@ -77,7 +75,22 @@ impl Meaning {
                 shape[0], shape[1], shape[2]
             ));
         }
-        Ok(Meaning { samples, frames, shape, is_first: first })
+        Ok(Meaning { samples, frames, shape, kind, is_first: first })
+    }
+
+    /// Sizes and type of a sample, for people.
+    pub fn shown(&self) -> String {
+        let [height, width, channels] = self.shape;
+        let of = match self.kind {
+            Kind::U8 => "bytes",
+            _ => "numbers with a point",
+        };
+        format!("{} frames of {height}x{width}x{channels}, {of}", self.frames)
+    }
+
+    /// Whether samples are images of one byte a value.
+    pub fn is_bytes(&self) -> bool {
+        self.kind == Kind::U8 && self.frames == 1
     }
 }
 
@@ -87,9 +100,9 @@ impl Axes {
     /// # Errors
     /// [`Error::File`] for values that are no numbers.
     pub fn of(path: &Path, array: Array, meaning: Meaning) -> Result<Axes> {
-        let (Array { kind, bytes, .. }, Meaning { samples, frames, shape, is_first }) = (array, meaning);
+        let (Array { kind, bytes, .. }, Meaning { samples, shape, is_first, .. }) = (array, meaning);
         let bytes = if is_first { channels_last(&bytes, shape, kind.bytes()) } else { bytes };
-        let axes = Axes { samples, frames, shape, kind, bytes };
+        let axes = Axes { samples, kind, bytes };
         axes.check_numbers(path)?;
         Ok(axes)
     }
@@ -106,21 +119,6 @@ impl Axes {
             Some(at) => Err(Error::file(path, format!("sample {} has a value that is no finite number; mend it", at / per_sample))),
             None => Ok(()),
         }
-    }
-
-    /// Sizes and type of a sample, for people.
-    pub fn shown(&self) -> String {
-        let [height, width, channels] = self.shape;
-        let of = match self.kind {
-            Kind::U8 => "bytes",
-            _ => "numbers with a point",
-        };
-        format!("{} frames of {height}x{width}x{channels}, {of}", self.frames)
-    }
-
-    /// Whether samples are images of one byte a value.
-    pub fn is_bytes(&self) -> bool {
-        self.kind == Kind::U8 && self.frames == 1
     }
 
     /// The value that stands for 1.

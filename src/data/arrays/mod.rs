@@ -118,63 +118,70 @@ pub(super) fn open(name: &str, place: &Path, reading: &Reading) -> Result<Datase
     }
     let store = Store::open(place)?;
     let Found { train, test, left_out } = store.find(place)?;
-    let read = |[images, labels]: &[String; 2]| {
-        let (path, (kind, sizes)) = (store.path(images), store.head(images)?);
-        // All that headers tell is looked at before any value is unpacked.
-        let meaning = Meaning::of(&path, kind, &sizes, reading.arrays.layout)?;
-        let (kind, sizes) = store.head(labels)?;
-        check_labels(&store.path(labels), kind, &sizes)?;
-        if meaning.samples != sizes[0] {
-            return Err(Error::file(path, format!("has {} samples, and {labels} has {} labels", meaning.samples, sizes[0])));
-        }
-        Ok(Part { axes: Axes::of(&path, store.read(images)?, meaning)?, labels: labels_of(&store, labels)? })
-    };
-    let train_part = read(&train)?;
-    let (share, parts) = match &test {
-        Some(test_keys) => {
-            let test = read(test_keys)?;
-            let (of_train, of_test) = (train_part.axes.shown(), test.axes.shown());
-            if of_train != of_test {
-                return Err(Error::file(
-                    store.path(&test_keys[0]),
-                    format!("has samples of {of_test}, the training samples are {of_train}"),
-                ));
-            }
-            (None, [train_part, test])
-        }
-        None => {
-            let Some(share) = reading.own.share else {
-                let problem = format!("{} has no test split: give --val-share 0.2 to test on a fifth of each class", place.display());
-                return Err(Error::config("val-share", problem));
-            };
-            let classes = classes(&store, &train[1], [&train_part.labels, &[]])?;
-            let held = drawn(&train_part.labels, classes, share, reading.own.seed)?;
-            (Some(share), train_part.parted(&held))
-        }
-    };
-    let [train_part, test_part] = parts;
-    let classes = classes(&store, &train[1], [&train_part.labels, &test_part.labels])?;
-    let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
+    // All that headers tell is looked at before any value is unpacked, and labels before images.
+    let read = Meaning::of_split(&store, &train, reading.arrays.layout)?;
+    let tested = test.as_ref().map(|keys| Meaning::of_split(&store, keys, reading.arrays.layout)).transpose()?;
+    if let (Some(tested), Some([images, _])) = (&tested, &test)
+        && tested.shown() != read.shown()
+    {
+        let problem = format!("has samples of {}, the training samples are {}", tested.shown(), read.shown());
+        return Err(Error::file(store.path(images), problem));
+    }
+    let share = if test.is_some() { None } else { Some(reading.own.share.ok_or_else(|| no_test_split(place))?) };
     let shown =
         || left_out.iter().map(|key| key.chars().take(24).collect()).collect::<Vec<String>>().join(", ").replace(char::is_control, "?");
     let note = (!left_out.is_empty()).then(|| format!("not read: {}", shown()));
     let own = Own { place: Own::name(place), share, is_normalised: true, note, squares: None, tested: Vec::new() };
-    let frames = train_part.axes.frames;
+    let Meaning { frames, shape, .. } = read;
     if frames > 1 && frames != reading.arrays.time_steps {
         let problem =
             format!("{}: samples of {} have {frames} frames, one per step; give -T {frames}", reading.arrays.time_steps, own.place);
         return Err(Error::config("time-steps", problem));
     }
-    if train_part.axes.is_bytes() {
-        let split = |part: Part| Split { images: Images { shape: part.axes.shape, pixels: part.axes.into_bytes() }, labels: part.labels };
+    let given = if read.is_bytes() { None } else { own::given(&reading.own, shape[2], &own.place)? };
+    let labels = labels_of(&store, &train[1])?;
+    let tested_labels = test.as_ref().map_or(Ok(Vec::new()), |keys| labels_of(&store, &keys[1]))?;
+    let classes_of = |parts: [&[u32]; 2]| classes(&store, &train[1], parts);
+    let classes = classes_of([&labels, &tested_labels])?;
+    let part = |keys: &[String; 2], meaning: Meaning, labels: Vec<u32>| {
+        Ok::<Part, Error>(Part { axes: Axes::of(&store.path(&keys[0]), store.read(&keys[0])?, meaning)?, labels })
+    };
+    let [train_part, test_part] = match (&test, tested, share) {
+        (Some(keys), Some(tested), _) => [part(&train, read, labels)?, part(keys, tested, tested_labels)?],
+        (.., share) => {
+            let held = drawn(&labels, classes, share.unwrap_or_default(), reading.own.seed)?;
+            part(&train, read, labels)?.parted(&held)
+        }
+    };
+    let classes = classes_of([&train_part.labels, &test_part.labels])?;
+    let names: Vec<String> = (0..classes).map(|class| class.to_string()).collect();
+    if read.is_bytes() {
+        let split = |part: Part| Split { images: Images { shape, pixels: part.axes.into_bytes() }, labels: part.labels };
         let (train, test) = (split(train_part), split(test_part));
         return Ok(Dataset { own: Some(own), ..Dataset::new(name, names, train, test, u8::MAX)? });
     }
-    let (shape, max_value) = (train_part.axes.shape, train_part.axes.max_value());
-    let given = own::given(&reading.own, shape[2], &own.place)?;
+    let max_value = train_part.axes.max_value();
     let [train, test] = [train_part, test_part].map(|part| (part.axes.into_values(), part.labels));
     let (values, [mean, std]) = Values::new(&store.path(""), shape, frames, [train, test], given)?;
     Ok(Dataset { own: Some(own), mean, std, max_value, ..Dataset::streamed(name, names, Stream::Values(values)) })
+}
+
+fn no_test_split(place: &Path) -> Error {
+    Error::config("val-share", format!("{} has no test split: give --val-share 0.2 to test on a fifth of each class", place.display()))
+}
+
+impl Meaning {
+    /// What the headers of a split's images and labels say.
+    fn of_split(store: &Store, [images, labels]: &[String; 2], layout: Layout) -> Result<Meaning> {
+        let (path, (kind, sizes)) = (store.path(images), store.head(images)?);
+        let meaning = Meaning::of(&path, kind, &sizes, layout)?;
+        let (kind, sizes) = store.head(labels)?;
+        check_labels(&store.path(labels), kind, &sizes)?;
+        if meaning.samples != sizes[0] {
+            return Err(Error::file(path, format!("has {} samples, and {labels} has {} labels", meaning.samples, sizes[0])));
+        }
+        Ok(meaning)
+    }
 }
 
 /// One split.

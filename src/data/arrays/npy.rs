@@ -77,7 +77,7 @@ pub(super) fn unreadable(path: &Path, error: std::io::Error) -> Error {
         ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other => {
             Error::file(path, format!("is damaged ({}); get it again", error.to_string().replace(char::is_control, " ")))
         }
-        _ => Error::Io { path: path.to_path_buf(), source: error },
+        _ => Error::io(path)(error),
     }
 }
 

@@ -35,17 +35,19 @@ pub struct Row {
 /// # Errors
 /// [`Error::File`] with the row for a column that is missing, an empty cell, an unknown split, or text that is no CSV.
 pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text));
-    let damaged = |e: csv::Error| Error::file(path, format!("is no CSV file ({}); mend it", e.to_string().replace(char::is_control, " ")));
+    let text = unmarked(text);
+    let mut reader = reader(text);
+    let damaged = |e: csv::Error| Error::file(path, format!("is no CSV file ({}); mend it", told(text, &e)));
     let heads = reader.headers().map_err(damaged)?.clone();
     let place = |names: &[&str]| {
-        let mut found = heads.iter().enumerate().filter(|(_, head)| names.iter().any(|name| head.eq_ignore_ascii_case(name)));
+        let mut found = named_so(&heads, names);
         match (found.next(), found.next()) {
-            (Some((_, one)), Some((_, other))) => {
+            (Some(one), Some(other)) => {
+                let [one, other] = [one, other].map(|at| &heads[at]);
                 let problem = format!("its first row names a column {one} and a column {other}, and one of them is wanted");
                 Err(Error::file(path, format!("{problem}: give the other one another name, or leave it out")))
             }
-            (first, _) => Ok(first.map(|(at, _)| at)),
+            (first, _) => Ok(first),
         }
     };
     let needed = |names: &[&str]| {
@@ -59,10 +61,10 @@ pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(damaged)? {
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = || line_of(text, record.position());
         let cell = |at: usize, what: &str| match record.get(at) {
             Some(cell) if !cell.is_empty() => Ok(cell.to_string()),
-            _ => Err(Error::file(path, format!("line {line} has no {what}; mend it"))),
+            _ => Err(Error::file(path, format!("line {} has no {what}; mend it", line()))),
         };
         let part = match split_at {
             None => None,
@@ -70,7 +72,7 @@ pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
                 let word = cell(at, "split")?;
                 let unknown = || {
                     let word: String = word.chars().take(40).collect::<String>().replace(char::is_control, "?");
-                    Error::file(path, format!("line {line} has the split \"{word}\"; known are train, val, valid and test"))
+                    Error::file(path, format!("line {} has the split \"{word}\"; known are train, val, valid and test", line()))
                 };
                 Some(part_of(&word).ok_or_else(unknown)?)
             }
@@ -84,16 +86,54 @@ pub fn rows(path: &Path, text: &[u8], others: &[&str]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// A text without the mark that some programs begin UTF-8 with.
+fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+fn reader(text: &[u8]) -> csv::Reader<&[u8]> {
+    csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text)
+}
+
+/// Places of the columns with one of these names.
+fn named_so<'a>(heads: &'a csv::StringRecord, names: &'a [&str]) -> impl Iterator<Item = usize> + 'a {
+    let is_so = |head: &str| names.iter().any(|name| head.eq_ignore_ascii_case(name));
+    heads.iter().enumerate().filter(move |(_, head)| is_so(head)).map(|(at, _)| at)
+}
+
+/// The line of a text, from 1 on, that a record begins in, as an editor counts: the parser itself has not seen the second half of an end
+/// of `\r\n`, nor empty lines, when it says where a record begins.
+fn line_of(text: &[u8], position: Option<&csv::Position>) -> usize {
+    let begin = position.map_or(0, |position| position.byte() as usize).min(text.len());
+    let skipped = text[begin..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let before = &text[..begin + skipped];
+    let is_end = |at: usize| before[at] == b'\n' || (before[at] == b'\r' && before.get(at + 1) != Some(&b'\n'));
+    1 + (0..before.len()).filter(|&at| is_end(at)).count()
+}
+
+/// What is wrong with a text, in its lines.
+fn told(text: &[u8], error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            format!("line {} has {len} cells, and the first row has {expected_len}", line_of(text, pos.as_ref()))
+        }
+        csv::ErrorKind::Utf8 { pos, .. } => format!("line {} is no UTF-8", line_of(text, pos.as_ref())),
+        _ => error.to_string(),
+    }
+}
+
 /// The error of a file that is not there, with the line of the list at `place` that names it, if a list does.
 pub fn named(place: &Path, error: Error) -> Error {
     let (Error::Io { path, .. } | Error::Missing { path, .. }) = &error else { return error };
     let is_list = error.is_missing() && place.is_file() && place.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
     let root = place.parent().filter(|root| !root.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let text = if is_list { regular_file::read(place, MOST_BYTES).unwrap_or_default() } else { Vec::new() };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&text[..]);
-    let names_it = |row: &csv::StringRecord| row.iter().any(|cell| root.join(cell) == *path);
+    let text = unmarked(&text);
+    let mut reader = reader(text);
+    let path_at = reader.headers().ok().and_then(|heads| named_so(heads, &PATH).next());
+    let names_it = |row: &csv::StringRecord| path_at.and_then(|at| row.get(at)).is_some_and(|cell| root.join(cell) == *path);
     let Some(row) = reader.records().flatten().find(names_it) else { return error };
-    let line = row.position().map_or(0, csv::Position::line);
+    let line = line_of(text, row.position());
     let problem =
         format!("does not exist, and line {line} of {} names it: mend the list, or give --skip-unreadable N", one_line(place.display()));
     Error::missing(path, problem)

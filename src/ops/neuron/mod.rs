@@ -132,6 +132,12 @@ impl Neuron {
         if let Neuron::Lif { tau, delta_t, .. } = self {
             positive("tau", tau)?;
             positive("delta_t", delta_t)?;
+            if self.charge() <= 0.0 {
+                return Err(Error::config(
+                    "delta_t",
+                    format!("{delta_t:e} is too short beside a tau of {tau:e}: nothing would change in a step"),
+                ));
+            }
         }
         Ok(())
     }
