@@ -98,7 +98,7 @@ pub fn make(engine: &Engine, check: Check, root: &Path, driver: &Path) -> Result
         if library.is_file() && fs::read_to_string(&stamp).is_ok_and(|old| old == hash) {
             return Ok(());
         }
-        library_of(engine, check, root, &kernels, source, driver, &[], &library)?;
+        library_of((engine, check), root, &kernels, source, driver, &[], &library)?;
         fs::write(&stamp, hash).map_err(|e| format!("{}: {e}", stamp.display()))
     })?;
     for library in files(&folder, "so") {
@@ -143,8 +143,7 @@ fn kind(engine: &Engine, check: Check) -> Kind {
 /// # Errors
 /// No nvcc, or what a compiler or the translator says.
 pub fn library_of(
-    engine: &Engine,
-    check: Check,
+    (engine, check): (&Engine, Check),
     root: &Path,
     kernels: &Path,
     source: &Path,
