@@ -1,4 +1,4 @@
-//! One CUDA device: its kernels, two streams, copies, launches and graphs.
+//! One CUDA device: its kernels, two streams, copies and launches.
 //!
 //! Kernels and most copies go to the compute stream, in order. The copy stream only brings host memory to the device while the
 //! compute stream works; [`Gpu::after_copies`] and [`Gpu::after_compute`] make one wait for the other.
@@ -6,14 +6,15 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 
 use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUresult};
-use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result};
 
 use super::dependent::{self, Early};
 use super::driver::{self, Form, Listed, explain};
+use super::graph::Kept;
 use super::kernels::{self, Kernel};
 use super::loaded::{Loaded, load};
 use super::products::Products;
@@ -37,21 +38,10 @@ pub struct Gpu {
     pub(super) copies: Arc<CudaStream>,
     compute_done: CudaEvent,
     copies_done: CudaEvent,
-    loaded: Arc<HashMap<&'static str, Loaded>>,
+    pub(super) loaded: Arc<HashMap<&'static str, Loaded>>,
     /// While a graph is recorded, what has to live as long as it does.
-    kept: Mutex<Option<Vec<Kept>>>,
+    pub(super) kept: Mutex<Option<Vec<Kept>>>,
 }
-
-/// Something that a graph uses and keeps as long as it lives.
-pub(super) trait Used: Send + Sync {
-    /// A graph has it from now on. Who has to give up before the graph's owner does takes what is recorded out of it.
-    fn is_used_by(&self, graph: Weak<Recording>);
-}
-
-type Kept = Arc<dyn Used>;
-
-/// What is recorded; none once it was given up.
-pub(super) type Recording = Mutex<Option<Recorded>>;
 
 /// Adds what a driver alone would not mend.
 fn and_without_kernels(error: Error) -> Error {
@@ -397,39 +387,6 @@ impl Gpu {
         Ok(f64::from(milliseconds) / 1e3)
     }
 
-    /// Records what `body` puts on the compute stream, without doing it.
-    ///
-    /// # Errors
-    /// Those of `body`, and [`Error::Device`] if it did what cannot be recorded, such as waiting or allocating.
-    pub fn capture(&self, body: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.compute.begin_capture(mode).map_err(|e| self.failed("starting to capture a graph", e))?;
-        *self.kept() = Some(Vec::new());
-        let done = body();
-        let kept = self.kept().take().unwrap_or_default();
-        // Ended in any case: a stream that is still capturing does no work.
-        let captured = self.compute.end_capture(sys::CUgraphInstantiate_flags(0));
-        done?;
-        let graph = captured.map_err(|e| self.failed("capturing a graph", e))?;
-        let graph = graph.ok_or_else(|| self.error("capturing a graph gave none".into()))?;
-        let recorded = Arc::new(Mutex::new(Some(Recorded(graph))));
-        kept.iter().for_each(|used| used.is_used_by(Arc::downgrade(&recorded)));
-        Ok(Graph { recorded, device: format!("{self:?}"), _loaded: self.loaded.clone(), _kept: kept })
-    }
-
-    /// If a graph is recorded, it keeps this from now on; once is enough.
-    pub(super) fn keep_with_graph<T: Used + 'static>(&self, used: &Arc<T>) {
-        if let Some(kept) = self.kept().as_mut()
-            && !kept.iter().any(|other| std::ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(used)))
-        {
-            kept.push(used.clone());
-        }
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Option<Vec<Kept>>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(|e| self.failed("an earlier call", e))
     }
@@ -453,45 +410,5 @@ impl Gpu {
 
     pub(super) fn error(&self, problem: String) -> Error {
         Error::device(format!("{self:?}"), problem)
-    }
-}
-
-/// Work that was recorded once and is launched as a whole.
-///
-/// The addresses of its buffers are part of it: they must outlive it.
-pub struct Graph {
-    recorded: Arc<Recording>,
-    device: String,
-    /// Its kernels stay loaded as long as it can be launched.
-    _loaded: Arc<HashMap<&'static str, Loaded>>,
-    /// Given back after the graph is destroyed, as the order of these fields has it.
-    _kept: Vec<Kept>,
-}
-
-pub(super) struct Recorded(CudaGraph);
-
-// SAFETY: a graph belongs to a context and to no thread; the mutex keeps its users apart.
-unsafe impl Send for Recorded {}
-
-impl Graph {
-    /// Puts the recorded work on the compute stream.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the driver refuses.
-    pub fn launch(&self) -> Result<()> {
-        let graph = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let given_up = || Error::device(&self.device, "a graph was given up with the collectives that it has");
-        graph
-            .as_ref()
-            .ok_or_else(given_up)?
-            .0
-            .launch()
-            .map_err(|e| Error::device(&self.device, format!("launching a graph failed: {}", explain(e))))
-    }
-}
-
-impl std::fmt::Debug for Graph {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "graph on {}", self.device)
     }
 }

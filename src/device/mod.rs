@@ -4,6 +4,7 @@ mod arena;
 mod dependent;
 pub mod driver;
 mod gpu;
+mod graph;
 pub mod kernels;
 mod lent;
 pub mod limits;
@@ -21,7 +22,8 @@ pub mod threads;
 use std::sync::Arc;
 
 pub use arena::Layout;
-pub use gpu::{Gpu, Graph};
+pub use gpu::Gpu;
+pub use graph::Graph;
 pub use kernels::Kernel;
 pub use lent::{Given, keeping_current};
 pub use memory::{Arriving, Mark, Memory, Pinned};

@@ -8,7 +8,8 @@ use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 
 use super::library::{Calls, Comm, Config, IN_PROGRESS, Nccl, SUCCESS, SUM, Status, Stream, load};
 use super::{Element, Id, Integer};
-use crate::device::gpu::{Gpu, Recording, Used};
+use crate::device::Gpu;
+use crate::device::graph::{Recording, Used};
 use crate::device::slice::Slice;
 use crate::error::{Error, Result};
 
