@@ -46,6 +46,7 @@ fn a_case_has_all_its_numbers() {
     let header = &result["header"];
     let expected = [
         "build",
+        "checkpoint",
         "commit",
         "cores",
         "cpu",
@@ -69,6 +70,7 @@ fn a_case_has_all_its_numbers() {
         let expected = [
             "batch",
             "config",
+            "dataset",
             "device",
             "device_bytes",
             "image",

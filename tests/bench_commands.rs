@@ -238,7 +238,7 @@ fn a_trained_network_is_timed_as_it_is() {
         ("--blocks 1", "error: blocks: "),
         ("--image 8x8x1", "error: image: "),
         ("--vth 1", "error: vth: has no effect on a trained network"),
-        ("--tau 1", "error: tau: has no effect on a trained network"),
+        ("--tau 1", "error: tau: has no effect here: neurons of --neuron if do not leak"),
         ("--readout spikes", "error: readout: spikes: the checkpoint has a readout by current"),
         ("--data-dir .", "digits-8x8 is built in and reads no folder"),
         ("--checkpoint ann", "error: neuron: relu: an ANN has no spikes"),
