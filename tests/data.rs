@@ -104,7 +104,11 @@ fn names_are_known_and_others_are_refused() {
     ];
     assert_eq!(names(), known);
     let cases: [(&str, Option<&str>, &[&str]); 8] = [
-        ("cifar-10", None, &["dataset:", "\"cifar-10\"", "cifar10, cifar100, dvs-cifar10, imagenet"]),
+        (
+            "cifar-10",
+            None,
+            &["dataset:", "unknown data set 'cifar-10'; did you mean 'cifar10'?", "cifar10, cifar100, dvs-cifar10, imagenet"],
+        ),
         ("", None, &["dataset:", "fashion-mnist-3k"]),
         ("imagenet", None, &["data-dir:", "imagenet is read from disk", "docs/data.md", "--data-dir"]),
         ("dvs-cifar10", None, &["data-dir:", "dvs-cifar10 is read from disk", "docs/data.md"]),
