@@ -64,6 +64,8 @@ fn every_line_for_people_fits() {
         "data verify".into(),
         "data sheet -d digits-8x8 --out a-picture-of-the-data-with-a-name-of-some-length.png".into(),
         "data convert -d digits-8x8".into(),
+        format!("classify a-picture-of-the-data-with-a-name-of-some-length.png --checkpoint {run} --ties current"),
+        format!("classify events.png --checkpoint {run} --top 3 --ties current"),
         "recipe list".into(),
         "recipe show cifar10-if".into(),
         "info".into(),
