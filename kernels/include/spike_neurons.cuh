@@ -102,8 +102,8 @@ struct TileCurrents {
     }
 };
 
-// Runs the neurons of a tile, which are group `group` of 64 channels, from step `first` on. A warp takes one word of 32 channels, and half of the positions (of 256 threads: a
-// quarter), which follow one another where the tile has all of their steps.
+// Runs the neurons of a tile, which are group `group` of 64 channels, from step `first` on. A warp takes one word of 32 channels, and half
+// of the positions (of 256 threads: a quarter), which follow one another where the tile has all of their steps.
 __device__ __forceinline__ void run_neurons(const Outputs& to, const Inputs& from, const SpikeConvNeurons& p, const int* tile,
                                             NeuronState* carried, int first, int group) {
     const SpikeConv& layer = p.layer;

@@ -99,11 +99,7 @@ pub fn run(global: &Global, args: &ClassifyArgs) -> anyhow::Result<u8> {
     let batch = config.batch.min(found.files.len());
     config.check_memory(Use::Evaluate, card.shape, card.classes.len(), [batch, 1], &device)?;
     let mut network = config.network(card.shape, card.classes.len())?;
-    if args.ema {
-        checkpoint::load_average(&path, &mut network)?
-    } else {
-        checkpoint::load(&path, &mut network, None).map(drop)?
-    }
+    checkpoint::load_weights(&path, &mut network, args.ema)?;
     network.place(&device)?;
     global.tell_settings(&config)?;
     let shown = Shown { args, path: &path, config: &config, card: &card, device: device.to_string() };

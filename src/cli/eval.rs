@@ -140,11 +140,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     if let Some(differs) = checkpoint::data(&path)?.and_then(|card| card.classes_differ(&dataset)) {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }
-    if args.ema {
-        checkpoint::load_average(&path, &mut network)?
-    } else {
-        checkpoint::load(&path, &mut network, None).map(drop)?
-    }
+    checkpoint::load_weights(&path, &mut network, args.ema)?;
     network.place(&device)?;
     global.tell_settings(&config)?;
     let mut results = Vec::new();

@@ -19,7 +19,8 @@ use crate::training::checkpoint;
 #[derive(Args)]
 #[command(next_help_heading = "Trained network")]
 pub struct TrainedFlags {
-    /// Checkpoint or run folder: its network and settings, on the first test samples of its data set, instead of a new network on random images.
+    /// Checkpoint or run folder: its network and settings, on the first test samples of its data set, instead of a new network on random
+    /// images.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// Folder or archive of that data set, where it is not where it was [default: the checkpoint's].

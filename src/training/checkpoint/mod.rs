@@ -34,7 +34,8 @@ use crate::training::metrics::EpochMetrics;
 pub use export::export;
 pub use progress::{EpochSums, Progress};
 pub use read::{
-    Started, check, config, data, described, is_calibrated, is_exported, is_first, load, load_average, load_start, open, progress, unchosen,
+    Started, check, config, data, described, is_calibrated, is_exported, is_first, load, load_average, load_start, load_weights, open,
+    progress, unchosen,
 };
 
 /// Version that [`save`] writes, and the latest that [`load`] reads.

@@ -28,6 +28,14 @@ pub fn load(path: &Path, network: &mut Network, optimizer: Option<&mut Optimizer
     read(path, network, optimizer, None).map(|(progress, _)| progress)
 }
 
+/// Reads the parameters alone, or with `averaged` their moving average instead.
+///
+/// # Errors
+/// As [`load`], or [`load_average`].
+pub fn load_weights(path: &Path, network: &mut Network, averaged: bool) -> Result<()> {
+    if averaged { load_average(path, network) } else { load(path, network, None).map(drop) }
+}
+
 /// What a new run took from a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Started {
