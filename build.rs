@@ -12,6 +12,7 @@ mod limits;
 #[path = "build/nvcc.rs"]
 mod nvcc;
 
+use std::cmp::Reverse;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
@@ -36,6 +37,8 @@ struct Kernel {
 struct Source {
     path: PathBuf,
     stem: String,
+    /// In bytes.
+    length: usize,
     kernels: Vec<Kernel>,
     /// Whether it is made for what sm_90a has alone.
     is_of_hopper: bool,
@@ -117,7 +120,7 @@ fn read_sources(folder: &Path) -> Result<Vec<Source>, String> {
         let kernels = declared(&text, &includes).map_err(|problem| format!("{}: {problem}", path.display()))?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let is_of_hopper = text.contains("__CUDA_ARCH_FEAT_SM90_ALL");
-        sources.push(Source { path, stem, kernels, is_of_hopper });
+        sources.push(Source { path, stem, length: text.len(), kernels, is_of_hopper });
     }
     let mut names: Vec<&str> = sources.iter().flat_map(|s| &s.kernels).map(|k| k.name.as_str()).collect();
     names.sort_unstable();
@@ -159,7 +162,8 @@ fn product(expression: &str, text: &str) -> Option<u32> {
     expression.split('*').try_fold(1u32, |all, word| all.checked_mul(factor(word)?))
 }
 
-/// Compiles every file whose text, includes or flags are not those of its fatbin; as many at once as there are cores.
+/// Compiles every file whose text, includes or flags are not those of its fatbin; as many at once as there are cores, and the longest
+/// first: the one that takes as long as all others together would else be the last, and keep one core busy.
 fn compile_all(nvcc: &Nvcc, sources: &[Source], out: &Path) -> Result<(), String> {
     let mut flags: Vec<String> = common_flags()?.into_iter().chain(["-fatbin", "-Xptxas=-v"].map(String::from)).collect();
     for target in &nvcc.targets {
@@ -178,10 +182,12 @@ fn compile_all(nvcc: &Nvcc, sources: &[Source], out: &Path) -> Result<(), String
         shared.write(read(&path)?.as_bytes());
     }
 
+    let mut sources: Vec<&Source> = sources.iter().collect();
+    sources.sort_by_key(|source| Reverse(source.length));
     let next = AtomicUsize::new(0);
     let work = || {
         let mut failures = Vec::new();
-        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(&source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
             failures.extend(compile(nvcc, source, &nvcc::flags_for(source, &flags), shared.clone(), out).err());
         }
         failures

@@ -71,7 +71,7 @@ fn build() -> Result<(), String> {
     let all = own.iter().chain(&loaded).chain(&planted).chain(&collectives);
     let stale: Vec<&Unit> = all.filter(|unit| changed(&unit.object) <= changed(&unit.source).max(newest)).collect();
     let includes = [here.join("src"), kernels.clone()];
-    compile::two_at_a_time(&stale, |unit| compile::compile(&compiler, unit.kind, &[], &includes, &unit.source, &unit.object))?;
+    compile::two_at_a_time(&stale, |unit| compile::compile(&compiler, unit.kind, &includes, &unit.source, &unit.object))?;
 
     let library = driver.join("libcuda.so.1");
     let objects: Vec<&Path> = own.iter().map(|unit| unit.object.as_path()).collect();

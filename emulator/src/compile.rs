@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// What every unit gets. No contraction: a multiply-add is fused where the source says so, and only there.
 const COMMON: &[&str] =
-    &["-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra"];
+    &["-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-g1", "-Wall", "-Wextra"];
 
 /// What a unit is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,7 @@ pub enum Kind {
 /// Checks that the compiler puts into kernels, whose handlers are in `src/faults.cpp`. The device language has no warnings of its
 /// own for unsigned indices and `#pragma unroll`.
 const KERNEL: &[&str] = &[
+    "-O2",
     "-fsanitize=alignment,bounds,shift-exponent,float-cast-overflow,signed-integer-overflow",
     "-fno-sanitize-recover=all",
     "-Wno-unknown-pragmas",
@@ -36,8 +37,10 @@ const KERNEL: &[&str] = &[
     "c++",
 ];
 
-/// PTX wraps integers, and says nothing of what is signed. Registers of a branch may be set and not read.
+/// PTX wraps integers, and says nothing of what is signed. Registers of a branch may be set and not read. nvcc has optimised already:
+/// with -O2 g++ takes 98 s for the largest file in place of 18 s, and the tests then take no less time.
 const TRANSLATED: &[&str] = &[
+    "-Og",
     "-fwrapv",
     "-fsanitize=alignment",
     "-fno-sanitize-recover=all",
@@ -55,7 +58,7 @@ pub const NCCL_LINK: &[&str] = &["-Wl,-soname,libnccl.so.2", "-Wl,-z,defs", "-lp
 impl Kind {
     pub fn flags(self) -> Vec<&'static str> {
         let (own, check): (&[&str], &[&str]) = match self {
-            Kind::Driver => (&["-fwrapv"], &[]),
+            Kind::Driver => (&["-O2", "-fwrapv"], &[]),
             Kind::KernelText => (KERNEL, &[]),
             Kind::KernelTextRaces => (KERNEL, &["-fsanitize=thread"]),
             Kind::Translated => (TRANSLATED, &[]),
@@ -66,13 +69,13 @@ impl Kind {
     }
 }
 
-/// Makes an object of a source, with further flags behind those of its kind.
+/// Makes an object of a source, with the flags of its kind.
 ///
 /// # Errors
 /// The compiler's command and words.
-pub fn compile(compiler: &str, kind: Kind, flags: &[&str], includes: &[PathBuf], source: &Path, object: &Path) -> Result<(), String> {
+pub fn compile(compiler: &str, kind: Kind, includes: &[PathBuf], source: &Path, object: &Path) -> Result<(), String> {
     let mut command = Command::new(compiler);
-    command.args(kind.flags()).args(flags);
+    command.args(kind.flags());
     for include in includes {
         command.arg("-I").arg(include);
     }

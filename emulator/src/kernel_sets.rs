@@ -3,6 +3,7 @@
 //! The set of the text without a check is made by `build.rs`. Each other one has a folder of its own beside it, is made when a test
 //! asks for it, and made again when something that it is made of has changed.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
@@ -87,7 +88,9 @@ pub fn make(engine: &Engine, check: Check, root: &Path, driver: &Path) -> Result
     let lock = folder.join("lock");
     let turn = fs::File::create(&lock).and_then(|file| file.lock().map(|()| file)).map_err(|e| format!("{}: {e}", lock.display()))?;
     let made_of = made_of(engine, check, root)?;
-    let sources = files(&kernels, "cu");
+    let mut sources = files(&kernels, "cu");
+    // The longest first: it takes as long as the others together, and as the last would keep one core busy.
+    sources.sort_by_key(|source| Reverse(fs::metadata(source).map_or(0, |about| about.len())));
     compile::two_at_a_time(&sources, |source| {
         let text = fs::read(source).map_err(|e| format!("{}: {e}", source.display()))?;
         let mut hash = made_of.clone();
@@ -98,7 +101,7 @@ pub fn make(engine: &Engine, check: Check, root: &Path, driver: &Path) -> Result
         if library.is_file() && fs::read_to_string(&stamp).is_ok_and(|old| old == hash) {
             return Ok(());
         }
-        library_of((engine, check), root, &kernels, source, driver, &[], &library)?;
+        library_of((engine, check), root, &kernels, source, driver, &library)?;
         fs::write(&stamp, hash).map_err(|e| format!("{}: {e}", stamp.display()))
     })?;
     for library in files(&folder, "so") {
@@ -148,7 +151,6 @@ pub fn library_of(
     kernels: &Path,
     source: &Path,
     driver: &Path,
-    flags: &[&str],
     library: &Path,
 ) -> Result<(), String> {
     let translated = library.with_extension("cpp");
@@ -162,7 +164,7 @@ pub fn library_of(
         }
     };
     let (object, includes) = (library.with_extension("o"), [root.join("emulator/src"), kernels.to_path_buf()]);
-    compile::compile(env!("STANDIN_CXX"), kind(engine, check), flags, &includes, unit, &object)?;
+    compile::compile(env!("STANDIN_CXX"), kind(engine, check), &includes, unit, &object)?;
     compile::link(env!("STANDIN_CXX"), &[&object, &driver.join("libcuda.so.1")], library, &["-Wl,-z,defs"])
 }
 

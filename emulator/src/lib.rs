@@ -55,8 +55,7 @@ fn root() -> &'static Path {
 #[doc(hidden)]
 pub fn compiled_kernels(kernels: &Path, file: &str, architecture: &str, check: Check, library: &Path) -> Result<(), String> {
     let engine = Engine::Ptx(architecture.into());
-    // They are for a test or two: -Og compiles those of Hopper in 14 s, -O2 in more than a minute.
-    kernel_sets::library_of((&engine, check), root(), kernels, &kernels.join(file), driver(), &["-Og"], library)
+    kernel_sets::library_of((&engine, check), root(), kernels, &kernels.join(file), driver(), library)
 }
 
 /// The same of the kernels' text.
@@ -65,7 +64,7 @@ pub fn compiled_kernels(kernels: &Path, file: &str, architecture: &str, check: C
 /// What the compiler says.
 #[doc(hidden)]
 pub fn text_kernels(kernels: &Path, file: &str, library: &Path) -> Result<(), String> {
-    kernel_sets::library_of((&Engine::Text, Check::None), root(), kernels, &kernels.join(file), driver(), &[], library)
+    kernel_sets::library_of((&Engine::Text, Check::None), root(), kernels, &kernels.join(file), driver(), library)
 }
 
 /// Makes a driver in `folder` in which `source` takes the place of the file of its name in `src/`; its kernels are those of this one.
@@ -75,7 +74,7 @@ pub fn text_kernels(kernels: &Path, file: &str, library: &Path) -> Result<(), St
 #[doc(hidden)]
 pub fn changed_driver(source: &Path, folder: &Path) -> Result<(), String> {
     let object = folder.join(source.file_name().unwrap_or_default()).with_extension("o");
-    compile::compile(env!("STANDIN_CXX"), compile::Kind::Driver, &[], &[root().join("emulator/src")], source, &object)?;
+    compile::compile(env!("STANDIN_CXX"), compile::Kind::Driver, &[root().join("emulator/src")], source, &object)?;
     let mut objects = compile::files(&driver().join("objects"), "o");
     objects.retain(|other| other.file_name() != object.file_name());
     let inputs: Vec<&Path> = objects.iter().map(PathBuf::as_path).chain([object.as_path()]).collect();
