@@ -214,6 +214,9 @@ def report(cases, runs, args, date):
     versions = {name: run["result"][name] for run in runs for name in ("torch", "spikingjelly") if name in run["result"]}
     machines = sorted({f"{run['machine']['processor']}, {run['machine']['cores']} cores, {run['machine']['memory_gib']} GiB" for run in runs})
     commits = sorted({run["commit"] for run in runs})
+    # The program may be older than the repository that runs it; lines of before 2026-12-01 do not say of which commit it is.
+    programs = sorted({run["program"] for run in runs if "program" in run})
+    of_programs = f" built of {', '.join(programs)}" if programs else ""
     data = args.data_name or ("the full Fashion-MNIST (60,000 + 10,000 images)" if args.data_dir else "fashion-mnist-3k (2,500 + 500 images)")
     has_best = settings["epochs"] > 1
     columns = ["method", "neuron", "T", "readout", "weight gradient", "weight bits", "seeds", "accuracy", *(["best"] if has_best else []),
@@ -238,8 +241,8 @@ def report(cases, runs, args, date):
         "",
         "## How",
         "",
-        f"- {'; '.join(machines)} ({processor_detail()}), {settings['threads']} threads.",
-        f"- Repository at {', '.join(commits)}; {args.dsr_version}; PyTorch {versions.get('torch', 'not run')},"
+        f"- {'; '.join(machines)} ({processor_detail()}), {settings['threads']} thread{'s' if settings['threads'] != 1 else ''}.",
+        f"- Repository at {', '.join(commits)}; {args.dsr_version}{of_programs}; PyTorch {versions.get('torch', 'not run')},"
         f" SpikingJelly {versions.get('spikingjelly', 'not run')}.",
         f"- All methods: SGD with momentum 0.9 and weight decay 5e-4, lr {settings['lr']} by a cosine that goes down after every {settings['lr_decay']}, {settings['warmup']} warm-up steps,"
         f" crop with padding {settings['crop_pad']}, flip.",
@@ -293,6 +296,7 @@ def main():
     date, out = prepare(args)
     machine = {"processor": processor(), "cores": os.cpu_count(), "memory_gib": round(memory_gib())}
     common = {"settings": settings_of(args), "machine": machine, "dsr": args.dsr_version}
+    program = json.loads(first_line([args.dsr, "info", "-o", "json"])).get("commit") or "no commit"
     path = out / "accuracy.jsonl"
     finished = {key(run) for run in read_runs(path)}
     # Seed by seed, so that a table of all cases is there early.
@@ -302,6 +306,8 @@ def main():
         if key(run) in finished:
             continue
         run["commit"] = first_line(["git", "describe", "--always", "--dirty"])
+        if case.method.startswith("dsr"):
+            run["program"] = program
         run["load_before"] = os.getloadavg()[0]
         run["result"] = result = train(case, seed, args)
         with open(path, "a", encoding="utf-8") as log:
