@@ -166,6 +166,11 @@ fn a_seed_that_would_divide_a_set_anew_is_refused() {
     assert!(!root.join("c.safetensors").exists() && !root.join("page.html").exists());
     ok(root, "calibrate --checkpoint ann --seed 3 --device cpu -q --out c.safetensors");
     ok(root, "profile --checkpoint run --seed 3 --device cpu --steps 1 --warmup 0 -q");
+    // A batch of the training is more than the six test images.
+    let infer = "profile --checkpoint run --mode infer --steps 1 --warmup 0 --device cpu";
+    assert_eq!(json(&ok(root, &format!("{infer} -o json")).0)["config"]["batch"], 6);
+    let (code, _, stderr) = dsr(root, &format!("{infer} -b 7"));
+    assert!(code == 2 && stderr.contains("batch: 7 is more than the 6 test images of images heap; lower -b"), "{stderr}");
     // A further run may be what is wanted: it is told.
     for (seed, is_told) in [(3, false), (0, true)] {
         let (_, stderr) = ok(root, &format!("train {set} {TINY} --init-from c.safetensors --seed {seed} --out further{seed}"));

@@ -75,6 +75,7 @@ fn a_dry_run_resolves_and_touches_nothing() {
         ("-d imagenet --data-dir nowhere --cutout 225", "error: cutout: 225 is "),
         ("-d cifar10 --data-dir nowhere --cutout 33", "error: cutout: 33 is "),
         ("-d images --data-dir nowhere --image-size 64 --model vgg11", "error: input size: [64, 64]: "),
+        ("-d digits-8x8 --data-dir .", "error: data-dir: digits-8x8 is built in and reads no folder: leave --data-dir . out"),
     ];
     for (flags, problem) in cases {
         for dry in ["--dry-run", ""] {
@@ -85,6 +86,16 @@ fn a_dry_run_resolves_and_touches_nothing() {
         }
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // A folder in which no new run begins.
+    std::fs::write(folder.path().join("notes.txt"), "").unwrap();
+    for dry in ["--dry-run", ""] {
+        let output = dsr(folder.path(), &format!("train -d digits-8x8 --out . {dry}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.code() == Some(1) && stderr.starts_with("error: .: holds notes.txt, and a new run begins in"),
+            "{dry}: {stderr}"
+        );
+    }
 }
 
 /// Chance is 10 %; the numbers of whole runs are in docs/thresholds.md.

@@ -96,7 +96,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
     args.html.iter().try_for_each(|file| html.check(file))?;
     outputs::check_apart(&[("html", args.html.as_deref()), ("trace", args.trace.as_deref())])?;
     let checkpoint = args.checkpoint.as_deref().map(settings::checkpoint_file);
-    let (config, is_random) = config(global, &args, checkpoint.as_deref())?;
+    let (mut config, is_random) = config(global, &args, checkpoint.as_deref())?;
     config.check()?;
     if let Some(ranks) = args.ranks.filter(|&ranks| ranks > 1) {
         let problem = match args.mode {
@@ -121,6 +121,9 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
         if let Some(path) = &checkpoint {
             settings::tell_division(global, path, &config, &dataset)?;
+        }
+        if args.mode == Work::Infer && args.batch.is_none() {
+            config.batch = config.batch.min(dataset.test.len()); // a batch of the training may be more
         }
         Images::Dataset(Arc::new(dataset))
     };

@@ -25,7 +25,7 @@ use crate::spelling::one_line;
 use crate::training::checkpoint;
 use crate::training::metrics::EpochMetrics;
 use crate::training::plan::{Out, plan, run_folders};
-use crate::training::run_folder::{Access, RunFolder};
+use crate::training::run_folder::{self, Access, RunFolder};
 use crate::training::{self, End, Hooks, Origin, Run, THRESHOLD_SAMPLES};
 
 /// Trains as asked.
@@ -69,6 +69,9 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     training::check_known(&planned.config)?;
     if args.dry_run {
         planned.config.check()?;
+        if let Out::New(path) = &planned.out {
+            run_folder::check_free(path)?;
+        }
         if !is_first {
             return Ok(DONE);
         }

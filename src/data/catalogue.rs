@@ -283,6 +283,21 @@ pub fn is_built_in(name: &str) -> bool {
     CATALOGUE.iter().any(|entry| entry.name == name && is_inside(&entry.source))
 }
 
+/// Refuses a folder for a set that reads none.
+///
+/// # Errors
+/// [`Error::Config`] naming `data-dir`.
+pub fn refuse_folder(name: &str, data_dir: Option<&Path>) -> Result<()> {
+    match data_dir.filter(|_| is_built_in(name)) {
+        None => Ok(()),
+        Some(folder) => {
+            let folder = folder.display();
+            let problem = format!("{name} is built in and reads no folder: leave --data-dir {folder} out, or choose another --dataset");
+            Err(Error::config("data-dir", problem))
+        }
+    }
+}
+
 /// Height, width and channels of the images of a published set, where no setting says them.
 pub fn published_shape(name: &str) -> Option<[usize; 3]> {
     CATALOGUE.iter().find(|entry| entry.name == name)?.published.as_ref()?.shape
@@ -329,11 +344,7 @@ impl Entry {
     fn read(&self, data_dir: Option<&Path>, reading: &Reading) -> Result<Dataset> {
         let name = self.name;
         let classes: Vec<String> = self.classes.iter().map(ToString::to_string).collect();
-        if let (Source::BuiltInIdx(_) | Source::BuiltInCifar { .. }, Some(folder)) = (&self.source, data_dir) {
-            let problem =
-                format!("{name} is built in and reads no folder: leave --data-dir {} out, or choose another --dataset", folder.display());
-            return Err(Error::config("data-dir", problem));
-        }
+        refuse_folder(name, data_dir)?;
         // Names the files of a built-in set in errors; only a damaged source tree could bring them up.
         let built_in = |file: &str| PathBuf::from(format!("{name} (built in)/{file}"));
         let from_disk = |hint: &str| {

@@ -60,7 +60,7 @@ pub fn check_batch(dataset: &Dataset, batch: usize) -> Result<()> {
     match batch {
         0 => Err(Error::config("batch", "a batch needs at least one image")),
         _ if batch > images => {
-            let problem = format!("{batch} is more than the {images} training images of {}; lower -b", dataset.name);
+            let problem = format!("{batch} is more than the {images} training images of {}; lower -b", dataset.label());
             Err(Error::config("batch", problem))
         }
         _ => Ok(()),

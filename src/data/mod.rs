@@ -48,7 +48,7 @@ pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
 pub use camera::{MAX_SENSOR, Size};
-pub use catalogue::{has_recordings, is_built_in, is_own, names, published_shape};
+pub use catalogue::{has_recordings, is_built_in, is_own, names, published_shape, refuse_folder};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
 pub use hold_out::hold_out;

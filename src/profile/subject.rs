@@ -52,7 +52,8 @@ impl Subject {
         if let Images::Dataset(dataset) = &images {
             check_batch(dataset, config.batch)?;
             if work == Work::Infer && config.batch > dataset.test.len() {
-                let problem = format!("{} is more than the {} test images of {}", config.batch, dataset.test.len(), dataset.name);
+                let problem =
+                    format!("{} is more than the {} test images of {}; lower -b", config.batch, dataset.test.len(), dataset.label());
                 return Err(Error::config("batch", problem));
             }
         }

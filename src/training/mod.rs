@@ -25,7 +25,7 @@ use self::measure::{measure, measure_average};
 use self::metrics::EpochMetrics;
 use self::replicas::check_replicas;
 use self::run_folder::RunFolder;
-use crate::data::{Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
+use crate::data::{self, Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
@@ -175,13 +175,14 @@ pub fn check_device(config: &Config, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a network, or changes of samples, that do not suit the size of the samples, where settings alone tell it: before files are
-/// listed or converted.
+/// Refuses a folder that the data set does not read, and a network, or changes of samples, that do not suit the size of the samples, where
+/// settings alone tell it: before files are listed or converted.
 ///
 /// # Errors
 /// [`Error::Config`] naming the setting.
 pub fn check_known(config: &Config) -> Result<()> {
     const CLASSES: usize = 10; // any number suits every network
+    data::refuse_folder(&config.dataset, config.data_dir.as_deref())?;
     let Some(shape) = config.known_shape() else { return Ok(()) };
     config.augment().check(shape)?;
     models::build(&config.architecture(), shape, CLASSES).map(drop)

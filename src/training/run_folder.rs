@@ -357,7 +357,10 @@ impl RunFolder {
 }
 
 /// Refuses a folder that a new run could harm.
-fn check_free(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::File`] saying what is in it.
+pub fn check_free(path: &Path) -> Result<()> {
     match standing(path)? {
         Standing::Free | Standing::Begun => Ok(()),
         Standing::Run(_) => Err(Error::file(path, "already holds a run: use --resume auto or another --out")),
