@@ -50,3 +50,19 @@ fn a_wrong_name_brings_the_one_that_was_meant() {
     ok(folder.path(), "train -d fashion-mnist --neuron LIF --dry-run");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), files.len(), "nothing was begun");
 }
+
+/// Aliases with underscores are for other programs' command lines, and no flag of another command is the name of a file.
+#[test]
+fn a_tip_is_a_flag_of_help() {
+    let folder = tempdir().unwrap();
+    let cases = [
+        ("train --dry-run --batchsize 8", "tip: a similar argument exists: '--batch-size'"),
+        ("train --dry-run --checkpoint r", "tip: a similar argument exists: '--checkpoint-every'"),
+        ("classify a.png --weight-bits 8", "error: unexpected argument '--weight-bits' found"),
+    ];
+    for (line, tip) in cases {
+        let output = dsr(folder.path(), line);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(tip) && !stderr.contains("as a value"), "dsr {line}: {stderr}");
+    }
+}

@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use anyhow::Context;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::device::{Device, Gpu, driver, threads};
@@ -227,12 +228,27 @@ fn parse() -> std::result::Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command.try_get_matches_from_mut(std::env::args_os())?).map_err(|error| error.format(&mut command))
 }
 
+/// The same error, whose tip spells a flag as help does, not as an alias with underscores, and takes no flag for the name of a file.
+fn with_plain_tips(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::SuggestedArg) {
+        let flag = flag.replace('_', "-");
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(flag));
+    }
+    if let Some(ContextValue::StyledStrs(mut tips)) = error.remove(ContextKind::Suggested) {
+        tips.retain(|tip| !tip.to_string().contains("as a value, use"));
+        if !tips.is_empty() {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+        }
+    }
+    error
+}
+
 /// Parses the command line, runs it and says how it went.
 pub fn main() -> ExitCode {
     stop::survive_file_limits();
     #[cfg(unix)]
     start_without_stubs();
-    let code = match parse() {
+    let code = match parse().map_err(with_plain_tips) {
         Ok(cli) => run(cli).unwrap_or_else(|error| {
             complain(&error_line(&error));
             if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }
