@@ -232,6 +232,7 @@ pub fn main() -> ExitCode {
     stop::survive_file_limits();
     #[cfg(unix)]
     start_without_stubs();
+    stop::end_with_a_line();
     let code = match parse() {
         Ok(cli) => run(cli).unwrap_or_else(|error| {
             complain(&error_line(&error));
