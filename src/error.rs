@@ -45,10 +45,24 @@ fn is_dead_link(path: &Path, source: &std::io::Error) -> bool {
 fn reading_hint(path: &Path, source: &std::io::Error) -> &'static str {
     match source.kind() {
         _ if is_dead_link(path, source) => DEAD_LINK,
-        ErrorKind::NotFound => "; check the path",
+        _ if is_circle(source) => "; a link leads back to itself: mend it, or name another",
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename => "; check the path",
         ErrorKind::PermissionDenied => "; allow reading it, or name another",
+        // The rest is what became of the disk, or of a file of the system's that is none.
+        _ if source.raw_os_error().is_some() => "; get it again, or name another",
         _ => "",
     }
+}
+
+/// Whether following links came to no end. The standard library has no stable name for this.
+#[cfg(unix)]
+fn is_circle(source: &std::io::Error) -> bool {
+    source.raw_os_error() == Some(libc::ELOOP)
+}
+
+#[cfg(not(unix))]
+fn is_circle(_source: &std::io::Error) -> bool {
+    false
 }
 
 fn kept(checkpoint: &Option<PathBuf>) -> String {

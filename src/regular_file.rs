@@ -1,7 +1,7 @@
 //! Files that are read: regular ones only, since a pipe may keep its reader waiting for ever and a device need not have an end.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -42,9 +42,10 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
 /// The same as text.
 ///
 /// # Errors
-/// As [`read`]; [`Error::Io`] for bytes that are no UTF-8.
+/// As [`read`]; [`Error::File`] for bytes that are no UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
-    String::from_utf8(read(path, most)?).map_err(|e| Error::io(path)(std::io::Error::new(ErrorKind::InvalidData, e.utf8_error())))
+    String::from_utf8(read(path, most)?)
+        .map_err(|e| Error::file(path, format!("is no text ({}): save it as UTF-8, or name another file", e.utf8_error())))
 }
 
 #[cfg(test)]

@@ -298,6 +298,7 @@ fn a_decision_is_the_last_change() {
         ],
         first_spikes: vec![Some(1), None, Some(3)],
         labels: vec![2, 0, 3],
+        not_finite: None,
     };
     assert_eq!([0, 1, 2].map(|sample| decisions.decision(sample)), [1, 4, 3]);
     assert_eq!((decisions.mean_decision(), decisions.mean_first_spike()), (8.0 / 3.0, Some(2.0)));

@@ -24,6 +24,7 @@ fn cases() -> Vec<(Config, [usize; 3])> {
     vec![
         (config("preact-resnet", &[32, 64], NeuronKind::If, 20, 32), [32, 32, 3]),
         (config("preact-resnet", &[33, 70], NeuronKind::Lif, 7, 50), [28, 28, 1]),
+        (config("preact-resnet", &[8], NeuronKind::If, 2, 4096), [28, 28, 1]),
         (Config { optimizer: OptimizerKind::Adam, ..config("preact-resnet20", &[], NeuronKind::If, 1, 64) }, [32, 32, 3]),
         (Config { weight_bits: 8, dropout: 0.1, ..config("vgg11", &[], NeuronKind::Lif, 6, 8) }, [48, 48, 2]),
         (config("imagenet-resnet18", &[], NeuronKind::If, 3, 16), [96, 96, 3]),

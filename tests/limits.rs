@@ -3,6 +3,8 @@
 
 #[path = "support/broken_files.rs"]
 mod broken_files;
+#[path = "support/own_sets.rs"]
+mod own_sets;
 
 use std::fs;
 use std::path::Path;
@@ -127,11 +129,16 @@ fn numbers_end_at_their_bounds_wherever_they_come_from() {
             "data info --config huge.toml".into(),
             "profile --config huge.toml".into(),
             "bench throughput --config huge.toml".into(),
-            "eval --checkpoint huge.safetensors".into(),
-            "train --resume huge.safetensors --out new".into(),
-            "bench decision --checkpoint huge.safetensors".into(),
         ];
         lines.iter().for_each(|line| refused(at, line, 2, &[&problem]));
+        // Of a file, they are no flag of the user's.
+        let problem = problem.replace("error: ", "error: huge.safetensors: has damaged metadata \"config\" (");
+        let lines = [
+            "eval --checkpoint huge.safetensors",
+            "train --resume huge.safetensors --out new",
+            "bench decision --checkpoint huge.safetensors",
+        ];
+        lines.iter().for_each(|line| refused(at, line, 1, &[&problem, "use another checkpoint"]));
     }
 }
 
@@ -221,6 +228,35 @@ fn memory_is_asked_for_before_it_is_taken() {
     check_refused(&threads, "--loaders 256", 2, &["loaders: 256", "take fewer"]);
 }
 
+/// The samples that a trained network is shown are not read where they do not fit.
+#[test]
+fn memory_is_asked_for_before_samples_are_read() {
+    let folder = tempdir().unwrap();
+    let at = folder.path();
+    for (set, tested) in [("small", 4), ("large", 20_000)] {
+        fs::create_dir(at.join(set)).unwrap();
+        let array = |name: &str, sizes: &[usize], values: &[u8]| {
+            let file = at.join(set).join(name);
+            fs::write(&file, own_sets::npy("|u1", sizes, values)).unwrap();
+            let zeros = sizes.iter().product::<usize>() - values.len(); // a hole
+            let length = file.metadata().unwrap().len() + zeros as u64;
+            fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length).unwrap();
+        };
+        array("x_train.npy", &[2, 64, 64], &[9, 7]);
+        array("y_train.npy", &[2], &[0, 1]);
+        array("x_test.npy", &[tested, 64, 64], &[]);
+        array("y_test.npy", &[tested], &[]);
+    }
+    ok(at, "train -d arrays --data-dir small --widths 4 --blocks 1 -T 1 -b 2 --crop-pad 0 --epochs 1 --threads 1 -q --out run");
+    for (line, needed) in [
+        ("latency --checkpoint run --data-dir large -b 20000", "with batch 20000 needs at least "),
+        ("decision --checkpoint run --data-dir large", "20000 images needs at least 328 MB"),
+    ] {
+        let line = format!("bench {line} --repeats 1 --warmup 0 --threads 1 -q");
+        check_refused(&limited(at, "350000", &line), &line, 2, &["memory: ", needed, " MB are free: "]);
+    }
+}
+
 #[test]
 fn only_regular_files_are_read() {
     let folder = folder_with(&[("long.toml", &"lr = 0.1\n".repeat(1 << 17)), ("bytes.toml", "\u{0}")]);
@@ -252,6 +288,18 @@ fn only_regular_files_are_read() {
     refused(at, "train --config run", 1, &["run: is a folder"]);
     refused(at, "train --config long.toml", 1, &["long.toml: has more than 1048576 bytes"]);
     refused(at, "train --config bytes.toml", 2, &["bytes.toml: line 1"]);
+    // What the system says is not all that is said.
+    let bench = "bench latency --widths 4 --blocks 1 -T 1 --image 8x8x1 --repeats 1 --warmup 0 --baseline";
+    std::os::unix::fs::symlink("loop.toml", at.join("loop.toml")).unwrap();
+    fs::write(at.join("latin1"), b"{\"name\": \"\xe4\"}").unwrap();
+    let circle = "loop.toml: Too many levels of symbolic links (os error 40); a link leads back to itself: mend it, or name another";
+    for line in ["train --config", "eval --checkpoint", bench] {
+        refused(at, &format!("{line} loop.toml"), 1, &[circle]);
+    }
+    refused(at, &format!("{bench} /proc/self/mem"), 1, &["/proc/self/mem: Input/output error (os error 5); get it again, or name another"]);
+    refused(at, &format!("{bench} latin1"), 1, &["latin1: is no JSON", "give what the same command printed with -o json"]);
+    refused(at, "train --config latin1", 1, &["latin1: is no text (invalid utf-8", "save it as UTF-8, or name another file"]);
+    refused(at, "train --config long.toml/x", 1, &["long.toml/x: Not a directory (os error 20); check the path"]);
 }
 
 #[test]

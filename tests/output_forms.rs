@@ -65,6 +65,17 @@ fn every_result_has_every_form() {
 }
 
 /// A build without nvcc has no kernels, and its table no rows; of one with nvcc a unit test of `Records` shows that.
+/// With `--quiet` what stands above a list of pictures is left out, so that each line is a result.
+#[test]
+fn quiet_pictures_are_lines_of_results() {
+    let folder = trained();
+    let at = folder.path();
+    ok(at, "data sheet -d digits-8x8 --out sheet.png -q");
+    let [loud, quiet] = ["", " -q"].map(|flag| ok(at, &format!("classify sheet.png --checkpoint run{flag}")).0);
+    assert!(quiet.starts_with("sheet.png: ") && quiet.lines().count() == 1, "{quiet}");
+    assert!(loud.ends_with(&quiet) && loud.lines().count() > 1, "{loud}");
+}
+
 #[test]
 fn a_table_without_rows_has_its_columns() {
     let folder = tempdir().unwrap();

@@ -79,8 +79,9 @@ impl Baseline {
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] if it cannot be read, or is the result of something else.
     pub fn read(path: &Path, schema: &str, version: u32) -> Result<Baseline> {
-        let text = regular_file::read_text(path, MOST_BYTES)?;
-        let document: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, format!("is no JSON: {e}")))?;
+        let bytes = regular_file::read(path, MOST_BYTES)?;
+        let document: Value = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::file(path, format!("is no JSON ({e}); give what the same command printed with -o json")))?;
         let found = &document["schema"];
         if found["name"] != schema || found["version"] != version {
             let got = if found.is_object() { found.to_string() } else { "no schema".into() };

@@ -20,6 +20,8 @@ pub struct Decisions {
     pub first_spikes: Vec<Option<usize>>,
     /// Classes `[N]`; empty for random images.
     pub labels: Vec<u32>,
+    /// The first sample with a logit that is no finite number, whose predictions are none.
+    pub not_finite: Option<usize>,
 }
 
 /// What is known after `t` steps.
@@ -59,6 +61,8 @@ impl Decisions {
         if network.readout() == Readout::Current {
             let forward = network.forward(input, Mode::Eval, |layer| layer + 1 == last)?;
             let logits = network.currents_by_step(input, &forward)?;
+            let bad = logits.iter().position(|logit| !logit.is_finite());
+            self.not_finite = self.not_finite.or(bad.map(|at| start + at / (self.time_steps * network.classes)));
             let of_samples = &mut self.predictions[start * self.time_steps..];
             of_samples.iter_mut().zip(logits.chunks_exact(network.classes)).for_each(|(p, logits)| *p = first_largest(logits) as u32);
             return Ok(());
@@ -69,6 +73,8 @@ impl Decisions {
         for t in 1..=self.time_steps {
             let prefix = spikes.first_steps(t);
             let logits = readout(neuron, threshold, &neuron.step_weights(t), &prefix);
+            let bad = logits.iter().position(|logit| !logit.is_finite());
+            self.not_finite = self.not_finite.or(bad.map(|at| start + at / network.classes));
             for (b, logits) in logits.chunks_exact(network.classes).enumerate() {
                 self.predictions[(start + b) * self.time_steps + t - 1] = first_largest(logits) as u32;
                 let fired = (0..spikes.positions).any(|p| prefix.position(b, p)[(t - 1) * prefix.words()..].iter().any(|word| *word != 0));

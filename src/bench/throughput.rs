@@ -257,7 +257,7 @@ impl RandomImages {
 }
 
 /// Refuses more images than fit into memory, `samples` times `values`.
-fn check_room(samples: usize, values: usize) -> Result<()> {
+pub(super) fn check_room(samples: usize, values: usize) -> Result<()> {
     let bytes = (samples as u64).saturating_mul(values as u64).saturating_mul(4);
     Room::now().check(Bytes { written: bytes, reserved: 0 }, &format!("{samples} images"), "take fewer, or smaller ones")
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::throughput::check_room;
 use crate::data::{Dataset, Loader};
 use crate::error::Result;
 
@@ -30,9 +31,10 @@ impl Trained {
     /// Reads up to `most` samples; the parameters stay in the file.
     ///
     /// # Errors
-    /// That of a sample that cannot be read.
+    /// That of a sample that cannot be read; [`crate::error::Error::Config`] for more of them than fit into memory.
     pub fn first(path: &Path, dataset: &Arc<Dataset>, most: usize) -> Result<Trained> {
         let wanted = most.min(dataset.test.len());
+        check_room(wanted, dataset.sample_values())?;
         let (mut images, mut labels, frames) = (Vec::new(), Vec::new(), dataset.frames);
         let mut loader = Loader::test(Arc::clone(dataset), AT_ONCE);
         for batch in &mut loader {

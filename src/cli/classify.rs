@@ -28,7 +28,7 @@ const MAX_TOP: usize = 1_000_000;
 /// Says what a trained network takes new pictures for.
 ///
 /// A line a picture: its file, the class that comes first, and the softmax of the logits as a percentage, which is what the loss of the
-/// training takes for the share of a class; it is not calibrated. Predictions are those of `dsr eval`.
+/// training takes for the share of a class; it is not calibrated. Predictions are those of `dsr eval`. With --quiet these lines are all.
 ///
 /// A picture is brought to the size and the channels that the network was trained on: as its settings say for imagenet and images, else the
 /// shorter side is resized and the middle cut out. One that cannot be read is named on stderr, the others are classified, and the exit
@@ -175,7 +175,7 @@ impl Shown<'_> {
     ) -> Result<(Vec<Classified>, usize)> {
         let (pixels, progress) = (pixels(self.card), Progress::new(global, files.len()));
         let (mut all, mut ties) = (Vec::new(), 0);
-        if global.output == Output::Text {
+        if global.output == Output::Text && !global.quiet {
             say_lines(&self.headline());
         }
         let mut batches = files.chunks(batch);
@@ -192,6 +192,9 @@ impl Shown<'_> {
                 evaluation.logits = network.finish_evaluation()?.logits;
                 evaluation.currents = if self.args.ties == Ties::Current { network.output_currents(samples)? } else { Vec::new() };
             }
+            let decoded = batch.files.iter().zip(&batch.errors).filter(|(_, error)| error.is_none());
+            let name = |index| decoded.map(|(file, _)| file.display().to_string()).nth(index).unwrap_or_default();
+            evaluation.check_logits(self.path, name)?;
             ties += evaluation.ties();
             let mut places = 0..samples;
             for (path, error) in batch.files.iter().zip(batch.errors) {

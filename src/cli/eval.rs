@@ -149,7 +149,9 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         if dataset.has_frames() && dataset.frames != time_steps {
             dataset = Arc::new(dataset::ready(global, &Config { time_steps, ..config.clone() })?);
         }
-        results.push(measure(&mut network, &dataset, config.batch, &args, &Progress::new(global, dataset.test.len()))?);
+        let measured = measure(&mut network, &dataset, config.batch, &args, &Progress::new(global, dataset.test.len()))?;
+        measured.evaluation.check_logits(&path, |index| format!("test sample {index}"))?;
+        results.push(measured);
     }
     if let Some(file) = &args.predictions {
         let table = predictions::csv(&results[0].evaluation, &dataset).map_err(|e| Error::file(file, e.to_string()))?;

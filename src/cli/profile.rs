@@ -150,9 +150,9 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         let config = Config { batch: subject.config.batch.min(most), ..subject.config.clone() };
         let mut fresh = Subject::new(Work::Infer, config, images, checkpoint.as_deref(), &Device::Cpu)?;
         profile.activity = Some(activity(&mut fresh)?);
-        if let (true, Some(dataset)) = (checkpoint.is_some(), subject.dataset()) {
+        if let (Some(path), Some(dataset)) = (&checkpoint, subject.dataset()) {
             fresh.network.place(&device)?;
-            profile.accuracy = Some(accuracy_by_steps(&mut fresh.network, dataset, fresh.config.batch)?);
+            profile.accuracy = Some(accuracy_by_steps(path, &mut fresh.network, dataset, fresh.config.batch)?);
         }
     }
     if let Some(file) = &args.trace {

@@ -1,15 +1,19 @@
 //! Being told to stop: by Ctrl-C, by a batch system, by a terminal that goes away.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Once};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use crate::error::{Error, Result};
 
 /// Set by the first signal.
 static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Default::default);
 
-/// Whether signals are caught.
-static CAUGHT: Once = Once::new();
+/// Whether signals could be caught, where that was tried.
+static CAUGHT: OnceLock<io::Result<()>> = OnceLock::new();
+
+/// What is finished before the end; without it the end is at once.
+static FINISHED: OnceLock<&'static str> = OnceLock::new();
 
 /// What the first signal sets.
 pub fn flag() -> &'static AtomicBool {
@@ -21,13 +25,23 @@ pub fn is_asked() -> bool {
     ASKED.load(Ordering::Relaxed)
 }
 
-/// Asks as the first signal does; before signals are caught it ends the process, as a signal would.
+/// Asks as the first signal does; where nothing is to be finished it ends the process, as a signal would.
 pub fn ask() {
-    if CAUGHT.is_completed() {
+    if FINISHED.get().is_some() {
         ASKED.store(true, Ordering::Relaxed);
     } else {
         std::process::exit(i32::from(super::FAILED));
     }
+}
+
+/// From now on a signal ends the process with a line and the exit code of what was interrupted, between two results and not inside of
+/// one. One that is ignored stays so, and where signals cannot be caught they end the process as ever.
+pub fn end_with_a_line() {
+    #[cfg(unix)]
+    CAUGHT.get_or_init(|| {
+        let wanted: Vec<i32> = SIGNALS.into_iter().filter(|&signal| !is_ignored(signal)).collect();
+        listen(&wanted)
+    });
 }
 
 /// From now on the first signal only sets [`flag`], and is answered by "stopping after `what`"; the second one ends the process.
@@ -35,37 +49,74 @@ pub fn ask() {
 /// # Errors
 /// [`Error::Config`] if the system lets nobody catch signals.
 pub fn catch(what: &'static str) -> Result<()> {
-    let mut outcome = Ok(());
-    CAUGHT.call_once(|| outcome = listen(what));
-    outcome.map_err(|e| Error::config("signals", format!("cannot be caught: {e}")))
+    let refused = |e: &io::Error| Error::config("signals", format!("cannot be caught: {e}"));
+    end_with_a_line();
+    if let Some(Err(e)) = CAUGHT.get() {
+        return Err(refused(e));
+    }
+    listen(&others()).map_err(|e| refused(&e))?;
+    FINISHED.get_or_init(|| what);
+    Ok(())
+}
+
+/// Signals that ask for an end.
+#[cfg(unix)]
+const SIGNALS: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP];
+
+/// Signals that [`end_with_a_line`] leaves alone and [`catch`] does not: a shell has the first one ignored in what it starts behind it. What
+/// nohup ignores it means.
+#[cfg(unix)]
+fn others() -> Vec<i32> {
+    SIGNALS.into_iter().filter(|&signal| signal != libc::SIGHUP && is_ignored(signal)).collect()
 }
 
 #[cfg(unix)]
-fn listen(what: &'static str) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-    use signal_hook::iterator::Signals;
-
-    // nohup has this one ignored, and means it.
-    let wanted: Vec<i32> = [SIGINT, SIGTERM, SIGUSR1].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP)).collect();
+fn listen(signals: &[i32]) -> io::Result<()> {
     // The second one ends the process whatever its threads are waiting for, a terminal that takes no text among them.
-    for &signal in &wanted {
+    for &signal in signals {
         signal_hook::flag::register_conditional_shutdown(signal, i32::from(super::FAILED), ASKED.clone())?;
         signal_hook::flag::register(signal, ASKED.clone())?;
     }
-    let mut signals = Signals::new(wanted)?;
+    if signals.is_empty() {
+        return Ok(());
+    }
+    let mut signals = signal_hook::iterator::Signals::new(signals)?;
     let answer = move || {
-        for _ in signals.forever().filter(|_| super::ranks::prefix().is_empty()) {
-            super::complain(&format!("stopping after {what}; once more to stop at once"));
+        for _ in signals.forever() {
+            match FINISHED.get() {
+                Some(what) => tell(&format!("stopping after {what}; once more to stop at once")),
+                None => end(),
+            }
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(answer).map(drop)
 }
 
-#[cfg(not(unix))]
-fn listen(_what: &'static str) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
+/// One of several processes speaks for all.
+#[cfg(unix)]
+fn tell(text: &str) {
+    if super::ranks::prefix().is_empty() {
+        super::complain(text);
+    }
+}
 
-    for signal in [SIGINT, SIGTERM] {
+/// Ends the process once no result is being printed.
+#[cfg(unix)]
+fn end() {
+    let _printed = io::stdout().lock();
+    let behind_bar = if io::IsTerminal::is_terminal(&io::stderr()) { "\n" } else { "" };
+    tell(&format!("{behind_bar}stopped before the end; results that were printed are whole"));
+    signal_hook::low_level::exit(i32::from(super::FAILED));
+}
+
+#[cfg(not(unix))]
+fn others() -> Vec<i32> {
+    vec![signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM]
+}
+
+#[cfg(not(unix))]
+fn listen(signals: &[i32]) -> io::Result<()> {
+    for &signal in signals {
         signal_hook::flag::register_conditional_shutdown(signal, i32::from(super::FAILED), ASKED.clone())?;
         signal_hook::flag::register(signal, ASKED.clone())?;
     }

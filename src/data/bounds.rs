@@ -8,8 +8,11 @@ pub fn allowed_pixels(bytes: usize) -> u64 {
     STEPS.iter().fold(ANY, |allowed, [per_byte, most]| allowed.max((per_byte * bytes as u64).min(*most)))
 }
 
-/// Holds a size against [`allowed_pixels`].
+/// Holds a size against [`allowed_pixels`]; a picture has at least one, which not every format sees to.
 pub(super) fn check_size(width: u64, height: u64, pixels: u64) -> std::result::Result<(), String> {
+    if width == 0 || height == 0 {
+        return Err(format!("has {width}x{height} pixels, so there is no picture in it; get it again"));
+    }
     if width * height > pixels {
         return Err(format!(
             "promises {width}x{height} pixels, more than the {pixels} that a file of its length may have (docs/data.md); get it again"

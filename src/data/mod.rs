@@ -11,6 +11,7 @@ mod augment;
 pub mod auto_augment;
 mod bounds;
 mod camera;
+mod card;
 mod catalogue;
 pub mod cifar;
 mod class_folders;
@@ -42,12 +43,12 @@ pub mod unlabelled;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 pub use arrays::{ArrayReading, Layout, Values};
 pub use augment::{Augment, Draw, Pixels};
 pub use auto_augment::AutoAugment;
 pub use camera::{MAX_SENSOR, Size};
+pub use card::DataCard;
+pub(crate) use card::is_usable;
 pub use catalogue::{has_recordings, is_built_in, is_own, names, published_shape, refuse_folder};
 pub use cutout::Hole;
 pub use events::{EventReading, EventSplit, Events, FrameRule, Orientation};
@@ -264,43 +265,6 @@ impl Dataset {
     /// Values of a sample, `[frames][H][W][C]`.
     pub fn sample_values(&self) -> usize {
         self.frames * self.shape.iter().product::<usize>()
-    }
-}
-
-/// What a network has to be told of the data it was trained on, to be used without them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataCard {
-    /// Name of the set.
-    pub name: String,
-    /// Height, width, channels.
-    pub shape: [usize; 3],
-    /// Images of a sample: 1, or T.
-    pub frames: usize,
-    /// Name of each class, in the order of the logits.
-    pub classes: Vec<String>,
-    /// The byte that stands for 1.0.
-    pub max_value: u8,
-    /// Mean of each channel, in units of `max_value`.
-    pub mean: Vec<f32>,
-    /// Standard deviation of each channel, in units of `max_value`.
-    pub std: Vec<f32>,
-}
-
-impl DataCard {
-    /// How the classes of a data set differ from these; nothing if they do not.
-    pub fn classes_differ(&self, dataset: &Dataset) -> Option<String> {
-        if self.classes == dataset.classes {
-            return None;
-        }
-        let at =
-            self.classes.iter().zip(&dataset.classes).position(|(a, b)| a != b).unwrap_or(self.classes.len().min(dataset.classes.len()));
-        let name = |classes: &[String]| classes.get(at).map_or("none".to_string(), |name| format!("'{name}'"));
-        let mut sorted = [self.classes.clone(), dataset.classes.clone()];
-        sorted.iter_mut().for_each(|names| names.sort());
-        let how = if sorted[0] == sorted[1] { "the same classes in another order" } else { "other classes" };
-        let (theirs, ours) = (name(&self.classes), name(&dataset.classes));
-        Some(format!("it was trained on {} with {how}: class {at} is {theirs} there and {ours} in {}", self.name, dataset.name))
     }
 }
 

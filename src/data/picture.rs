@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::regular_file;
 
 /// What decodes files of samples. Which files cannot be read is remembered for these versions only.
-pub const DECODERS: &str = "image 0.25.10, image-webp 0.2.4, png 0.18.1, zune-jpeg 0.5.16-rc3, lz4_flex 0.14.2, ruzstd 0.9.1; checks 2";
+pub const DECODERS: &str = "image 0.25.10, image-webp 0.2.4, png 0.18.1, zune-jpeg 0.5.16-rc3, lz4_flex 0.14.2, ruzstd 0.9.1; checks 3";
 
 /// More bytes than a photo has.
 const MAX_BYTES: u64 = 1 << 28;

@@ -8,6 +8,10 @@ use crate::error::{Error, Result};
 /// More bytes than any machine has: sizes below it can be multiplied out in elements without an overflow.
 pub const MOST: u64 = 1 << 50;
 
+/// A part of what the system has that is left to others: they ask for memory, too, and pages of programs that run are counted as free.
+/// Who takes all of it is ended by the system without a word.
+const LEFT_TO_OTHERS: u64 = 16;
+
 /// Bytes that are going to be taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bytes {
@@ -20,7 +24,7 @@ pub struct Bytes {
 /// What is still free; [`MOST`] where the system does not tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes of memory: what the machine has left, and no more than a control group allows.
+    /// Bytes of memory: most of what the machine has left, and no more than a control group allows.
     pub memory: u64,
     /// Bytes of addresses that a limit of the process (`ulimit -v`) leaves.
     pub addresses: u64,
@@ -65,10 +69,14 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.saturating_mul(1024))
 }
 
-/// What the machine can give without taking it from somebody else, and what can be moved to the disk.
+/// What the machine can give without taking it from somebody else, and what can be moved to the disk, less a part.
 fn available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    Some(kilobytes(&text, "MemAvailable:")?.saturating_add(kilobytes(&text, "SwapFree:").unwrap_or(0)))
+    available_of(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available_of(text: &str) -> Option<u64> {
+    let all = kilobytes(text, "MemAvailable:")?.saturating_add(kilobytes(text, "SwapFree:").unwrap_or(0));
+    Some(all - all / LEFT_TO_OTHERS)
 }
 
 /// What the control groups of this process allow it; a part may be taken already.
@@ -114,6 +122,8 @@ mod tests {
         let text = "MemTotal:       24689764 kB\nMemAvailable:   24000000 kB\nSwapFree: 5 kB\n";
         assert_eq!(kilobytes(text, "MemAvailable:"), Some(24_000_000 * 1024));
         assert_eq!(kilobytes(text, "Swap:"), None);
+        // 23.0 of 24.6 GB: a run that takes more may be the one that the system ends.
+        assert_eq!(available_of(text), Some(24_000_005 * 1024 / 16 * 15));
         let room = Room::now();
         assert!(room.memory > 0 && room.addresses > 0 && room.memory <= MOST, "{room:?}");
     }

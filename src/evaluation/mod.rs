@@ -5,10 +5,11 @@ pub mod energy;
 pub mod sketch;
 pub mod synaptic;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::data::{Batch, Dataset, Loader};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::{Forward, Network, Samples};
 use crate::ops::cross_entropy::cross_entropy;
 use crate::ranks::Ranks;
@@ -72,6 +73,17 @@ impl Evaluation {
         powers.into_iter().map(|power| power / sum).collect()
     }
 
+    /// Refuses logits that are no finite numbers; `path` is the file of the network, and `sample` says which sample it is by its number.
+    ///
+    /// # Errors
+    /// That of [`not_finite`].
+    pub fn check_logits(&self, path: &Path, sample: impl FnOnce(usize) -> String) -> Result<()> {
+        match self.logits.iter().position(|logit| !logit.is_finite()) {
+            None => Ok(()),
+            Some(at) => Err(not_finite(path, &sample(at / self.classes.max(1)))),
+        }
+    }
+
     /// How many samples have several classes with the largest logit.
     pub fn ties(&self) -> usize {
         let has_tie = |logits: &&[f32]| {
@@ -123,6 +135,11 @@ impl Evaluation {
         let total: f64 = network.firing_layers().map(neurons).sum();
         network.firing_layers().zip(&self.rates).map(|(layer, rate)| neurons(layer) * rate).sum::<f64>() / total
     }
+}
+
+/// What is said of a network in a file whose parameters, all of them numbers, add up to none for a sample: what it predicts is no result.
+pub fn not_finite(path: &Path, sample: &str) -> Error {
+    Error::file(path, format!("gives {sample} a logit that is no finite number: its parameters are damaged, use another checkpoint"))
 }
 
 /// Interval that holds the true rate in 95 of 100 cases (Wilson, 1927), given `hits` of `n`.

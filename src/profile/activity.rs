@@ -1,5 +1,6 @@
 //! What the neurons of a network do in an inference: firing rates by step, potentials, accuracy by T.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -88,11 +89,11 @@ pub fn rates_by_step(spikes: &Spikes) -> Vec<f64> {
     counts.iter().map(|&count| count as f64 / neurons).collect()
 }
 
-/// Accuracy on the test split with fewer and fewer time steps, down from those of the network.
+/// Accuracy on the test split with fewer and fewer time steps, down from those of the network, which is that of the file at `path`.
 ///
 /// # Errors
-/// What a device refuses.
-pub fn accuracy_by_steps(network: &mut Network, dataset: &Arc<Dataset>, batch: usize) -> Result<Vec<Accuracy>> {
+/// What a device refuses; that of [`Evaluation::check_logits`](crate::evaluation::Evaluation::check_logits).
+pub fn accuracy_by_steps(path: &Path, network: &mut Network, dataset: &Arc<Dataset>, batch: usize) -> Result<Vec<Accuracy>> {
     let most = network.time_steps;
     let mut steps: Vec<usize> = [1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 128, 200].into_iter().filter(|&t| t < most).collect();
     steps.push(most);
@@ -101,6 +102,7 @@ pub fn accuracy_by_steps(network: &mut Network, dataset: &Arc<Dataset>, batch: u
         network.time_steps = time_steps;
         let go_on = &mut |_: &Network, _: &Forward, _: &Batch| true;
         let evaluation = evaluate(network, dataset, batch, Ties::First, false, go_on)?.unwrap_or_default();
+        evaluation.check_logits(path, |index| format!("test sample {index}"))?;
         let (hits, n) = (evaluation.correct(1), evaluation.labels.len());
         results.push(Accuracy {
             time_steps,

@@ -5,7 +5,7 @@ use super::check::{MAX_SIDE, number};
 use super::config::COLOUR;
 use crate::data::{
     ArrayReading, DataCard, Dataset, EventReading, ImageFit, Layout, MAX_SENSOR, OwnReading, PhotoReading, Preparation, Reading,
-    RecordingReading, Size, Stream, has_recordings, is_built_in, is_own, published_shape,
+    RecordingReading, Size, Stream, has_recordings, is_built_in, is_own, is_usable, published_shape,
 };
 use crate::error::{Error, Result};
 
@@ -160,6 +160,8 @@ impl Config {
         let is_number = |value: &f64| (*value as f32).is_finite();
         require(mean.iter().all(is_number), "mean", format!("{mean:?} are not all numbers"))?;
         let are_positive = std.iter().all(|value| is_number(value) && *value as f32 > 0.0);
-        require(are_positive, "std", format!("{std:?} are not all positive numbers"))
+        require(are_positive, "std", format!("{std:?} are not all positive numbers"))?;
+        let are_usable = mean.iter().zip(std).all(|(&mean, &std)| is_usable(mean as f32, std as f32));
+        require(are_usable, "std", format!("{std:?} are too small beside a mean of {mean:?}: samples would be no numbers of 32 bits"))
     }
 }

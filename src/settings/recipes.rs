@@ -102,9 +102,11 @@ pub fn parse(text: &str, origin: &str) -> Result<Layer> {
 /// The settings that a checkpoint at `path` was trained with; what belongs to the machine of its writer is left out.
 ///
 /// # Errors
-/// As [`parse`] and [`resolve`].
+/// [`Error::File`] for settings that no run can have had: they are the file's, and no flag of the user's.
 pub fn trained(path: &Path, text: &str) -> Result<Config> {
-    Ok(resolve(&Config::default(), &[parse(text, &path.display().to_string())?])?.without_machine())
+    let config = parse(text, "its settings").and_then(|layer| resolve(&Config::default(), &[layer]));
+    let damaged = |e: Error| Error::file(path, format!("has damaged metadata \"config\" ({e}): use another checkpoint"));
+    config.map(|config| config.without_machine()).map_err(damaged)
 }
 
 /// Settings that were given one by one.

@@ -121,12 +121,9 @@ pub fn settings(global: &Global, axes: &Axes, more: Table, batch: u32) -> anyhow
         recipes::resolve(&Config::default(), &layers)
     })?;
     let shape = |config: &Config| axes.image.as_ref().map_or_else(|| usual_shape(&config.model), |shape| shape.0);
-    on_devices(global, axes, |device| {
-        configs
-            .iter()
-            .map(|config| Setting { shape: shape(config), config: config.clone(), device: device.clone(), trained: None })
-            .collect()
-    })
+    let setting =
+        |device: &Device, config: &Config| Setting { shape: shape(config), config: config.clone(), device: device.clone(), trained: None };
+    Ok(devices(global, axes)?.iter().flat_map(|device| configs.iter().map(|config| setting(device, config))).collect())
 }
 
 /// The configuration of each combination, as `resolved` makes it of layers: batch, `--config`, flags.
@@ -168,13 +165,9 @@ pub fn configs(
     Ok(configs)
 }
 
-/// What is measured on each of the devices that were asked for, one device after the other.
-pub fn on_devices(global: &Global, axes: &Axes, on: impl Fn(&Device) -> Vec<Setting>) -> anyhow::Result<Vec<Setting>> {
-    let mut all = Vec::new();
-    for &wanted in axes.devices.as_deref().unwrap_or(std::slice::from_ref(&global.device)) {
-        all.extend(on(&global.open(wanted)?));
-    }
-    Ok(all)
+/// The devices that were asked for, in their order.
+pub fn devices(global: &Global, axes: &Axes) -> anyhow::Result<Vec<Device>> {
+    axes.devices.as_deref().unwrap_or(std::slice::from_ref(&global.device)).iter().map(|&wanted| global.open(wanted)).collect()
 }
 
 /// Cases of one command.

@@ -23,7 +23,7 @@ use crate::cli::{Global, stop, use_threads};
 use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
-use crate::evaluation::wilson_interval;
+use crate::evaluation::{not_finite, wilson_interval};
 use crate::network::{Input, Network};
 use crate::settings::recipes;
 use crate::settings::{Config, ReadoutKind, Use};
@@ -159,6 +159,9 @@ pub fn run(global: &Global, args: &DecisionArgs) -> anyhow::Result<u8> {
     };
     shown.network.place(&device)?;
     let decisions = shown.decisions()?;
+    if let (Some(index), Some(path)) = (decisions.not_finite, &path) {
+        return Err(not_finite(path, &format!("test sample {index}")).into());
+    }
     plan.samples = decisions.len();
     plan.mean_decision_step = decisions.mean_decision();
     plan.mean_first_spike_step = decisions.mean_first_spike();

@@ -10,8 +10,10 @@ use toml::Table;
 use super::axes::{self, Axes, Setting};
 use crate::bench::{Case, Trained};
 use crate::cli::{self, Global, settings, use_threads};
+use crate::data::Dataset;
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::settings::{Config, NeuronKind};
+use crate::settings::{Config, NeuronKind, Use};
 use crate::spelling::one_line;
 use crate::training::checkpoint;
 
@@ -56,16 +58,16 @@ impl TrainedFlags {
             settings::refuse_other_readout(config, &path)?;
         }
         use_threads(configs.first().map_or(0, |config| config.threads))?;
-        let shown = shown(global, &path, &configs)?;
-        axes::on_devices(global, axes, |device| {
-            let with = |(config, (shape, trained)): (&Config, &([usize; 3], Arc<Trained>))| Setting {
-                config: config.clone(),
-                shape: *shape,
-                device: device.clone(),
-                trained: Some(Arc::clone(trained)),
-            };
-            configs.iter().zip(&shown).map(with).collect()
-        })
+        let devices = axes::devices(global, axes)?;
+        let shown = shown(global, &path, &configs, &devices)?;
+        let setting = |device: &Device, config: &Config, (shape, trained): &([usize; 3], Arc<Trained>)| Setting {
+            config: config.clone(),
+            shape: *shape,
+            device: device.clone(),
+            trained: Some(Arc::clone(trained)),
+        };
+        let on = |device| configs.iter().zip(&shown).map(|(config, shown)| setting(device, config, shown)).collect::<Vec<_>>();
+        Ok(devices.iter().flat_map(on).collect())
     }
 }
 
@@ -103,7 +105,7 @@ fn refuse_network(axes: &Axes) -> Result<()> {
 }
 
 /// Shape and samples that each configuration is measured on; a network that the file does not fit is refused here, before the first case.
-fn shown(global: &Global, path: &Path, configs: &[Config]) -> Result<Vec<([usize; 3], Arc<Trained>)>> {
+fn shown(global: &Global, path: &Path, configs: &[Config], devices: &[Device]) -> Result<Vec<([usize; 3], Arc<Trained>)>> {
     let most = configs.iter().map(|config| config.batch).max().unwrap_or(1);
     // Of recordings, samples are others for another T.
     let mut opened: Vec<(Option<usize>, ([usize; 3], Arc<Trained>))> = Vec::new();
@@ -115,6 +117,7 @@ fn shown(global: &Global, path: &Path, configs: &[Config]) -> Result<Vec<([usize
             Some((_, shown)) => shown.clone(),
             None => {
                 let dataset = Arc::new(cli::dataset::ready(global, config)?);
+                check_memory(configs, devices, &dataset)?;
                 let shown = (dataset.shape, Arc::new(Trained::first(path, &dataset, most)?));
                 opened.push((dataset.has_frames().then_some(config.time_steps), shown.clone()));
                 shown
@@ -127,4 +130,15 @@ fn shown(global: &Global, path: &Path, configs: &[Config]) -> Result<Vec<([usize
         all.push(shown);
     }
     Ok(all)
+}
+
+/// Refuses what the memory does not suffice for before any sample is read; what training takes besides is looked at later.
+fn check_memory(configs: &[Config], devices: &[Device], dataset: &Dataset) -> Result<()> {
+    let (shape, classes) = (dataset.shape, dataset.classes.len());
+    let pairs = devices.iter().flat_map(|device| configs.iter().map(move |config| (device, config)));
+    for (device, config) in pairs {
+        let frames = if dataset.has_frames() { config.time_steps } else { dataset.frames };
+        config.check_memory(Use::Evaluate, shape, classes, [config.batch, frames], device)?;
+    }
+    Ok(())
 }

@@ -164,6 +164,7 @@ pub struct About<'a> {
 pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Progress, about: About) -> Result<()> {
     check_lengths(network, optimizer)?;
     check_finite(path, network, optimizer)?;
+    check_card(path, about.data)?;
     let metrics = progress.metrics.iter().map(EpochMetrics::without_times).collect();
     let json_error = |e: serde_json::Error| Error::file(path, format!("cannot be written: {e}"));
     let progress = serde_json::to_string(&Progress { metrics, ..progress.clone() }).map_err(json_error)?;
@@ -240,6 +241,12 @@ fn check_lengths(network: &Network, optimizer: &Optimizer) -> Result<()> {
     let running = if optimizer.has_average() { network.norms.iter().map(|norm| 2 * norm.running_mean.len()).sum() } else { 0 };
     let (wanted, found) = ([len, second, average, running], optimizer.arenas().map(<[f32]>::len));
     if found == wanted { Ok(()) } else { Err(Error::shape("optimiser state", wanted, found)) }
+}
+
+/// A checkpoint whose data [`load`] would refuse is not written.
+fn check_card(path: &Path, card: Option<&DataCard>) -> Result<()> {
+    card.map_or(Ok(()), DataCard::check)
+        .map_err(|says| Error::file(path, format!("not written, because its data have {says}: scale them, or give --mean and --std")))
 }
 
 /// A checkpoint that [`load`] would refuse must not replace one that it takes.

@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::network::{Network, Readout, SpikingLayer};
 use crate::ops::optimizer::Optimizer;
-use crate::settings::{Config, Use, recipes};
+use crate::settings::{Config, Use, models, recipes};
 
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
 ///
@@ -68,6 +68,7 @@ fn read(
         return Err(Error::file(path, problem));
     }
     let progress = if ours { Some(progress_of(path, &opened)?) } else { None };
+    data_of(path, &opened)?; // whoever reads the network goes by what its file says of the data, sooner or later
     let mut optimizer = optimizer.filter(|_| ours);
     let mut steps = 0;
     if let Some(optimizer) = &mut optimizer {
@@ -218,9 +219,10 @@ pub fn load_average(path: &Path, network: &mut Network) -> Result<()> {
 /// The settings inside a checkpoint, or inside what `dsr export` has written of one (TOML); none in a plain `state_dict`.
 ///
 /// # Errors
-/// As [`load`], of the header.
+/// As [`load`], of the header; that of [`data`].
 pub fn config(path: &Path) -> Result<Option<String>> {
     let opened = Opened::open(path)?;
+    data_of(path, &opened)?; // what is damaged is told before a data set is opened
     Ok(if describes_itself(path, &opened)? { opened.meta("config").map(str::to_string) } else { None })
 }
 
@@ -229,11 +231,16 @@ pub fn config(path: &Path) -> Result<Option<String>> {
 /// # Errors
 /// As [`load`], of the header.
 pub fn data(path: &Path) -> Result<Option<DataCard>> {
-    let opened = Opened::open(path)?;
-    if !describes_itself(path, &opened)? || opened.meta("data").is_none() {
+    data_of(path, &Opened::open(path)?)
+}
+
+fn data_of(path: &Path, opened: &Opened) -> Result<Option<DataCard>> {
+    if !describes_itself(path, opened)? || opened.meta("data").is_none() {
         return Ok(None);
     }
-    json_meta(path, &opened, "data").map(Some)
+    let card = json_meta::<DataCard>(path, opened, "data")?;
+    card.check().map_err(|says| damaged(path, "data", &says))?;
+    Ok(Some(card))
 }
 
 /// A trained network on the CPU with its settings and what it was trained on, without the data.
@@ -259,7 +266,9 @@ pub fn described(path: &Path) -> Result<(Config, DataCard)> {
                        its settings and data set to a new run, dsr train --init-from, whose checkpoints do";
         return Err(Error::file(path, problem));
     };
-    Ok((recipes::trained(path, &text)?, card))
+    let config = recipes::trained(path, &text)?;
+    models::build(&config.architecture(), card.shape, card.classes.len()).map_err(|e| damaged(path, "data", &e.to_string()))?;
+    Ok((config, card))
 }
 
 /// Whether a file is the first checkpoint of a run that has not taken a step.
@@ -340,8 +349,11 @@ fn check_version(path: &Path, opened: &Opened) -> Result<bool> {
 
 fn json_meta<T: for<'de> Deserialize<'de>>(path: &Path, opened: &Opened, key: &str) -> Result<T> {
     let text = opened.meta(key).unwrap_or_default();
-    serde_json::from_str(text)
-        .map_err(|e| Error::file(path, format!("has damaged metadata {key:?} ({}): use another checkpoint", e.to_string().escape_debug())))
+    serde_json::from_str(text).map_err(|e| damaged(path, key, &e.to_string()))
+}
+
+fn damaged(path: &Path, key: &str, problem: &str) -> Error {
+    Error::file(path, format!("has damaged metadata {key:?} ({}): use another checkpoint", problem.escape_debug()))
 }
 
 /// Refuses a file with another readout than the network's; but for thresholds the two have the same tensors.
