@@ -115,6 +115,7 @@ fn shown(global: &Global, path: &Path, configs: &[Config]) -> Result<Vec<([usize
             Some((_, shown)) => shown.clone(),
             None => {
                 let dataset = Arc::new(cli::dataset::ready(global, config)?);
+                settings::refuse_idle_seed(global, &dataset)?;
                 let shown = (dataset.shape, Arc::new(Trained::first(path, &dataset, most)?));
                 opened.push((dataset.has_frames().then_some(config.time_steps), shown.clone()));
                 shown
