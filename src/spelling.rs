@@ -29,8 +29,13 @@ pub fn one_line(name: impl Display) -> String {
 
 /// What is said of a name that is not among the known ones: the nearest of them, and all.
 pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    format!("unknown {what} '{}'; {}", one_line(name), instead(name, known))
+}
+
+/// What may be given instead of a name: the nearest of the known ones, and all.
+pub fn instead(name: &str, known: &[&str]) -> String {
     let meant = nearest(name, known).map_or(String::new(), |known| format!("did you mean '{known}'? "));
-    format!("unknown {what} '{}'; {meant}known are {}", one_line(name), known.join(", "))
+    format!("{meant}known are {}", known.join(", "))
 }
 
 /// The known name that was probably meant: that with the fewest letters wrong, if they are no more than a third or a single one, and of

@@ -230,6 +230,23 @@ fn a_trained_network_is_timed_as_it_is() {
     let compared = json_in(folder, &format!("bench latency --checkpoint run {FEW} --baseline new.json"));
     let count = |list: &str| compared["comparison"][list].as_array().unwrap().len();
     assert_eq!(["compared", "only_here", "only_in_baseline"].map(count), [0, 1, 1]);
+    // Its thresholds are its own, whatever a file for new networks says: it is found again in an earlier result.
+    std::fs::write(folder.join("c.toml"), "vth = 9.0\nvth_pooled = 8.0\n[if]\nvth_logits = 7.0\n").unwrap();
+    std::fs::write(folder.join("own.json"), ok_in(folder, &format!("bench latency --checkpoint run {FEW} -o json"))).unwrap();
+    for command in ["latency", "throughput --mode infer -b 3", "decision"] {
+        let few = if command.starts_with("throughput") { "--warmup 0 --repeats 1" } else { FEW };
+        let result = json_in(folder, &format!("bench {command} --checkpoint run {few} --config c.toml"));
+        let own = |case: &Value| case["vth"] == 2.0 && case["config"]["vth"] == 2.0 && case["config"].get("vth_pooled").is_none();
+        assert!(cases(&result).iter().all(own), "{command}: {result}");
+    }
+    let again = json_in(folder, &format!("bench latency --checkpoint run {FEW} --config c.toml --baseline own.json --fail-over 1000000%"));
+    assert_eq!(again["comparison"]["compared"].as_array().unwrap().len(), 1, "{again}");
+    for line in ["latency", "throughput", "throughput --mode infer", "decision"] {
+        let output = dsr(folder, &format!("bench {line} --checkpoint run --seed 77"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let start = "error: seed: has no effect here: digits-8x8 has a test split of its own; leave --seed out\n";
+        assert!(output.status.code() == Some(2) && stderr == start, "{line}: {stderr}");
+    }
 
     ok_in(folder, "train -d digits-8x8 --neuron relu --widths 4 --blocks 1 -b 64 --epochs 1 -q --out ann");
     let refused = [

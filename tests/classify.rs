@@ -15,6 +15,7 @@ use command::{dsr, ok};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
+const KINDS: &str = ".jpg, .jpeg, .jpe, .jfif, .png, .webp, .bmp, .ppm, .pgm, .pbm, .pnm";
 const TINY: &str = "--widths 4,8 --blocks 1,1 -T 3 -b 8 --epochs 1 -q";
 
 fn json(text: &str) -> Value {
@@ -131,12 +132,31 @@ fn what_cannot_be_read_is_named_and_counted() {
             _ => {}
         }
     }
-    let cases = [
+    let (kinds, remedy) = (KINDS, "name another folder, or pictures one by one\n");
+    let cases: &[(&str, &str)] = &[
         ("absent", "error: absent: does not exist; give pictures, or folders of them\n"),
         ("set/val new/deep absent/x.png", "error: absent/x.png: does not exist"),
         (".git", "error: .git: has no pictures (.jpg, "),
+        ("run", &format!("error: run: has no pictures ({kinds}); not read, with a training run in it: run; {remedy}")),
+        ("run/x.png new/deep run", "error: run: has no pictures"),
+        #[cfg(unix)]
+        (
+            "links",
+            &format!(
+                "error: links: has no pictures ({kinds}) but 1 pictures of kinds that are not read (.tif, .tiff, .gif, .heic, .avif, .jp2, \
+                 .jxl); not read, with a training run in it: links/run; not followed, a link to a folder above it: links/up; {remedy}"
+            ),
+        ),
     ];
     fs::create_dir(at.join(".git")).unwrap();
+    fs::copy(at.join("new/deep/good.png"), at.join("run/x.png")).unwrap();
+    fs::create_dir_all(at.join("links/run")).unwrap();
+    for name in ["config.toml", "best.safetensors", "x.png"] {
+        fs::copy(at.join("run").join(name), at.join("links/run").join(name)).unwrap();
+    }
+    fs::copy(at.join("new/other.tif"), at.join("links/other.tif")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("../links", at.join("links/up")).unwrap();
     for (places, problem) in cases {
         let output = dsr(at, &format!("classify {places} --checkpoint run"));
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -169,7 +189,9 @@ fn pictures_suit_networks_of_built_in_sets() {
     ok(at, &format!("train -d photo-patches-10 {TINY} --out photo-patches-10-run"));
     saved("photo-patches-10", 255);
     let (found, expected) = both("photo-patches-10");
-    for (found, expected) in found.iter().zip(&expected) {
+    assert_eq!(found.len(), 50);
+    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert_eq!((&found["path"], &expected["index"]), (&format!("photo-patches-10/{index:03}.png"), &index.to_string()));
         assert_eq!((&found["label"], &found["logit"]), (&expected["prediction"], &expected[&format!("logit_{}", found["label"])]));
     }
     // 17 levels become 256, which moves a value by half a level of 255 at most, and with it few predictions.
@@ -231,6 +253,7 @@ fn wrong_lines_say_what_is_wrong() {
     let folder = trained("");
     let at = folder.path();
     ok(at, "export --checkpoint run --out exported.safetensors");
+    ok(at, "export --checkpoint run --fold-norms --out folded.safetensors");
     let picture = "classify set/val/oak/001.png";
     assert_eq!(
         ok(at, &format!("{picture} --checkpoint exported.safetensors -q")).0.lines().last(),
@@ -244,6 +267,7 @@ fn wrong_lines_say_what_is_wrong() {
         ("classify set/val --checkpoint run -b 0", 2, "error: batch"),
         ("classify set/val --checkpoint run --ties current", 2, "error: ties: current has no effect"),
         ("classify set/val --checkpoint run --seed 1", 2, "error: seed: dsr classify has no use for it"),
+        ("classify set/val --checkpoint folded.safetensors", 1, "export without --fold-norms"),
         ("classify set/val --checkpoint run --ema", 1, "holds no average of its weights"),
         ("classify set/val --checkpoint set/val/oak/001.png", 1, "error: set/val/oak/001.png: "),
     ];

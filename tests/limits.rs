@@ -86,6 +86,8 @@ fn flags_without_an_effect_are_refused() {
         ("info --kernels --threads 1", "threads", "dsr info --kernels"),
         ("check --config digits.toml", "config", "dsr check"),
         ("eval --checkpoint tiny.safetensors --seed 1", "seed", "has a test split of its own"),
+        ("profile --checkpoint tiny.safetensors --mode infer --seed 1", "seed", "has a test split of its own"),
+        ("bench decision --checkpoint tiny.safetensors --seed 1", "seed", "has a test split of its own"),
         ("data info --seed 1", "seed", "dsr data"),
         ("data sheet --device cuda:1", "device", "dsr data"),
         ("bench data --device cuda", "device", "dsr bench data"),

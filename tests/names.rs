@@ -19,6 +19,13 @@ fn a_wrong_name_brings_the_one_that_was_meant() {
         ("neuron.toml", "neuron = 'fi'"),
         ("schedule.toml", "schedule = 'cosinus'"),
         ("set.toml", "dataset = 'digit-8x8'"),
+        ("break.toml", "\"epo\\nchs\" = 1"),
+        ("quote.toml", "\"a`b\" = 1"),
+        ("quotes.toml", "\"`, expected one of `a\" = 1"),
+        ("quoteinside.toml", "[lif]\n\"a`, expected `b\" = 1"),
+        ("breakvalue.toml", "neuron = \"i\\nf\""),
+        ("quotevalue.toml", "schedule = \"cosine`, expected `x\""),
+        ("kind.toml", "warmup = 4\nlr = \"a\\nin `b`\""),
     ];
     files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
     let cases = [
@@ -39,6 +46,23 @@ fn a_wrong_name_brings_the_one_that_was_meant() {
         ("train --config keyinside.toml", "error: keyinside.toml, section [lif]: unknown setting 'delta'; did you mean 'delta_t'? "),
         ("train --config neuron.toml", "error: neuron.toml: neuron: unknown name 'fi'; did you mean 'if'? known are if, lif, relu"),
         ("train --config schedule.toml", "error: schedule.toml: schedule: unknown name 'cosinus'; did you mean 'cosine'? "),
+        // What a name has of ends of lines and of quotes stays in it.
+        (
+            "train --config break.toml",
+            "error: break.toml: unknown setting 'epo\\nchs'; did you mean 'epochs'? known are dataset, data_dir, ",
+        ),
+        ("train --config quote.toml", "error: quote.toml: unknown setting 'a`b'; known are dataset, data_dir, "),
+        ("train --config quotes.toml", "error: quotes.toml: unknown setting '`, expected one of `a'; known are dataset, data_dir, "),
+        (
+            "train --config quoteinside.toml",
+            "error: quoteinside.toml, section [lif]: unknown setting 'a`, expected `b'; known are dataset, ",
+        ),
+        (
+            "train --config breakvalue.toml",
+            "error: breakvalue.toml: neuron: unknown name 'i\\nf'; did you mean 'if'? known are if, lif, relu",
+        ),
+        ("train --config quotevalue.toml", "error: quotevalue.toml: schedule: unknown name 'cosine`, expected `x'; known are "),
+        ("train --config kind.toml", "error: kind.toml: lr: invalid type: string \"a\\nin `b`\", expected f64\n"),
         ("train --config set.toml", "error: dataset: unknown data set 'digit-8x8'; did you mean 'digits-8x8'? "),
     ];
     for (line, start) in cases {

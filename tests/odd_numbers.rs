@@ -36,30 +36,53 @@ fn a_number_that_is_refused_is_named_and_short() {
         assert!(output.status.code() == Some(2) && stderr.starts_with(&format!("error: {words}")), "{flags}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
-    let (range, level) = ("and has to be in 1e-9..=1e9", "in 32 bits, and no potential gets there");
+    let range = "and has to be in 1e-9..=1e9";
+    let (high, rest) = ("and has to be at most 1e9: no potential gets there", "and a neuron at rest would fire in each step");
     for (flags, words) in [
         ("--neuron lif --delta-t 1e-40", "delta-t: 1e-40 is too short beside a tau of 1: nothing would change in a step".to_string()),
-        ("--neuron lif --tau 1e-30 --delta-t 1e-30", format!("tau: 1e-30: 1 / tau is 1.0e30 {range}")),
+        ("--neuron lif --tau 1e-30 --delta-t 1e-30", format!("tau: 1e-30: 1 / tau is 1e30 {range}")),
         ("--neuron lif --tau 1 --delta-t 1e-9", "delta-t: 1e-9 is too short beside a tau of 1".into()),
-        ("--neuron lif --tau 1e38 --delta-t 1e-3", format!("tau: 1e38: 1 / tau is 1.0e-38 {range}")),
-        ("--neuron lif --tau 1 --delta-t 1e9 --vth 0.5", format!("delta-t: 1000000000: vth / delta-t is 5.0e-10 {range}")),
-        ("--neuron lif --tau 1e-9 --delta-t 1e3 --vth 0.5", format!("delta-t: 1000: vth * tau / delta-t is 5.0e-13 {range}")),
+        ("--neuron lif --tau 1e38 --delta-t 1e-3", format!("tau: 1e38: 1 / tau is 1e-38 {range}")),
+        ("--neuron lif --tau 1.00001e9", format!("tau: 1000010000: 1 / tau is 9.9999e-10 {range}")),
+        ("--neuron lif --tau 9.9999e-10", format!("tau: 9.9999e-10: 1 / tau is 1.00001e9 {range}")),
+        ("--neuron lif --tau 1e-45", format!("tau: 1e-45: 1 / tau is 1.0e45 {range}")),
+        ("--neuron lif --tau 1 --delta-t 1e9 --vth 0.5", format!("delta-t: 1000000000: vth / delta-t is 5e-10 {range}")),
+        ("--neuron lif --tau 1e-9 --delta-t 1e3 --vth 0.5", format!("delta-t: 1000: vth * tau / delta-t is 5e-13 {range}")),
         (
             "--neuron lif --tau 1 --delta-t 1e-3 --readout spikes --vth-logits 1e7",
-            format!("delta-t: 0.001: vth-logits / delta-t is 1.0e10 {range}"),
+            format!("delta-t: 0.001: vth-logits / delta-t is 1e10 {range}"),
         ),
-        ("--alpha 1e38 --vth 6", format!("alpha: 1e38: alpha * vth is inf {level}")),
-        ("--vth 1e9 --alpha 1e30", format!("alpha: 1e30: alpha * vth is inf {level}")),
-        ("--neuron lif --vth 1 --vth-pooled 1e9 --delta-t 1 --alpha 1e30", format!("alpha: 1e30: alpha * vth-pooled is inf {level}")),
-        ("--alpha 1e-44", format!("alpha: 1e-44: alpha * vth-bound is 0.0e0 {level}")),
+        ("--alpha 1e38", format!("alpha: 1e38: alpha * vth is 2e38 {high}")),
+        ("--alpha 1e38 --vth 6", format!("alpha: 1e38: alpha * vth is 6.0e38 {high}")),
+        ("--alpha 5.00001e8", format!("alpha: 500001000: alpha * vth is 1.000002e9 {high}")),
+        ("--vth 1e9 --alpha 1e30", format!("alpha: 1e30: alpha * vth is 1.0e39 {high}")),
+        ("--neuron lif --vth 1 --vth-pooled 1e9 --delta-t 1 --alpha 1e3", format!("alpha: 1000: alpha * vth-pooled is 1e12 {high}")),
+        ("--vth-bound 1e9 --alpha 2", format!("alpha: 2: alpha * vth-bound is 2e9 {high}")),
+        ("--alpha 1e-44", format!("alpha: 1e-44: alpha * vth-bound is 0 in 32 bits, {rest}")),
+        ("--neuron lif --alpha 1e-44 --vth 1e-3 --delta-t 0.1", format!("alpha: 1e-44: alpha * vth is 0 in 32 bits, {rest}")),
     ] {
         let output = dsr(folder.path(), &format!("train --dry-run -d digits-8x8 {flags}"));
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && stderr.starts_with(&format!("error: {words}")), "{flags}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
-    ok(folder.path(), "train --dry-run -d digits-8x8 --neuron lif --tau 2e4 --delta-t 1e3");
-    for flags in ["--dropout 0.9999", "--vth 1e9", "--vth-bound 1e-9", "--lr 1e-30", "--weight-decay 0"] {
+    // The ends of a range are in it, though 1e-9 is less in 32 bits than in 64.
+    for flags in [
+        "--neuron lif --tau 2e4 --delta-t 1e3",
+        "--neuron lif --tau 1e9 --delta-t 1e8 --vth 1",
+        "--neuron lif --tau 1e-9 --delta-t 1e-9 --vth 1",
+        "--neuron lif --vth 1e-9 --delta-t 1",
+        "--neuron lif --vth 1e9 --delta-t 1",
+        "--neuron lif --vth 0.3 --delta-t 3e8 --tau 1e8",
+        "--neuron lif --vth 1 --delta-t 1e3 --tau 1e-6",
+        "--alpha 5e8",
+        "--alpha 1e-40",
+        "--dropout 0.9999",
+        "--vth 1e9",
+        "--vth-bound 1e-9",
+        "--lr 1e-30",
+        "--weight-decay 0",
+    ] {
         ok(folder.path(), &format!("train --dry-run -d digits-8x8 {flags}"));
     }
     fs::write(folder.path().join("c.toml"), "lr = 0.1\nwarmup = 18446744073709551616\n").unwrap();

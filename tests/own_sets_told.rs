@@ -126,6 +126,12 @@ fn runs_and_other_folders_become_no_classes() {
     fs::write(root.join("heap/elm/1.gif"), "").unwrap();
     let (code, _, stderr) = dsr(root, &line);
     assert!(code == 1 && stderr.contains("heap/elm: has no pictures (.jpg"), "{stderr}");
+    // Where runs are all there is, they are the reason.
+    fs::create_dir(root.join("only")).unwrap();
+    fs::rename(root.join("heap/runs"), root.join("only/runs")).unwrap();
+    let (code, _, stderr) = dsr(root, &line.replace("heap", "only"));
+    let words = ") in its folders; not read, with a training run in it: only/runs; name the folder of a set by --data-dir\n";
+    assert!(code == 1 && stderr.starts_with("error: only: has no pictures (.jpg") && stderr.ends_with(words), "{stderr}");
     // Beside the splits, and of a published set.
     ok(root, &format!("train -d images --data-dir photos {TINY} -q --out photos/runs/first"));
     fs::create_dir_all(root.join("photos/extra/ash")).unwrap();

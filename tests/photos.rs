@@ -143,7 +143,7 @@ proptest! {
 #[test]
 fn what_is_wrong_with_a_folder_is_named() {
     type Change = fn(&Path);
-    let cases: [(Change, &str, &[&str]); 8] = [
+    let cases: [(Change, &str, &[&str]); 9] = [
         (|root| fs::remove_dir_all(root.join("val")).unwrap(), "val", &["does not exist", "train/CLASS/*.JPEG", "docs/data.md"]),
         (|root| fs::rename(root.join("train"), root.join("training")).unwrap(), "train", &["does not exist"]),
         (|root| fs::remove_dir_all(root.join("val/n02")).unwrap(), "val/n02", &["is missing, though train/ has that class"]),
@@ -164,6 +164,11 @@ fn what_is_wrong_with_a_folder_is_named() {
             },
             "train/n02",
             &["has no photos (.jpg, .jpeg, .jpe, "],
+        ),
+        (
+            |root| ["config.toml", "last.safetensors"].iter().for_each(|name| fs::write(root.join("val/n02").join(name), "").unwrap()),
+            "val/n02",
+            &["has no photos (.jpg, .jpeg, .jpe, ", "; not read, with a training run in it: ", "; every class needs some"],
         ),
         (|root| fs::remove_dir_all(root).unwrap(), "train", &["does not exist"]),
     ];

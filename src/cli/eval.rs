@@ -129,7 +129,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
     let device = global.open_device()?;
     let mut dataset = Arc::new(dataset::ready(global, &Config { time_steps: steps[0], ..config.clone() })?);
     settings::refuse_idle_share(&network_flags, &dataset)?;
-    refuse_idle_seed(global, &dataset)?;
+    settings::refuse_idle_seed(global, &dataset)?;
     let (classes, batch) = (dataset.classes.len(), config.batch.min(dataset.test.len()));
     for &time_steps in &steps {
         let frames = if dataset.has_frames() { time_steps } else { 1 };
@@ -171,14 +171,6 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         output => say(shown.records(&results).shown(output)?.trim_end()),
     }
     Ok(DONE)
-}
-
-/// Refuses a seed where the test split is as it is: none has drawn it.
-fn refuse_idle_seed(global: &Global, dataset: &Dataset) -> Result<()> {
-    if global.seed.is_none() || dataset.is_divided() {
-        return Ok(());
-    }
-    Err(Error::config("seed", format!("has no effect here: {} has a test split of its own; leave --seed out", dataset.label())))
 }
 
 /// Refuses currents between equal logits where there are none, or nothing else.

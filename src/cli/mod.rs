@@ -248,12 +248,8 @@ pub fn main() -> ExitCode {
     stop::survive_file_limits();
     #[cfg(unix)]
     start_without_stubs();
-<<<<<<< HEAD
-    let code = match parse().map_err(with_plain_tips) {
-=======
     stop::end_with_a_line();
-    let code = match parse() {
->>>>>>> mend-c
+    let code = match parse().map_err(with_plain_tips) {
         Ok(cli) => run(cli).unwrap_or_else(|error| {
             complain(&error_line(&error));
             if matches!(error.downcast_ref(), Some(Error::Config { .. })) { USAGE } else { FAILED }

@@ -121,6 +121,9 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
         if let Some(path) = &checkpoint {
             settings::tell_division(global, path, &config, &dataset)?;
+            if args.mode == Work::Infer {
+                settings::refuse_idle_seed(global, &dataset)?; // training steps take samples in the order of a seed
+            }
         }
         if args.mode == Work::Infer && args.batch.is_none() {
             config.batch = config.batch.min(dataset.test.len()); // a batch of the training may be more

@@ -17,7 +17,7 @@ use toml::Table;
 use super::{Global, complain};
 use crate::training::choice;
 pub use crate::training::choice::{
-    checkpoint_file, fresh, of_checkpoint, refuse_foreign, refuse_idle, refuse_other_readout, refuse_without_output_neurons,
+    THRESHOLDS, checkpoint_file, fresh, of_checkpoint, refuse_foreign, refuse_idle, refuse_other_readout, refuse_without_output_neurons,
 };
 
 /// Bytes that a file of settings may have.
@@ -384,6 +384,17 @@ pub fn refuse_idle_share(flags: &Table, dataset: &Dataset) -> Result<()> {
     Err(Error::config("val-share", format!("has no effect here: {} has a test split of its own; leave --val-share out", dataset.label())))
 }
 
+/// Refuses a seed, given as a flag, where nothing is drawn: neither a trained network nor a test split that is as it is.
+///
+/// # Errors
+/// [`Error::Config`] naming `seed`.
+pub fn refuse_idle_seed(global: &Global, dataset: &Dataset) -> Result<()> {
+    if global.seed.is_none() || dataset.is_divided() {
+        return Ok(());
+    }
+    Err(Error::config("seed", format!("has no effect here: {} has a test split of its own; leave --seed out", dataset.label())))
+}
+
 /// Tells of a network in a file that was trained on another division of the set.
 ///
 /// # Errors
@@ -393,9 +404,6 @@ pub fn tell_division(global: &Global, path: &Path, config: &Config, dataset: &Da
     note.iter().for_each(|note| complain(note));
     Ok(())
 }
-
-/// Flags of initial thresholds.
-pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
 
 /// Refuses flags that a trained network has no use for: its thresholds are in the checkpoint. `only_training` are flags without an effect
 /// where it is not trained.

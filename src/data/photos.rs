@@ -98,25 +98,27 @@ impl Photos {
                 let found = class_folders::files_below(&folder, &EXTENSIONS, &NOT_READ)?;
                 if found.files.is_empty() {
                     let others = if found.others > 0 { format!(" but {}", not_read(found.others)) } else { String::new() };
-                    let problem = format!("has no photos (.{}){others}; every class needs some in train/ and val/", EXTENSIONS.join(", ."));
+                    let (kinds, reasons) = (EXTENSIONS.join(", ."), told::reasons(&found.runs, &found.loops));
+                    let problem = format!("has no photos (.{kinds}){others}{reasons}; every class needs some in train/ and val/");
                     return Err(Error::file(folder, problem));
                 }
                 let inner = Path::new(part).join(name);
                 let path = |file: OsString| (label as u32, inner.join(file).into_os_string());
-                Ok((found.files.into_iter().map(path).collect::<Vec<_>>(), found.others, found.loops))
+                Ok((found.files.into_iter().map(path).collect::<Vec<_>>(), found.others, found.runs, found.loops))
             };
             let found: Vec<Result<_>> = classes.par_iter().enumerate().map(of_class).collect();
             found.into_iter().collect::<Result<Vec<_>>>() // of several errors, the first in order
         };
-        let (mut files, mut not_read, mut loops) = ([Vec::new(), Vec::new()], 0, Vec::new());
+        let (mut files, mut not_read, mut runs, mut loops) = ([Vec::new(), Vec::new()], 0, Vec::new(), Vec::new());
         for (part, files) in FOLDERS.iter().zip(&mut files) {
-            for (of_class, others, links) in list(part)? {
+            for (of_class, others, of_training, links) in list(part)? {
                 files.extend(of_class);
                 not_read += others;
+                runs.extend(of_training);
                 loops.extend(links);
             }
         }
-        let notes = told::note("not followed, a link to a folder above it", &loops).into_iter().collect();
+        let notes = [told::note(told::RUN, &runs), told::note(told::LOOP, &loops)].into_iter().flatten().collect();
         Ok(Photos { root: root.to_path_buf(), classes, files, not_read, notes, reading })
     }
 

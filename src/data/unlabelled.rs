@@ -36,7 +36,11 @@ pub fn list(places: &[PathBuf]) -> Result<Unlabelled> {
         let below = files_below(place, &EXTENSIONS, &NOT_READ)?;
         if below.files.is_empty() {
             let but = if below.others > 0 { format!(" but {}", not_read(below.others)) } else { String::new() };
-            return Err(Error::file(place, format!("has no pictures (.{}){but}; name another folder", EXTENSIONS.join(", ."))));
+            let (kinds, reasons) = (EXTENSIONS.join(", ."), told::reasons(&below.runs, &below.loops));
+            return Err(Error::file(
+                place,
+                format!("has no pictures (.{kinds}){but}{reasons}; name another folder, or pictures one by one"),
+            ));
         }
         files.extend(below.files.into_iter().map(|file| place.join(file)));
         others += below.others;
@@ -44,7 +48,7 @@ pub fn list(places: &[PathBuf]) -> Result<Unlabelled> {
         loops.extend(below.loops);
     }
     let pictures = (others > 0).then(|| format!("note: left out {}; convert them to PNG to use them", not_read(others)));
-    let folders = [told::note("not read, the folder of a run", &runs), told::note("not followed, a link to a folder above it", &loops)];
+    let folders = [told::note(told::RUN, &runs), told::note(told::LOOP, &loops)];
     Ok(Unlabelled { files, notes: pictures.into_iter().chain(folders.into_iter().flatten()).collect() })
 }
 

@@ -35,9 +35,16 @@ fn out_of_range(value: f64) -> String {
     format!("{} is not a positive number of 32 bits, which go from 1e-45 to 3.4e38", number(value))
 }
 
-/// A number of the engine in a few digits.
-fn shown(value: f32) -> String {
-    format!("{value:.1e}")
+/// What follows from numbers that were given, in the digits that the engine has of it: those of the ends of a range look like them, and no
+/// others do.
+fn shown(value: f64) -> String {
+    if is_held(value) { format!("{:e}", value as f32) } else { format!("{value:.1e}") }
+}
+
+/// Whether what follows from numbers that were given is one of [`THRESHOLDS`]; rounded once, so that their ends are among them.
+fn is_threshold(value: f64) -> bool {
+    let [least, most] = [THRESHOLDS.start(), THRESHOLDS.end()].map(|end| *end as f32);
+    (least..=most).contains(&(value as f32))
 }
 
 impl Config {
@@ -45,29 +52,32 @@ impl Config {
     fn check_neuron(&self) -> Result<()> {
         let neuron = self.neuron();
         let require = |holds: bool, name: &str, problem: String| if holds { Ok(()) } else { Err(Error::config(name, problem)) };
-        let is_in_range = |value: f32| THRESHOLDS.contains(&f64::from(value));
         let thresholds = [("vth", Some(self.vth)), ("vth-pooled", self.vth_pooled), ("vth-logits", self.vth_logits)];
         let thresholds = thresholds.into_iter().filter_map(|(name, value)| Some((name, value?)));
         if matches!(neuron, Neuron::Lif { .. }) {
-            let problem = || format!("{}: 1 / tau is {} and has to be in 1e-9..=1e9", number(self.tau), shown(neuron.slope()));
-            require(is_in_range(neuron.slope()), "tau", problem())?;
-            let problem =
-                || format!("{} is too short beside a tau of {}: nothing would change in a step", number(self.delta_t), number(self.tau));
-            require(neuron.charge() > 0.0, "delta-t", problem())?;
+            let (tau, delta_t) = (self.tau, self.delta_t);
+            let in_range = |flag: &str, given: f64, what: &str, value: f64| {
+                let problem = format!("{}: {what} is {} and has to be in 1e-9..=1e9", number(given), shown(value));
+                require(is_threshold(value), flag, problem)
+            };
+            in_range("tau", tau, "1 / tau", 1.0 / tau)?;
+            let problem = format!("{} is too short beside a tau of {}: nothing would change in a step", number(delta_t), number(tau));
+            require(neuron.charge() > 0.0, "delta-t", problem)?;
             for (name, value) in thresholds.clone() {
-                let spike = neuron.spike_value(value as f32);
-                let problem = || format!("{}: {name} / delta-t is {} and has to be in 1e-9..=1e9", number(self.delta_t), shown(spike));
-                require(is_in_range(spike), "delta-t", problem())?;
-                let upper = neuron.upper(value as f32);
-                let problem =
-                    || format!("{}: {name} * tau / delta-t is {} and has to be in 1e-9..=1e9", number(self.delta_t), shown(upper));
-                require(is_in_range(upper), "delta-t", problem())?;
+                in_range("delta-t", delta_t, &format!("{name} / delta-t"), value / delta_t)?;
+                in_range("delta-t", delta_t, &format!("{name} * tau / delta-t"), value / delta_t * tau)?;
             }
         }
+        if neuron == Neuron::Relu {
+            return Ok(());
+        }
+        // A threshold may be learned down to its bound, so what fires a neuron may be below the range, but not 0.
         for (name, value) in thresholds.chain([("vth-bound", self.vth_bound)]) {
-            let level = neuron.alpha() * value as f32;
-            let problem = || format!("{}: alpha * {name} is {} in 32 bits, and no potential gets there", number(self.alpha), shown(level));
-            require(neuron == Neuron::Relu || (level > 0.0 && level.is_finite()), "alpha", problem())?;
+            let (alpha, level) = (number(self.alpha), self.alpha * value);
+            let problem = format!("{alpha}: alpha * {name} is 0 in 32 bits, and a neuron at rest would fire in each step");
+            require(neuron.alpha() * value as f32 > 0.0, "alpha", problem)?;
+            let problem = format!("{alpha}: alpha * {name} is {} and has to be at most 1e9: no potential gets there", shown(level));
+            require(level as f32 <= *THRESHOLDS.end() as f32, "alpha", problem)?;
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use toml::{Table, Value};
+
 use super::Config;
 use super::config::{COLOUR, GAMMA, MILESTONES, PEAK_SHARE};
 use crate::data::Size;
@@ -47,8 +49,8 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Config`] for a value that TOML cannot hold.
-    pub fn to_table(&self) -> Result<toml::Table> {
-        toml::Table::try_from(self).map_err(|e| Error::config("configuration", e.to_string()))
+    pub fn to_table(&self) -> Result<Table> {
+        Table::try_from(self).map_err(|e| Error::config("configuration", e.to_string()))
     }
 
     /// As the text of a TOML file.
@@ -75,7 +77,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::to_toml`].
-    pub fn to_complete_table(&self) -> Result<toml::Table> {
+    pub fn to_complete_table(&self) -> Result<Table> {
         toml::from_str(&self.to_complete_toml()?).map_err(|e| Error::config("configuration", e.to_string()))
     }
 
@@ -107,8 +109,15 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::Config`] naming an unknown key or a value of the wrong type.
-    pub fn from_table(table: toml::Table, origin: &str) -> Result<Config> {
-        table.try_into().map_err(|e: toml::de::Error| Error::config(origin, in_words(e.to_string().trim())))
+    pub fn from_table(table: Table, origin: &str) -> Result<Config> {
+        table.clone().try_into().map_err(|e: toml::de::Error| {
+            // Each on its own, so that it is known whose problem serde tells.
+            let of_setting = |(key, value): (&String, &Value)| {
+                let alone = Table::from_iter([(key.clone(), value.clone())]);
+                Some(in_words(key, value, alone.try_into::<Config>().err()?.message()))
+            };
+            Error::config(origin, table.iter().find_map(of_setting).unwrap_or_else(|| e.message().into()))
+        })
     }
 
     /// Refuses to continue a run of `self` with `wanted` if that would be another run.
@@ -121,7 +130,7 @@ impl Config {
         let differs = |key: &&String| !FREE_ON_RESUME.contains(&key.as_str()) && ours.get(*key) != theirs.get(*key);
         let usual = unwritten();
         let unwritten = |key: &str| usual.iter().find(|(name, _)| *name == key).map_or("nothing".into(), |(_, value)| value.clone());
-        let show = |table: &toml::Table, key: &str| table.get(key).map_or_else(|| unwritten(key), toml::Value::to_string);
+        let show = |table: &Table, key: &str| table.get(key).map_or_else(|| unwritten(key), Value::to_string);
         let list = |key: &String| format!("{} {} (asked for: {})", key.replace('_', "-"), show(&ours, key), show(&theirs, key));
         let differences: Vec<String> = keys.into_iter().filter(differs).map(list).collect();
         if differences.is_empty() {
@@ -132,19 +141,19 @@ impl Config {
     }
 }
 
-/// What serde says of settings, in a line; of a name that is none of those it expects, the nearest of them.
-fn in_words(problem: &str) -> String {
-    // unknown field `a`, expected one of `b`, `c`: in `d`
-    let (first, rest) = problem.split_once('\n').unwrap_or((problem, ""));
-    let mut names = first.split('`').skip(1).step_by(2);
-    let what = if first.starts_with("unknown field `") {
-        "setting"
-    } else if first.starts_with("unknown variant `") {
-        "name"
-    } else {
-        return problem.replace('\n', ": ");
-    };
-    let (name, known) = (names.next().unwrap_or_default(), names.collect::<Vec<&str>>());
-    let place = rest.trim().trim_start_matches("in ").trim_matches('`');
-    if place.is_empty() { unknown(what, name, &known) } else { format!("{place}: {}", unknown(what, name, &known)) }
+/// What serde says of a setting; of a name that is none of those it expects, the nearest of them.
+fn in_words(key: &str, value: &Value, problem: &str) -> String {
+    // unknown field `a`, expected one of `b`, `c`: what was given may have quotes and ends of lines in it, what is expected has none.
+    let expected = |what: &str, given: &str| problem.strip_prefix(&format!("unknown {what} `{given}`, expected "));
+    if let Some(list) = expected("field", key) {
+        return unknown("setting", key, &names(list));
+    }
+    let name = value.as_str().unwrap_or_default();
+    let problem = expected("variant", name).map_or(problem.into(), |list| unknown("name", name, &names(list)));
+    format!("{key}: {problem}")
+}
+
+/// Names in quotes, of which a list consists.
+fn names(list: &str) -> Vec<&str> {
+    list.split('`').skip(1).step_by(2).collect()
 }

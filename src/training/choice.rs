@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use toml::Table;
+use toml::{Table, Value};
 
 use super::checkpoint;
 use super::run_folder::{BEST, CONFIG};
@@ -100,15 +100,22 @@ pub fn cache_of(folder: &Path) -> Option<PathBuf> {
     table.get("cache_dir")?.as_str().map(PathBuf::from)
 }
 
-/// The configuration of the network in a checkpoint, with `layers` over it; of a file without one, that of [`fresh`].
+/// Settings of initial thresholds.
+pub const THRESHOLDS: [&str; 3] = ["vth", "vth_pooled", "vth_logits"];
+
+/// The configuration of the network in a checkpoint, with `layers` over it but for its thresholds, which the file has; of a file without
+/// a configuration, that of [`fresh`].
 ///
 /// # Errors
 /// As [`checkpoint::config`], [`recipes::resolve`] and [`fresh`]; [`Error::Config`] naming `seed` for one that would divide the network's
 /// own set anew.
-pub fn of_checkpoint(path: &Path, layers: Vec<Layer>) -> Result<Config> {
+pub fn of_checkpoint(path: &Path, mut layers: Vec<Layer>) -> Result<Config> {
     match checkpoint::config(path)? {
         Some(text) => {
             let trained = recipes::trained(path, &text)?;
+            let thresholds = [Some(trained.vth), trained.vth_pooled, trained.vth_logits];
+            let thresholds = thresholds.map(|own| Value::from(own.unwrap_or(trained.vth)));
+            layers.push(recipes::given(THRESHOLDS.map(String::from).into_iter().zip(thresholds).collect()));
             let config = recipes::resolve(&trained, &layers)?;
             if is_divided_alike(&trained, &config) && trained.seed != config.seed {
                 let (set, file, ours, theirs) = (&config.dataset, path.display(), config.seed, trained.seed);

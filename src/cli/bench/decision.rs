@@ -229,6 +229,7 @@ fn of_checkpoint(global: &Global, args: &DecisionArgs, config: &Config, device: 
     let dataset = Arc::new(dataset::ready(global, config)?);
     settings::tell_division(global, path, config, &dataset)?;
     settings::refuse_idle_share(&settings::table(&args.network)?, &dataset)?;
+    settings::refuse_idle_seed(global, &dataset)?;
     config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(path, &mut network, None)?;

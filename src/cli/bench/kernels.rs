@@ -19,7 +19,7 @@ use crate::device::Device;
 use crate::device::machine::machine;
 use crate::error::{Error, Result};
 use crate::settings::Use;
-use crate::spelling::nearest;
+use crate::spelling::{instead, one_line};
 
 const SCHEMA: &str = "dsr-bench-kernels";
 /// Seconds that each peak is measured for.
@@ -107,9 +107,7 @@ pub fn run(global: &Global, args: &KernelsArgs) -> anyhow::Result<u8> {
         return Err(Error::config("rate", format!("{} is not in 0..=1", args.rate)).into());
     }
     if let Some(part) = args.op.iter().find(|part| !OPS.iter().any(|name| name.contains(part.as_str()))) {
-        let meant = nearest(part, &OPS).map_or(String::new(), |op| format!("did you mean '{op}'? "));
-        let problem = format!("no op has '{}' in its name; {meant}known are {}", part.escape_debug(), OPS.join(", "));
-        return Err(Error::config("op", problem).into());
+        return Err(Error::config("op", format!("no op has '{}' in its name; {}", one_line(part), instead(part, &OPS))).into());
     }
     let mut settings = axes::settings(global, &args.axes, Settings::new(), 8)?;
     // Widths of weights are an axis of the ops that read them, not of the others.

@@ -118,6 +118,7 @@ fn shown(global: &Global, path: &Path, configs: &[Config], devices: &[Device]) -
             None => {
                 let dataset = Arc::new(cli::dataset::ready(global, config)?);
                 check_memory(configs, devices, &dataset)?;
+                settings::refuse_idle_seed(global, &dataset)?;
                 let shown = (dataset.shape, Arc::new(Trained::first(path, &dataset, most)?));
                 opened.push((dataset.has_frames().then_some(config.time_steps), shown.clone()));
                 shown

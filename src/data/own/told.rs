@@ -11,6 +11,11 @@ use crate::data::Part;
 /// Names that a note has at most.
 const SHOWN: usize = 5;
 
+/// Why a folder was not looked into: it is that of a run, or of several.
+pub const RUN: &str = "not read, with a training run in it";
+/// Why a link was not followed.
+pub const LOOP: &str = "not followed, a link to a folder above it";
+
 /// Some paths, the first few by name.
 pub fn named(paths: &[PathBuf]) -> String {
     let shown = paths.iter().take(SHOWN).map(|path| path.display().to_string().replace(char::is_control, "?"));
@@ -21,6 +26,12 @@ pub fn named(paths: &[PathBuf]) -> String {
 /// A note on some paths, if there are any.
 pub fn note(about: &str, paths: &[PathBuf]) -> Option<String> {
     (!paths.is_empty()).then(|| format!("note: {about}: {}", named(paths)))
+}
+
+/// The same of folders of runs and of links that lead back, behind what is wrong with a folder in which there is nothing else.
+pub fn reasons(runs: &[PathBuf], loops: &[PathBuf]) -> String {
+    let reason = |about: &str, paths: &[PathBuf]| if paths.is_empty() { String::new() } else { format!("; {about}: {}", named(paths)) };
+    reason(RUN, runs) + &reason(LOOP, loops)
 }
 
 /// A file, or a part of its time.

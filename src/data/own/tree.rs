@@ -131,16 +131,16 @@ fn below(root: &Path, inner: &str, kinds: &Kinds) -> Result<Found> {
     let (mut all, mut runs, mut loops, mut empty) = (Found::default(), Vec::new(), Vec::new(), Vec::new());
     for (class, found) in classes.iter().zip(found) {
         let found = found?; // of several errors, the first in order
-        let is_explained = !found.runs.is_empty() || !found.loops.is_empty();
+        let reasons = told::reasons(&found.runs, &found.loops);
         runs.extend(found.runs);
         loops.extend(found.loops);
         if found.files.is_empty() {
             // Pictures that are not read are of a class that somebody means; a folder with nothing of the kind is something else.
             if found.others > 0 {
-                let problem = format!("has no {what} (.{}); put some there, or delete the folder", kinds.read.join(", ."));
+                let problem = format!("has no {what} (.{}){reasons}; put some there, or delete the folder", kinds.read.join(", ."));
                 return Err(Error::file(folder.join(class), problem));
             }
-            if !is_explained {
+            if reasons.is_empty() {
                 empty.push(folder.join(class));
             }
             continue;
@@ -153,13 +153,14 @@ fn below(root: &Path, inner: &str, kinds: &Kinds) -> Result<Found> {
         all.not_read += found.others;
     }
     if all.samples.is_empty() {
-        let problem = format!("has no {what} (.{}) in its folders; name the folder of a set by --data-dir", kinds.read.join(", ."));
+        let (read, reasons) = (kinds.read.join(", ."), told::reasons(&runs, &loops));
+        let problem = format!("has no {what} (.{read}) in its folders{reasons}; name the folder of a set by --data-dir");
         return Err(Error::file(folder, problem));
     }
     let notes = [
         told::note("left out, since runs of a training are in it", &runs),
         told::note(&format!("left out, with no {what} in it"), &empty),
-        told::note("not followed, a link to a folder above it", &loops),
+        told::note(told::LOOP, &loops),
     ];
     all.notes = notes.into_iter().flatten().chain(loose(&folder, kinds)?).collect();
     Ok(all)
