@@ -27,6 +27,20 @@ def _taken(logits, device):
     return torch.from_numpy(logits).to(device)
 
 
+def _has(tensor, given):
+    """Whether a tensor has taken what it was to load: values of other shapes are refused, but for one number in brackets."""
+    if not isinstance(given, torch.Tensor) or not (given.shape == tensor.shape or tensor.dim() == 0 and given.shape == (1,)):
+        return False
+    return torch.allclose(tensor, given.reshape(tensor.shape).to(tensor), rtol=0, atol=0, equal_nan=True)
+
+
+def _give_loaded(module, _):
+    """Gives the network what was loaded, before anybody can change it: later, what it has learned since would be undone."""
+    given, module._given = module._given, {}
+    tensors = module._tensors()
+    module._give([name for name in given if _has(tensors[name], given[name])])
+
+
 class _Logits(torch.autograd.Function):
     """Logits of a batch; their gradient goes through the clamp mapping between firing rates."""
 
@@ -83,7 +97,8 @@ class Module(nn.Module):
     `loss` may be any function of the logits. Images get gradients, too; of recordings, each frame gets the mean over time.
 
     What `net.train_step`, `net.load` and other calls have changed is in the tensors from the next call, `state_dict` or
-    `load_state_dict` of the module on; a tensor that was changed since the last one stays as it is, and goes to the network. Thresholds
+    `load_state_dict` of the module on; a tensor that was changed since the last one stays as it is, and goes to the network. What
+    `load_state_dict` of the module, or of one that it is a part of, has loaded is in the network when it returns or raises. Thresholds
     that the settings of the network freeze need no gradient, so optimisers leave them alone. A network that was made without thresholds
     of the caller's chooses them in the first forward pass in training mode, as the first `net.train_step` would.
     """
@@ -93,7 +108,7 @@ class Module(nn.Module):
         self.net = net
         self.rates: dict[str, float] = {}
         self._passes = 0
-        self._loaded: set[str] = set()
+        self._given: dict[str, torch.Tensor] = {}  # what is being loaded
         self._layer_names = [layer["name"] for layer in net.graph()["layers"]]
         self._names = [name for name, _ in net._parameters()]
         self._changes = net._changes()
@@ -104,7 +119,8 @@ class Module(nn.Module):
         self._buffer_names = list(state)
         for name, values in state.items():
             self._place(name, torch.from_numpy(values))
-        self._held = self._copies()
+        self._held = {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
+        self.register_load_state_dict_post_hook(_give_loaded)
 
     def _place(self, name, value):
         """Puts a tensor where its name says, in modules without any forward of their own."""
@@ -124,38 +140,34 @@ class Module(nn.Module):
         tensors.update(self.named_buffers())
         return tensors
 
-    def _copies(self):
-        return {name: tensor.detach().clone() for name, tensor in self._tensors().items()}
-
     def _changed(self):
-        """Names of the tensors that somebody has changed or loaded; the others are brought up to date with the network.
+        """Names of the tensors that somebody has changed; the others are brought up to date with the network.
 
         Values are compared: the version of a tensor does not say what was changed through its `.data`.
         """
         changed, same = [], []
         for name, tensor in self._tensors().items():
             self._held[name] = self._held[name].to(tensor)  # a module may go to another device
-            is_same = name not in self._loaded and torch.equal(tensor, self._held[name])
-            (same if is_same else changed).append(name)
+            (same if torch.equal(tensor, self._held[name]) else changed).append(name)
         changes = self.net._changes()
         if changes != self._changes:
             self._fetch(same)
             self._changes = changes
         return changed
 
-    def _bring(self):
-        """Brings the tensors to the network if somebody has changed them, and the lower bound of thresholds back."""
-        changed = self._changed()
-        if not changed:
+    def _give(self, names):
+        """Gives tensors to the network, and takes the lower bound of thresholds back. Thresholds that nobody has changed or loaded are
+        not among them: the first batch is to choose them.
+        """
+        if not names:
             return
         tensors = self._tensors()
-        # Thresholds that nobody has set or loaded are left for the first batch to choose.
-        names = [name for name in self._names + self._buffer_names if name in changed or not name.endswith(".Vth")]
         self.net.load_state_dict({name: tensors[name].detach().cpu() for name in names}, strict=False)
-        self._loaded.clear()
-        self._changes = self.net._changes()
-        self._fetch([name for name in self._names if name.endswith(".Vth")])
-        self._held = self._copies()
+        number = self.net._changes()
+        if number == self._changes + 1:  # else there were others in between
+            self._changes = number
+        self._held.update({name: tensors[name].detach().clone() for name in names})
+        self._fetch([name for name in names if name.endswith(".Vth")])
 
     @torch.no_grad()
     def _fetch(self, names):
@@ -167,7 +179,7 @@ class Module(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images `[B, C, H, W]`, or `[B, T, C, H, W]`, to logits `[B, classes]`, float32."""
-        self._bring()
+        self._give(self._changed())
         if not self.training:
             out = self.net(images)
             self.rates = dict(out.rates)
@@ -186,7 +198,8 @@ class Module(nn.Module):
         return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        # What is loaded is a change of what the network has now, even if the tensors had it before.
         self._changed()
-        self._loaded.update(name for name in self._names + self._buffer_names if prefix + name in state_dict)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        # The tensors belong to the modules inside, which load after this one.
+        names = self._names + self._buffer_names
+        self._given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}

@@ -156,6 +156,13 @@ def test_thresholds_that_a_module_has_loaded_stay():
         module.load_state_dict({one: torch.tensor(start[one])}, strict=False)
         module(torch.from_numpy(images))
         assert chosen(net, start) == others, "the first batch chooses those that are not loaded"
+        net = unchosen()
+        module = dsr.torch.Module(net)
+        whole, name = (torch.nn.Sequential(module), f"0.{one}") if is_part else (module, one)
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            whole.load_state_dict({name: torch.ones(3)}, strict=False)
+        module(torch.from_numpy(images))
+        assert chosen(net, start) == list(start), "what was refused is not loaded"
 
 
 def test_only_what_is_taken_counts_as_given():

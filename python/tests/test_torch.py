@@ -260,6 +260,56 @@ def test_an_earlier_state_is_loaded_though_the_tensors_have_it_still():
     assert all(numpy.array_equal(values, start[f"0.{name}"].numpy()) for name, values in net.state_dict().items())
 
 
+def loads(is_part):
+    """A network, its module, and a function that loads into the module, alone or as a part of another."""
+    net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0)
+    module = dsr.torch.Module(net).eval()
+    whole, prefix = (torch.nn.Sequential(module), "0.") if is_part else (module, "")
+    return net, module, lambda state: whole.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
+
+
+def stays_trained(net, module, images):
+    """Takes a step of the network, which the module must see, and not take back."""
+    before = net.state_dict()
+    net.train_step(images, torch.zeros(4, dtype=torch.int64), dsr.SGD(net, lr=0.1))
+    trained = net.state_dict()
+    assert not numpy.array_equal(before["conv1.weight"], trained["conv1.weight"])
+    assert same(module, net)
+    module(images)
+    assert all(numpy.array_equal(values, trained[name]) for name, values in net.state_dict().items())
+
+
+@pytest.mark.parametrize("is_part", [True, False])
+def test_what_is_learned_after_a_load_stays(is_part):
+    images = torch.randn(4, 1, 8, 8)
+    net, module, load = loads(is_part)
+    load(module.state_dict())
+    stays_trained(net, module, images)
+    net, module, load = loads(is_part)
+    with pytest.raises(RuntimeError, match="size mismatch for (0.)?conv1.weight"):
+        load({**module.state_dict(), "conv1.weight": torch.ones(3)})
+    stays_trained(net, module, images)
+
+
+@pytest.mark.parametrize("is_part", [True, False])
+def test_what_is_loaded_is_in_the_network_at_once(is_part):
+    net, module, load = loads(is_part)
+    start, bound = net.state_dict(), numpy.float32(net.config["vth_bound"])
+    first, second, *_ = [name for name in start if name.endswith(".Vth")]
+    with torch.no_grad():
+        dict(module.named_parameters())["linear.weight"].mul_(2)  # which is not loaded, and waits for the next call
+    mean = next(name for name in start if name.endswith("running_mean"))
+    values = {"conv1.weight": torch.ones(start["conv1.weight"].shape, dtype=torch.float64), mean: torch.ones(start[mean].shape)}
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load({**values, first: torch.tensor([float(bound) / 2]), second: torch.ones(3)})
+    loaded = {**start, **{name: value.numpy() for name, value in values.items()}, first: bound}
+    assert all(numpy.array_equal(value, loaded[name]) for name, value in net.state_dict().items())
+    assert module.state_dict()[first] == bound
+    module(torch.randn(4, 1, 8, 8))
+    loaded["linear.weight"] = 2 * start["linear.weight"]
+    assert all(numpy.array_equal(value, loaded[name]) for name, value in net.state_dict().items()) and same(module, net)
+
+
 @pytest.mark.parametrize("freezes", [True, False])
 def test_frozen_thresholds_do_not_decay(freezes):
     net = dsr.preact_resnet([8], [1], classes=10, input_shape=(1, 8, 8), time_steps=2, vth=1.0, freeze_thresholds=freezes)
