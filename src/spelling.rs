@@ -27,6 +27,13 @@ pub fn one_line(name: impl Display) -> String {
     name.chars().map(|c| if is_of_line(c) { c.to_string() } else { escaped(c) }).collect()
 }
 
+/// Some names, of many the first three.
+pub fn first_three(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<String> = names.iter().take(3).map(|name| name.as_ref().escape_debug().to_string()).collect();
+    let more = names.len() - shown.len();
+    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
+}
+
 /// What is said of a name that is not among the known ones: the nearest of them, and all.
 pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     format!("unknown {what} '{}'; {}", one_line(name), instead(name, known))

@@ -259,7 +259,9 @@ fn a_trained_network_is_timed_as_it_is() {
         ("--readout spikes", "error: readout: spikes: the checkpoint has a readout by current"),
         ("--data-dir .", "digits-8x8 is built in and reads no folder"),
         ("--checkpoint ann", "error: neuron: relu: an ANN has no spikes"),
-        ("--checkpoint ann --neuron if", "error: ann/best.safetensors: "),
+        ("--checkpoint ann --neuron if", "error: neuron: if is not that of ann/best.safetensors, relu, "),
+        ("--neuron if,lif", "error: neuron: lif is not that of run/best.safetensors, if, and a trained network is measured as it is"),
+        ("--alpha 0.6", "error: alpha: 0.6 is not that of run/best.safetensors, 1, "),
         ("--checkpoint none", "error: none: there is no such checkpoint"),
     ];
     for (flags, start) in refused {

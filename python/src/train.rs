@@ -218,6 +218,9 @@ fn go(wishes: Wishes, stop: &AtomicBool, line: Line) -> Result<Network> {
             (None, None) => Origin::Seed,
         };
         let mut run = training::start(planned.config, Arc::new(dataset), &device, origin)?;
+        if let Origin::Parameters { path, .. } = origin {
+            training::start_notes(path, &run)?.iter().for_each(|text| note(text));
+        }
         goes_on()?;
         let mut folder = match (taken, &planned.out) {
             (Some(folder), _) => folder,

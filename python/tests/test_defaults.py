@@ -6,6 +6,7 @@ import warnings
 
 import numpy
 import pytest
+from conftest import command
 
 import dsr
 
@@ -215,6 +216,21 @@ def test_what_is_not_chosen_yet_is_so_in_a_file(tmp_path):
     assert chosen(again, start) == others
 
 
+def test_what_is_not_chosen_yet_is_so_in_an_export(tmp_path):
+    images, labels = blobs(32)
+    start = thresholds(unchosen().state_dict())
+    for given in ([], list(start)[:1], list(start)):
+        net = unchosen()
+        net.load_state_dict({name: numpy.float32(start[name]) for name in given}, strict=False)
+        net.save(tmp_path / "unchosen.safetensors")
+        command(tmp_path, "export --checkpoint unchosen.safetensors --out exported.safetensors")
+        exported = dsr.load(tmp_path / "exported.safetensors")
+        for of in (net, exported):
+            of.train_step(images, labels, dsr.SGD(of, lr=0.0))
+        assert chosen(exported, start) == [name for name in start if name not in given]
+        assert thresholds(exported.state_dict()) == thresholds(net.state_dict())
+
+
 def test_a_run_does_not_take_thresholds_that_nobody_has_chosen(tmp_path):
     settings = {"dataset": "digits-8x8", "widths": [8], "blocks": [1], "time_steps": 4, "vth": 1.5, "threshold_init": "fixed"}
     settings = {**settings, "readout": "spikes", "freeze_thresholds": True, "epochs": 1, "device": "cpu"}
@@ -223,8 +239,14 @@ def test_a_run_does_not_take_thresholds_that_nobody_has_chosen(tmp_path):
     names = ["layer1.0.relu1.Vth", "layer1.0.relu2.Vth"]
     assert set(names) <= set(thresholds(net.state_dict())) and 1.5 not in thresholds(net.state_dict()).values()
     net.save(tmp_path / "unchosen.safetensors")
-    run = dsr.train(init_from=tmp_path / "unchosen.safetensors", out=tmp_path / "run", **settings)
+    with pytest.warns(UserWarning, match=rf"thresholds that nobody has chosen \({', '.join(names)}.*\): they start as the settings say"):
+        run = dsr.train(init_from=tmp_path / "unchosen.safetensors", out=tmp_path / "run", **settings)
     assert {thresholds(run.state_dict())[name] for name in names} == {1.5}
+    net.load_state_dict({names[0]: numpy.float32(0.75)}, strict=False)
+    net.save(tmp_path / "part.safetensors")
+    with pytest.warns(UserWarning, match=rf"thresholds that nobody has chosen \({names[1]}.*\): they start as the settings say"):
+        run = dsr.train(init_from=tmp_path / "part.safetensors", out=tmp_path / "part", **settings)
+    assert [thresholds(run.state_dict())[name] for name in names] == [0.75, 1.5]
     with pytest.raises(ValueError, match="has thresholds that nobody has chosen yet, so no run has begun: .* --init-from"):
         dsr.train(resume=tmp_path / "unchosen.safetensors", out=tmp_path / "resumed")
 

@@ -100,6 +100,7 @@ pub fn run(global: &Global, args: &ClassifyArgs) -> anyhow::Result<u8> {
     config.check_memory(Use::Evaluate, card.shape, card.classes.len(), [batch, 1], &device)?;
     let mut network = config.network(card.shape, card.classes.len())?;
     checkpoint::load_weights(&path, &mut network, args.ema)?;
+    settings::tell_unchosen(global, &path, &config)?;
     network.place(&device)?;
     global.tell_settings(&config)?;
     let shown = Shown { args, path: &path, config: &config, card: &card, device: device.to_string() };

@@ -141,6 +141,7 @@ pub fn run(global: &Global, args: EvalArgs) -> anyhow::Result<u8> {
         complain(&format!("note: {}: {differs}; predictions and labels are compared by number", path.display()));
     }
     checkpoint::load_weights(&path, &mut network, args.ema)?;
+    settings::tell_unchosen(global, &path, &config)?;
     network.place(&device)?;
     global.tell_settings(&config)?;
     let mut results = Vec::new();

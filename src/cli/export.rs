@@ -51,7 +51,10 @@ pub fn run(global: &Global, args: &ExportArgs) -> anyhow::Result<u8> {
         checkpoint::load_average(&path, &mut network)?;
     }
     let config_toml = config.to_toml()?;
-    checkpoint::export(&out, &network, args.fold_norms, About { config_toml: &config_toml, data: Some(&card), ..About::default() })?;
+    let unchosen = checkpoint::unchosen(&path)?;
+    let about = About { config_toml: &config_toml, data: Some(&card), unchosen: &unchosen, ..About::default() };
+    checkpoint::export(&out, &network, args.fold_norms, about)?;
+    settings::tell_unchosen(global, &path, &config)?;
     let shown = out.display().to_string();
     let object = json!({ "exported": shown, "checkpoint": path.display().to_string(), "norms_folded": args.fold_norms });
     match global.output {

@@ -1,45 +1,8 @@
 //! What a user should know about a run, a line each on stderr.
 
-use std::path::Path;
-
-use crate::error::Result;
-use crate::settings::recipes;
 use crate::settings::{Config, NeuronKind};
-use crate::training::checkpoint;
 use crate::training::metrics::{EpochMetrics, State};
 use crate::training::{self, Run, watch};
-
-/// What a user should know about the thresholds of a run that starts from the parameters in a file; nothing if all is as one expects.
-pub fn thresholds_note(path: &Path, run: &Run) -> Result<Option<String>> {
-    let (file, config) = (path.display(), &run.config);
-    if config.neuron == NeuronKind::Relu || !run.chosen.is_empty() {
-        return Ok(None);
-    }
-    if !run.started.has_thresholds {
-        let (holds, advice) = match checkpoint::unchosen(path)?.is_empty() {
-            true => ("an ANN without thresholds", "dsr calibrate measures them"),
-            false => ("thresholds that nobody has chosen", "--threshold-init auto chooses them"),
-        };
-        return Ok(Some(format!("note: {file} holds {holds}: they start as the settings say (--vth); {advice}")));
-    }
-    let Some(text) = checkpoint::config(path)? else { return Ok(None) };
-    let theirs = recipes::trained(path, &text)?;
-    let unit = |config: &Config| if config.neuron == NeuronKind::Lif { (config.neuron, config.delta_t) } else { (config.neuron, 1.0) };
-    if unit(&theirs) == unit(config) {
-        return Ok(None);
-    }
-    let [ours, theirs] = [config, &theirs].map(|config| match config.neuron {
-        NeuronKind::Lif => format!("LIF neurons with delta-t {}", config.delta_t),
-        kind => format!("{} neurons", kind.name().to_uppercase()),
-    });
-    Ok(Some(format!("note: the thresholds in {file} are in units of {theirs}, this run has {ours}")))
-}
-
-/// Which parameters of the last layer start anew; nothing if none does.
-pub fn head_note(run: &Run) -> Option<String> {
-    let new = &run.started.new;
-    (!new.is_empty()).then(|| format!("note: the last layer starts anew for {} classes: {}", run.dataset.classes.len(), new.join(", ")))
-}
 
 /// What a user should know about LIF neurons that forget most of a sample, which training by representation suffers from.
 pub fn memory_note(config: &Config) -> Option<String> {

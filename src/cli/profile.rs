@@ -131,6 +131,7 @@ pub fn run(global: &Global, args: ProfileArgs) -> anyhow::Result<u8> {
         Images::Dataset(Arc::new(dataset))
     };
     let mut subject = Subject::new(args.mode, config, images.clone(), checkpoint.as_deref(), &device)?;
+    checkpoint.iter().try_for_each(|path| settings::tell_unchosen(global, path, &subject.config))?;
     if matches!(device, Device::Cuda(_)) && !global.quiet {
         complain("note: on a device every layer is waited for, so kernels do not overlap; the steps without timers are replayed as usual");
     }

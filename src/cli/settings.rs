@@ -15,10 +15,10 @@ use serde::Serialize;
 use toml::Table;
 
 use super::{Global, complain};
-use crate::training::choice;
 pub use crate::training::choice::{
     THRESHOLDS, checkpoint_file, fresh, of_checkpoint, refuse_foreign, refuse_idle, refuse_other_readout, refuse_without_output_neurons,
 };
+use crate::training::{self, choice};
 
 /// Bytes that a file of settings may have.
 const MOST_BYTES: u64 = 1 << 20;
@@ -401,6 +401,16 @@ pub fn refuse_idle_seed(global: &Global, dataset: &Dataset) -> Result<()> {
 /// As [`choice::division_note`].
 pub fn tell_division(global: &Global, path: &Path, config: &Config, dataset: &Dataset) -> Result<()> {
     let note = choice::division_note(path, config)?.filter(|_| dataset.is_divided() && !global.quiet);
+    note.iter().for_each(|note| complain(note));
+    Ok(())
+}
+
+/// Tells of a network in a file that is used as it is, though nobody has chosen its thresholds yet.
+///
+/// # Errors
+/// As [`training::unchosen_note`].
+pub fn tell_unchosen(global: &Global, path: &Path, config: &Config) -> Result<()> {
+    let note = training::unchosen_note(path, config)?.filter(|_| !global.quiet);
     note.iter().for_each(|note| complain(note));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::devices::resolved;
-use super::notes::{head_note, lag_note, memory_note, rate_note, silence_note, single_note, thresholds_note, warmup_note};
+use super::notes::{lag_note, memory_note, rate_note, silence_note, single_note, warmup_note};
 pub use super::plan::TrainArgs;
 use super::plan::asked;
 use super::ported;
@@ -112,7 +112,7 @@ fn run_as(ranks: &Ranks, global: &Global, mut args: TrainArgs) -> anyhow::Result
     ranks::greet(ranks, &run, planned.resume.as_deref(), args.checkpoint_every)?;
     if let (false, Origin::Parameters { path, .. }) = (global.quiet, origin) {
         settings::tell_division(global, path, &run.config, &run.dataset)?;
-        thresholds_note(path, &run)?.iter().chain(&head_note(&run)).for_each(|note| complain(note));
+        training::start_notes(path, &run)?.iter().for_each(|note| complain(note));
     }
     let mut folder = match (taken, &planned.out) {
         (Some(folder), _) => folder,

@@ -10,6 +10,7 @@ pub mod plan;
 mod replicas;
 pub mod run_folder;
 mod run_lock;
+mod start_notes;
 pub mod step_losses;
 pub mod tensorboard;
 pub mod watch;
@@ -25,6 +26,7 @@ use self::measure::{measure, measure_average};
 use self::metrics::EpochMetrics;
 use self::replicas::check_replicas;
 use self::run_folder::RunFolder;
+pub use self::start_notes::{start_notes, unchosen_note};
 use crate::data::{self, Augment, Batch, Dataset, Form, Loader, check_batch, hold_out};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -131,7 +133,7 @@ pub fn start_as(config: Config, dataset: Arc<Dataset>, device: &Device, origin: 
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     let started = match origin {
         Origin::Parameters { path, new_head } => checkpoint::load_start(path, &mut network, new_head)?,
-        Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, new: Vec::new() },
+        Origin::Seed | Origin::Checkpoint => Started { has_thresholds: true, ..Started::default() },
     };
     check_device(&config, device)?;
     let optimizer = config.optimizer(&network);

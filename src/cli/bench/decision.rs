@@ -233,6 +233,7 @@ fn of_checkpoint(global: &Global, args: &DecisionArgs, config: &Config, device: 
     config.check_memory(Use::Evaluate, dataset.shape, dataset.classes.len(), [config.batch, dataset.frames], device)?;
     let mut network = config.network(dataset.shape, dataset.classes.len())?;
     checkpoint::load(path, &mut network, None)?;
+    settings::tell_unchosen(global, path, config)?;
     let Trained { images, labels, frames, .. } = Trained::first(path, &dataset, args.samples.unwrap_or(usize::MAX))?;
     Ok(Shown { network, dataset: Some(dataset.label()), shape: dataset.shape, images, frames, labels })
 }

@@ -55,11 +55,14 @@ impl TrainedFlags {
         let flags = settings::table(&axes.layers)?;
         for config in &configs {
             settings::refuse_untrained(&flags, config, &[])?;
+            refuse_other_neurons(config, &path)?;
             settings::refuse_other_readout(config, &path)?;
         }
         use_threads(configs.first().map_or(0, |config| config.threads))?;
         let devices = axes::devices(global, axes)?;
         let shown = shown(global, &path, &configs, &devices)?;
+        let spiking = configs.iter().find(|config| config.neuron != NeuronKind::Relu);
+        spiking.map_or(Ok(()), |config| settings::tell_unchosen(global, &path, config))?;
         let setting = |device: &Device, config: &Config, (shape, trained): &([usize; 3], Arc<Trained>)| Setting {
             config: config.clone(),
             shape: *shape,
@@ -101,6 +104,23 @@ fn refuse_network(axes: &Axes) -> Result<()> {
     match given.into_iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),
         Some((flag, _)) => Err(Error::config(flag, format!("network and images are those of the checkpoint; leave --{flag} out"))),
+    }
+}
+
+/// Refuses neurons that the network was not trained with, by a flag or a file: they fire at other rates, or not at all.
+fn refuse_other_neurons(config: &Config, path: &Path) -> Result<()> {
+    let own = settings::of_checkpoint(path, Vec::new())?;
+    let named = [
+        ("neuron", own.neuron.name().to_string(), config.neuron.name().to_string()),
+        ("alpha", own.alpha.to_string(), config.alpha.to_string()),
+        ("tau", own.tau.to_string(), config.tau.to_string()),
+    ];
+    match named.into_iter().find(|(_, own, asked)| own != asked) {
+        None => Ok(()),
+        Some((name, own, asked)) => {
+            let problem = format!("{asked} is not that of {}, {own}, and a trained network is measured as it is", one_line(path.display()));
+            Err(Error::config(name, format!("{problem}; leave it out")))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use super::{About, NORMS, header};
+use super::{About, NORMS, UNCHOSEN, header};
 use crate::atomic_file;
 use crate::error::{Error, Result};
 use crate::network::{Exported, Network};
@@ -20,8 +20,15 @@ pub fn export(path: &Path, network: &Network, fold_norms: bool, about: About) ->
     let dtype = if fold_norms { Dtype::F64 } else { Dtype::F32 };
     let problem = |e: serde_json::Error| Error::file(path, format!("cannot be written: {e}"));
     let data = about.data.map_or(Ok(String::new()), serde_json::to_string).map_err(problem)?;
+    let unchosen = about.unchosen_text().map_err(problem)?;
     // The format that torch writes, so that everybody takes it for what it is: a state_dict.
-    let metadata = [("format", "pt"), ("config", about.config_toml), ("data", &data), (NORMS, if fold_norms { "folded" } else { "kept" })];
+    let metadata = [
+        ("format", "pt"),
+        ("config", about.config_toml),
+        ("data", &data),
+        (NORMS, if fold_norms { "folded" } else { "kept" }),
+        (UNCHOSEN, &unchosen),
+    ];
     let metadata = metadata.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let shapes = tensors.iter().map(|Exported { name, shape, .. }| (name.as_str(), dtype, shape.as_slice()));
     let header = header(metadata, shapes).map_err(problem)?;

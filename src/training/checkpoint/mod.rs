@@ -63,9 +63,11 @@ const NORMS: &str = "norms";
 /// Name of the checksum in the metadata.
 const CHECKSUM: &str = "crc32c";
 
-/// Checksum of a file: of what its metadata say and of all tensors, in the order of the file. Two CRC-32C in hexadecimal.
-fn checksum(said: [&str; 4], tensors: u32) -> String {
-    let said = said.iter().fold(0, |checksum, text| crc32c::crc32c_append(crc32c::crc32c_append(checksum, text.as_bytes()), b"\0"));
+/// Checksum of a file: of what its metadata say, with the thresholds that nobody has chosen where there are any, and of all tensors, in
+/// the order of the file. Two CRC-32C in hexadecimal.
+fn checksum(said: [&str; 4], unchosen: &str, tensors: u32) -> String {
+    let said = said.into_iter().chain(Some(unchosen).filter(|text| !text.is_empty()));
+    let said = said.fold(0, |checksum, text| crc32c::crc32c_append(crc32c::crc32c_append(checksum, text.as_bytes()), b"\0"));
     format!("{said:08x}{tensors:08x}")
 }
 
@@ -156,6 +158,13 @@ pub struct About<'a> {
     pub unchosen: &'a [String],
 }
 
+impl About<'_> {
+    /// The names of the thresholds that nobody has chosen as a file has them; empty for none.
+    fn unchosen_text(&self) -> serde_json::Result<String> {
+        if self.unchosen.is_empty() { Ok(String::new()) } else { serde_json::to_string(self.unchosen) }
+    }
+}
+
 /// Writes a checkpoint, tensor by tensor, in place of an older one.
 ///
 /// # Errors
@@ -171,7 +180,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     let state = OptimizerState { rule: optimizer.rule, steps: optimizer.steps };
     let state = serde_json::to_string(&state).map_err(json_error)?;
     let data = about.data.map_or(Ok(String::new()), serde_json::to_string).map_err(json_error)?;
-    let unchosen = if about.unchosen.is_empty() { String::new() } else { serde_json::to_string(about.unchosen).map_err(json_error)? };
+    let unchosen = about.unchosen_text().map_err(json_error)?;
     let config_toml = about.config_toml;
     let version = VERSION.to_string();
 
@@ -182,7 +191,7 @@ pub fn save(path: &Path, network: &Network, optimizer: &Optimizer, progress: &Pr
     for (_, (_, place)) in counters.iter().chain(&floats) {
         tensors_checksum = crc32c::crc32c_append(tensors_checksum, &bytes_at(*place, network, optimizer));
     }
-    let checksum = checksum([config_toml, &progress, &state, &data], tensors_checksum);
+    let checksum = checksum([config_toml, &progress, &state, &data], &unchosen, tensors_checksum);
     let metadata = [
         ("format", "dsr"),
         ("version", &version),

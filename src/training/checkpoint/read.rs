@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::network::{Network, Readout, SpikingLayer};
 use crate::ops::optimizer::Optimizer;
 use crate::settings::{Config, Use, models, recipes};
+use crate::spelling::first_three;
 
 /// Reads a checkpoint, or a PyTorch `state_dict` that was saved through safetensors, into `network` and `optimizer`.
 ///
@@ -41,6 +42,8 @@ pub fn load_weights(path: &Path, network: &mut Network, averaged: bool) -> Resul
 pub struct Started {
     /// False for the file of an ANN, or of a network that has not chosen any: the thresholds are those of the new network.
     pub has_thresholds: bool,
+    /// Thresholds that nobody had chosen when the file was written, which were left as they start, too.
+    pub unchosen: Vec<String>,
     /// Tensors of the last layer, running statistics among them, that were left as they start.
     pub new: Vec<String>,
 }
@@ -96,10 +99,11 @@ fn read(
         network.layers.iter().filter_map(|layer| Some(network.parameters[layer.threshold?].name.as_str())).collect();
     check_readout(path, network, &tensors)?;
     let is_chosen = |name: &str| tensors.has(name) && !unchosen.contains(name);
-    let mut started = Started { has_thresholds: thresholds.iter().any(|name| is_chosen(name)), new: Vec::new() };
+    let mut started = Started { has_thresholds: thresholds.iter().any(|name| is_chosen(name)), ..Started::default() };
     if new_run.is_some() {
         let is_left = |name: &str| thresholds.contains(name) && (!started.has_thresholds || unchosen.contains(name));
         places.retain(|name, _| !is_left(name));
+        started.unchosen = thresholds.iter().filter(|name| unchosen.contains(**name)).map(ToString::to_string).collect();
     }
     let (head, head_norms) = (network.head(), network.head_norms());
     let is_head = |place: &Place| match place {
@@ -290,7 +294,7 @@ pub fn unchosen(path: &Path) -> Result<Vec<String>> {
 }
 
 fn unchosen_of(path: &Path, opened: &Opened) -> Result<Vec<String>> {
-    if !check_version(path, opened)? || opened.meta(UNCHOSEN).is_none() { Ok(Vec::new()) } else { json_meta(path, opened, UNCHOSEN) }
+    if !describes_itself(path, opened)? || opened.meta(UNCHOSEN).is_none() { Ok(Vec::new()) } else { json_meta(path, opened, UNCHOSEN) }
 }
 
 /// Whether `dsr export` has written a file.
@@ -406,17 +410,13 @@ fn check_names(
     Err(Error::file(path, format!("belongs to another network: {}; check --model, --widths and --blocks", lists.join("; "))))
 }
 
-fn first_three(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(3).map(|name| name.escape_debug().to_string()).collect();
-    let more = names.len() - shown.len();
-    if more == 0 { shown.join(", ") } else { format!("{} and {more} more", shown.join(", ")) }
-}
-
 /// Refuses a file whose checksum is not that of its contents. Files from elsewhere have none.
 fn check_sum(path: &Path, opened: &Opened, tensors: &[u8]) -> Result<()> {
     let Some(written) = opened.meta(CHECKSUM) else { return Ok(()) };
     let said = ["config", "progress", "optimizer", "data"].map(|key| opened.meta(key).unwrap_or_default());
-    if checksum(said, crc32c::crc32c(tensors)) == written {
+    let (unchosen, tensors) = (opened.meta(UNCHOSEN).unwrap_or_default(), crc32c::crc32c(tensors));
+    // Of the first files with unchosen thresholds the checksum was without them.
+    if [unchosen, ""].iter().any(|unchosen| checksum(said, unchosen, tensors) == written) {
         return Ok(());
     }
     Err(Error::file(path, "has changed since it was written: its checksum is another one; use another checkpoint"))
