@@ -261,7 +261,7 @@ fn a_trained_network_is_timed_as_it_is() {
         ("--checkpoint ann", "error: neuron: relu: an ANN has no spikes"),
         ("--checkpoint ann --neuron if", "error: neuron: if is not that of ann/best.safetensors, relu, "),
         ("--neuron if,lif", "error: neuron: lif is not that of run/best.safetensors, if, and a trained network is measured as it is"),
-        ("--alpha 0.6", "error: alpha: 0.6 is not that of run/best.safetensors, 1, "),
+        ("--alpha 0.6", "error: alpha: 0.6 is not that of run/best.safetensors, 0.5, "),
         ("--checkpoint none", "error: none: there is no such checkpoint"),
     ];
     for (flags, start) in refused {
